@@ -1,0 +1,148 @@
+"""Find, merge and check configurations; every mistake is a `UserError` that names the key."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from m3dt.config.schema import Config
+from m3dt.errors import UserError, nearest
+from m3dt.files import atomic_path
+
+_SHIPPED = Path(__file__).resolve().parents[1] / "conf"  # an installed wheel
+_CHECKOUT = Path(__file__).resolve().parents[3] / "conf"  # a source tree
+CONF_FOLDERS = (Path("conf"), _CHECKOUT, _SHIPPED)
+
+
+def shipped_confs() -> dict[str, Path]:
+    """Return the configurations that `--conf NAME` finds, by name."""
+    found: dict[str, Path] = {}
+    for folder in CONF_FOLDERS:
+        for path in sorted(folder.glob("*.yaml")):
+            found.setdefault(path.stem, path)
+    return found
+
+
+def find_conf(name: str) -> Path:
+    """Return the file of a configuration given by name or by path.
+
+    Raises:
+        UserError: There is no such configuration.
+    """
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"--conf {name}: no such file")
+        return path
+    confs = shipped_confs()
+    if name not in confs:
+        known = ", ".join(sorted(confs)) or "none found: run inside the repository or give a path"
+        raise UserError(f"--conf {name}: no such configuration.{nearest(name, confs)} ({known})")
+    return confs[name]
+
+
+def load_config(conf: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Merge schema, `base.yaml`, one experiment and `key=value` overrides, and check the result.
+
+    Args:
+        conf: Name of a file in `conf/`, or a path.
+        overrides: Dotted keys, such as `stage1.max_steps=100`.
+
+    Raises:
+        UserError: A key is unknown or a value is wrong.
+    """
+    path = find_conf(str(conf))
+    base = path.with_name("base.yaml")
+    layers = [(str(file), _read(file)) for file in dict.fromkeys((base, path)) if file.is_file()]
+    for override in overrides:
+        key, separator, _ = override.partition("=")
+        if not separator or not key:
+            raise UserError(f"'{override}': overrides are written key=value")
+        layers.append((f"override '{override}'", _parse_override(override)))
+
+    merged = OmegaConf.structured(Config)
+    for source, layer in layers:
+        _check_keys(layer, merged, source)
+        try:
+            merged = OmegaConf.merge(merged, layer)
+        except OmegaConfBaseException as error:
+            raise UserError(f"{source}: {_first_line(error)}") from None
+    merged.conf = path.stem
+    try:
+        config = OmegaConf.to_object(merged)
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        raise UserError(f"{path}: {_first_line(error)}") from None
+    assert isinstance(config, Config)
+    config.run = config.run or f"runs/{config.conf}"
+    config.data = config.data or f"data/{config.suite}"
+    _check_trainer(config.trainer)
+    return config
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write a configuration as YAML that `load_config` reads back, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
+
+
+def _read(path: Path) -> DictConfig:
+    try:
+        loaded = OmegaConf.load(path)
+    except Exception as error:  # yaml raises a whole family of its own
+        raise UserError(f"{path}: not valid YAML: {_first_line(error)}") from None
+    if not isinstance(loaded, DictConfig):
+        raise UserError(f"{path}: the top level must be a mapping of keys")
+    return loaded
+
+
+def _parse_override(override: str) -> DictConfig:
+    try:
+        return OmegaConf.from_dotlist([override])
+    except Exception as error:  # as above
+        raise UserError(f"override '{override}': {_first_line(error)}") from None
+
+
+def _check_keys(layer: DictConfig, schema: DictConfig, source: str, prefix: str = "") -> None:
+    """Refuse keys that the schema lacks; below `trainer` and `callbacks` any key may stand."""
+    for key in layer:
+        dotted = f"{prefix}{key}"
+        if key not in schema:
+            known = _all_keys(OmegaConf.structured(Config))
+            raise UserError(f"{source}: unknown key '{dotted}'.{nearest(dotted, known)}")
+        below = OmegaConf.is_dict(layer._get_node(key)) and OmegaConf.is_dict(schema[key])
+        if below and dataclasses.is_dataclass(OmegaConf.get_type(schema, key)):
+            _check_keys(layer[key], schema[key], source, f"{dotted}.")
+
+
+def _all_keys(schema: DictConfig, prefix: str = "") -> Iterable[str]:
+    for key in schema:
+        yield f"{prefix}{key}"
+        if OmegaConf.is_dict(schema[key]):
+            yield from _all_keys(schema[key], f"{prefix}{key}.")
+
+
+def _check_trainer(arguments: dict[str, Any]) -> None:
+    """Check the names of `trainer.*` against lightning without importing it twice."""
+    if not arguments:
+        return
+    from lightning.pytorch import Trainer
+
+    known = set(inspect.signature(Trainer.__init__).parameters) - {"self"}
+    # These are set from the run, the stage and the callbacks sections.
+    known -= {"max_steps", "max_epochs", "callbacks", "logger", "default_root_dir"}
+    for key in arguments:
+        if key not in known:
+            raise UserError(f"unknown key 'trainer.{key}'.{nearest(key, known)}")
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    full_key = next((line.strip() for line in lines if "full_key:" in line), "")
+    key = full_key.removeprefix("full_key:").strip()
+    return f"{lines[0] if lines else type(error).__name__}" + (f" (key '{key}')" if key else "")

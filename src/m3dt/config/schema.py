@@ -1,0 +1,201 @@
+"""The schema of an experiment: every key, its default and its checks.
+
+Defaults are the paper's (section 5, tables 4 and 5) unless a comment says otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+# Widths to which every task's states and actions are padded (paper section 3).
+STATE_DIM = 39
+ACTION_DIM = 8
+
+
+def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}={value} is not one of {', '.join(choices)}")
+
+
+def _at_least(name: str, value: float, lowest: float) -> None:
+    if value < lowest:
+        raise ValueError(f"{name}={value} must be {lowest} or more")
+
+
+@dataclass
+class ModelConfig:
+    """Prompt-DT: a GPT-2 trunk over (return, state, action) tokens."""
+
+    n_layer: int = 6
+    n_head: int = 8
+    n_embd: int = 256
+    context_length: int = 20
+    """Timesteps of a segment: the paper's K."""
+    prompt_length: int = 20
+    """Timesteps of a prompt."""
+    dropout: float = 0.1
+    max_timesteps: int = 1000
+    """Rows of the two timestep tables."""
+    residual: str = "paper"
+    """`paper`: h + FFN(LN h) + Expert(LN h). `official`: the authors' code, LN h in place of h."""
+
+    def __post_init__(self) -> None:
+        for name in ("n_layer", "n_head", "n_embd", "context_length", "prompt_length"):
+            _at_least(f"model.{name}", getattr(self, name), 1)
+        _choice("model.residual", self.residual, ("paper", "official"))
+        if self.n_embd % self.n_head:
+            raise ValueError(
+                f"model.n_embd={self.n_embd} is not a multiple of model.n_head={self.n_head}"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"model.dropout={self.dropout} must lie in [0, 1)")
+
+
+@dataclass
+class MoEConfig:
+    """Experts beside the feed-forward network of every block (paper section 4)."""
+
+    num_experts: int = 48
+
+    def __post_init__(self) -> None:
+        _at_least("moe.num_experts", self.num_experts, 1)
+
+
+@dataclass
+class CollectConfig:
+    """How many trajectories are recorded, and how."""
+
+    trajectories: int = 2000
+    """Trajectories per task, the last 2 of which are prompts."""
+    workers: int = 0
+    """Processes that collect; 0 means one per CPU core."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _at_least("collect.trajectories", self.trajectories, 4)
+        _at_least("collect.workers", self.workers, 0)
+
+
+@dataclass
+class LoaderConfig:
+    """How batches are drawn from a dataset."""
+
+    batch_size: int = 16
+    """Segments of one optimiser step, over all processes (stage 2: of one expert's step)."""
+    sampling: str = "one_task"
+    """`one_task`: round-robin, one task a step. `mixed`: tasks share the batch in equal parts."""
+    std_floor: float = 0.01
+    """Lower bound of a state dimension's standard deviation; the paper's code has none but 1e-6."""
+    num_workers: int = 0
+
+    def __post_init__(self) -> None:
+        _at_least("loader.batch_size", self.batch_size, 1)
+        _at_least("loader.num_workers", self.num_workers, 0)
+        _choice("loader.sampling", self.sampling, ("one_task", "mixed"))
+        if self.std_floor <= 0:
+            raise ValueError(f"loader.std_floor={self.std_floor} must be positive")
+
+
+@dataclass
+class StageConfig:
+    """One training stage: its length and its AdamW optimiser."""
+
+    max_steps: int = 400_000
+    learning_rate: float = 1e-4
+    weight_decay: float = 1e-4
+    warmup_steps: int = 10_000
+    decay: str = "none"
+    """After the warm-up: `none` keeps the learning rate, `cosine` takes it to zero at max_steps."""
+    gradient_clip: float = 0.25
+    """Largest global norm of the gradient (stage 2: of each expert's own gradient)."""
+    checkpoint_every: int = 5000
+    shard: str = "0/1"
+    """Stage 2 only: `i/n` trains the experts k with k % n == i, so that n jobs share the work."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "checkpoint_every"):
+            _at_least(name, getattr(self, name), 1)
+        _at_least("warmup_steps", self.warmup_steps, 0)
+        _choice("decay", self.decay, ("none", "cosine"))
+        for name in ("learning_rate", "gradient_clip"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive")
+        index, _, count = self.shard.partition("/")
+        if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+            raise ValueError(f"shard={self.shard} must read i/n with 0 <= i < n, such as 0/4")
+
+
+def _expert_stage() -> StageConfig:
+    return StageConfig(max_steps=200_000)
+
+
+@dataclass
+class GroupingConfig:
+    """How tasks are divided among the experts (paper section 4.2, appendix C)."""
+
+    method: str = "gradient"
+    """`random`: equal chunks of a shuffle. `gradient`: K-means on the agreement vectors."""
+    num_batches: int = 10
+    """Batches whose mean gradient stands for a task."""
+    restarts: int = 40
+    """K-means runs, of which the one with the most even group sizes is kept."""
+    memory_gb: float = 1.0
+    """Memory for the gradients of all tasks over one block of parameters."""
+
+    def __post_init__(self) -> None:
+        _choice("grouping.method", self.method, ("random", "gradient"))
+        for name in ("num_batches", "restarts"):
+            _at_least(f"grouping.{name}", getattr(self, name), 1)
+
+
+@dataclass
+class EvaluationConfig:
+    """Rollouts in the simulators."""
+
+    episodes: int = 10
+    """Episodes per task."""
+    workers: int = 0
+    """Processes that step environments; 0 means one per CPU core."""
+    tile: int = 10
+    """Episodes of one task that share a forward pass. Part of the result's definition: a tile's
+    composition depends on neither workers nor tasks, so rounding cannot differ between runs."""
+    target: str = "paper"
+    """Return to ask for: `paper`, the domain's constant, or `data`, the task's best in the data."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("episodes", "tile"):
+            _at_least(f"evaluation.{name}", getattr(self, name), 1)
+        _at_least("evaluation.workers", self.workers, 0)
+        _choice("evaluation.target", self.target, ("paper", "data"))
+
+
+@dataclass
+class Config:
+    """A whole experiment."""
+
+    conf: str = "base"
+    """Name of the experiment, set by `--conf`."""
+    run: str = ""
+    """Folder of checkpoints, registry and logs; empty means runs/<conf>."""
+    data: str = ""
+    """Folder of the dataset; empty means data/<suite>."""
+    seed: int = 0
+    suite: str = "mt160"
+    """Task suite: mt10, mt20, mt40, mt80, mt120, mt160 (the paper's lists) or quickstart."""
+    suite_seed: int = 0
+    """Which of the paper's lists of that size (0, 1 or 2)."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    moe: MoEConfig = field(default_factory=MoEConfig)
+    collect: CollectConfig = field(default_factory=CollectConfig)
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    stage1: StageConfig = field(default_factory=StageConfig)
+    grouping: GroupingConfig = field(default_factory=GroupingConfig)
+    stage2: StageConfig = field(default_factory=_expert_stage)
+    stage3: StageConfig = field(default_factory=StageConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    trainer: dict[str, Any] = field(default_factory=dict)
+    """Arguments of lightning's Trainer, by its own names."""
+    callbacks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Callbacks by free names: `class`, a dotted path, `stages`, a list, and its arguments."""

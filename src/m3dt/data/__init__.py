@@ -1,0 +1,16 @@
+"""Datasets of trajectories: writing them from simulators, and drawing batches from them."""
+
+from m3dt.data.batch import Batch, Segment
+from m3dt.data.context import TaskContext
+from m3dt.data.datamodule import M3DTDataModule, Stream
+from m3dt.data.store import DatasetStore, TaskStore
+
+__all__ = [
+    "Batch",
+    "DatasetStore",
+    "M3DTDataModule",
+    "Segment",
+    "Stream",
+    "TaskContext",
+    "TaskStore",
+]

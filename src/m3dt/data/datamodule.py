@@ -1,0 +1,188 @@
+"""The HDF5 DataModule: batches that are a pure function of (seed, stage, step, rank).
+
+Letters: B batch, T timesteps, P prompt steps, A action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from m3dt.config import LoaderConfig, ModelConfig
+from m3dt.data.batch import Batch, Segment
+from m3dt.data.sampler import Rows, TaskSampler
+from m3dt.data.store import DatasetStore, action_mask
+from m3dt.errors import UserError
+
+_PROBE = 1_000_000  # keeps the random streams of probe batches apart from those of stages
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A sequence of batches over some tasks: all of them (stages 1, 3) or one expert's (2).
+
+    Attributes:
+        key: Part of the random seed, such as the number of the expert.
+        tasks: Positions in the suite.
+    """
+
+    key: int
+    tasks: tuple[int, ...]
+
+
+class M3DTDataModule(pl.LightningDataModule):
+    """Serves the batches of one stage.
+
+    Nothing needs saving to resume: batch s is drawn from a generator seeded by (seed, stage,
+    stream, s), and each rank takes its share of the rows, so the world size changes no batch.
+
+    Args:
+        store: The opened dataset.
+        loader: Batch size, sampling and workers.
+        model: Lengths of segments and prompts.
+        seed: Seed of the experiment.
+        stage: Number of the stage, 1 to 3.
+        streams: One for stages 1 and 3; one an expert for stage 2, whose batches are concatenated.
+    """
+
+    def __init__(
+        self,
+        store: DatasetStore,
+        loader: LoaderConfig,
+        model: ModelConfig,
+        seed: int,
+        stage: int,
+        streams: Sequence[Stream],
+    ) -> None:
+        super().__init__()
+        self.store = store
+        self.loader = loader
+        self.model = model
+        self.seed = seed
+        self.stage = stage
+        self.streams = tuple(streams)
+        self.samplers = [
+            TaskSampler(task, loader.std_floor, model.max_timesteps) for task in store.tasks
+        ]
+
+    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
+        """Return a rank's share of the batch of a step."""
+        parts = []
+        for stream in self.streams:
+            rng = np.random.default_rng((self.seed, self.stage, stream.key, step))
+            tasks, sizes = self._tasks_of(stream, step)
+            parts += self._draw(rng, tasks, sizes, rank, world_size)
+        return _concatenate(parts)
+
+    def probe_batch(self, task: int, index: int = 0, batch_size: int | None = None) -> Batch:
+        """Return a fixed batch of one task, seeded by (seed, task, index), for measurements."""
+        rng = np.random.default_rng((self.seed, _PROBE, task, index))
+        size = batch_size or self.loader.batch_size
+        return _concatenate(self._draw(rng, [task], [size], 0, 1))
+
+    def _tasks_of(self, stream: Stream, step: int) -> tuple[list[int], list[int]]:
+        """Return the tasks of a step and how many rows each gets."""
+        n, B = len(stream.tasks), self.loader.batch_size
+        if self.loader.sampling == "one_task":
+            return [stream.tasks[step % n]], [B]
+        share = min(n, B)
+        chosen = [stream.tasks[(step * share + i) % n] for i in range(share)]
+        return chosen, [B // share + (i < B % share) for i in range(share)]
+
+    def _draw(
+        self,
+        rng: np.random.Generator,
+        tasks: Sequence[int],
+        sizes: Sequence[int],
+        rank: int,
+        world_size: int,
+    ) -> list[Batch]:
+        """Draw each task's rows of the global batch and keep every world_size-th."""
+        parts = []
+        offset = 0
+        for task, size in zip(tasks, sizes, strict=True):
+            sampler = self.samplers[task]
+            rows = sampler.draw(rng, size, self.model.context_length)
+            prompt = sampler.draw_prompts(rng, size, self.model.prompt_length)
+            spec = sampler.store.spec
+            # A mean over the task's real entries in the global batch, then over the tasks. Ranks
+            # average their gradients, hence the factor world_size.
+            entries = rows.attention_mask.sum() * spec.action_dim
+            weight = world_size / (entries * len(tasks))
+            mine = slice((rank - offset) % world_size, None, world_size)
+            offset += size
+            kept = len(rows.attention_mask[mine])
+            parts.append(
+                Batch(
+                    _segment(rows, mine),
+                    _segment(prompt, mine),
+                    torch.from_numpy(np.tile(action_mask(spec), (kept, 1))),
+                    torch.full((kept,), weight),
+                    torch.full((kept,), task, dtype=torch.int64),
+                )
+            )
+        return parts
+
+    def train_dataloader(self) -> DataLoader:
+        trainer = self.trainer
+        assert trainer is not None
+        if self.loader.batch_size % trainer.world_size:
+            raise UserError(
+                f"loader.batch_size={self.loader.batch_size} counts the segments of all processes "
+                f"and must be a multiple of their number, {trainer.world_size}"
+            )
+        return DataLoader(
+            _Batches(self, trainer.global_rank, trainer.world_size),
+            batch_size=None,
+            sampler=_StepSampler(trainer),
+            num_workers=self.loader.num_workers,
+        )
+
+
+class _StepSampler(Sampler[int]):
+    """Yields the numbers of batches from the trainer's current step on, without end."""
+
+    def __init__(self, trainer: pl.Trainer) -> None:
+        self.trainer = trainer
+
+    def __iter__(self) -> Iterator[int]:
+        step = self.trainer.global_step * self.trainer.accumulate_grad_batches
+        while True:
+            yield step
+            step += 1
+
+
+class _Batches(Dataset[Batch]):
+    """Maps the number of a step to a rank's batch."""
+
+    def __init__(self, module: M3DTDataModule, rank: int, world_size: int) -> None:
+        self.draw = module.batch
+        self.rank = rank
+        self.world_size = world_size
+
+    def __getitem__(self, step: int) -> Batch:
+        return self.draw(step, self.rank, self.world_size)
+
+
+def _segment(rows: Rows, mine: slice) -> Segment:
+    return Segment(*(torch.from_numpy(np.ascontiguousarray(a[mine])) for a in _fields(rows)))
+
+
+def _fields(rows: Rows) -> tuple[np.ndarray, ...]:
+    return (rows.states, rows.actions, rows.returns_to_go, rows.timesteps, rows.attention_mask)
+
+
+def _concatenate(parts: Sequence[Batch]) -> Batch:
+    if len(parts) == 1:
+        return parts[0]
+    segment, prompt = (
+        Segment(*(torch.cat(tensors) for tensors in zip(*segments, strict=True)))
+        for segments in ([p.segment for p in parts], [p.prompt for p in parts])
+    )
+    rest = zip(*(p[2:] for p in parts), strict=True)
+    return Batch(segment, prompt, *(torch.cat(tensors) for tensors in rest))

@@ -1,0 +1,110 @@
+"""From trajectories to padded, normalised segments, in array operations.
+
+Letters: B batch, T timesteps, H longest remaining trajectory, S state, A action.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from m3dt.config.schema import ACTION_DIM, STATE_DIM
+from m3dt.data.format import NUM_PROMPTS
+from m3dt.data.store import TaskStore, padded_statistics
+
+PADDED_ACTION = -10.0  # never attended to; the value is the paper's code's
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Segments as NumPy arrays; the fields are those of `Segment`."""
+
+    states: np.ndarray
+    actions: np.ndarray
+    returns_to_go: np.ndarray
+    timesteps: np.ndarray
+    attention_mask: np.ndarray
+
+
+class TaskSampler:
+    """Draws segments and prompts of one task."""
+
+    def __init__(self, store: TaskStore, std_floor: float, max_timesteps: int) -> None:
+        self.store = store
+        self.state_mean, self.state_std = padded_statistics(store, std_floor)
+        self.max_timesteps = max_timesteps
+        self._starts = store.episode_starts
+
+    def draw(self, rng: np.random.Generator, batch_size: int, length: int) -> Rows:
+        """Draw training segments: uniform over transitions, so long trajectories weigh more.
+
+        Each begins at the drawn transition and is at most `length` steps long.
+        """
+        begin = rng.integers(0, self.store.num_training_steps, size=batch_size)
+        trajectory = np.searchsorted(self.store.episode_ends, begin, side="right")
+        return self.segments(trajectory, begin, length)
+
+    def draw_prompts(self, rng: np.random.Generator, batch_size: int, length: int) -> Rows:
+        """Draw a prompt for each row from the task's prompt trajectories."""
+        return self.prompts(rng.integers(0, NUM_PROMPTS, size=batch_size), length)
+
+    def prompts(self, which: np.ndarray, length: int) -> Rows:
+        """Return prompts: the last `length` steps before a trajectory's final one (appendix B).
+
+        Args:
+            which: Index of the prompt trajectory, 0 or 1, (B,).
+            length: Prompt steps.
+        """
+        trajectory = len(self._starts) - NUM_PROMPTS + which
+        last = self.store.episode_ends[trajectory] - 1
+        begin = np.maximum(last - length, self._starts[trajectory])
+        return self.segments(trajectory, begin, length, end=np.maximum(last, begin + 1))
+
+    def segments(
+        self,
+        trajectory: np.ndarray,
+        begin: np.ndarray,
+        length: int,
+        end: np.ndarray | None = None,
+    ) -> Rows:
+        """Cut segments, padded on the left to `length`.
+
+        Args:
+            trajectory: Trajectory of each row, (B,).
+            begin: First transition of each row, counted over the whole file, (B,).
+            length: Steps of a padded segment, T.
+            end: Transition behind the last that may be included, (B,); default the trajectory's.
+        """
+        store = self.store
+        episode_end = store.episode_ends[trajectory]
+        count = np.minimum((episode_end if end is None else end) - begin, length)
+        column = np.arange(length) - (length - count)[:, None]  # (B, T); negative on padding
+        real = column >= 0
+        index = begin[:, None] + np.maximum(column, 0)
+
+        states = np.zeros((*real.shape, STATE_DIM), np.float32)
+        states[..., : store.spec.state_dim] = store.observations[index]
+        states[~real] = 0.0
+        states -= self.state_mean
+        states /= self.state_std
+        actions = np.zeros((*real.shape, ACTION_DIM), np.float32)
+        actions[..., : store.spec.action_dim] = store.actions[index]
+        actions[~real] = PADDED_ACTION
+
+        # Return-to-go: sum of the rewards from a step to the trajectory's end.
+        ahead = begin[:, None] + np.arange((episode_end - begin).max())  # (B, H)
+        rewards = store.rewards[np.minimum(ahead, len(store.rewards) - 1)].astype(np.float64)
+        rewards[ahead >= episode_end[:, None]] = 0.0
+        suffix = rewards[:, ::-1].cumsum(axis=1)[:, ::-1]
+        returns_to_go = np.take_along_axis(suffix, np.maximum(column, 0), axis=1)
+        returns_to_go = np.where(real, returns_to_go / store.spec.return_scale, 0.0)
+
+        timesteps = np.where(real, index - self._starts[trajectory][:, None], 0)
+        return Rows(
+            states,
+            actions,
+            returns_to_go.astype(np.float32)[..., None],
+            np.minimum(timesteps, self.max_timesteps - 1),
+            real.astype(np.float32),
+        )

@@ -1,0 +1,162 @@
+"""What all stages share: the masked loss, AdamW with warm-up, clipping, freezing, logging names.
+
+Letters: B batch, T timesteps, A action.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import Any, Protocol, runtime_checkable
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from m3dt.config import StageConfig
+from m3dt.data.batch import Batch
+from m3dt.models import PromptDT
+
+
+@runtime_checkable
+class WeightSelector(Protocol):
+    """A callback that decides which weights of a run are kept, instead of the last."""
+
+    def selected_weights(self) -> tuple[int, dict[str, Tensor]] | None:
+        """Return a step and the trainable weights then, or None for the last ones."""
+
+
+def row_losses(predictions: Tensor, batch: Batch) -> Tensor:
+    """Return each row's weighted squared error over real steps and real action dims, (B,).
+
+    The weights make the sum over a stream's rows a mean over its real entries (paper section 3).
+
+    Args:
+        predictions: Predicted actions, (B, T, A).
+        batch: The targets, masks and weights.
+    """
+    segment = batch.segment
+    real = segment.attention_mask[..., None] * batch.action_mask[:, None]  # (B, T, A)
+    squared = (predictions.float() - segment.actions).square() * real
+    return squared.sum(dim=(1, 2)) * batch.loss_weight
+
+
+def seed_of(*key: int) -> int:
+    """Return a 63-bit seed for a key of integers, such as (seed, stage, step, rank)."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class Stage(pl.LightningModule):
+    """One training stage.
+
+    A subclass says which modules train; everything else is frozen, in evaluation mode, and absent
+    from checkpoints. Dropout at a step is seeded by (seed, stage, step, rank): a resumed run needs
+    no saved generator, and no callback can shift it.
+
+    Args:
+        model: The model; frozen parts hold their final weights already.
+        config: The stage's optimiser.
+        seed: Seed of the experiment.
+    """
+
+    number: int  # of the stage, 1 to 3
+
+    def __init__(self, model: PromptDT, config: StageConfig, seed: int) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+        self.seed = seed
+        self.strict_loading = False  # checkpoints hold the trainable weights alone
+        self._gradient_norm = torch.zeros(())
+        unused = [model.transformer.wte, model.predict_state, model.predict_return]
+        model.requires_grad_(False)
+        for module in self.trained_modules():
+            module.requires_grad_(True)
+        for module in unused:
+            module.requires_grad_(False)
+
+    @abstractmethod
+    def trained_modules(self) -> Iterable[nn.Module]:
+        """Return the modules that this stage trains."""
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Return the parameters that this stage trains, by their names in the model."""
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def train(self, mode: bool = True) -> Stage:
+        """Set the mode of the trained modules; frozen ones stay in evaluation mode."""
+        super().train(False)
+        self.training = mode
+        if mode:
+            for module in self.trained_modules():
+                module.train(True)
+        return self
+
+    def predictions(self, batch: Batch) -> Tensor:
+        """Return predicted actions, (B, T, A)."""
+        return self.model(batch.segment, batch.prompt)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Return the loss of a batch: the mean of its streams, summed over the streams."""
+        return row_losses(self.predictions(batch), batch).sum()
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        step = self.trainer.global_step * self.trainer.accumulate_grad_batches + batch_idx % (
+            self.trainer.accumulate_grad_batches
+        )
+        torch.manual_seed(seed_of(self.seed, self.number, step, self.global_rank))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss = self.loss(batch)
+        self.log("train/loss", loss.detach() / self.num_streams, sync_dist=True)
+        return loss
+
+    @property
+    def num_streams(self) -> int:
+        """How many independent losses the loss sums up."""
+        return 1
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        self._gradient_norm = self.clip(list(self.trainable().values()))
+        self.log("train/gradient_norm", self._gradient_norm)
+
+    def clip(self, parameters: list[nn.Parameter]) -> Tensor:
+        """Clip the gradients by their global norm and return the norm before."""
+        return nn.utils.clip_grad_norm_(parameters, self.config.gradient_clip)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = AdamW(
+            self.trainable().values(),
+            lr=self.config.learning_rate,
+            weight_decay=self.config.weight_decay,
+            betas=(0.9, 0.999),
+            fused=True,
+        )
+        scheduler = LambdaLR(optimizer, self.learning_rate_factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "learning_rate"},
+        }
+
+    def learning_rate_factor(self, step: int) -> float:
+        """Return the factor on the learning rate: linear warm-up, then constant or cosine."""
+        config = self.config
+        warmup = min((step + 1) / max(config.warmup_steps, 1), 1.0)
+        if config.decay == "none":
+            return warmup
+        done = (step - config.warmup_steps) / max(config.max_steps - config.warmup_steps, 1)
+        return warmup * 0.5 * (1 + math.cos(math.pi * min(max(done, 0.0), 1.0)))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        kept = {f"model.{name}" for name in self.trainable()}
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: state[name] for name in state if name in kept}

@@ -1,0 +1,78 @@
+"""Stage 2: experts beside the frozen backbone, each on its own task group (paper section 4.2).
+
+Letters: E experts of this process, B batch of all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from m3dt.config import StageConfig
+from m3dt.data.batch import Batch
+from m3dt.models import PromptDT
+from m3dt.stages.base import Stage, seed_of
+
+
+class ExpertStage(Stage):
+    """Trains experts at the same time and independently of each other.
+
+    The model holds an unrouted mixture of E experts; batches are the experts' own, concatenated.
+    Weights, dropout, data, gradient norm and Adam state of an expert depend on its number, never on
+    which others are in the process.
+
+    Args:
+        model: Backbone with `add_mixtures(E, routed=False)`.
+        config: The stage's optimiser.
+        seed: Seed of the experiment.
+        experts: Numbers of the experts, E of them.
+    """
+
+    number = 2
+
+    def __init__(
+        self, model: PromptDT, config: StageConfig, seed: int, experts: Sequence[int]
+    ) -> None:
+        super().__init__(model, config, seed)
+        self.experts = tuple(experts)
+        for layer, mixture in enumerate(model.mixtures):
+            mixture.experts.reset([seed_of(seed, self.number, k, layer) for k in self.experts])
+
+    def trained_modules(self) -> Iterable[nn.Module]:
+        return [mixture.experts for mixture in self.model.mixtures]
+
+    @property
+    def num_streams(self) -> int:
+        return len(self.experts)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
+        step = self.trainer.global_step
+        for layer, mixture in enumerate(self.model.mixtures):
+            mixture.experts.reseed(
+                [
+                    seed_of(self.seed, self.number, k, layer, step, self.global_rank)
+                    for k in self.experts
+                ]
+            )
+
+    def clip(self, parameters: list[nn.Parameter]) -> Tensor:
+        """Clip each expert's gradient by its own norm and return the mean of the norms before."""
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        squares = [g.flatten(1).square().sum(dim=1) for g in gradients]  # (E,) each
+        norms = torch.stack(squares).sum(dim=0).sqrt()
+        factors = (self.config.gradient_clip / (norms + 1e-6)).clamp(max=1.0)
+        for gradient in gradients:
+            gradient.mul_(factors.view(-1, *[1] * (gradient.ndim - 1)))
+        return norms.mean()
+
+    def expert_weights(self) -> dict[int, dict[str, Tensor]]:
+        """Return each expert's weights, `<layer>.<name>` to a tensor without the expert axis."""
+        weights: dict[int, dict[str, Tensor]] = {k: {} for k in self.experts}
+        for layer, mixture in enumerate(self.model.mixtures):
+            for name, tensor in mixture.experts.state_dict().items():
+                for k, part in zip(self.experts, tensor, strict=True):
+                    weights[k][f"{layer}.{name}"] = part.clone()
+        return weights

@@ -1,0 +1,112 @@
+"""Divide tasks among experts, at random or by agreement of gradients (section 4.2, appendix C).
+
+Letters: N tasks, G groups, P parameters of one block of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import torch
+from sklearn.cluster import KMeans
+from torch import Tensor, nn
+
+from m3dt.data import M3DTDataModule
+from m3dt.stages.base import Stage, seed_of
+
+Groups = list[list[int]]  # positions of tasks in the suite, per group
+
+
+def random_groups(num_tasks: int, num_groups: int, seed: int) -> Groups:
+    """Shuffle the tasks and cut them into contiguous chunks whose sizes differ by at most one."""
+    order = np.random.default_rng((seed, num_groups)).permutation(num_tasks)
+    return [sorted(chunk.tolist()) for chunk in np.array_split(order, num_groups)]
+
+
+def gradient_groups(gram: np.ndarray, num_groups: int, restarts: int, seed: int) -> Groups:
+    """Cluster tasks by K-means on their agreement vectors, known by their inner products.
+
+    K-means needs distances alone, so the vectors are replaced by an embedding into N dimensions
+    with the same Gram matrix. Among the restarts, the grouping with the most even sizes is kept,
+    and among those of equal evenness the tightest.
+
+    Args:
+        gram: Inner products of the agreement vectors, (N, N).
+        num_groups: Number of groups, G, at most N.
+        restarts: Number of K-means runs.
+        seed: Seed of the first run.
+    """
+    values, vectors = np.linalg.eigh(gram)
+    embedding = vectors * np.sqrt(values.clip(min=0.0))  # (N, N)
+    scale = np.abs(embedding).max()
+    embedding = embedding / (scale if scale > 0 else 1.0)
+
+    def run(restart: int) -> tuple[float, float, np.ndarray]:
+        kmeans = KMeans(num_groups, n_init=1, random_state=seed_of(seed, restart) % 2**32)
+        labels = kmeans.fit_predict(embedding)
+        return float(np.bincount(labels, minlength=num_groups).var()), kmeans.inertia_, labels
+
+    *_, labels = min((run(i) for i in range(restarts)), key=lambda result: result[:2])
+    return [np.flatnonzero(labels == g).tolist() for g in range(num_groups)]
+
+
+def agreement_gram(
+    stage: Stage, data: M3DTDataModule, num_batches: int, memory_gb: float
+) -> np.ndarray:
+    """Return the inner products of the tasks' agreement vectors g_i * G, (N, N) float64.
+
+    g_i is the mean gradient of task i over its probe batches, G the mean of all g_i, * elementwise.
+    Parameters are taken in blocks, so that memory holds N gradients of one block.
+
+    Args:
+        stage: Gives the loss and the parameters.
+        data: Gives the probe batches.
+        num_batches: Batches per task.
+        memory_gb: Bound on the memory for one block's gradients.
+    """
+    num_tasks = len(data.store.tasks)
+    gram = np.zeros((num_tasks, num_tasks))
+    limit = int(memory_gb * 2**30 / 4 / num_tasks)
+    mode = stage.training
+    stage.eval()
+    try:
+        for block in _blocks(stage.trainable().values(), limit):
+            gradients = torch.stack(
+                [mean_gradient(stage, data, i, num_batches, block) for i in range(num_tasks)]
+            )  # (N, P)
+            agreement = gradients.mul_(gradients.mean(dim=0))
+            gram += (agreement @ agreement.T).double().cpu().numpy()
+    finally:
+        stage.train(mode)
+    return gram
+
+
+def mean_gradient(
+    stage: Stage,
+    data: M3DTDataModule,
+    task: int,
+    num_batches: int,
+    parameters: Sequence[nn.Parameter],
+) -> Tensor:
+    """Return a task's gradient over the given parameters, mean over its probe batches, (P,)."""
+    total = None
+    for index in range(num_batches):
+        batch = stage.transfer_batch_to_device(data.probe_batch(task, index), stage.device, 0)
+        gradients = torch.autograd.grad(stage.loss(batch), parameters)
+        flat = torch.cat([g.flatten() for g in gradients])
+        total = flat if total is None else total.add_(flat)
+    assert total is not None
+    return total.div_(num_batches)
+
+
+def _blocks(parameters: Iterable[nn.Parameter], limit: int) -> Iterator[list[nn.Parameter]]:
+    """Cut a list of parameters into runs of at most `limit` numbers, or one tensor."""
+    block: list[nn.Parameter] = []
+    for parameter in parameters:
+        if block and sum(p.numel() for p in block) + parameter.numel() > limit:
+            yield block
+            block = []
+        block.append(parameter)
+    if block:
+        yield block
