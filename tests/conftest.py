@@ -3,4 +3,71 @@
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parent))
+
+from m3dt.config import load_config  # noqa: E402
+from m3dt.data.format import DatasetIndex, Trajectory, write_task  # noqa: E402
+from m3dt.tasks import get_task  # noqa: E402
+
+# One task of each width: 39/4, 24/6 and 27/8.
+SYNTHETIC_TASKS = ("reach-v2", "walker-walk", "ant-dir-3")
+SYNTHETIC_LENGTHS = (30, 12, 25, 3, 18, 30)
+
+
+def write_dataset(folder, tasks, lengths=SYNTHETIC_LENGTHS, seed=0):
+    """Write random trajectories in the real format and return the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    index = DatasetIndex({}, {})
+    for task in tasks:
+        spec = get_task(task)
+        offset = rng.normal(size=spec.state_dim)
+        trajectories = [
+            Trajectory(
+                rng.normal(size=(T, spec.state_dim)) + offset,
+                rng.uniform(-1, 1, (T, spec.action_dim)),
+                rng.normal(size=T),
+                bool(rng.integers(2)),
+            )
+            for T in lengths
+        ]
+        index.tasks[task] = write_task(folder, task, spec.env_id, trajectories, {"seed": seed})
+    index.write(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def synthetic(tmp_path_factory):
+    """A dataset of three tasks with different widths and ragged trajectories."""
+    return write_dataset(tmp_path_factory.mktemp("synthetic"), SYNTHETIC_TASKS)
+
+
+TINY = (
+    "model.n_layer=2",
+    "model.n_head=2",
+    "model.n_embd=16",
+    "model.context_length=4",
+    "model.prompt_length=2",
+    "moe.num_experts=2",
+    "loader.batch_size=4",
+    "trainer.accelerator=cpu",
+)
+
+
+@pytest.fixture
+def tiny():
+    """Return the overrides that make every stage a matter of seconds."""
+    return list(TINY)
+
+
+@pytest.fixture
+def tiny_config(tiny):
+    """A small configuration; overrides may be added."""
+
+    def make(*overrides, conf="quickstart"):
+        return load_config(conf, [*tiny, *overrides])
+
+    return make

@@ -14,7 +14,12 @@ from m3dt.models.official import backbone_from_official, mixture_from_official
 
 DATA = Path(__file__).parent / "data"
 CONFIG = ModelConfig(
-    n_layer=2, n_head=2, n_embd=32, context_length=20, prompt_length=5, dropout=0.0,
+    n_layer=2,
+    n_head=2,
+    n_embd=32,
+    context_length=20,
+    prompt_length=5,
+    dropout=0.0,
     residual="official",
 )
 
@@ -42,8 +47,11 @@ def segment_of(arrays, prefix=""):
     rtg = arrays[f"{prefix}rtg"]
     T = arrays[f"{prefix}states"].shape[1]
     fields = (
-        arrays[f"{prefix}states"], arrays[f"{prefix}actions"], rtg[:, :T],
-        arrays[f"{prefix}timesteps"], arrays[f"{prefix}attention_mask"],
+        arrays[f"{prefix}states"],
+        arrays[f"{prefix}actions"],
+        rtg[:, :T],
+        arrays[f"{prefix}timesteps"],
+        arrays[f"{prefix}attention_mask"],
     )
     return Segment(*(torch.from_numpy(np.ascontiguousarray(field)) for field in fields))
 
@@ -64,12 +72,18 @@ def official_model(name, config=CONFIG):
         if name == "moe":
             block = part(f"moe/block_{i}/")
             names = range(3)
-            experts = [
-                {k.removeprefix(f"experts.{j}."): v for k, v in block.items()
-                 if k.startswith(f"experts.{j}.")} for j in names
-            ] if any(k.startswith("experts.") for k in block) else [
-                part(f"expert_{j}/block_{i}/") for j in names
-            ]
+            experts = (
+                [
+                    {
+                        k.removeprefix(f"experts.{j}."): v
+                        for k, v in block.items()
+                        if k.startswith(f"experts.{j}.")
+                    }
+                    for j in names
+                ]
+                if any(k.startswith("experts.") for k in block)
+                else [part(f"expert_{j}/block_{i}/") for j in names]
+            )
             router = {k.removeprefix("router."): v for k, v in block.items() if "router." in k}
         else:
             experts = [part(f"expert_{name[-1]}/block_{i}/")]

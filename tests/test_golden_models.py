@@ -114,8 +114,10 @@ def test_long_prompt_keeps_rows_apart(inputs):
         together = model(segment, prompt)
         alone = torch.cat(
             [
-                model(type(segment)(*(t[i : i + 1] for t in segment)),
-                      type(prompt)(*(t[i : i + 1] for t in prompt)))
+                model(
+                    type(segment)(*(t[i : i + 1] for t in segment)),
+                    type(prompt)(*(t[i : i + 1] for t in prompt)),
+                )
                 for i in range(4)
             ]
         )

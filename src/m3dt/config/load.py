@@ -110,7 +110,7 @@ def _parse_override(override: str) -> DictConfig:
 
 def _check_keys(layer: DictConfig, schema: DictConfig, source: str, prefix: str = "") -> None:
     """Refuse keys that the schema lacks; below `trainer` and `callbacks` any key may stand."""
-    for key in layer:
+    for key in map(str, layer):
         dotted = f"{prefix}{key}"
         if key not in schema:
             known = _all_keys(OmegaConf.structured(Config))
@@ -121,21 +121,22 @@ def _check_keys(layer: DictConfig, schema: DictConfig, source: str, prefix: str 
 
 
 def _all_keys(schema: DictConfig, prefix: str = "") -> Iterable[str]:
-    for key in schema:
+    for key in map(str, schema):
         yield f"{prefix}{key}"
         if OmegaConf.is_dict(schema[key]):
             yield from _all_keys(schema[key], f"{prefix}{key}.")
 
 
 def _check_trainer(arguments: dict[str, Any]) -> None:
-    """Check the names of `trainer.*` against lightning without importing it twice."""
+    """Check the names of `trainer.*` against those of lightning's Trainer."""
     if not arguments:
         return
     from lightning.pytorch import Trainer
 
     known = set(inspect.signature(Trainer.__init__).parameters) - {"self"}
     # These are set from the run, the stage and the callbacks sections.
-    known -= {"max_steps", "max_epochs", "callbacks", "logger", "default_root_dir"}
+    known -= {"max_steps", "max_epochs", "callbacks", "logger", "default_root_dir", "plugins"}
+    known -= {"gradient_clip_val", "gradient_clip_algorithm"}
     for key in arguments:
         if key not in known:
             raise UserError(f"unknown key 'trainer.{key}'.{nearest(key, known)}")

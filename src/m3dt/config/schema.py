@@ -186,6 +186,8 @@ class Config:
     """Task suite: mt10, mt20, mt40, mt80, mt120, mt160 (the paper's lists) or quickstart."""
     suite_seed: int = 0
     """Which of the paper's lists of that size (0, 1 or 2)."""
+    tasks: list[str] = field(default_factory=list)
+    """Task names in place of a suite's; give data=FOLDER with them."""
     model: ModelConfig = field(default_factory=ModelConfig)
     moe: MoEConfig = field(default_factory=MoEConfig)
     collect: CollectConfig = field(default_factory=CollectConfig)
@@ -197,5 +199,6 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     trainer: dict[str, Any] = field(default_factory=dict)
     """Arguments of lightning's Trainer, by its own names."""
-    callbacks: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Callbacks by free names: `class`, a dotted path, `stages`, a list, and its arguments."""
+    callbacks: dict[str, Any] = field(default_factory=dict)
+    """Callbacks by free names: `class`, a dotted path, `stages`, a list, and its arguments;
+    null switches one off."""

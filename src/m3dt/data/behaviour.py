@@ -18,9 +18,6 @@ from m3dt.tasks import TaskSpec, make_env
 
 _PHASE_STEPS = (5, 40)  # length of a phase of random actions, uniform
 _IRREGULAR = {"peg-insert-side-v3": "SawyerPegInsertionSideV3Policy"}
-# Agent steps between first success and holding still; None never holds.
-_HOLDS = (None, 0, 10)
-_PROBE_EPISODES = 3
 
 
 @dataclass(frozen=True)
@@ -32,17 +29,21 @@ class Noise:
     num_phases: int = 0
 
 
-# From random to near-expert; a task's trajectories are spread evenly over the rungs.
+# From random to near-expert; a task's trajectories are spread evenly over the rungs. Gaussian noise
+# keeps the mean action right in states the script alone never visits, so that most rungs teach
+# recovery; it also stops a learner from merely repeating the action before.
 LADDER = (
     Noise(random_chance=1.0),
-    Noise(random_chance=0.8),
-    Noise(random_chance=0.6, num_phases=1),
-    Noise(random_chance=0.4, num_phases=1),
-    Noise(random_chance=0.2, num_phases=2),
-    Noise(gaussian_std=0.5, num_phases=2),
-    Noise(gaussian_std=0.3, num_phases=4),
+    Noise(random_chance=0.75),
+    Noise(random_chance=0.5, num_phases=1),
+    Noise(random_chance=0.3, num_phases=1),
+    Noise(gaussian_std=0.7, num_phases=2),
+    Noise(gaussian_std=0.6, num_phases=3),
+    Noise(gaussian_std=0.5, num_phases=4),
+    Noise(gaussian_std=0.4, num_phases=4),
+    Noise(gaussian_std=0.4, num_phases=2),
+    Noise(gaussian_std=0.3, num_phases=3),
     Noise(gaussian_std=0.2, num_phases=2),
-    Noise(gaussian_std=0.1, num_phases=1),
     Noise(),
 )
 
@@ -66,7 +67,6 @@ def play(
     env: gymnasium.Env,
     policy: Policy,
     noise: Noise,
-    hold_after: int | None,
     rng: np.random.Generator,
     seed: int,
 ) -> Trajectory:
@@ -76,7 +76,6 @@ def play(
         env: The task's environment.
         policy: The scripted policy.
         noise: How it is spoilt.
-        hold_after: Steps after the first success at which the hand stops; None lets it go on.
         rng: Source of all noise.
         seed: Seed of the initial state.
     """
@@ -86,33 +85,20 @@ def play(
     horizon = env.unwrapped.spec_task.horizon  # type: ignore[attr-defined]
     in_phase = _phases(noise.num_phases, horizon, rng)
     observations, actions, rewards = [], [], []
-    first_success: int | None = None
-    action = np.zeros(shape)
+    success = False
     for t in range(horizon):
-        holding = (
-            hold_after is not None
-            and first_success is not None
-            and t > first_success + hold_after
-        )
-        if holding:
-            script = np.concatenate((np.zeros(shape[0] - 1), action[-1:]))
+        if in_phase[t] or rng.random() < noise.random_chance:
+            action = rng.uniform(-1, 1, shape)
         else:
             script = np.clip(policy.get_action(observation.astype(np.float64)), -1, 1)
-        if in_phase[t] or rng.random() < noise.random_chance:
-            executed = rng.uniform(-1, 1, shape)
-        else:
-            executed = np.clip(script + rng.normal(0, noise.gaussian_std, shape), -1, 1)
-            action = script
-        executed = executed.astype(np.float32)
+            action = np.clip(script + rng.normal(0, noise.gaussian_std, shape), -1, 1)
+        action = action.astype(np.float32)
         observations.append(observation)
-        actions.append(executed)
-        observation, reward, _, _, info = env.step(executed)
+        actions.append(action)
+        observation, reward, _, _, info = env.step(action)
         rewards.append(reward)
-        if first_success is None and info["success"]:
-            first_success = t
-    return Trajectory(
-        np.array(observations), np.array(actions), np.array(rewards), first_success is not None
-    )
+        success |= info["success"]
+    return Trajectory(np.array(observations), np.array(actions), np.array(rewards), success)
 
 
 def _phases(count: int, horizon: int, rng: np.random.Generator) -> np.ndarray:
@@ -133,51 +119,36 @@ class Collector:
         self.seed = seed
         self.env = make_env(spec.name)
         self.policy = scripted_policy(spec)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # scripts exceed [-1, 1]; we clip
-            self.hold_after = self._best_hold()
 
     def trajectory(self, number: int, count: int) -> Trajectory:
         """Play trajectory `number` of `count`; the last ones, the prompts, are noiseless."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
+            warnings.simplefilter("ignore", UserWarning)  # scripts exceed [-1, 1]; we clip
             if number >= count - NUM_PROMPTS:
                 return self._demonstration(number)
             order = self._rng(0).permutation(count - NUM_PROMPTS)
             noise = LADDER[order[number] % len(LADDER)]
-            return self._play(noise, self.hold_after, 1, number)
+            return self._play(noise, 1, number)
 
     def made_by(self) -> dict[str, Any]:
         """Describe the behaviour, for the dataset's index."""
         return {
             "behaviour": "scripted",
             "seed": self.seed,
-            "hold_after": self.hold_after,
             "ladder": [asdict(noise) for noise in LADDER],
         }
 
     def _demonstration(self, number: int) -> Trajectory:
         """Play without noise, again on failure: a prompt should show the task being solved."""
         for attempt in range(5):
-            trajectory = self._play(Noise(), self.hold_after, 2, number, attempt)
+            trajectory = self._play(Noise(), 2, number, attempt)
             if trajectory.success:
                 break
         return trajectory
 
-    def _best_hold(self) -> int | None:
-        """Choose when to hold still by the mean return of a few episodes.
-
-        Some scripts wander off after success, others lose their grip when they stop.
-        """
-        means = [
-            np.mean([self._play(Noise(), h, 3, i).rewards.sum() for i in range(_PROBE_EPISODES)])
-            for h in _HOLDS
-        ]
-        return _HOLDS[int(np.argmax(means))]
-
-    def _play(self, noise: Noise, hold_after: int | None, *key: int) -> Trajectory:
+    def _play(self, noise: Noise, *key: int) -> Trajectory:
         rng = self._rng(*key)
-        return play(self.env, self.policy, noise, hold_after, rng, int(rng.integers(2**31)))
+        return play(self.env, self.policy, noise, rng, int(rng.integers(2**31)))
 
     def _rng(self, *key: int) -> np.random.Generator:
         return np.random.default_rng((self.seed, *self.spec.name.encode(), *key))

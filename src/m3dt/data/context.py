@@ -84,5 +84,10 @@ class TaskContext:
     @classmethod
     def from_tensors(cls, tasks: Sequence[str], tensors: dict[str, Tensor]) -> TaskContext:
         prompts = Segment(**{n: tensors[f"prompts.{n}"] for n in _SEGMENT_FIELDS})
-        statistics = (tensors[n] for n in ("state_mean", "state_std", "best_return"))
-        return cls(tuple(tasks), *statistics, prompts)
+        return cls(
+            tuple(tasks),
+            tensors["state_mean"],
+            tensors["state_std"],
+            tensors["best_return"],
+            prompts,
+        )

@@ -21,6 +21,7 @@ SCHEMA_VERSION = 1
 INDEX = "dataset.json"
 # The last trajectories of a task are its prompts (paper appendix B).
 NUM_PROMPTS = 2
+_QUARTILES = (0, 0.25, 0.5, 0.75, 1)
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def write_task(
         trajectories=len(trajectories),
         steps=int(ends[-1]),
         sha256=sha256(path),
-        return_quartiles=[round(float(q), 2) for q in np.quantile(returns, (0, 0.25, 0.5, 0.75, 1))],
+        return_quartiles=[round(float(q), 2) for q in np.quantile(returns, _QUARTILES)],
         success_rate=round(float(successes.mean()), 4),
         made_by=made_by,
     )

@@ -52,6 +52,8 @@ class TaskSampler:
     def prompts(self, which: np.ndarray, length: int) -> Rows:
         """Return prompts: the last `length` steps before a trajectory's final one (appendix B).
 
+        A trajectory that is no longer than a prompt serves whole.
+
         Args:
             which: Index of the prompt trajectory, 0 or 1, (B,).
             length: Prompt steps.
@@ -59,26 +61,19 @@ class TaskSampler:
         trajectory = len(self._starts) - NUM_PROMPTS + which
         last = self.store.episode_ends[trajectory] - 1
         begin = np.maximum(last - length, self._starts[trajectory])
-        return self.segments(trajectory, begin, length, end=np.maximum(last, begin + 1))
+        return self.segments(trajectory, begin, length)
 
-    def segments(
-        self,
-        trajectory: np.ndarray,
-        begin: np.ndarray,
-        length: int,
-        end: np.ndarray | None = None,
-    ) -> Rows:
+    def segments(self, trajectory: np.ndarray, begin: np.ndarray, length: int) -> Rows:
         """Cut segments, padded on the left to `length`.
 
         Args:
             trajectory: Trajectory of each row, (B,).
             begin: First transition of each row, counted over the whole file, (B,).
             length: Steps of a padded segment, T.
-            end: Transition behind the last that may be included, (B,); default the trajectory's.
         """
         store = self.store
         episode_end = store.episode_ends[trajectory]
-        count = np.minimum((episode_end if end is None else end) - begin, length)
+        count = np.minimum(episode_end - begin, length)
         column = np.arange(length) - (length - count)[:, None]  # (B, T); negative on padding
         real = column >= 0
         index = begin[:, None] + np.maximum(column, 0)

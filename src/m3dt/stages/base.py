@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
@@ -78,6 +79,7 @@ class Stage(pl.LightningModule):
             module.requires_grad_(True)
         for module in unused:
             module.requires_grad_(False)
+        self.train()  # Lightning takes the modes as it finds them
 
     @abstractmethod
     def trained_modules(self) -> Iterable[nn.Module]:
@@ -133,13 +135,14 @@ class Stage(pl.LightningModule):
         """Clip the gradients by their global norm and return the norm before."""
         return nn.utils.clip_grad_norm_(parameters, self.config.gradient_clip)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = AdamW(
             self.trainable().values(),
             lr=self.config.learning_rate,
             weight_decay=self.config.weight_decay,
             betas=(0.9, 0.999),
-            fused=True,
+            # Fused AdamW would unscale float16 gradients itself, after they were clipped.
+            fused=str(self.trainer.precision) != "16-mixed",
         )
         scheduler = LambdaLR(optimizer, self.learning_rate_factor)
         return {

@@ -3,6 +3,6 @@
 from m3dt.tasks.catalog import TASKS, get_task
 from m3dt.tasks.envs import make_env
 from m3dt.tasks.spec import DOMAINS, TaskSpec
-from m3dt.tasks.suites import suite
+from m3dt.tasks.suites import suite, tasks_of
 
-__all__ = ["DOMAINS", "TASKS", "TaskSpec", "get_task", "make_env", "suite"]
+__all__ = ["DOMAINS", "TASKS", "TaskSpec", "get_task", "make_env", "suite", "tasks_of"]

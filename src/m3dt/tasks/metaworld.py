@@ -31,7 +31,7 @@ class MetaWorldEnv(gymnasium.Env):
         env._freeze_rand_vec = False
         env.seeded_rand_vec = True
         env._set_task_called = True
-        env.touching_object = lambda geom: _touching(env, geom)
+        setattr(env, "touching_object", lambda geom: _touching(env, geom))  # noqa: B010
         env.seed(seed)
         self.spec_task = spec
         self._env = env
@@ -50,9 +50,7 @@ class MetaWorldEnv(gymnasium.Env):
         observation, _ = self._env.reset()
         return observation.astype(np.float32), {}
 
-    def step(
-        self, action: np.ndarray
-    ) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         action = np.clip(np.asarray(action, dtype=np.float32), -1.0, 1.0)
         observation, reward, _, _, info = self._env.step(action)
         self._steps += 1

@@ -6,21 +6,22 @@ import json
 from functools import cache
 from importlib import resources
 
+from m3dt.config import Config
 from m3dt.errors import UserError, nearest
-from m3dt.tasks.catalog import TASKS
+from m3dt.tasks.catalog import TASKS, get_task
 
-# Ten Meta-World tasks that differ in skill: pushing, pulling, turning, sliding, placing, hitting.
+# Ten Meta-World tasks that differ in skill and can be learnt within minutes.
 _QUICKSTART = (
     "reach-v2",
     "push-v2",
-    "pick-place-v2",
     "door-open-v2",
     "drawer-open-v2",
     "drawer-close-v2",
     "button-press-topdown-v2",
-    "peg-insert-side-v2",
     "window-open-v2",
     "window-close-v2",
+    "faucet-open-v2",
+    "plate-slide-v2",
 )
 
 
@@ -28,6 +29,17 @@ _QUICKSTART = (
 def _paper_lists() -> dict[str, dict[str, list[str]]]:
     text = resources.files("m3dt.tasks").joinpath("paper_suites.json").read_text()
     return json.loads(text)
+
+
+def tasks_of(config: Config) -> tuple[str, ...]:
+    """Return the tasks of an experiment: those it names, else those of its suite.
+
+    Raises:
+        UserError: A task or the suite is unknown.
+    """
+    if config.tasks:
+        return tuple(get_task(name).name for name in config.tasks)
+    return suite(config.suite, config.suite_seed)
 
 
 def suite(name: str, seed: int = 0) -> tuple[str, ...]:

@@ -1,0 +1,75 @@
+# Everything runs in .venv, which the first target sets up. Targets are cheap to repeat:
+# what is finished says so, what was interrupted resumes.
+
+CONF   ?= quickstart
+ARGS   ?=
+PYTHON ?= python3
+# What pip is told for torch; see "Installing" in the README for CPU-only and CUDA builds.
+TORCH  ?= torch
+
+VENV := .venv
+BIN  := $(VENV)/bin
+M3DT := $(BIN)/m3dt
+
+.DEFAULT_GOAL := help
+# Stages depend on each other's results, so `make -j` must not run them at once.
+.NOTPARALLEL:
+.PHONY: help setup data stage1 group stage2 stage3 eval registry tensorboard bench lint types test \
+        test-slow clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  CONF=NAME picks an experiment of conf/, ARGS=\"key=value ...\" overrides its settings."
+
+setup: $(VENV)/.installed ## Create .venv and install the package and its tools
+
+$(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "m3dt needs Python 3.11 or later")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+data: setup ## Collect the dataset from the simulators
+	@$(M3DT) collect --conf $(CONF) $(ARGS)
+
+stage1: data ## Train the backbone until its gradient conflict has peaked
+	@$(M3DT) stage1 --conf $(CONF) $(ARGS)
+
+group: setup ## Divide the tasks among the experts (stage2 does it too)
+	@$(M3DT) group --conf $(CONF) $(ARGS)
+
+stage2: setup ## Train the experts on their task groups
+	@$(M3DT) stage2 --conf $(CONF) $(ARGS)
+
+stage3: setup ## Train the router, then compare random, backbone and M3DT
+	@$(M3DT) stage3 --conf $(CONF) $(ARGS)
+	@$(M3DT) evaluate --conf $(CONF) $(ARGS) --models random,backbone,router
+
+eval: setup ## Evaluate the furthest trained model
+	@$(M3DT) evaluate --conf $(CONF) $(ARGS)
+
+registry: setup ## List the models of the run
+	@$(M3DT) registry runs/$(CONF)
+
+tensorboard: setup ## Show losses, conflict curves, router usage and scores
+	$(BIN)/tensorboard --logdir runs
+
+bench: setup ## Time training steps and the data pipeline
+	@$(M3DT) bench $(ARGS)
+
+lint: setup ## Check style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup ## Check types
+	$(BIN)/mypy
+
+test: lint types ## Lint, types and all quick tests
+	$(BIN)/python -m pytest -q
+
+test-slow: setup ## The tests that take minutes
+	$(BIN)/python -m pytest -q -m slow
+
+clean: ## Remove .venv and caches; data/ and runs/ stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist src/*.egg-info

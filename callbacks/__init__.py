@@ -1,0 +1,7 @@
+"""Callbacks: they observe training and may stop it, but never change it."""
+
+from .gradient_conflict import GradientConflictCallback
+from .progress import ProgressCallback
+from .router_usage import RouterUsageCallback
+
+__all__ = ["GradientConflictCallback", "ProgressCallback", "RouterUsageCallback"]

@@ -1,0 +1,138 @@
+"""Gradient similarity between tasks, computed in two passes (paper appendix A.4).
+
+With g_i the gradient of task i, S = sum_i g_i and G = S / N, all measures follow from g_i . S,
+|g_i|^2 and |S|^2, kept per part of the model (one block's attention, say): sums over parts give
+any larger subset. Memory is three gradients, whatever the number of tasks.
+
+Letters: N tasks, Q parts of the model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+Gradient = Sequence[Tensor]  # one tensor a parameter
+
+
+@dataclass(frozen=True)
+class ConflictTable:
+    """Inner products per task and part, from which every measure follows.
+
+    Attributes:
+        parts: Names of the parts, Q of them.
+        dots: g_i . S, (N, Q) float64.
+        squares: |g_i|^2, (N, Q) float64.
+        total_squares: |S|^2, (Q,) float64.
+        unit_square: |sum_i g_i / |g_i||^2 over all parts.
+    """
+
+    parts: tuple[str, ...]
+    dots: Tensor
+    squares: Tensor
+    total_squares: Tensor
+    unit_square: float
+
+    def _sums(self, keep: Callable[[str], bool]) -> tuple[Tensor, Tensor, Tensor]:
+        chosen = torch.tensor([keep(part) for part in self.parts])
+        return (
+            self.dots[:, chosen].sum(dim=1),
+            self.squares[:, chosen].sum(dim=1),
+            self.total_squares[chosen].sum(),
+        )
+
+    def to_mean(self, keep: Callable[[str], bool] = lambda part: True) -> Tensor:
+        """Return cos(g_i, G) of each task over the parts kept, (N,)."""
+        dots, squares, total = self._sums(keep)
+        return _ratio(dots, squares.sqrt() * total.sqrt())
+
+    def leave_one_out(self, keep: Callable[[str], bool] = lambda part: True) -> Tensor:
+        """Return cos(g_i, S - g_i) of each task over the parts kept, (N,)."""
+        dots, squares, total = self._sums(keep)
+        others = (total - 2 * dots + squares).clamp(min=0).sqrt()
+        return _ratio(dots - squares, squares.sqrt() * others)
+
+    def pairwise(self) -> float:
+        """Return the mean of cos(g_i, g_j) over pairs i != j."""
+        N = len(self.dots)
+        return (self.unit_square - N) / (N * (N - 1)) if N > 1 else 1.0
+
+
+def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """Divide, with 0 where a gradient vanishes."""
+    return torch.where(denominator > 0, numerator / denominator.clamp(min=1e-300), 0.0)
+
+
+def part_of(name: str) -> str:
+    """Return the part of the model that a parameter belongs to, such as `block2/attention`."""
+    match = re.match(r"transformer\.h\.(\d+)\.(\w+)", name)
+    if match is None:
+        return "head" if name.startswith(("predict", "transformer.ln_f")) else "embedding"
+    block, module = match.groups()
+    parts = {"ln_1": "attention", "attn": "attention", "ln_2": "mlp", "mlp": "mlp"}
+    return f"block{block}/{parts.get(module, module)}"
+
+
+def measure(
+    names: Sequence[str],
+    gradient: Callable[[int], Gradient],
+    num_tasks: int,
+    rank: int = 0,
+    world_size: int = 1,
+) -> ConflictTable:
+    """Fill the table; `gradient(task)` is called twice a task and must return the same each time.
+
+    Args:
+        names: Names of the parameters.
+        gradient: Returns a task's gradient.
+        num_tasks: Number of tasks, N.
+        rank: This process takes tasks rank, rank + world_size, ...
+        world_size: Number of processes; their sums are joined.
+    """
+    parts = tuple(dict.fromkeys(part_of(name) for name in names))
+    column = torch.tensor([parts.index(part_of(name)) for name in names])
+    mine = range(rank, num_tasks, world_size)
+
+    def per_part(values: Iterable[Tensor]) -> Tensor:
+        stacked = torch.stack(list(values)).double().cpu()
+        return torch.zeros(len(parts), dtype=torch.float64).index_add_(0, column, stacked)
+
+    squares = torch.zeros(num_tasks, len(parts), dtype=torch.float64)
+    total: list[Tensor] = []
+    units: list[Tensor] = []
+    for task in mine:
+        g = gradient(task)
+        squares[task] = per_part(t.square().sum() for t in g)
+        scale = 1 / max(squares[task].sum().sqrt().item(), 1e-30)
+        if not total:
+            total, units = [torch.zeros_like(t) for t in g], [torch.zeros_like(t) for t in g]
+        torch._foreach_add_(total, list(g))
+        torch._foreach_add_(units, list(g), alpha=scale)
+    if world_size > 1:
+        if not total:  # more processes than tasks
+            total = [torch.zeros_like(t) for t in gradient(0)]
+            units = [torch.zeros_like(t) for t in total]
+        for tensor in (*total, *units):
+            dist.all_reduce(tensor)
+
+    dots = torch.zeros_like(squares)
+    for task in mine:
+        dots[task] = per_part((a * b).sum() for a, b in zip(gradient(task), total, strict=True))
+    if world_size > 1:
+        device = total[0].device
+        for table in (dots, squares):
+            joined = table.to(device)
+            dist.all_reduce(joined)
+            table.copy_(joined)
+    return ConflictTable(
+        parts,
+        dots,
+        squares,
+        per_part(t.square().sum() for t in total),
+        float(sum(t.double().square().sum() for t in units)),
+    )

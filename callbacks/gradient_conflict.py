@@ -1,0 +1,214 @@
+"""Measures how much the tasks' gradients disagree, and stops stage 1 at the peak (section 4.1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from m3dt.data import M3DTDataModule
+from m3dt.figures import heat_map
+from m3dt.stages import Stage
+
+from .conflict_measures import ConflictTable, measure
+
+
+class GradientConflictCallback(pl.Callback):
+    """Tracks gradient conflict between tasks, and stops when it has peaked.
+
+    Conflict is 1 - mean_i cos(g_i, G), with G the mean of the tasks' gradients g_i (appendix A.4),
+    on one fixed batch a task, without dropout, in the weights' precision. Independent random
+    gradients have a similarity of 1/sqrt(N), which is logged beside it, as are the leave-one-out
+    and the pairwise cosine, which have no such floor.
+
+    Training stops when the conflict, averaged over `window` records, has not exceeded its largest
+    value for `patience` records, if it rose by `min_rise` to get there. The registry then keeps the
+    weights at that peak. Training is bit-identical with and without this callback until it stops.
+
+    Logged: `conflict/mean`, `conflict/smoothed`, `conflict/attention`, `conflict/mlp`,
+    `conflict/block<i>` (all 1 - similarity), `similarity/to_mean`, `similarity/leave_one_out`,
+    `similarity/pairwise`, `similarity/independent`, and an image of every task's similarity.
+
+    Example, in a configuration::
+
+        callbacks:
+          conflict:
+            class: m3dt.callbacks.GradientConflictCallback
+            stages: [stage1]
+            every_n_steps: 200
+            min_steps: 1000
+            patience: 5
+
+    Args:
+        every_n_steps: Optimiser steps between records; the first is taken before training.
+        min_steps: Records before this step cannot be the peak.
+        patience: Records without a new maximum after which training stops.
+        window: Records that are averaged.
+        min_rise: Least rise of the smoothed conflict from its minimum to the peak.
+        stop: Whether to stop at all; else the callback only observes.
+        batch_size: Segments of a task's fixed batch; default the loader's.
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int = 10_000,
+        min_steps: int = 0,
+        patience: int = 5,
+        window: int = 5,
+        min_rise: float = 0.01,
+        stop: bool = True,
+        batch_size: int | None = None,
+    ) -> None:
+        for name, value in (("every_n_steps", every_n_steps), ("patience", patience)):
+            if value < 1:
+                raise ValueError(f"{name}={value} must be 1 or more")
+        if window < 1:
+            raise ValueError(f"window={window} must be 1 or more")
+        self.every_n_steps = every_n_steps
+        self.min_steps = min_steps
+        self.patience = patience
+        self.window = window
+        self.min_rise = min_rise
+        self.stop = stop
+        self.batch_size = batch_size
+        self.history: list[dict[str, Any]] = []
+        self.stopped_at: int | None = None
+        self._peak: tuple[int, dict[str, Tensor]] | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self.history:
+            self._record(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
+    ) -> None:
+        step = trainer.global_step
+        due = step % self.every_n_steps == 0
+        if due and step > self.history[-1]["step"]:
+            self._record(trainer, pl_module)
+            if self.stop and self.peaked():
+                self.stopped_at = step
+                trainer.should_stop = True
+
+    def selected_weights(self) -> tuple[int, dict[str, Tensor]] | None:
+        """Return step and weights of the peak if it ended the training, else None."""
+        return self._peak if self.stopped_at is not None else None
+
+    def metrics(self) -> dict[str, Any]:
+        """Return the whole record, for the registry."""
+        return {"conflict": {"stopped_at": self.stopped_at, "history": self.history}}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": self.history, "stopped_at": self.stopped_at, "peak": self._peak}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.history = state_dict["history"]
+        self.stopped_at = state_dict["stopped_at"]
+        self._peak = state_dict["peak"]
+
+    def peaked(self) -> bool:
+        """Tell whether the smoothed conflict has risen, reached its maximum, and stayed below."""
+        smoothed = [record["smoothed"] for record in self.history]
+        first = next((i for i, r in enumerate(self.history) if r["step"] >= self.min_steps), None)
+        if first is None:
+            return False
+        peak = max(range(first, len(smoothed)), key=smoothed.__getitem__)
+        rise = smoothed[peak] - min(smoothed[: peak + 1])
+        return len(smoothed) - 1 - peak >= self.patience and rise >= self.min_rise
+
+    def _record(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        stage, data = pl_module, trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(stage, Stage) and isinstance(data, M3DTDataModule)
+        table = self._measure(trainer, stage, data)
+        step = trainer.global_step
+        record = _summary(table, step)
+        recent = [r["mean"] for r in self.history[-self.window + 1 :]] if self.window > 1 else []
+        record["smoothed"] = sum([*recent, record["mean"]]) / (len(recent) + 1)
+        self.history.append(record)
+        eligible = [r["smoothed"] for r in self.history if r["step"] >= self.min_steps]
+        if eligible and record["smoothed"] >= max(eligible) and step >= self.min_steps:
+            weights = {n: p.detach().cpu().clone() for n, p in stage.trainable().items()}
+            self._peak = (step, weights)
+        if trainer.logger is not None:
+            trainer.logger.log_metrics(_scalars(record), step=step)
+            _log_heat_map(trainer, self.history, [t.spec.name for t in data.store.tasks])
+
+    def _measure(self, trainer: pl.Trainer, stage: Stage, data: M3DTDataModule) -> ConflictTable:
+        parameters = stage.trainable()
+        modes = {module: module.training for module in stage.modules()}
+
+        def gradient(task: int) -> Sequence[Tensor]:
+            batch = data.probe_batch(task, batch_size=self.batch_size)
+            batch = stage.transfer_batch_to_device(batch, stage.device, 0)
+            return torch.autograd.grad(stage.loss(batch), list(parameters.values()))
+
+        stage.eval()
+        try:
+            with torch.enable_grad(), torch.autocast(stage.device.type, enabled=False):
+                return measure(
+                    list(parameters),
+                    gradient,
+                    len(data.store.tasks),
+                    trainer.global_rank,
+                    trainer.world_size,
+                )
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+
+
+def _summary(table: ConflictTable, step: int) -> dict[str, Any]:
+    """Return one record: every measure that is logged, and each task's similarity."""
+    per_task = table.to_mean()
+
+    def conflict_of(pattern: str) -> float:
+        return 1 - table.to_mean(lambda part: fnmatch(part, pattern)).mean().item()
+
+    inside = [part.split("/") for part in table.parts if "/" in part]
+    blocks = dict.fromkeys(block for block, _ in inside)
+    kinds = dict.fromkeys(kind for _, kind in inside)
+    return {
+        "step": step,
+        "mean": 1 - per_task.mean().item(),
+        "leave_one_out": table.leave_one_out().mean().item(),
+        "pairwise": table.pairwise(),
+        "independent": 1 / math.sqrt(len(per_task)),
+        "parts": {
+            **{kind: conflict_of(f"*/{kind}") for kind in kinds},
+            **{block: conflict_of(f"{block}/*") for block in blocks},
+        },
+        "per_task": per_task.tolist(),
+    }
+
+
+def _scalars(record: dict[str, Any]) -> dict[str, float]:
+    return {
+        "conflict/mean": record["mean"],
+        "conflict/smoothed": record["smoothed"],
+        **{f"conflict/{part}": value for part, value in record["parts"].items()},
+        "similarity/to_mean": 1 - record["mean"],
+        "similarity/leave_one_out": record["leave_one_out"],
+        "similarity/pairwise": record["pairwise"],
+        "similarity/independent": record["independent"],
+    }
+
+
+def _log_heat_map(trainer: pl.Trainer, history: list[dict[str, Any]], tasks: list[str]) -> None:
+    if not isinstance(trainer.logger, TensorBoardLogger) or not trainer.is_global_zero:
+        return
+    figure = heat_map(
+        torch.tensor([record["per_task"] for record in history]).T.numpy(),
+        rows=tasks,
+        columns=[str(record["step"]) for record in history],
+        title="similarity of each task's gradient to the mean",
+        x_label="step",
+    )
+    trainer.logger.experiment.add_figure(
+        "conflict/per_task", figure, global_step=history[-1]["step"]
+    )

@@ -1,0 +1,82 @@
+"""A progress bar for runs whose length is counted in optimiser steps."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import lightning.pytorch as pl
+from rich.progress import Progress
+
+from m3dt.console import make_console, progress_bar
+
+
+class ProgressCallback(pl.Callback):
+    """Shows steps, rate, time left and loss; where there is no terminal, a line now and then.
+
+    Logged: `time/steps_per_second`.
+
+    Example, in a configuration::
+
+        callbacks:
+          progress:
+            class: m3dt.callbacks.ProgressCallback
+
+    Args:
+        every_n_seconds: Pause between two updates of the loss and the rate.
+    """
+
+    def __init__(self, every_n_seconds: float = 10.0) -> None:
+        self.every_n_seconds = every_n_seconds
+        self.console = make_console()
+        self.label = ""
+        self._bar: Progress | None = None
+        self._row: Any = None
+        self._since = (0.0, 0)  # time and step of the last update
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        self.label = f"stage {getattr(pl_module, 'number', '')}"
+        self._bar = progress_bar(self.console, "steps")
+        self._row = self._bar.add_task(
+            self.label, total=trainer.max_steps, completed=trainer.global_step
+        )
+        self._bar.start()
+        self._since = (time.monotonic(), trainer.global_step)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
+    ) -> None:
+        if self._bar is None:
+            return
+        step = trainer.global_step
+        self._bar.update(self._row, completed=step)
+        seconds, steps = time.monotonic() - self._since[0], step - self._since[1]
+        if seconds < self.every_n_seconds:
+            return
+        rate = steps / seconds
+        loss = float(trainer.callback_metrics.get("train/loss", float("nan")))
+        self._bar.update(self._row, description=f"{self.label}  loss {loss:.4f}")
+        if not self.console.is_terminal:
+            left = (trainer.max_steps - step) / max(rate, 1e-9)
+            self.console.print(
+                f"  {self.label}: step {step} of {trainer.max_steps}, {rate:.1f} steps/s, "
+                f"loss {loss:.4f}, {left:.0f} s left"
+            )
+        if trainer.logger is not None:
+            trainer.logger.log_metrics({"time/steps_per_second": rate}, step=step)
+        self._since = (time.monotonic(), step)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._stop()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

@@ -1,0 +1,182 @@
+"""The command line. Each command is a few lines that call the rooms behind it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from m3dt.console import make_console
+from m3dt.errors import UserError
+from m3dt.version import __version__
+
+if TYPE_CHECKING:
+    from m3dt.pipeline import Run
+
+Command = Callable[[argparse.Namespace, Console], None]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 0 done, 2 the user's input is wrong, 1 the rest."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    # argparse gives up on overrides that follow an option; here they may stand anywhere.
+    if any(word.startswith("-") for word in rest) or (rest and not hasattr(options, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides += rest
+    # Libraries that announce themselves on import would drown our own words.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        options.command(options, make_console())
+    except UserError as error:
+        print(f"m3dt: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("m3dt: interrupted; the same command resumes.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="m3dt", description="Massive multi-task offline RL.")
+    parser.add_argument("--version", action="version", version=f"m3dt {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: Command, text: str, configured: bool = True) -> _Parser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=command)
+        if configured:
+            sub.add_argument(
+                "--conf", default="quickstart", metavar="NAME", help="a file of conf/, or a path"
+            )
+            sub.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides")
+        return sub
+
+    add("collect", _collect, "record trajectories in the simulators")
+    verify = add("verify", _verify, "check every file of a dataset", configured=False)
+    verify.add_argument("folder", type=Path, metavar="DATA")
+    verify.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
+    add("stage1", _stage1, "train the backbone until its gradient conflict has peaked")
+    add("group", _group, "divide the tasks among the experts")
+    add("stage2", _stage2, "train the experts on their task groups")
+    add("stage3", _stage3, "train the router")
+    evaluate = add("evaluate", _evaluate, "roll models out in the simulators")
+    evaluate.add_argument(
+        "--models",
+        metavar="LIST",
+        help="comma-separated: random, backbone, router, expert:K; default the furthest trained",
+    )
+    evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
+    registry = add("registry", _registry, "list the models of a run", configured=False)
+    registry.add_argument("run", type=Path, metavar="RUN")
+    registry.add_argument("--json", type=Path, metavar="FILE", help="write the entries as JSON")
+    bench = add("bench", _bench, "time training steps and the data pipeline", configured=False)
+    bench.add_argument("--rows", default="stage1,data", metavar="LIST", help="stage1, data")
+    bench.add_argument(
+        "--trajectories", type=int, default=2000, metavar="N", help="per task, on disk, row data"
+    )
+    bench.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
+    return parser
+
+
+_Parser = argparse.ArgumentParser
+
+
+def _run(options: argparse.Namespace, console: Console) -> Run:
+    """Load the configuration and open the run it describes."""
+    from m3dt.config import load_config
+
+    config = load_config(options.conf, options.overrides)
+    from m3dt.pipeline import Run
+
+    return Run(config, console)
+
+
+def _collect(options: argparse.Namespace, console: Console) -> None:
+    from m3dt.config import load_config
+    from m3dt.data.collect import collect
+    from m3dt.tasks import tasks_of
+
+    config = load_config(options.conf, options.overrides)
+    collect(config.data, tasks_of(config), config.collect, console)
+
+
+def _verify(options: argparse.Namespace, console: Console) -> None:
+    from m3dt.data.verify import verify
+    from m3dt.files import write_json
+
+    report = verify(options.folder)
+    if options.json:
+        write_json(options.json, report)
+    for problem in report["problems"]:
+        console.print(f"  [red]{problem}[/]")
+    if report["problems"]:
+        raise UserError(
+            f"{options.folder}: {len(report['problems'])} problems. Delete the files named and "
+            "run `m3dt collect` again."
+        )
+    console.print(
+        f"{options.folder}: {report['tasks']} tasks, {report['trajectories']} trajectories, "
+        f"{report['steps']} steps, all sound."
+    )
+
+
+def _stage1(options: argparse.Namespace, console: Console) -> None:
+    run = _run(options, console)
+    from m3dt.pipeline import stage1
+
+    stage1(run)
+
+
+def _group(options: argparse.Namespace, console: Console) -> None:
+    run = _run(options, console)
+    from m3dt.pipeline import group
+
+    group(run)
+
+
+def _stage2(options: argparse.Namespace, console: Console) -> None:
+    run = _run(options, console)
+    from m3dt.pipeline import stage2
+
+    stage2(run)
+
+
+def _stage3(options: argparse.Namespace, console: Console) -> None:
+    run = _run(options, console)
+    from m3dt.pipeline import stage3
+
+    stage3(run)
+
+
+def _evaluate(options: argparse.Namespace, console: Console) -> None:
+    from m3dt.config import load_config
+    from m3dt.report import evaluate_run
+
+    config = load_config(options.conf, options.overrides)
+    names = options.models.split(",") if options.models else []
+    evaluate_run(config, names, options.json, console)
+
+
+def _registry(options: argparse.Namespace, console: Console) -> None:
+    from m3dt.report import show_registry
+
+    show_registry(options.run, options.json, console)
+
+
+def _bench(options: argparse.Namespace, console: Console) -> None:
+    from m3dt.bench import bench
+    from m3dt.files import write_json
+
+    rows = options.rows.split(",")
+    if not set(rows) <= {"stage1", "data"}:
+        raise UserError(f"--rows {options.rows}: choose among stage1, data")
+    result = bench(rows, options.trajectories, console)
+    if options.json:
+        write_json(options.json, result)

@@ -1,0 +1,15 @@
+"""Rollouts in the simulators, scores and their confidence intervals."""
+
+from m3dt.evaluation.evaluate import evaluate, evaluate_policy
+from m3dt.evaluation.policies import AgentPolicy, Policy, RandomPolicy
+from m3dt.evaluation.scores import Episode, summarize
+
+__all__ = [
+    "AgentPolicy",
+    "Episode",
+    "Policy",
+    "RandomPolicy",
+    "evaluate",
+    "evaluate_policy",
+    "summarize",
+]

@@ -1,0 +1,145 @@
+"""Processes that step environments."""
+
+from __future__ import annotations
+
+import multiprocessing
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+# Environments a worker keeps for reuse; a Meta-World one takes about 20 MB.
+_POOL = 60
+
+
+@dataclass(frozen=True)
+class Transition:
+    """What the environments of a tile answered.
+
+    Attributes:
+        tile: Number of the tile.
+        observations: (R, S).
+        rewards: (R,), None after a reset.
+        successes: (R,) of bool, None after a reset.
+        done: Whether the episodes ended.
+    """
+
+    tile: int
+    observations: np.ndarray
+    rewards: np.ndarray | None = None
+    successes: np.ndarray | None = None
+    done: bool = False
+
+
+class WorkerPool:
+    """Steps tiles of environments in processes; answers come back as they are ready."""
+
+    def __init__(self, num_workers: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connections: list[Connection] = []
+        self.processes = []
+        for _ in range(num_workers):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs,), daemon=True)
+            process.start()
+            theirs.close()
+            self.connections.append(ours)
+            self.processes.append(process)
+
+    def __enter__(self) -> WorkerPool:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for connection in self.connections:
+            connection.close()
+        for process in self.processes:
+            process.terminate()
+            process.join()
+
+    def reset(self, worker: int, tile: int, task: str, seeds: Sequence[int]) -> None:
+        """Start a tile's episodes on a worker."""
+        self.connections[worker].send(("reset", tile, task, list(seeds)))
+
+    def step(self, worker: int, tile: int, actions: np.ndarray) -> None:
+        """Step a tile's environments."""
+        self.connections[worker].send(("step", tile, actions, None))
+
+    def receive(self) -> list[tuple[int, Transition]]:
+        """Wait for answers; return each with the number of its worker.
+
+        Raises:
+            RuntimeError: An environment raised, or a worker died.
+        """
+        answers = []
+        for ready in wait(self.connections):
+            assert isinstance(ready, Connection)
+            worker = self.connections.index(ready)
+            try:
+                answer = ready.recv()
+            except (EOFError, ConnectionResetError):
+                code = self.processes[worker].exitcode
+                raise RuntimeError(f"evaluation worker {worker} died, exit code {code}") from None
+            if isinstance(answer, str):
+                raise RuntimeError(f"an environment raised in evaluation:\n{answer}")
+            answers.append((worker, answer))
+        return answers
+
+
+def _serve(connection: Connection) -> None:
+    """Answer commands until the other end closes."""
+    environments: list[tuple[str, Any]] = []  # free ones, the most recently used last
+    running: dict[int, tuple[str, list[Any]]] = {}
+    while True:
+        try:
+            command, tile, *arguments = connection.recv()
+        except (EOFError, KeyboardInterrupt):
+            return  # the evaluation is over
+        try:
+            if command == "reset":
+                task, seeds = arguments
+                envs = [_take(environments, task) for _ in seeds]
+                running[tile] = (task, envs)
+                pairs = zip(envs, seeds, strict=True)
+                first = np.stack([env.reset(seed=seed)[0] for env, seed in pairs])
+                connection.send(Transition(tile, first))
+                continue
+            task, envs = running[tile]
+            results = [env.step(a) for env, a in zip(envs, arguments[0], strict=True)]
+            done = any(result[2] or result[3] for result in results)
+            connection.send(
+                Transition(
+                    tile,
+                    np.stack([result[0] for result in results]),
+                    np.array([result[1] for result in results]),
+                    np.array([result[4]["success"] for result in results]),
+                    done,
+                )
+            )
+            if done:
+                environments += [(task, env) for env in running.pop(tile)[1]]
+                del environments[:-_POOL]
+        except BrokenPipeError:
+            return
+        except Exception:
+            connection.send(traceback.format_exc())
+            return
+
+
+def _take(environments: list[tuple[str, Any]], task: str) -> Any:
+    """Take a free environment of a task out of the list, or build one."""
+    for i, (name, env) in enumerate(environments):
+        if name == task:
+            del environments[i]
+            return env
+    from m3dt.tasks import make_env  # loads the simulator, in the worker alone
+
+    return make_env(task)

@@ -1,0 +1,214 @@
+"""Run Lightning's Trainer on a stage: callbacks, logs, checkpoints, resuming."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import logging
+import shutil
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
+from torch import Tensor
+
+from m3dt.config import Config
+from m3dt.data import M3DTDataModule
+from m3dt.errors import UserError, nearest
+from m3dt.files import atomic_path, remove_temporaries, write_json
+from m3dt.stages import Stage, WeightSelector
+
+SETTINGS = "settings.json"
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes checkpoints beside their place, fsyncs and renames them."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        with atomic_path(Path(path)) as temporary:
+            torch.save(checkpoint, temporary)
+
+
+def build_callbacks(config: Config, stage: str) -> list[pl.Callback]:
+    """Build the callbacks that the configuration names for a stage.
+
+    Raises:
+        UserError: A class or an argument does not exist, or a value is refused.
+    """
+    built = []
+    for name, given in config.callbacks.items():
+        where = f"callbacks.{name}"
+        if given is None:
+            continue  # switched off
+        if not isinstance(given, dict) or "class" not in given:
+            raise UserError(f"{where}: needs 'class', the dotted path of a callback")
+        arguments = {k: v for k, v in given.items() if k not in ("class", "stages")}
+        kind = _import_class(where, given["class"])
+        known = list(inspect.signature(kind).parameters)
+        for key in arguments:
+            if key not in known:
+                raise UserError(f"unknown key '{where}.{key}'.{nearest(key, known)}")
+        try:
+            callback = kind(**arguments)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{where}: {error}") from None
+        if stage in given.get("stages", [stage]):
+            built.append(callback)
+    return built
+
+
+def _import_class(where: str, path: str) -> type[pl.Callback]:
+    module_name, _, class_name = str(path).rpartition(".")
+    try:
+        kind = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError):
+        raise UserError(f"{where}.class={path}: cannot be imported") from None
+    if not (inspect.isclass(kind) and issubclass(kind, pl.Callback)):
+        raise UserError(f"{where}.class={path}: is no lightning Callback")
+    return kind
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """Return the newest checkpoint whose content is whole, or None."""
+    paths = sorted(folder.glob("step*.ckpt"), key=lambda p: int(p.stem.removeprefix("step")))
+    for path in reversed(paths):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                if archive.testzip() is None:
+                    return path
+        except (OSError, zipfile.BadZipFile):
+            continue
+    return None
+
+
+def started_settings(folder: Path) -> dict[str, Any] | None:
+    """Return the settings of an interrupted run of a stage, or None."""
+    path = folder / SETTINGS
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def fit(
+    config: Config,
+    stage: Stage,
+    data: M3DTDataModule,
+    callbacks: list[pl.Callback],
+    settings: dict[str, Any],
+    folder: Path,
+    console: Console,
+) -> tuple[int, dict[str, Any]]:
+    """Train a stage to its end, from the newest checkpoint of an interrupted run if there is one.
+
+    Args:
+        config: The experiment.
+        stage: The stage, whose model is left with the weights to keep.
+        data: Its batches.
+        callbacks: What `build_callbacks` returned.
+        settings: What the weights depend on; an interrupted run must have had the same.
+        folder: Where checkpoints are kept while training.
+        console: Where messages go.
+
+    Returns:
+        The step behind the weights, and what the callbacks measured.
+    """
+    found = started_settings(folder)
+    if found is not None and found != settings:
+        raise UserError(
+            f"{folder}: an interrupted run had other settings: {differences(found, settings)}. "
+            "Repeat them to resume, delete the folder to start over, or give another run=FOLDER."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_temporaries(folder)
+    if found is None:
+        write_json(folder / SETTINGS, settings)
+    checkpoint = newest_checkpoint(folder)
+    start = int(checkpoint.stem.removeprefix("step")) if checkpoint else 0
+    if checkpoint:
+        console.print(f"resuming [bold]{folder.name}[/] at step {start}")
+    trainer = _trainer(config, stage, callbacks, folder, start)
+    with warnings.catch_warnings():
+        # Choices made here, and a word of lightning to torch.
+        warnings.filterwarnings("ignore", ".*LeafSpec.*")
+        warnings.filterwarnings("ignore", r".*module\(s\) in eval mode at the start of training.*")
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
+        trainer.fit(stage, datamodule=data, ckpt_path=checkpoint, weights_only=False)
+    step = trainer.global_step
+    metrics: dict[str, Any] = {}
+    for callback in callbacks:
+        if isinstance(callback, WeightSelector):
+            selected = callback.selected_weights()
+            if selected is not None:
+                step, weights = selected
+                _restore(stage, weights)
+        measured = getattr(callback, "metrics", None)
+        metrics.update(measured() if callable(measured) else {})
+    loss = trainer.callback_metrics.get("train/loss")
+    if loss is not None:
+        metrics["train/loss"] = float(loss)
+    trainer.strategy.barrier()
+    return step, metrics
+
+
+def _restore(stage: Stage, weights: dict[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, parameter in stage.trainable().items():
+            parameter.copy_(weights[name])
+
+
+def finish(folder: Path) -> None:
+    """Delete the checkpoints of a stage whose weights are registered."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def differences(found: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> str:
+    """Return `key was X, is Y` for every setting that differs."""
+    parts = []
+    for key in dict.fromkeys((*found, *asked)):
+        old, new = found.get(key), asked.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            below = differences(old, new, f"{prefix}{key}.")
+            parts += [below] if below else []
+        elif old != new:
+            parts.append(f"{prefix}{key} was {old}, is {new}")
+    return ", ".join(parts)
+
+
+def _trainer(
+    config: Config, stage: Stage, callbacks: list[pl.Callback], folder: Path, start: int
+) -> pl.Trainer:
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    saver = ModelCheckpoint(
+        folder,
+        filename="step{step}",
+        auto_insert_metric_name=False,
+        monitor="step",
+        mode="max",
+        save_top_k=2,
+        every_n_train_steps=stage.config.checkpoint_every,
+    )
+    logger = TensorBoardLogger(
+        config.run, name="logs", version=folder.name, default_hp_metric=False, purge_step=start
+    )
+    settings: dict[str, Any] = {"log_every_n_steps": 20, **config.trainer}
+    return pl.Trainer(
+        max_steps=stage.config.max_steps,
+        max_epochs=-1,
+        logger=logger,
+        callbacks=[*callbacks, LearningRateMonitor("step"), saver],
+        plugins=[AtomicCheckpointIO()],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        **settings,
+    )

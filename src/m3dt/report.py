@@ -1,0 +1,177 @@
+"""What a person sees of a run: score tables and the list of its models."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from m3dt.agent import MAIN, Agent, load
+from m3dt.config import Config
+from m3dt.errors import UserError
+from m3dt.evaluation import AgentPolicy, Policy, RandomPolicy, evaluate_policy
+from m3dt.evaluation.evaluate import method_name
+from m3dt.evaluation.workers import WorkerPool
+from m3dt.files import fingerprint, write_json
+from m3dt.registry import Registry
+from m3dt.tasks import tasks_of
+
+_SIMULATORS = ("metaworld", "mujoco")
+
+
+def evaluate_run(
+    config: Config, names: list[str], json_file: Path | None, console: Console
+) -> None:
+    """Evaluate models of a run, print a table, and write the last one's result as JSON.
+
+    A result that stands in the run's folder, for the same weights and settings, is not repeated.
+
+    Args:
+        config: The experiment.
+        names: `random`, `backbone`, `router` or `expert:K`; empty for the furthest trained.
+        json_file: Where the last model's result goes.
+        console: Where the table goes.
+
+    Raises:
+        UserError: The run lacks a model, or a name is none.
+    """
+    tasks = tasks_of(config)
+    models = [_model(config, name) for name in names or [""]]
+    results = []
+    reused = 0
+    pool: WorkerPool | None = None
+    try:
+        for policy, described in models:
+            file = Path(config.run) / "evaluation" / f"{policy.name.replace(':', '-')}.json"
+            key = _key(config, tasks, described)
+            result = _stored(file, key)
+            if result is None:
+                pool = pool or WorkerPool(config.evaluation.workers or os.cpu_count() or 1)
+                measured = evaluate_policy(policy, tasks, config.evaluation, console, pool)
+                result = {"run": config.run, **described, **measured}
+                write_json(file, {"key": key, "result": result})
+                _log_scores(config, policy.name, described["step"], result)
+            else:
+                reused += 1
+            results.append((policy.name, result))
+    finally:
+        if pool is not None:
+            pool.__exit__(None, None, None)
+    if json_file is not None:
+        write_json(json_file, results[-1][1])
+    console.print(score_table(results))
+    if reused == len(results):
+        console.print("These models were evaluated before. Nothing to do.")
+
+
+def score_table(results: list[tuple[str, dict[str, Any]]]) -> Table:
+    """Lay out scores: a row a task, a column a model, each with its 95 % interval."""
+    episodes = results[0][1]["episodes"]
+    table = Table(
+        title=f"normalized score [95 % interval], {episodes} episodes a task", title_justify="left"
+    )
+    table.add_column("task")
+    for name, result in results:
+        title = name if name == "random" else f"{result['method']} ({name})"
+        table.add_column(title, justify="right")
+    for task in results[0][1]["tasks"]:
+        cells = [_cell(result["tasks"][task]) for _, result in results]
+        table.add_row(task, *cells)
+    table.add_section()
+    domains = results[0][1]["domains"]
+    if len(domains) > 1:
+        for domain in domains:
+            table.add_row(domain, *(f"{r['domains'][domain]:.1f}" for _, r in results))
+    table.add_row("mean over tasks", *(_cell(result) for _, result in results), style="bold")
+    sizes = [f"{r['num_parameters']:,}" if r["num_parameters"] else "" for _, r in results]
+    table.add_row("parameters", *sizes)
+    return table
+
+
+def _cell(summary: dict[str, Any]) -> str:
+    low, high = summary["ci95"]
+    return f"{summary['score']:5.1f} [{low:3.0f}, {high:3.0f}]"
+
+
+def _model(config: Config, name: str) -> tuple[Policy, dict[str, Any]]:
+    """Return a policy and what identifies it."""
+    if name == "random":
+        return RandomPolicy(), {"method": "random", "num_parameters": 0, "weights": "", "step": 0}
+    kind, _, number = name.partition(":")
+    if kind not in ("", "backbone", "router", "expert"):
+        raise UserError(f"--models {name}: choose among random, backbone, router, expert:K")
+    agent: Agent = load(config.run, kind or None, number or None, device=_device(config))
+    label = agent.entry.kind + (f":{agent.entry.name}" if agent.entry.name != MAIN else "")
+    described = {
+        "method": method_name(agent),
+        "num_parameters": agent.model.num_parameters(),
+        "weights": agent.entry.hash,
+        "step": agent.entry.step,
+    }
+    return AgentPolicy(agent, config.evaluation.target, label), described
+
+
+def _device(config: Config) -> str:
+    import torch
+
+    wanted = str(config.trainer.get("accelerator", "auto"))
+    available = torch.cuda.is_available() and wanted in ("auto", "gpu", "cuda")
+    return "cuda" if available else "cpu"
+
+
+def _key(config: Config, tasks: tuple[str, ...], described: dict[str, Any]) -> str:
+    settings = asdict(config.evaluation)
+    del settings["workers"]  # changes no score
+    versions = {name: metadata.version(name) for name in _SIMULATORS}
+    return fingerprint([settings, list(tasks), described, versions])
+
+
+def _stored(file: Path, key: str) -> dict[str, Any] | None:
+    if not file.is_file():
+        return None
+    try:
+        stored = json.loads(file.read_text())
+        return stored["result"] if stored["key"] == key else None
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return None
+
+
+def _log_scores(config: Config, name: str, step: int, result: dict[str, Any]) -> None:
+    """Write scores to TensorBoard, one run a model."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    folder = Path(config.run) / "logs" / "evaluation" / name.replace(":", "-")
+    with SummaryWriter(str(folder)) as writer:
+        writer.add_scalar("eval/score", result["score"], step)
+        for domain, score in result["domains"].items():
+            writer.add_scalar(f"eval/{domain}/score", score, step)
+        for task, summary in result["tasks"].items():
+            writer.add_scalar(f"eval/task/{task}", summary["score"], step)
+
+
+def show_registry(run: Path, json_file: Path | None, console: Console) -> None:
+    """List the models of a run with their lineage.
+
+    Raises:
+        UserError: The folder holds no registry, or an entry is damaged.
+    """
+    registry = Registry(run)
+    entries = registry.entries()
+    if not entries:
+        raise UserError(f"{run}: holds no registered model")
+    if json_file is not None:
+        write_json(json_file, {"run": str(run), "entries": [asdict(e) for e in entries]})
+    table = Table(title=f"models of {run}", title_justify="left")
+    for column in ("model", "step", "tasks", "hash", "parents"):
+        table.add_column(column)
+    for entry in entries:
+        parents = [f"{key}@{digest[:8]}" for key, digest in entry.parents.items()]
+        shown = ", ".join(parents[:3]) + (f" and {len(parents) - 3} more" if parents[3:] else "")
+        table.add_row(entry.key, str(entry.step), str(len(entry.tasks)), entry.hash[:8], shown)
+    console.print(table)

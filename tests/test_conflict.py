@@ -1,0 +1,186 @@
+"""The conflict callback: its measures, its silence, and its stop."""
+
+import math
+
+import pytest
+import torch
+from conftest import SYNTHETIC_TASKS
+from test_stages import FAST, copy_of, data_for, fresh_model, train
+
+from m3dt.callbacks import GradientConflictCallback, RouterUsageCallback
+from m3dt.callbacks.conflict_measures import measure, part_of
+from m3dt.stages import BackboneStage, RouterStage
+
+NAMES = [
+    "embed.state.weight",
+    "transformer.h.0.attn.c_attn.weight",
+    "transformer.h.0.mlp.c_fc.weight",
+    "transformer.h.1.ln_1.weight",
+    "predict_action.weight",
+]
+
+
+def cos(a, b):
+    return (a @ b / (a.norm() * b.norm())).item()
+
+
+def test_parts():
+    assert [part_of(name) for name in NAMES] == [
+        "embedding",
+        "block0/attention",
+        "block0/mlp",
+        "block1/attention",
+        "head",
+    ]
+
+
+def test_measures_equal_naive_cosines():
+    torch.manual_seed(0)
+    shapes = [(3, 4), (5,), (2, 2), (7,), (6,)]
+    common = [torch.randn(shape) for shape in shapes]
+    tasks = [[c + torch.randn(s) for c, s in zip(common, shapes, strict=True)] for _ in range(6)]
+    table = measure(NAMES, lambda i: tasks[i], 6)
+
+    def check(keep):
+        chosen = [i for i, name in enumerate(NAMES) if keep(part_of(name))]
+        flat = [torch.cat([g[i].flatten() for i in chosen]) for g in tasks]
+        mean = torch.stack(flat).mean(dim=0)
+        torch.testing.assert_close(
+            table.to_mean(keep).float(), torch.tensor([cos(g, mean) for g in flat])
+        )
+        others = [sum(flat) - g for g in flat]
+        torch.testing.assert_close(
+            table.leave_one_out(keep).float(),
+            torch.tensor([cos(g, o) for g, o in zip(flat, others, strict=True)]),
+            rtol=1e-4,
+            atol=1e-5,
+        )
+
+    check(lambda part: True)
+    check(lambda part: part.startswith("block0/"))
+    check(lambda part: part.endswith("/attention"))
+    flat = [torch.cat([t.flatten() for t in g]) for g in tasks]
+    pairs = [cos(flat[i], flat[j]) for i in range(6) for j in range(6) if i != j]
+    assert table.pairwise() == pytest.approx(sum(pairs) / len(pairs), abs=1e-5)
+
+
+def test_independent_gradients_meet_the_floor():
+    """In high dimension, cos(g_i, G) of independent gradients is 1/sqrt(N), the others are 0."""
+    generator = torch.Generator().manual_seed(0)
+    tasks = [[torch.randn(200_000, generator=generator)] for _ in range(10)]
+    table = measure(["head.weight"], lambda i: tasks[i], 10)
+    assert table.to_mean().mean().item() == pytest.approx(1 / math.sqrt(10), abs=0.01)
+    assert table.leave_one_out().mean().item() == pytest.approx(0, abs=0.01)
+    assert table.pairwise() == pytest.approx(0, abs=0.01)
+
+
+def test_vanishing_gradient_is_not_nan():
+    tasks = [[torch.ones(3)], [torch.zeros(3)]]
+    table = measure(["head.weight"], lambda i: tasks[i], 2)
+    assert table.to_mean().isfinite().all() and table.leave_one_out().isfinite().all()
+
+
+def test_training_is_bit_identical_with_and_without(synthetic):
+    results = []
+    for callbacks in ([], [GradientConflictCallback(every_n_steps=2, stop=False)]):
+        model = fresh_model()
+        train(BackboneStage(model, FAST, 0), data_for(synthetic, 1), 6, callbacks)
+        results.append(copy_of(model))
+    assert [r["step"] for r in callbacks[0].history] == [0, 2, 4, 6]
+    assert all(torch.equal(tensor, results[1][name]) for name, tensor in results[0].items())
+
+
+def test_router_callback_leaves_training_alone(synthetic):
+    results = []
+    for callbacks in ([], [RouterUsageCallback(every_n_steps=2)]):
+        model = fresh_model(2, routed=True)
+        train(RouterStage(model, FAST, 0), data_for(synthetic, 3), 4, callbacks)
+        results.append(copy_of(model))
+    assert all(torch.equal(tensor, results[1][name]) for name, tensor in results[0].items())
+    usage = callbacks[0].usage
+    assert usage.shape == (len(SYNTHETIC_TASKS), 2)
+    torch.testing.assert_close(usage.sum(dim=1), torch.ones(3))
+    assert 0 < callbacks[0].entropy <= 1
+
+
+def test_measured_similarity_equals_backward_on_the_probe_batches(synthetic):
+    callback = GradientConflictCallback(every_n_steps=100, stop=False)
+    model, data = fresh_model(), data_for(synthetic, 1)
+    stage = BackboneStage(model, FAST, 0)
+    start = copy_of(model)
+    train(stage, data, 1, [callback])
+    model.load_state_dict(start)
+    stage.eval()
+    gradients = []
+    for task in range(3):
+        stage.zero_grad()
+        stage.loss(data.probe_batch(task)).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in stage.trainable().values()]))
+    mean = torch.stack(gradients).mean(dim=0)
+    expected = [cos(g, mean) for g in gradients]
+    assert callback.history[0]["per_task"] == pytest.approx(expected, abs=1e-5)
+    assert callback.history[0]["mean"] == pytest.approx(1 - sum(expected) / 3, abs=1e-5)
+
+
+def with_curve(conflicts, **arguments):
+    """Feed a curve to a callback as records 10 steps apart; return it and where it stopped."""
+    callback = GradientConflictCallback(every_n_steps=10, window=1, **arguments)
+    for i, value in enumerate(conflicts):
+        callback.history.append({"step": 10 * i, "smoothed": value})
+        if callback.peaked():
+            return 10 * i
+    return None
+
+
+def test_stops_after_the_peak():
+    rise_and_fall = [0.1, 0.2, 0.5, 0.4, 0.3, 0.3, 0.2]
+    assert with_curve(rise_and_fall, patience=2) == 40
+    assert with_curve(rise_and_fall, patience=4) == 60
+    assert with_curve(rise_and_fall, patience=5) is None
+    assert with_curve(rise_and_fall, patience=2, min_rise=0.5) is None
+    # Before min_steps nothing counts as a peak.
+    assert with_curve(rise_and_fall, patience=2, min_steps=30) == 50
+    assert with_curve([0.1, 0.2, 0.3, 0.4], patience=1) is None
+    assert with_curve([0.5, 0.4, 0.3, 0.2], patience=2, min_rise=0.01) is None
+
+
+class ScriptedConflict(GradientConflictCallback):
+    """Measures for real, then replaces the smoothed conflict by a given curve."""
+
+    curve = (0.1, 0.2, 0.6, 0.5, 0.4, 0.3)
+
+    def _measure(self, trainer, stage, data):
+        table = super()._measure(trainer, stage, data)
+        target = 1 - self.curve[len(self.history)]
+        table.dots.copy_(target * table.squares.sqrt() * table.total_squares.sqrt())
+        return table
+
+
+def test_weights_at_the_peak_are_kept(synthetic):
+    """Stopped two records after the peak, the selected weights are those of the peak's step."""
+    stopped = fresh_model()
+    callback = ScriptedConflict(every_n_steps=1, window=1, patience=2, min_rise=0.0)
+    trainer = train(BackboneStage(stopped, FAST, 0), data_for(synthetic, 1), 5, [callback])
+    step, weights = callback.selected_weights()
+    conflicts = [record["mean"] for record in callback.history]
+    assert max(range(len(conflicts)), key=conflicts.__getitem__) == step == 2
+    assert trainer.global_step == callback.stopped_at == 4
+    reference = fresh_model()
+    train(BackboneStage(reference, FAST, 0), data_for(synthetic, 1), 2)
+    parameters = dict(reference.named_parameters())
+    assert weights and all(torch.equal(w, parameters[name]) for name, w in weights.items())
+    assert not torch.equal(weights["predict_action.weight"], stopped.predict_action.weight)
+
+
+def test_memory_survives_a_checkpoint(synthetic):
+    callback = ScriptedConflict(every_n_steps=1, window=1, patience=2, min_rise=0.0)
+    train(BackboneStage(fresh_model(), FAST, 0), data_for(synthetic, 1), 5, [callback])
+    again = GradientConflictCallback(every_n_steps=1)
+    again.load_state_dict(callback.state_dict())
+    assert again.history == callback.history
+    assert again.selected_weights()[0] == callback.selected_weights()[0]
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="patience=0"):
+        GradientConflictCallback(patience=0)

@@ -1,0 +1,229 @@
+"""Store, sampler and DataModule against naive code."""
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from conftest import SYNTHETIC_LENGTHS, SYNTHETIC_TASKS, write_dataset
+
+from m3dt.config import LoaderConfig, ModelConfig
+from m3dt.data import DatasetStore, M3DTDataModule, Stream, TaskContext
+from m3dt.data.format import DatasetIndex
+from m3dt.data.sampler import TaskSampler
+from m3dt.data.verify import verify
+from m3dt.errors import UserError
+from m3dt.tasks import get_task
+
+MODEL = ModelConfig(n_layer=1, n_head=1, n_embd=8, context_length=6, prompt_length=4)
+
+
+@pytest.fixture
+def store(synthetic):
+    return DatasetStore.open(synthetic, SYNTHETIC_TASKS)
+
+
+def module(store, streams=None, **loader):
+    loader = LoaderConfig(**{"batch_size": 6, **loader})
+    streams = streams or [Stream(0, (0, 1, 2))]
+    return M3DTDataModule(store, loader, MODEL, 11, 1, streams)
+
+
+def trajectory(folder, task, number):
+    """Read one trajectory with h5py, without the code under test."""
+    with h5py.File(folder / f"{task}.hdf5") as file:
+        ends = file["episode_ends"][:]
+        start = 0 if number == 0 else ends[number - 1]
+        return {k: file[k][start : ends[number]] for k in ("observations", "actions", "rewards")}
+
+
+def naive_segment(folder, task, number, start, stop, length):
+    """Build one padded row, step by step."""
+    spec = get_task(task)
+    data = trajectory(folder, task, number)
+    training = np.concatenate(
+        [trajectory(folder, task, i)["observations"] for i in range(len(SYNTHETIC_LENGTHS) - 2)]
+    ).astype(np.float64)
+    mean, std = np.zeros(39), np.ones(39)
+    mean[: spec.state_dim] = training.mean(axis=0)
+    std[: spec.state_dim] = np.maximum(training.std(axis=0), 0.01)
+    rows = {k: [] for k in ("states", "actions", "returns_to_go", "timesteps", "attention_mask")}
+    for _ in range(length - (stop - start)):
+        rows["states"].append((np.zeros(39) - mean) / std)
+        rows["actions"].append(np.full(8, -10.0))
+        rows["returns_to_go"].append([0.0])
+        rows["timesteps"].append(0)
+        rows["attention_mask"].append(0.0)
+    for t in range(start, stop):
+        state, action = np.zeros(39), np.zeros(8)
+        state[: spec.state_dim] = data["observations"][t]
+        action[: spec.action_dim] = data["actions"][t]
+        rows["states"].append((state - mean) / std)
+        rows["actions"].append(action)
+        rows["returns_to_go"].append(
+            [data["rewards"][t:].sum(dtype=np.float64) / spec.return_scale]
+        )
+        rows["timesteps"].append(t)
+        rows["attention_mask"].append(1.0)
+    return {k: np.array(v) for k, v in rows.items()}
+
+
+@pytest.mark.parametrize("task", range(3))
+def test_segments_equal_naive_assembly(store, synthetic, task):
+    sampler = TaskSampler(store.tasks[task], 0.01, 1000)
+    ends = store.tasks[task].episode_ends
+    numbers = np.array([0, 0, 1, 2, 3, 5])
+    starts = np.array([0, 27, 5, 24, 1, 10])
+    begin = ends[numbers] - np.array(SYNTHETIC_LENGTHS)[numbers] + starts
+    rows = sampler.segments(numbers, begin, 6)
+    for i, (number, start) in enumerate(zip(numbers, starts, strict=True)):
+        stop = min(start + 6, SYNTHETIC_LENGTHS[number])
+        expected = naive_segment(synthetic, SYNTHETIC_TASKS[task], number, start, stop, 6)
+        for name, value in expected.items():
+            np.testing.assert_allclose(
+                getattr(rows, name)[i], value, rtol=1e-5, atol=1e-5, err_msg=name
+            )
+
+
+@pytest.mark.parametrize("length", [4, 25])
+def test_prompts_are_the_steps_before_the_last(store, synthetic, length):
+    """A trajectory of 18 steps, no longer than a prompt of 25, serves whole."""
+    sampler = TaskSampler(store.tasks[1], 0.01, 1000)
+    rows = sampler.prompts(np.array([0, 1]), length)
+    for i, number in enumerate((4, 5)):
+        T = SYNTHETIC_LENGTHS[number]
+        start, stop = (T - 1 - length, T - 1) if length < T else (0, T)
+        expected = naive_segment(synthetic, SYNTHETIC_TASKS[1], number, start, stop, length)
+        np.testing.assert_array_equal(rows.timesteps[i], expected["timesteps"])
+        np.testing.assert_array_equal(rows.attention_mask[i], expected["attention_mask"])
+        np.testing.assert_allclose(rows.states[i], expected["states"], atol=1e-5)
+        np.testing.assert_allclose(rows.returns_to_go[i], expected["returns_to_go"], atol=1e-5)
+
+
+def test_training_segments_start_uniformly_over_transitions(store):
+    """Trajectories are drawn by length, starts evenly, and prompts never."""
+    sampler = TaskSampler(store.tasks[0], 0.01, 1000)
+    rng = np.random.default_rng(0)
+    rows = sampler.draw(rng, 20_000, 6)
+    lengths = np.array(SYNTHETIC_LENGTHS[:-2])
+    first = rows.timesteps[np.arange(20_000), (rows.attention_mask == 0).sum(axis=1)]
+    expected = np.array([(lengths > t).sum() for t in range(30)]) / lengths.sum()
+    observed = np.bincount(first, minlength=30) / 20_000
+    assert np.abs(observed - expected).max() < 0.006  # 4 standard errors
+
+
+def test_batches_are_a_pure_function(store):
+    first, second = module(store), module(store)
+    second.batch(4)
+    for a, b in zip(flatten(first.batch(9)), flatten(second.batch(9)), strict=True):
+        assert torch.equal(a, b)
+    assert not torch.equal(first.batch(9).segment.states, first.batch(12).segment.states)
+
+
+def flatten(batch):
+    return [*batch.segment, *batch.prompt, *batch[2:]]
+
+
+@pytest.mark.parametrize("sampling", ["one_task", "mixed"])
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_share_the_global_batch(store, sampling, world_size):
+    data = module(store, sampling=sampling)
+    whole = data.batch(5)
+    parts = [data.batch(5, rank, world_size) for rank in range(world_size)]
+    key = [tuple(row.flatten().tolist()) for row in whole.segment.states]
+    rows = [tuple(row.flatten().tolist()) for p in parts for row in p.segment.states]
+    assert sorted(rows) == sorted(key)
+    assert {len(p.task_index) for p in parts} == {6 // world_size}
+    # The mean over ranks of the weighted sums is the single process's weighted sum.
+    together = sum((p.loss_weight * p.segment.actions.sum(dim=(1, 2))).sum() for p in parts)
+    alone = (whole.loss_weight * whole.segment.actions.sum(dim=(1, 2))).sum()
+    torch.testing.assert_close(together / world_size, alone)
+
+
+def test_one_task_goes_round_robin(store):
+    data = module(store)
+    assert [int(data.batch(s).task_index.unique()) for s in range(5)] == [0, 1, 2, 0, 1]
+
+
+def test_mixed_weighs_tasks_equally(store):
+    batch = module(store, sampling="mixed").batch(0)
+    assert sorted(batch.task_index.tolist()) == [0, 0, 1, 1, 2, 2]
+    entries = batch.segment.attention_mask.sum(dim=1) * batch.action_mask.sum(dim=1)
+    for task in range(3):
+        mine = batch.task_index == task
+        assert (batch.loss_weight * entries)[mine].sum().item() == pytest.approx(1 / 3, rel=1e-5)
+
+
+def test_streams_are_independent(store):
+    """An expert's batches do not depend on which other experts share the process."""
+    alone = module(store, [Stream(4, (1,))]).batch(3)
+    among = module(store, [Stream(2, (0, 2)), Stream(4, (1,))]).batch(3)
+    assert torch.equal(alone.segment.states, among.segment.states[6:])
+    assert torch.equal(alone.loss_weight, among.loss_weight[6:])
+
+
+def test_action_mask_marks_real_dims(store):
+    data = module(store)
+    assert [int(data.batch(s).action_mask[0].sum()) for s in range(3)] == [4, 6, 8]
+
+
+def test_context_round_trip(store):
+    context = TaskContext.from_store(store, LoaderConfig(), MODEL)
+    again = TaskContext.from_tensors(context.tasks, context.tensors())
+    assert again.tasks == SYNTHETIC_TASKS
+    assert torch.equal(again.prompts.states, context.prompts.states)
+    assert context.prompts.states.shape == (3, 2, 4, 39)
+    with pytest.raises(UserError, match="reach-v2"):
+        context.index("reach-v1")
+
+
+def test_constant_dimension_does_not_explode(tmp_path):
+    folder = write_dataset(tmp_path, ["reach-v2"])
+    with h5py.File(folder / "reach-v2.hdf5", "r+") as file:
+        std = file.attrs["state_std"]
+        std[5] = 0.0
+        file.attrs["state_std"] = std
+    task = DatasetStore.open(folder, ["reach-v2"]).tasks[0]
+    assert np.isfinite(TaskSampler(task, 0.01, 1000).prompts(np.array([0]), 4).states).all()
+
+
+def test_missing_tasks_are_all_named(synthetic):
+    with pytest.raises(UserError) as error:
+        DatasetStore.open(synthetic, ["reach-v2", "push-v2", "sweep-v2"])
+    assert "push-v2, sweep-v2" in str(error.value)
+    with pytest.raises(UserError, match="m3dt collect"):
+        DatasetStore.open(synthetic / "nowhere", ["reach-v2"])
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.9, 0.999])
+def test_truncated_file_is_refused(tmp_path, keep):
+    folder = write_dataset(tmp_path, ["reach-v2"])
+    path = folder / "reach-v2.hdf5"
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * keep)])
+    with pytest.raises(UserError, match=r"reach-v2\.hdf5"):
+        DatasetStore.open(folder, ["reach-v2"])
+
+
+def test_wrong_width_and_schema_are_refused(tmp_path):
+    folder = write_dataset(tmp_path, ["reach-v2", "ant-dir-3"])
+    (folder / "ant-dir-3.hdf5").replace(folder / "reach-v2.hdf5")
+    with pytest.raises(UserError, match="observations"):
+        DatasetStore.open(folder, ["reach-v2"])
+    index = DatasetIndex.read(folder)
+    DatasetIndex(index.tasks, {}, schema_version=99).write(folder)
+    with pytest.raises(UserError, match="99"):
+        DatasetIndex.read(folder)
+
+
+def test_verify_finds_flipped_bytes_and_bad_values(tmp_path):
+    folder = write_dataset(tmp_path, ["reach-v2", "push-v2", "ant-dir-3"])
+    assert verify(folder)["problems"] == []
+    with h5py.File(folder / "push-v2.hdf5", "r+") as file:
+        file["observations"][3, 2] = np.nan
+    with h5py.File(folder / "ant-dir-3.hdf5", "r+") as file:
+        file["rewards"][3] += 1
+    problems = "\n".join(verify(folder)["problems"])
+    assert "reach-v2" not in problems
+    assert problems.count("checksum") == 2
+    assert "'observations' has values that are not finite" in problems
+    assert "'episode_returns' are not the sums" in problems

@@ -1,0 +1,171 @@
+"""Scores, intervals, rollouts."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_dataset
+
+import m3dt
+from m3dt.agent import Agent
+from m3dt.config import EvaluationConfig, LoaderConfig, ModelConfig
+from m3dt.console import make_console
+from m3dt.data import DatasetStore, TaskContext
+from m3dt.errors import UserError
+from m3dt.evaluation import AgentPolicy, Episode, RandomPolicy, evaluate_policy, summarize
+from m3dt.evaluation.evaluate import make_tiles
+from m3dt.evaluation.policies import Tile, episode_seed
+from m3dt.evaluation.scores import bootstrap_interval, wilson_interval
+from m3dt.evaluation.workers import WorkerPool
+from m3dt.models import PromptDT
+from m3dt.registry import Entry
+
+MODEL = ModelConfig(n_layer=2, n_head=2, n_embd=16, context_length=4, prompt_length=3)
+TASKS = ("reach-v2", "push-v2")
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory):
+    folder = write_dataset(tmp_path_factory.mktemp("data"), TASKS)
+    torch.manual_seed(0)
+    model = PromptDT(MODEL)
+    model.add_mixtures(2, routed=True)
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    context = TaskContext.from_store(DatasetStore.open(folder, TASKS), LoaderConfig(), MODEL)
+    entry = Entry("router", "main", {"grouping": {"method": "random"}}, {}, "", 0, 0, {}, [])
+    return Agent(model.eval(), entry, context)
+
+
+@pytest.mark.parametrize(
+    ("successes", "episodes", "low", "high"),
+    [(10, 10, 72.25, 100.0), (0, 10, 0.0, 27.75), (5, 10, 23.66, 76.34), (81, 263, 25.53, 36.62)],
+)
+def test_wilson_interval(successes, episodes, low, high):
+    assert wilson_interval(successes, episodes) == pytest.approx((low, high), abs=0.02)
+
+
+def test_bootstrap_of_one_task_is_the_normal_interval():
+    scores = np.random.default_rng(0).normal(50, 10, size=400)
+    low, high = bootstrap_interval([scores])
+    half = 1.96 * scores.std() / math.sqrt(400)
+    assert (low, high) == pytest.approx((scores.mean() - half, scores.mean() + half), abs=0.1)
+
+
+def test_bootstrap_covers_tasks_and_episodes():
+    """Without spread within tasks, the interval is that of resampling the tasks alone."""
+    scores = [np.full(5, value) for value in np.linspace(0, 100, 40)]
+    low, high = bootstrap_interval(scores)
+    half = 1.96 * np.linspace(0, 100, 40).std() / math.sqrt(40)
+    assert (low, high) == pytest.approx((50 - half, 50 + half), abs=0.7)
+    spread = [np.array([0.0, 100.0] * 5) for _ in range(40)]
+    low, high = bootstrap_interval(spread)
+    assert high - low == pytest.approx(2 * 1.96 * 50 / math.sqrt(400), abs=0.7)
+
+
+def test_summary_weighs_tasks_equally():
+    episodes = [Episode("reach-v2", i, 100.0 * i, i == 0, 500) for i in range(4)]
+    episodes += [Episode("cheetah-vel-0", 0, -30.0, False, 200)]
+    summary = summarize(episodes)
+    assert summary["tasks"]["reach-v2"]["score"] == 25
+    assert summary["tasks"]["reach-v2"]["return_mean"] == 150
+    assert summary["tasks"]["reach-v2"]["success_rate"] == 0.25
+    assert summary["tasks"]["reach-v2"]["env_steps"] == 2000
+    assert summary["score"] == pytest.approx((25 + 100) / 2)
+    assert summary["domains"] == {"metaworld": 25, "cheetah-vel": pytest.approx(100)}
+
+
+def test_seeds_are_keyed_by_task_and_episode():
+    seeds = {episode_seed(s, t, e) for s in (0, 1) for t in TASKS for e in range(50)}
+    assert len(seeds) == 200
+    assert Tile("reach-v2", (3, 4)).seeds(0)[1] == episode_seed(0, "reach-v2", 4)
+
+
+def test_tiles_have_one_shape():
+    tiles = make_tiles(TASKS, episodes=7, size=5)
+    assert [t.episodes for t in tiles if t.task == "reach-v2"] == [
+        (0, 1, 2, 3, 4),
+        (5, 6, 7, 8, 9),
+    ]
+
+
+def test_session_equals_the_whole_history(agent):
+    """Window, prompt cache, returns-to-go and timesteps, against `predict_actions`."""
+    policy = AgentPolicy(agent)
+    tile = Tile("push-v2", (0, 1, 2))
+    session = policy.begin(tile, 0)
+    rng = np.random.default_rng(0)
+    observations, rewards, actions = [], [], []
+    context = agent.context
+    index = context.index("push-v2")
+    prompt = [tensor[index][torch.tensor([0, 1, 0])] for tensor in context.prompts]
+    for t in range(7):
+        observations.append(rng.normal(size=(3, 39)).astype(np.float32))
+        actions.append(session.act(observations[-1], rewards[-1] if rewards else None))
+        rewards.append(rng.uniform(0, 10, 3))
+        steps = range(max(0, t - 3), t + 1)
+        mean, std = context.state_mean[index].numpy(), context.state_std[index].numpy()
+        states = np.stack([(observations[s] - mean) / std for s in steps], axis=1)
+        history = np.zeros((3, len(steps), 8), np.float32)
+        for i, s in enumerate(steps):
+            history[:, i, :4] = actions[s] if s < t else 0
+        spent = [np.sum(rewards[:s], axis=0) if s else np.zeros(3) for s in steps]
+        returns = np.stack([(4500 - x) / 1000 for x in spent], axis=1)[..., None]
+        expected = agent.predict_actions(
+            torch.from_numpy(states),
+            torch.from_numpy(history),
+            torch.from_numpy(returns.astype(np.float32)),
+            torch.tensor([list(steps)] * 3),
+            torch.ones(3, len(steps)),
+            *prompt,
+        )[:, -1, :4]
+        np.testing.assert_allclose(actions[-1], expected.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_target_return(agent):
+    assert AgentPolicy(agent).target_return("reach-v2") == 4500
+    best = AgentPolicy(agent, target="data").target_return("reach-v2")
+    assert best == pytest.approx(float(agent.context.best_return[0]))
+
+
+@pytest.mark.parametrize("which", ["random", "agent"])
+def test_workers_and_company_change_no_score(agent, which):
+    """Bit-equal returns for 1 or 2 workers, one task or two, one tile or more."""
+    policy = RandomPolicy() if which == "random" else AgentPolicy(agent)
+    config = EvaluationConfig(episodes=2, tile=2, workers=1)
+    console = make_console()
+    one = evaluate_policy(policy, ["reach-v2"], config, console)["tasks"]["reach-v2"]
+    two = evaluate_policy(policy, TASKS[::-1], replace(config, workers=2), console)
+    assert one == two["tasks"]["reach-v2"]
+    assert list(two["tasks"]) == list(TASKS[::-1])
+    assert one["env_steps"] == 1000
+
+
+def test_evaluate_gives_the_documented_dictionary(agent):
+    result = m3dt.evaluate(
+        agent, tasks=["reach-v2"], episodes=1, config=EvaluationConfig(tile=1, workers=1)
+    )
+    assert result["method"] == "M3DT-Random"
+    assert result["num_parameters"] == agent.model.num_parameters()
+    assert {"score", "ci95", "domains", "tasks", "episodes", "env_steps_per_second"} <= set(result)
+    assert set(result["tasks"]["reach-v2"]) >= {
+        "score", "return_mean", "return_std", "success_rate", "episodes", "env_steps"
+    }  # fmt: skip
+    with pytest.raises(UserError, match="not trained on"):
+        m3dt.evaluate(agent, tasks=["sweep-v2"])
+
+
+def test_a_raising_environment_is_reported():
+    with WorkerPool(1) as pool:
+        pool.reset(0, 0, "walker-walk", [1])
+        with pytest.raises(RuntimeError, match="walker-walk"):
+            pool.receive()
+
+
+def test_a_dying_worker_is_reported():
+    with WorkerPool(1) as pool:
+        pool.processes[0].kill()
+        with pytest.raises(RuntimeError, match="died"):
+            pool.receive()

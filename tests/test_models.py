@@ -1,0 +1,184 @@
+"""Properties of the models that hold for any weights."""
+
+import pytest
+import torch
+from torch import nn
+
+from m3dt.config import ModelConfig
+from m3dt.data import Segment
+from m3dt.models import ExpertBank, Mixture, PromptDT
+from m3dt.models.dropout import dropout_mask
+
+SMALL = ModelConfig(n_layer=3, n_head=2, n_embd=16, context_length=5, prompt_length=3, dropout=0.1)
+
+
+def random_segment(B, T, seed=0, padding=0):
+    g = torch.Generator().manual_seed(seed)
+    mask = torch.ones(B, T)
+    mask[:, :padding] = 0
+    return Segment(
+        torch.randn(B, T, 39, generator=g),
+        torch.rand(B, T, 8, generator=g) * 2 - 1,
+        torch.randn(B, T, 1, generator=g),
+        torch.arange(T).expand(B, T) + 7,
+        mask,
+    )
+
+
+def make_model(num_experts=0, routed=True, config=SMALL):
+    torch.manual_seed(0)
+    model = PromptDT(config)
+    if num_experts:
+        model.add_mixtures(num_experts, routed)
+    for parameter in model.parameters():  # biases and norms too, or a miswired one would not show
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    ("width", "count"),
+    [
+        (128, 1_465_520),
+        (256, 5_290_288),
+        (512, 20_017_712),
+        (1024, 77_784_112),
+        (1536, 173_299_248),
+    ],
+)
+def test_parameter_counts_of_the_backbone(width, count):
+    with torch.device("meta"):
+        assert PromptDT(ModelConfig(n_embd=width)).num_parameters() == count
+
+
+@pytest.mark.parametrize(
+    ("experts", "count"), [(8, 47_865_184), (24, 98_368_960), (40, 148_872_736), (48, 174_124_624)]
+)
+def test_parameter_counts_with_experts(experts, count):
+    with torch.device("meta"):
+        model = PromptDT(ModelConfig())
+        model.add_mixtures(experts, routed=True)
+    assert model.num_parameters() == count
+    assert sum(p.numel() for m in model.mixtures for p in m.experts.parameters()) == (
+        experts * 3_153_408
+    )
+
+
+@pytest.mark.parametrize("experts", [0, 3])
+def test_causality(experts):
+    """Changing a token changes no prediction before it, and some after it."""
+    model, segment, prompt = make_model(experts), random_segment(2, 5), random_segment(2, 3, 1)
+    before = model(segment, prompt)
+    for name, first_affected in (("states", 3), ("actions", 4), ("returns_to_go", 3)):
+        changed = getattr(segment, name).clone()
+        changed[:, 3] += 1
+        after = model(segment._replace(**{name: changed}), prompt)
+        assert torch.equal(before[:, :first_affected], after[:, :first_affected])
+        assert not torch.equal(before[:, first_affected:], after[:, first_affected:])
+
+
+def test_padding_changes_nothing():
+    model, prompt = make_model(3), random_segment(2, 3, 1, padding=1)
+    segment = random_segment(2, 5, padding=2)
+    before = model(segment, prompt)
+    changed = segment._replace(states=segment.states.clone(), actions=segment.actions.clone())
+    changed.states[:, :2] = 99
+    changed.actions[:, :2] = -99
+    other_prompt = prompt._replace(states=prompt.states.clone())
+    other_prompt.states[:, 0] = 99
+    after = model(changed, other_prompt)
+    assert torch.equal(before[:, 2:], after[:, 2:])
+    assert after.isfinite().all()
+
+
+def test_padding_equals_absence():
+    model, prompt = make_model(3), random_segment(2, 3, 1)
+    segment = random_segment(2, 5, padding=2)
+    short = Segment(*(tensor[:, 2:] for tensor in segment))
+    torch.testing.assert_close(
+        model(segment, prompt)[:, 2:], model(short, prompt), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("experts", [0, 3])
+@pytest.mark.parametrize("padding", [0, 1])
+def test_encoded_prompt_equals_one_sequence(experts, padding):
+    model, segment = make_model(experts), random_segment(2, 5)
+    prompt = random_segment(2, 3, 1, padding)
+    torch.testing.assert_close(
+        model.forward_from(segment, model.encode_prompt(prompt)),
+        model(segment, prompt)[:, -1],
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
+def test_uniform_router_equals_the_mean_of_the_experts():
+    mixture = Mixture(SMALL, 4, routed=True).eval()
+    nn.init.zeros_(mixture.router.layers[-1].weight)
+    nn.init.zeros_(mixture.router.layers[-1].bias)
+    x = torch.randn(2, 7, 16)
+    mean = mixture.experts(x.flatten(0, 1).expand(4, -1, -1)).mean(dim=0).view_as(x)
+    torch.testing.assert_close(mixture(x), mean)
+
+
+def test_gate_weights_sum_to_one():
+    gates = make_model(4).mixtures[0].router(torch.randn(3, 7, 16))
+    torch.testing.assert_close(gates.sum(dim=-1), torch.ones(3, 7))
+
+
+def test_bank_equals_a_loop_over_networks():
+    bank = ExpertBank(SMALL, 3).eval()
+    for parameter in bank.parameters():
+        nn.init.normal_(parameter)
+    x = torch.randn(3, 9, 16)
+    for e in range(3):
+        hidden = (x[e] @ bank.c_fc_weight[e] + bank.c_fc_bias[e]).relu()
+        expected = hidden @ bank.c_proj_weight[e] + bank.c_proj_bias[e]
+        torch.testing.assert_close(bank(x)[e], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_unrouted_mixture_gives_each_expert_its_part():
+    mixture = Mixture(SMALL, 2, routed=False).eval()
+    x = torch.randn(6, 4, 16)
+    whole = mixture(x)
+    for e in range(2):
+        tokens = x[3 * e : 3 * e + 3].flatten(0, 1)
+        expected = mixture.experts(tokens.expand(2, -1, -1))[e].view(3, 4, 16)
+        torch.testing.assert_close(whole[3 * e : 3 * e + 3], expected)
+
+
+@pytest.mark.parametrize("residual", ["paper", "official"])
+def test_zero_expert_keeps_the_backbone_only_in_the_papers_form(residual):
+    config = ModelConfig(**{**vars(SMALL), "residual": residual})
+    backbone, segment = make_model(config=config), random_segment(2, 5)
+    before = backbone(segment)
+    backbone.add_mixtures(1, routed=False)
+    for mixture in backbone.mixtures:
+        for parameter in mixture.parameters():
+            nn.init.zeros_(parameter)
+    assert torch.equal(before, backbone.eval()(segment)) == (residual == "paper")
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_dropout_mask(p):
+    like = torch.empty(401, 1003)  # not a multiple of four
+    mask = dropout_mask(like, p, torch.Generator().manual_seed(0))
+    assert mask.shape == like.shape
+    assert mask.unique().tolist() == pytest.approx([0.0, 1 / (1 - p)])
+    dropped = (mask == 0).float()
+    error = 4 * (p * (1 - p) / like.numel()) ** 0.5  # 4 standard errors
+    assert dropped.mean().item() == pytest.approx(p, abs=error)
+    # Neighbours share a random word; they must not share their fate.
+    flat = dropped.flatten() - p
+    for lag in (1, 2, 3, 4):
+        correlation = (flat[:-lag] * flat[lag:]).mean() / (p * (1 - p))
+        assert abs(correlation.item()) < 4 / like.numel() ** 0.5
+    again = dropout_mask(like, p, torch.Generator().manual_seed(0))
+    assert torch.equal(mask, again)
+
+
+def test_dropout_is_active_only_in_training():
+    model, segment = make_model(), random_segment(2, 5)
+    assert torch.equal(model(segment), model(segment))
+    model.train()
+    assert not torch.equal(model(segment), model(segment))

@@ -1,0 +1,33 @@
+"""What a wheel carries: an editable install would hide what is missing."""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_wheel_holds_code_callbacks_and_configurations(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    for name in ("src", "callbacks", "conf"):
+        ignored = shutil.ignore_patterns("*.egg-info", "__pycache__")
+        shutil.copytree(ROOT / name, source / name, ignore=ignored)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", str(tmp_path)]
+    result = subprocess.run([*command, str(source)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    expected = {
+        "m3dt/" + str(p.relative_to(ROOT / "src" / "m3dt"))
+        for p in (ROOT / "src" / "m3dt").rglob("*")
+        if p.suffix in (".py", ".json")
+    }
+    expected |= {f"m3dt/callbacks/{p.name}" for p in (ROOT / "callbacks").glob("*.py")}
+    expected |= {f"m3dt/conf/{p.name}" for p in (ROOT / "conf").glob("*.yaml")}
+    assert expected <= names

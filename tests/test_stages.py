@@ -1,0 +1,203 @@
+"""What the stages train, freeze and keep apart."""
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from conftest import SYNTHETIC_TASKS
+
+from m3dt.config import LoaderConfig, ModelConfig, StageConfig
+from m3dt.data import DatasetStore, M3DTDataModule, Stream
+from m3dt.models import PromptDT
+from m3dt.stages import BackboneStage, ExpertStage, RouterStage, row_losses
+from m3dt.stages.grouping import agreement_gram, gradient_groups, mean_gradient, random_groups
+
+MODEL = ModelConfig(n_layer=2, n_head=2, n_embd=16, context_length=6, prompt_length=3, dropout=0.1)
+FAST = StageConfig(max_steps=5, learning_rate=1e-2, warmup_steps=2)
+
+
+def data_for(synthetic, stage, streams=None, **loader):
+    store = DatasetStore.open(synthetic, SYNTHETIC_TASKS)
+    loader = LoaderConfig(**{"batch_size": 6, **loader})
+    streams = streams or [Stream(0, (0, 1, 2))]
+    return M3DTDataModule(store, loader, MODEL, 0, stage, streams)
+
+
+def train(stage, data, steps=5, callbacks=(), **arguments):
+    trainer = pl.Trainer(
+        max_steps=steps, max_epochs=-1, logger=False, callbacks=list(callbacks),
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        use_distributed_sampler=False, accelerator="cpu", **arguments,
+    )  # fmt: skip
+    trainer.fit(stage, datamodule=data)
+    return trainer
+
+
+def fresh_model(num_experts=0, routed=False, dtype=torch.float32):
+    torch.manual_seed(1)
+    model = PromptDT(MODEL)
+    if num_experts:
+        model.add_mixtures(num_experts, routed)
+    return model.to(dtype)
+
+
+def copy_of(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("sampling", ["one_task", "mixed"])
+def test_loss_equals_a_loop_over_entries(synthetic, sampling):
+    batch = data_for(synthetic, 1, sampling=sampling).batch(1)
+    predictions = torch.randn(6, 6, 8)
+    means = []
+    for task in batch.task_index.unique():
+        errors = [
+            (predictions[b, t, a] - batch.segment.actions[b, t, a]).item() ** 2
+            for b in range(6)
+            for t in range(6)
+            for a in range(8)
+            if batch.task_index[b] == task
+            and batch.segment.attention_mask[b, t] == 1
+            and batch.action_mask[b, a] == 1
+        ]
+        means.append(np.mean(errors))
+    assert row_losses(predictions, batch).sum().item() == pytest.approx(np.mean(means), rel=1e-5)
+
+
+def test_padded_steps_and_dims_do_not_reach_the_loss(synthetic):
+    data = data_for(synthetic, 1)
+    batch = next(b for b in map(data.batch, range(20)) if b.segment.attention_mask.min() == 0)
+    predictions = torch.randn(6, 6, 8, requires_grad=True)
+    row_losses(predictions, batch).sum().backward()
+    real = batch.segment.attention_mask[..., None] * batch.action_mask[:, None]
+    assert (predictions.grad[real == 0] == 0).all()
+    assert (predictions.grad[real == 1] != 0).all()
+
+
+def test_backbone_stage_trains_all_but_what_has_no_loss(synthetic):
+    model = fresh_model()
+    before = copy_of(model)
+    train(BackboneStage(model, FAST, 0), data_for(synthetic, 1))
+    same = {
+        name for name, tensor in model.state_dict().items() if torch.equal(tensor, before[name])
+    }
+    assert {name.split(".")[0] for name in same if not name.startswith("transformer")} == {
+        "predict_state",
+        "predict_return",
+    }
+    assert {name for name in same if name.startswith("transformer")} == {"transformer.wte.weight"}
+
+
+@pytest.mark.parametrize("stage_number", [2, 3])
+def test_frozen_weights_are_bit_identical(synthetic, stage_number):
+    model = fresh_model(2, routed=stage_number == 3)
+    if stage_number == 2:
+        streams = [Stream(0, (0, 1)), Stream(1, (2,))]
+        stage, data = ExpertStage(model, FAST, 0, [0, 1]), data_for(synthetic, 2, streams)
+        trained = "experts"
+    else:
+        stage, data = RouterStage(model, FAST, 0), data_for(synthetic, 3)
+        trained = "router"
+    before = copy_of(model)
+    train(stage, data)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]) == (f".{trained}." not in name), name
+
+
+def test_frozen_parts_have_no_dropout(synthetic):
+    model = fresh_model(2, routed=True)
+    stage = RouterStage(model, FAST, 0)
+    batch = data_for(synthetic, 3).batch(0)
+    assert stage.training and model.mixtures[0].router.training
+    assert torch.equal(stage.predictions(batch), stage.predictions(batch))
+
+
+@pytest.mark.parametrize("precision", ["64-true", "32-true"])
+def test_an_expert_alone_equals_one_among_others(synthetic, precision):
+    """Same weights, dropout, data, clipping and Adam state, whichever experts train beside it.
+
+    In float64 any dependence beyond rounding would show.
+    """
+    groups = {3: (0, 2), 5: (1,), 8: (0, 1, 2)}
+
+    def weights_of(numbers):
+        model = fresh_model(len(numbers))
+        stage = ExpertStage(model, FAST, 0, numbers)
+        data = data_for(synthetic, 2, [Stream(k, groups[k]) for k in numbers])
+        train(stage, data, precision=precision)
+        return stage.expert_weights()[5]
+
+    alone, among = weights_of([5]), weights_of([3, 5, 8])
+    tolerance = 1e-12 if precision == "64-true" else 1e-5
+    for name, tensor in alone.items():
+        torch.testing.assert_close(tensor, among[name], rtol=0, atol=tolerance)
+    other = weights_of([5])
+    assert all(torch.equal(tensor, other[name]) for name, tensor in alone.items())
+
+
+def test_each_experts_gradient_is_clipped_by_its_own_norm():
+    stage = ExpertStage(fresh_model(3), FAST, 0, [0, 1, 2])
+    parameters = list(stage.trainable().values())
+    scales = torch.tensor([1e-3, 1.0, 100.0])
+    for p in parameters:
+        p.grad = torch.randn_like(p) * scales.view(-1, *[1] * (p.ndim - 1))
+    before = [p.grad.clone() for p in parameters]
+    norms = torch.stack([g.flatten(1).norm(dim=1) for g in before]).norm(dim=0)
+    mean = stage.clip(parameters)
+    torch.testing.assert_close(mean, norms.mean())
+    for e in range(3):
+        factor = min(1.0, 0.25 / norms[e].item())
+        for p, g in zip(parameters, before, strict=True):
+            torch.testing.assert_close(p.grad[e], g[e] * factor, rtol=1e-4, atol=1e-7)
+
+
+def test_learning_rate():
+    stage = BackboneStage(fresh_model(), StageConfig(max_steps=100, warmup_steps=10), 0)
+    assert [stage.learning_rate_factor(s) for s in (0, 4, 9, 50)] == pytest.approx([0.1, 0.5, 1, 1])
+    config = StageConfig(max_steps=110, warmup_steps=10, decay="cosine")
+    stage = BackboneStage(fresh_model(), config, 0)
+    assert [stage.learning_rate_factor(s) for s in (4, 10, 60, 110)] == pytest.approx(
+        [0.5, 1, 0.5, 0]
+    )
+
+
+def test_bfloat16_trains(synthetic):
+    model = fresh_model()
+    before = copy_of(model)
+    train(BackboneStage(model, FAST, 0), data_for(synthetic, 1), precision="bf16-mixed")
+    assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
+    assert not torch.equal(before["predict_action.weight"], model.predict_action.weight)
+
+
+def test_random_groups():
+    groups = random_groups(11, 4, seed=0)
+    assert sorted(len(g) for g in groups) == [2, 3, 3, 3]
+    assert sorted(i for g in groups for i in g) == list(range(11))
+    assert groups == random_groups(11, 4, seed=0) != random_groups(11, 4, seed=1)
+
+
+def test_gradient_groups_find_planted_ones():
+    """Three directions with different scales; K-means on the vectors and on the Gram agree."""
+    rng = np.random.default_rng(0)
+    planted = np.repeat(np.arange(3), 4)
+    vectors = np.eye(3, 50)[planted] * 5 + rng.normal(size=(12, 50)) * 0.1
+    groups = gradient_groups(vectors @ vectors.T, 3, restarts=10, seed=0)
+    assert {tuple(g) for g in groups} == {(0, 1, 2, 3), (4, 5, 6, 7), (8, 9, 10, 11)}
+
+
+@pytest.mark.parametrize("memory_gb", [1.0, 1e-6])
+def test_agreement_gram_equals_naive(synthetic, memory_gb):
+    """Whether in one block or one a tensor, the Gram matrix is that of g_i * mean(g)."""
+    stage, data = BackboneStage(fresh_model(), FAST, 0), data_for(synthetic, 1)
+    gram = agreement_gram(stage, data, num_batches=2, memory_gb=memory_gb)
+    stage.eval()
+    parameters = list(stage.trainable().values())
+    gradients = torch.stack([mean_gradient(stage, data, i, 2, parameters) for i in range(3)])
+    agreement = (gradients * gradients.mean(dim=0)).double()
+    np.testing.assert_allclose(gram, (agreement @ agreement.T).numpy(), rtol=1e-4)
+    first = []
+    for index in range(2):
+        stage.zero_grad()
+        stage.loss(data.probe_batch(1, index)).backward()
+        first.append(torch.cat([p.grad.flatten() for p in parameters]))
+    torch.testing.assert_close(gradients[1], torch.stack(first).mean(dim=0), rtol=1e-4, atol=1e-7)
