@@ -119,7 +119,14 @@ def test_evaluate_prints_a_table_and_writes_json(finished, data, tmp_path, capsy
     arguments = ["--models", "random,backbone,expert:1,router", "--json", str(file)]
     assert call("evaluate", finished, data, *arguments) == 0
     shown = capsys.readouterr().out
-    for words in ("random", "PromptDT (backbone)", "M3DT-Gradient (router)", "mean over tasks"):
+    for words in (
+        "random",
+        "PromptDT",
+        "(backbone)",
+        "M3DT-Gradient",
+        "(router)",
+        "mean over tasks",
+    ):
         assert words in shown
     scores = json.loads(file.read_text())
     assert scores["method"] == "M3DT-Gradient"

@@ -30,7 +30,10 @@ class RateColumn(ProgressColumn):
 
 def make_console() -> Console:
     """Return the console that all output goes to."""
-    return Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 120  # a log file has no width; tables must not be squeezed into 80
+    return console
 
 
 def progress_bar(console: Console, unit: str) -> Progress:

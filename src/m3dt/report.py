@@ -76,10 +76,10 @@ def score_table(results: list[tuple[str, dict[str, Any]]]) -> Table:
     table = Table(
         title=f"normalized score [95 % interval], {episodes} episodes a task", title_justify="left"
     )
-    table.add_column("task")
+    table.add_column("task", no_wrap=True)
     for name, result in results:
-        title = name if name == "random" else f"{result['method']} ({name})"
-        table.add_column(title, justify="right")
+        title = name if name == "random" else f"{result['method']}\n({name})"
+        table.add_column(title, justify="right", no_wrap=True)
     for task in results[0][1]["tasks"]:
         cells = [_cell(result["tasks"][task]) for _, result in results]
         table.add_row(task, *cells)
