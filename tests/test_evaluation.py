@@ -36,7 +36,7 @@ def agent(tmp_path_factory):
         parameter.data += 0.1 * torch.randn_like(parameter)
     context = TaskContext.from_store(DatasetStore.open(folder, TASKS), LoaderConfig(), MODEL)
     entry = Entry("router", "main", {"grouping": {"method": "random"}}, {}, "", 0, 0, {}, [])
-    return Agent(model.eval(), entry, context)
+    return Agent(model.eval(), entry, context, "runs/test")
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_evaluate_gives_the_documented_dictionary(agent):
     result = m3dt.evaluate(
         agent, tasks=["reach-v2"], episodes=1, config=EvaluationConfig(tile=1, workers=1)
     )
-    assert result["method"] == "M3DT-Random"
+    assert (result["run"], result["method"]) == ("runs/test", "M3DT-Random")
     assert result["num_parameters"] == agent.model.num_parameters()
     assert {"score", "ci95", "domains", "tasks", "episodes", "env_steps_per_second"} <= set(result)
     assert set(result["tasks"]["reach-v2"]) >= {

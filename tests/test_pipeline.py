@@ -216,8 +216,8 @@ def test_one_clear_message_each(error_of, finished, data, tmp_path):
     assert "other settings" in error_of("stage1", *QUICK, folder, f"run={finished}", "seed=9")
     assert "seed was 0, is 9" in error_of("stage1", *QUICK, folder, f"run={finished}", "seed=9")
     assert "--models" in error_of("evaluate", *QUICK, run, "--models", "best")
+    assert "lacks walker-walk" in error_of("collect", "tasks=[walker-walk]", f"data={tmp_path}/d")
     assert "collect.trajectories=7" in error_of("collect", *QUICK, folder, "collect.trajectories=7")
-    assert "walker-walk" in error_of("collect", "tasks=[walker-walk]", f"data={tmp_path / 'd'}")
     assert not (tmp_path / "run").exists() and not (tmp_path / "d").exists()
 
 

@@ -20,11 +20,12 @@ MAIN = "main"  # name of the backbone, the grouping and the router of a run
 
 @dataclass(frozen=True)
 class Agent:
-    """A model in evaluation mode, its registry entry, and what it knows of its tasks."""
+    """A model in evaluation mode, its registry entry, what it knows of its tasks, and its run."""
 
     model: PromptDT
     entry: Entry
     context: TaskContext
+    run: str
 
     def __repr__(self) -> str:
         size = self.model.num_parameters()
@@ -102,7 +103,7 @@ def load(
     backbone = registry.get("backbone", MAIN)
     model = build_model(registry, backbone, entry)
     context = TaskContext.from_tensors(backbone.tasks, registry.tensors(backbone, "tasks"))
-    return Agent(model.eval().to(device), entry, context)
+    return Agent(model.eval().to(device), entry, context, str(run))
 
 
 def build_model(registry: Registry, backbone: Entry, entry: Entry) -> PromptDT:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-_MAX_LABELS = 40  # along an axis
+_MAX_COLUMN_LABELS = 12
+_MAX_ANNOTATED = 12  # columns up to which every cell shows its value
 
 
 def heat_map(
@@ -26,17 +27,23 @@ def heat_map(
         title: Stands above.
         x_label: What the columns are.
     """
-    height = min(1.2 + 0.22 * len(rows), 24)
-    figure = Figure(figsize=(3.5 + min(0.3 * len(columns), 9), height), layout="constrained")
+    height = min(1.4 + 0.3 * len(rows), 24)
+    figure = Figure(figsize=(3.5 + min(0.55 * len(columns), 9), height), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(values, aspect="auto", cmap="viridis", interpolation="nearest")
-    axes.set_title(title, fontsize=9)
-    axes.set_xlabel(x_label, fontsize=8)
-    every = -(-len(columns) // _MAX_LABELS * 4) or 1
-    axes.set_xticks(
-        range(0, len(columns), every), [columns[i] for i in range(0, len(columns), every)]
-    )
+    axes.set_title(title, fontsize=11)
+    axes.set_xlabel(x_label, fontsize=10)
+    every = -(-len(columns) // _MAX_COLUMN_LABELS)
+    shown = range(0, len(columns), every)
+    axes.set_xticks(shown, [columns[i] for i in shown])
     axes.set_yticks(range(len(rows)), rows)
-    axes.tick_params(labelsize=7)
-    figure.colorbar(image, ax=axes).ax.tick_params(labelsize=7)
+    axes.tick_params(labelsize=9)
+    if len(columns) <= _MAX_ANNOTATED:
+        middle = (values.max() + values.min()) / 2
+        for (row, column), value in np.ndenumerate(values):
+            color = "black" if value > middle else "white"
+            axes.text(
+                column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=color
+            )
+    figure.colorbar(image, ax=axes).ax.tick_params(labelsize=9)
     return figure

@@ -9,6 +9,7 @@ import logging
 import shutil
 import warnings
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ) -> None:
         with atomic_path(Path(path)) as temporary:
             torch.save(checkpoint, temporary)
+
+
+class StepLogger(TensorBoardLogger):
+    """TensorBoard without the curve of epochs, of which a run has one."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        super().log_metrics({k: v for k, v in metrics.items() if k != "epoch"}, step)
 
 
 def build_callbacks(config: Config, stage: str) -> list[pl.Callback]:
@@ -197,7 +205,7 @@ def _trainer(
         save_top_k=2,
         every_n_train_steps=stage.config.checkpoint_every,
     )
-    logger = TensorBoardLogger(
+    logger = StepLogger(
         config.run, name="logs", version=folder.name, default_hp_metric=False, purge_step=start
     )
     settings: dict[str, Any] = {"log_every_n_steps": 20, **config.trainer}

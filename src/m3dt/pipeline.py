@@ -177,7 +177,7 @@ def stage2(run: Run) -> list[Entry]:
     if not missing:
         run.console.print(f"stage 2 is finished: {len(mine)} experts. Nothing to do.")
         return [run.registry.get("expert", str(k)) for k in mine]
-    folder = run.checkpoints(f"stage2-{index}-of-{count}")
+    folder = run.checkpoints("stage2" if count == "1" else f"stage2-{index}-of-{count}")
     started = started_settings(folder)
     experts = started["experts"] if started else missing
     groups = grouping.metrics["groups"]

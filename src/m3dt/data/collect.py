@@ -41,15 +41,14 @@ def collect(
             simulator.
     """
     folder = Path(folder)
-    specs = [get_task(task) for task in tasks]
-    for spec in specs:
-        if spec.domain != "metaworld":
-            raise UserError(
-                f"{spec.name}: tasks of {spec.domain} cannot be collected in this version; "
-                "Meta-World's can"
-            )
     index = _existing(folder, tasks, config)
     missing = [task for task in tasks if task not in index.tasks]
+    foreign = [task for task in missing if get_task(task).domain != "metaworld"]
+    if foreign:
+        raise UserError(
+            f"{folder}: lacks {', '.join(foreign)}, and this version can collect Meta-World's tasks "
+            "only. Give a dataset that holds them with data=FOLDER, or choose other tasks."
+        )
     if not missing:
         console.print(f"[green]{folder}[/] holds all {len(tasks)} tasks: nothing to collect.")
         return index

@@ -167,7 +167,7 @@ def evaluate(
         config: Further settings.
 
     Returns:
-        The dictionary that `m3dt evaluate --json` writes, less the name of the run.
+        The dictionary that `m3dt evaluate --json` writes.
     """
     config = replace(config or EvaluationConfig(), episodes=episodes)
     names = list(tasks or agent.context.tasks)
@@ -176,6 +176,7 @@ def evaluate(
     policy = AgentPolicy(agent, config.target, agent.entry.kind)
     result = evaluate_policy(policy, names, config, make_console())
     return {
+        "run": agent.run,
         "method": method_name(agent),
         "num_parameters": agent.model.num_parameters(),
         **result,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 # Environments a worker keeps for reuse; a Meta-World one takes about 20 MB.
-_POOL = 60
+_POOL = 50
 
 
 @dataclass(frozen=True)
