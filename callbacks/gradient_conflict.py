@@ -82,7 +82,9 @@ class GradientConflictCallback(pl.Callback):
         self._peak: tuple[int, dict[str, Tensor]] | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not self.history:
+        if self.stopped_at is not None:  # resumed from the checkpoint of the stop itself
+            trainer.should_stop = True
+        elif not self.history:
             self._record(trainer, pl_module)
 
     def on_train_batch_end(

@@ -17,8 +17,8 @@ from m3dt.stages import Stage
 class RouterUsageCallback(pl.Callback):
     """Logs the routers' mean gate weights per task and expert.
 
-    Measured on one fixed batch a task, over real tokens and all blocks, before training and every
-    `every_n_steps` optimiser steps.
+    Measured on one fixed batch a task, over real tokens and all blocks, before training, every
+    `every_n_steps` optimiser steps and at the end.
 
     Logged: an image `router/usage`, `router/entropy` (mean over tokens, divided by its maximum
     log E) and `router/load_max` (largest share of one expert over all tasks; 1/E is even).
@@ -45,6 +45,9 @@ class RouterUsageCallback(pl.Callback):
         self.entropy = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._record(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._record(trainer, pl_module)
 
     def on_train_batch_end(
@@ -93,11 +96,10 @@ class RouterUsageCallback(pl.Callback):
                 batch = data.probe_batch(task, batch_size=self.batch_size)
                 batch = stage.transfer_batch_to_device(batch, stage.device, 0)
                 seen.clear()
-                stage.predictions(batch)
+                stage.model.predict(batch.segment, batch.prompt)  # routes every token
                 masks = (batch.prompt.attention_mask, batch.segment.attention_mask)
                 real = torch.cat(masks, dim=1).repeat_interleave(3, dim=1).bool()
-                # The last block routes the tokens that are read alone.
-                gates = torch.cat([g[real] for g in seen if g.shape[1] == real.shape[1]])
+                gates = torch.cat([g[real] for g in seen])
                 usage.append(gates.mean(dim=0).float().cpu())
                 entropies.append(-(gates * gates.clamp(min=1e-12).log()).sum(dim=-1).mean().item())
         finally:

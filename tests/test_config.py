@@ -45,6 +45,9 @@ def test_paper_hyperparameters():
         ("stage1.learning_rate=-1", ["learning_rate"]),
         ("trainer.precison=32", ["trainer.precison", "precision"]),
         ("trainer.max_steps=3", ["trainer.max_steps"]),
+        ("trainer.accumulate_grad_batches=2", ["accumulate_grad_batches"]),
+        ("seed=-1", ["seed=-1"]),
+        ("stage3.weight_decay=-1", ["weight_decay=-1"]),
         ("no-equals-sign", ["key=value"]),
     ],
 )
@@ -80,6 +83,12 @@ def test_a_callback_can_be_switched_off():
     config = load_config("quickstart", ["callbacks.conflict=null"])
     names = [type(c).__name__ for c in build_callbacks(config, "stage1")]
     assert names == ["ProgressCallback"]
+
+
+def test_a_conf_of_ones_own_starts_from_the_base(tmp_path):
+    (tmp_path / "mine.yaml").write_text("suite: mt10\nmoe: {num_experts: 3}\n")
+    config = load_config(tmp_path / "mine.yaml")
+    assert config.run == "runs/mine" and "conflict" in config.callbacks
 
 
 def test_broken_yaml(tmp_path):

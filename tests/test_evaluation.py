@@ -164,6 +164,23 @@ def test_a_raising_environment_is_reported():
             pool.receive()
 
 
+def test_a_raising_policy_is_reported():
+    class Broken(RandomPolicy):
+        def begin(self, tile, seed):
+            session = super().begin(tile, seed)
+            session.rngs = None
+            return session
+
+    config = EvaluationConfig(episodes=1, tile=1, workers=1)
+    with pytest.raises(TypeError):
+        evaluate_policy(Broken(), ["reach-v2"], config, make_console())
+
+
+def test_tasks_without_a_simulator_are_refused_first():
+    with pytest.raises(UserError, match="not walker-walk"):
+        evaluate_policy(RandomPolicy(), ["walker-walk"], EvaluationConfig(), make_console())
+
+
 def test_a_dying_worker_is_reported():
     with WorkerPool(1) as pool:
         pool.processes[0].kill()

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import h5py
 import pytest
 import torch
 from conftest import TINY, write_dataset
@@ -23,6 +24,8 @@ STEPS = 120
 QUICK = [
     *TINY,
     f"tasks=[{','.join(TASKS)}]",
+    "model.dropout=0.1",
+    "loader.sampling=one_task",
     f"stage1.max_steps={STEPS}",
     f"stage2.max_steps={STEPS}",
     f"stage3.max_steps={STEPS}",
@@ -80,9 +83,6 @@ def test_collecting_again_does_nothing(data, capsys):
 def test_collecting_is_reproducible_and_resumes(data, tmp_path):
     """A task lost is collected again, byte for byte."""
     copy = shutil.copytree(data, tmp_path / "copy")
-    index = DatasetIndex.read(copy)
-    del index.tasks["push-v2"]
-    index.write(copy)
     (copy / "push-v2.hdf5").unlink()
     (copy / ".push-v2.hdf5.0123.tmp").write_bytes(b"half")
     assert main(["collect", *QUICK, f"data={copy}"]) == 0
@@ -181,6 +181,68 @@ def kill_after(command, condition):
     assert process.wait() == -signal.SIGKILL
 
 
+def test_killed_after_the_conflict_stop(data, tmp_path, monkeypatch):
+    """The stop itself is in the checkpoint: a resumed run must not train on."""
+    early = ["callbacks.conflict.min_steps=20", "callbacks.conflict.patience=1"]
+    early += ["callbacks.conflict.min_rise=-1", "callbacks.conflict.window=1"]
+    assert call("stage1", tmp_path / "whole", data, *early) == 0
+    whole = Registry(tmp_path / "whole").get("backbone", "main")
+    conflict = whole.metrics["conflict"]
+    assert whole.step < conflict["stopped_at"] < STEPS
+    with monkeypatch.context() as patch:
+        patch.setattr(Registry, "save", interrupt)
+        assert call("stage1", tmp_path / "killed", data, *early) == 130
+    assert call("stage1", tmp_path / "killed", data, *early) == 0
+    resumed = Registry(tmp_path / "killed").get("backbone", "main")
+    assert (resumed.hash, resumed.step) == (whole.hash, whole.step)
+    assert resumed.metrics["conflict"] == conflict
+
+
+def interrupt(*args, **kwargs):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_two_processes_equal_one(finished, data, tmp_path, stage):
+    """DDP over gloo with the same global batch; only the order of sums differs."""
+    kinds = [] if stage == "stage1" else ["backbone", "grouping"]
+    plain = ["model.dropout=0", "stage1.max_steps=10", "stage2.max_steps=10"]
+    runs = {n: tmp_path / f"ranks{n}" for n in (1, 2)}
+    assert call("stage1", runs[1], data, *plain) == 0
+    if kinds:
+        assert call("group", runs[1], data, *plain) == 0
+        for kind in kinds:
+            folder = Path("registry") / kind
+            shutil.copytree(runs[1] / folder, runs[2] / folder)
+        assert call("stage2", runs[1], data, *plain) == 0
+    two = [f"data={data}", f"run={runs[2]}", "trainer.devices=2", "trainer.strategy=ddp"]
+    command = [sys.executable, "-m", "m3dt", stage, *QUICK, *plain, *two]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr[-3000:]
+    for entry in Registry(runs[1]).entries():
+        alone, together = Registry(runs[1]), Registry(runs[2])
+        other = together.get(entry.kind, entry.name)
+        for name, tensor in alone.tensors(entry).items():
+            torch.testing.assert_close(together.tensors(other)[name], tensor, rtol=0, atol=2e-4)
+    if stage == "stage1":
+        histories = [
+            Registry(run).get("backbone", "main").metrics["conflict"]["history"]
+            for run in runs.values()
+        ]
+        assert histories[1][0]["mean"] == pytest.approx(histories[0][0]["mean"], abs=1e-5)
+        assert histories[1][0]["pairwise"] == pytest.approx(histories[0][0]["pairwise"], abs=1e-5)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(data, tmp_path, capsys):
+    broken = shutil.copytree(data, tmp_path / "data")
+    store = DatasetStore.open(broken, ["reach-v2"]).tasks[0]
+    with h5py.File(broken / "reach-v2.hdf5", "r+") as file:
+        file["actions"][: store.num_training_steps] = float("nan")
+    assert call("stage1", tmp_path / "run", broken) == 1
+    assert "not finite at step 0" in capsys.readouterr().err
+    assert Registry(tmp_path / "run").entries() == []
+
+
 def test_interrupted_run_refuses_other_settings(finished, data, tmp_path, capsys):
     settings = tmp_path / "run" / "checkpoints" / "stage1" / "settings.json"
     assert call("stage1", tmp_path / "run", data, "stage1.max_steps=2") == 0
@@ -189,6 +251,22 @@ def test_interrupted_run_refuses_other_settings(finished, data, tmp_path, capsys
     settings.write_text(json.dumps({"seed": 5}))
     assert call("stage1", tmp_path / "run", data, "stage1.max_steps=2") == 2
     assert "seed was 5, is 0" in capsys.readouterr().err
+
+
+def test_later_stages_refuse_another_backbone_or_data(error_of, finished, data, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    other = shutil.copytree(data, tmp_path / "data")
+    index = DatasetIndex.read(other)
+    entry = index.tasks["reach-v2"]
+    index.tasks["reach-v2"] = type(entry)(**{**vars(entry), "sha256": "0"})
+    index.write(other)
+    assert "other settings: data" in error_of("stage2", *QUICK, f"data={other}", f"run={run}")
+    changed = error_of("stage3", *QUICK, f"data={data}", f"run={run}", "loader.std_floor=0.5")
+    assert "loader.std_floor was 0.01, is 0.5" in changed
+    shutil.rmtree(run / "registry" / "backbone")
+    assert call("stage1", run, data, "stage1.max_steps=4") == 0
+    message = error_of("stage2", *QUICK, f"data={data}", f"run={run}", "stage1.max_steps=4")
+    assert "trained on another backbone/main" in message
 
 
 @pytest.fixture
@@ -215,10 +293,23 @@ def test_one_clear_message_each(error_of, finished, data, tmp_path):
     assert "no trained model" in error_of("evaluate", *QUICK, folder, run)
     assert "other settings" in error_of("stage1", *QUICK, folder, f"run={finished}", "seed=9")
     assert "seed was 0, is 9" in error_of("stage1", *QUICK, folder, f"run={finished}", "seed=9")
+    assert "task groups first" in error_of(
+        "stage2", *QUICK, folder, f"run={lone_backbone(finished, tmp_path)}", "stage2.shard=0/2"
+    )
+    assert "trainer: " in error_of("stage1", *QUICK, folder, run, "trainer.precision=foo")
+    assert "only 3 tasks" in error_of("stage1", *QUICK, folder, run, "moe.num_experts=4")
+    assert "every_n_step'" in error_of("collect", "callbacks.conflict.every_n_step=1")
+    shutil.rmtree(tmp_path / "run")
     assert "--models" in error_of("evaluate", *QUICK, run, "--models", "best")
-    assert "lacks walker-walk" in error_of("collect", "tasks=[walker-walk]", f"data={tmp_path}/d")
+    assert "not walker-walk" in error_of("collect", "tasks=[walker-walk]", f"data={tmp_path}/d")
     assert "collect.trajectories=7" in error_of("collect", *QUICK, folder, "collect.trajectories=7")
     assert not (tmp_path / "run").exists() and not (tmp_path / "d").exists()
+
+
+def lone_backbone(finished, tmp_path):
+    run = tmp_path / "lone"
+    shutil.copytree(finished / "registry" / "backbone", run / "registry" / "backbone")
+    return run
 
 
 def test_truncated_data_is_one_message(error_of, tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from m3dt.config import ModelConfig
+from m3dt.config import Config, ModelConfig
 from m3dt.data.batch import Segment
 from m3dt.data.context import TaskContext
 from m3dt.errors import UserError
@@ -84,8 +84,8 @@ def load(
     Args:
         run: The run's folder.
         kind: `router` (all of M3DT), `expert` (backbone and one expert) or `backbone`; by default
-            the furthest that the run has trained.
-        name: Name within the kind; an expert's number.
+            the first of these that the run has trained.
+        name: Name within the kind; an expert's number, by default the lowest.
         device: Where the model goes.
 
     Raises:
@@ -93,10 +93,12 @@ def load(
     """
     registry = Registry(run)
     if kind is None:
-        available = [k for k in ("router", "backbone") if registry.find(k, name or MAIN)]
-        if not available:
+        found = {entry.kind for entry in registry.entries()}
+        kind = next((k for k in ("router", "expert", "backbone") if k in found), None)
+        if kind is None:
             raise UserError(f"{run}: holds no trained model. Train one with `m3dt stage1`.")
-        kind = available[0]
+    if kind == "expert" and name is None:
+        name = next((entry.name for entry in registry.entries() if entry.kind == kind), "0")
     if kind not in ("backbone", "expert", "router"):
         raise UserError(f"kind={kind}: models that act are of kind backbone, expert or router")
     entry = registry.get(kind, name or MAIN)
@@ -104,6 +106,13 @@ def load(
     model = build_model(registry, backbone, entry)
     context = TaskContext.from_tensors(backbone.tasks, registry.tensors(backbone, "tasks"))
     return Agent(model.eval().to(device), entry, context, str(run))
+
+
+def inference_device(config: Config) -> str:
+    """Return `cuda` if there is one and `trainer.accelerator` does not rule it out, else `cpu`."""
+    wanted = str(config.trainer.get("accelerator", "auto"))
+    available = torch.cuda.is_available() and wanted in ("auto", "gpu", "cuda")
+    return "cuda" if available else "cpu"
 
 
 def build_model(registry: Registry, backbone: Entry, entry: Entry) -> PromptDT:

@@ -27,7 +27,6 @@ from m3dt.tasks import TASKS, TaskSpec
 
 # The paper's size, with the prompt length of the authors' code.
 _PAPER = ModelConfig(prompt_length=5)
-_TRAJECTORIES = 2000
 
 
 def bench(rows: list[str], trajectories: int, console: Console) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -12,11 +13,16 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from m3dt.console import make_console
-from m3dt.errors import UserError
+from m3dt.errors import RunError, UserError
 from m3dt.version import __version__
 
 if TYPE_CHECKING:
     from m3dt.pipeline import Run
+
+# Folders that cannot be written, full disks: told in a line, without a traceback.
+_NOT_OUR_FAULT = {
+    errno.EACCES, errno.EDQUOT, errno.EISDIR, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS
+}  # fmt: skip
 
 Command = Callable[[argparse.Namespace, Console], None]
 
@@ -36,6 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.command(options, make_console())
     except UserError as error:
         print(f"m3dt: {error}", file=sys.stderr)
+        return 2
+    except RunError as error:
+        print(f"m3dt: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in _NOT_OUR_FAULT:
+            raise
+        print(f"m3dt: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("m3dt: interrupted; the same command resumes.", file=sys.stderr)
@@ -101,9 +115,11 @@ def _run(options: argparse.Namespace, console: Console) -> Run:
 def _collect(options: argparse.Namespace, console: Console) -> None:
     from m3dt.config import load_config
     from m3dt.data.collect import collect
+    from m3dt.fitting import build_callbacks
     from m3dt.tasks import tasks_of
 
     config = load_config(options.conf, options.overrides)
+    build_callbacks(config, "stage1")  # a mistake in them should not wait for the data
     collect(config.data, tasks_of(config), config.collect, console)
 
 

@@ -42,7 +42,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success fsync its files and rename it to `path`.
 
-    A folder that stands at `path` already is replaced.
+    A folder that stands at `path` already is replaced, by two renames: a kill between them leaves
+    neither, never a mixture.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")

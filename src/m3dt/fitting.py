@@ -15,15 +15,18 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+import torch.distributed as dist
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from rich.console import Console
 from torch import Tensor
 
 from m3dt.config import Config
 from m3dt.data import M3DTDataModule
-from m3dt.errors import UserError, nearest
+from m3dt.errors import RunError, UserError, nearest
 from m3dt.files import atomic_path, remove_temporaries, write_json
 from m3dt.stages import Stage, WeightSelector
 
@@ -70,7 +73,10 @@ def build_callbacks(config: Config, stage: str) -> list[pl.Callback]:
             callback = kind(**arguments)
         except (TypeError, ValueError) as error:
             raise UserError(f"{where}: {error}") from None
-        if stage in given.get("stages", [stage]):
+        stages = given.get("stages", [stage])
+        if not isinstance(stages, list):
+            raise UserError(f"{where}.stages={stages}: must be a list, such as [stage1, stage3]")
+        if stage in stages:
             built.append(callback)
     return built
 
@@ -135,9 +141,10 @@ def fit(
             "Repeat them to resume, delete the folder to start over, or give another run=FOLDER."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    remove_temporaries(folder)
-    if found is None:
-        write_json(folder / SETTINGS, settings)
+    if is_first_rank():
+        remove_temporaries(folder)
+        if found is None:
+            write_json(folder / SETTINGS, settings)
     checkpoint = newest_checkpoint(folder)
     start = int(checkpoint.stem.removeprefix("step")) if checkpoint else 0
     if checkpoint:
@@ -149,8 +156,17 @@ def fit(
         warnings.filterwarnings("ignore", r".*module\(s\) in eval mode at the start of training.*")
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
-        trainer.fit(stage, datamodule=data, ckpt_path=checkpoint, weights_only=False)
+        try:
+            trainer.fit(stage, datamodule=data, ckpt_path=checkpoint, weights_only=False)
+        except SIGTERMException:
+            raise SystemExit(143) from None
+        except SystemExit:
+            if trainer.interrupted:  # lightning turns Ctrl-C into exit code 1
+                raise KeyboardInterrupt from None
+            raise
     step = trainer.global_step
+    if step < stage.config.max_steps and not trainer.should_stop:
+        raise RunError(f"{folder.name} ended early, at step {step} of {stage.config.max_steps}")
     metrics: dict[str, Any] = {}
     for callback in callbacks:
         if isinstance(callback, WeightSelector):
@@ -163,7 +179,6 @@ def fit(
     loss = trainer.callback_metrics.get("train/loss")
     if loss is not None:
         metrics["train/loss"] = float(loss)
-    trainer.strategy.barrier()
     return step, metrics
 
 
@@ -176,6 +191,17 @@ def _restore(stage: Stage, weights: dict[str, Tensor]) -> None:
 def finish(folder: Path) -> None:
     """Delete the checkpoints of a stage whose weights are registered."""
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_first_rank() -> bool:
+    """Tell whether this process writes the files that all ranks share."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def wait_for_all() -> None:
+    """Return when every rank has come here."""
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
 
 
 def differences(found: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> str:
@@ -204,19 +230,24 @@ def _trainer(
         mode="max",
         save_top_k=2,
         every_n_train_steps=stage.config.checkpoint_every,
+        enable_version_counter=False,
     )
     logger = StepLogger(
         config.run, name="logs", version=folder.name, default_hp_metric=False, purge_step=start
     )
     settings: dict[str, Any] = {"log_every_n_steps": 20, **config.trainer}
-    return pl.Trainer(
-        max_steps=stage.config.max_steps,
-        max_epochs=-1,
-        logger=logger,
-        callbacks=[*callbacks, LearningRateMonitor("step"), saver],
-        plugins=[AtomicCheckpointIO()],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        **settings,
-    )
+    try:
+        return pl.Trainer(
+            max_steps=stage.config.max_steps,
+            max_epochs=-1,
+            logger=logger,
+            callbacks=[*callbacks, LearningRateMonitor("step"), saver],
+            plugins=[AtomicCheckpointIO()],
+            default_root_dir=folder,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            **settings,
+        )
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise UserError(f"trainer: {error}") from None

@@ -108,7 +108,7 @@ class Registry:
         try:
             entry = Entry(**json.loads((folder / ENTRY).read_text()))
             damaged = [n for n, digest in entry.files.items() if sha256(folder / n) != digest]
-        except (OSError, json.JSONDecodeError, TypeError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{folder}: damaged registry entry ({error}). {remedy}") from None
         if damaged:
             raise UserError(f"{folder / damaged[0]}: does not match its checksum. {remedy}")

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from m3dt.agent import MAIN, Agent, load
+from m3dt.agent import MAIN, Agent, inference_device, load
 from m3dt.config import Config
 from m3dt.errors import UserError
 from m3dt.evaluation import AgentPolicy, Policy, RandomPolicy, evaluate_policy
@@ -20,7 +20,7 @@ from m3dt.evaluation.evaluate import method_name
 from m3dt.evaluation.workers import WorkerPool
 from m3dt.files import fingerprint, write_json
 from m3dt.registry import Registry
-from m3dt.tasks import tasks_of
+from m3dt.tasks import require_simulators, tasks_of
 
 _SIMULATORS = ("metaworld", "mujoco")
 
@@ -42,6 +42,7 @@ def evaluate_run(
         UserError: The run lacks a model, or a name is none.
     """
     tasks = tasks_of(config)
+    require_simulators(tasks)
     models = [_model(config, name) for name in names or [""]]
     results = []
     reused = 0
@@ -106,7 +107,7 @@ def _model(config: Config, name: str) -> tuple[Policy, dict[str, Any]]:
     kind, _, number = name.partition(":")
     if kind not in ("", "backbone", "router", "expert"):
         raise UserError(f"--models {name}: choose among random, backbone, router, expert:K")
-    agent: Agent = load(config.run, kind or None, number or None, device=_device(config))
+    agent: Agent = load(config.run, kind or None, number or None, device=inference_device(config))
     label = agent.entry.kind + (f":{agent.entry.name}" if agent.entry.name != MAIN else "")
     described = {
         "method": method_name(agent),
@@ -115,14 +116,6 @@ def _model(config: Config, name: str) -> tuple[Policy, dict[str, Any]]:
         "step": agent.entry.step,
     }
     return AgentPolicy(agent, config.evaluation.target, label), described
-
-
-def _device(config: Config) -> str:
-    import torch
-
-    wanted = str(config.trainer.get("accelerator", "auto"))
-    available = torch.cuda.is_available() and wanted in ("auto", "gpu", "cuda")
-    return "cuda" if available else "cpu"
 
 
 def _key(config: Config, tasks: tuple[str, ...], described: dict[str, Any]) -> str:

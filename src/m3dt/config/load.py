@@ -15,6 +15,23 @@ from m3dt.config.schema import Config
 from m3dt.errors import UserError, nearest
 from m3dt.files import atomic_path
 
+# Arguments of the Trainer that follow from the other sections of a configuration.
+_OUR_TRAINER_ARGUMENTS = {
+    "accumulate_grad_batches",
+    "callbacks",
+    "default_root_dir",
+    "enable_model_summary",
+    "enable_progress_bar",
+    "fast_dev_run",
+    "gradient_clip_algorithm",
+    "gradient_clip_val",
+    "logger",
+    "max_epochs",
+    "max_steps",
+    "max_time",
+    "plugins",
+    "use_distributed_sampler",
+}
 _SHIPPED = Path(__file__).resolve().parents[1] / "conf"  # an installed wheel
 _CHECKOUT = Path(__file__).resolve().parents[3] / "conf"  # a source tree
 CONF_FOLDERS = (Path("conf"), _CHECKOUT, _SHIPPED)
@@ -59,7 +76,9 @@ def load_config(conf: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     path = find_conf(str(conf))
     base = path.with_name("base.yaml")
-    layers = [(str(file), _read(file)) for file in dict.fromkeys((base, path)) if file.is_file()]
+    if not base.is_file():  # a configuration of one's own, anywhere
+        base = find_conf("base")
+    layers = [(str(file), _read(file)) for file in dict.fromkeys((base, path))]
     for override in overrides:
         key, separator, _ = override.partition("=")
         if not separator or not key:
@@ -134,9 +153,7 @@ def _check_trainer(arguments: dict[str, Any]) -> None:
     from lightning.pytorch import Trainer
 
     known = set(inspect.signature(Trainer.__init__).parameters) - {"self"}
-    # These are set from the run, the stage and the callbacks sections.
-    known -= {"max_steps", "max_epochs", "callbacks", "logger", "default_root_dir", "plugins"}
-    known -= {"gradient_clip_val", "gradient_clip_algorithm"}
+    known -= _OUR_TRAINER_ARGUMENTS
     for key in arguments:
         if key not in known:
             raise UserError(f"unknown key 'trainer.{key}'.{nearest(key, known)}")

@@ -41,7 +41,8 @@ class ModelConfig:
     """`paper`: h + FFN(LN h) + Expert(LN h). `official`: the authors' code, LN h in place of h."""
 
     def __post_init__(self) -> None:
-        for name in ("n_layer", "n_head", "n_embd", "context_length", "prompt_length"):
+        counts = ("n_layer", "n_head", "n_embd", "context_length", "prompt_length", "max_timesteps")
+        for name in counts:
             _at_least(f"model.{name}", getattr(self, name), 1)
         _choice("model.residual", self.residual, ("paper", "official"))
         if self.n_embd % self.n_head:
@@ -75,6 +76,7 @@ class CollectConfig:
     def __post_init__(self) -> None:
         _at_least("collect.trajectories", self.trajectories, 4)
         _at_least("collect.workers", self.workers, 0)
+        _at_least("collect.seed", self.seed, 0)
 
 
 @dataclass
@@ -116,7 +118,8 @@ class StageConfig:
     def __post_init__(self) -> None:
         for name in ("max_steps", "checkpoint_every"):
             _at_least(name, getattr(self, name), 1)
-        _at_least("warmup_steps", self.warmup_steps, 0)
+        for name in ("warmup_steps", "weight_decay"):
+            _at_least(name, getattr(self, name), 0)
         _choice("decay", self.decay, ("none", "cosine"))
         for name in ("learning_rate", "gradient_clip"):
             if getattr(self, name) <= 0:
@@ -168,6 +171,7 @@ class EvaluationConfig:
         for name in ("episodes", "tile"):
             _at_least(f"evaluation.{name}", getattr(self, name), 1)
         _at_least("evaluation.workers", self.workers, 0)
+        _at_least("evaluation.seed", self.seed, 0)
         _choice("evaluation.target", self.target, ("paper", "data"))
 
 
@@ -202,3 +206,6 @@ class Config:
     callbacks: dict[str, Any] = field(default_factory=dict)
     """Callbacks by free names: `class`, a dotted path, `stages`, a list, and its arguments;
     null switches one off."""
+
+    def __post_init__(self) -> None:
+        _at_least("seed", self.seed, 0)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import gymnasium
 import numpy as np
 
-from m3dt.data.format import NUM_PROMPTS, Trajectory
+from m3dt.data.format import BEHAVIOUR, NUM_PROMPTS, Trajectory
 from m3dt.tasks import TaskSpec, make_env
 
 _PHASE_STEPS = (5, 40)  # length of a phase of random actions, uniform
@@ -133,7 +133,7 @@ class Collector:
     def made_by(self) -> dict[str, Any]:
         """Describe the behaviour, for the dataset's index."""
         return {
-            "behaviour": "scripted",
+            "behaviour": BEHAVIOUR,
             "seed": self.seed,
             "ladder": [asdict(noise) for noise in LADDER],
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from importlib import metadata
@@ -17,10 +18,10 @@ from rich.progress import Progress
 
 from m3dt.config import CollectConfig
 from m3dt.console import progress_bar
-from m3dt.data.format import INDEX, DatasetIndex, TaskEntry, write_task
+from m3dt.data.format import BEHAVIOUR, INDEX, DatasetIndex, TaskEntry, write_task
 from m3dt.errors import UserError
 from m3dt.files import remove_temporaries
-from m3dt.tasks import get_task
+from m3dt.tasks import get_task, require_simulators
 
 _SIMULATORS = ("metaworld", "mujoco", "gymnasium", "m3dt")
 
@@ -43,12 +44,7 @@ def collect(
     folder = Path(folder)
     index = _existing(folder, tasks, config)
     missing = [task for task in tasks if task not in index.tasks]
-    foreign = [task for task in missing if get_task(task).domain != "metaworld"]
-    if foreign:
-        raise UserError(
-            f"{folder}: lacks {', '.join(foreign)}, and this version can collect Meta-World's tasks "
-            "only. Give a dataset that holds them with data=FOLDER, or choose other tasks."
-        )
+    require_simulators(missing)
     if not missing:
         console.print(f"[green]{folder}[/] holds all {len(tasks)} tasks: nothing to collect.")
         return index
@@ -86,6 +82,11 @@ def _existing(folder: Path, tasks: Sequence[str], config: CollectConfig) -> Data
         entry = index.tasks.get(task)
         if entry is None:
             continue
+        if not (folder / entry.file).is_file():
+            del index.tasks[task]  # someone deleted a damaged file: it is collected again
+            continue
+        if entry.made_by.get("behaviour") != BEHAVIOUR:
+            continue  # not ours to judge
         found = (entry.trajectories, entry.made_by.get("seed"))
         if found != (config.trajectories, config.seed):
             raise UserError(
@@ -116,6 +117,7 @@ _played: Queue[int] | None = None
 
 def _initialize(played: Queue[int]) -> None:
     global _played
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     _played = played
 
 

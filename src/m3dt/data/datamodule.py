@@ -151,7 +151,7 @@ class _StepSampler(Sampler[int]):
         self.trainer = trainer
 
     def __iter__(self) -> Iterator[int]:
-        step = self.trainer.global_step * self.trainer.accumulate_grad_batches
+        step = self.trainer.global_step
         while True:
             yield step
             step += 1

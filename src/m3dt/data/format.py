@@ -19,6 +19,7 @@ from m3dt.files import atomic_path, fingerprint, sha256, write_json
 
 SCHEMA_VERSION = 1
 INDEX = "dataset.json"
+BEHAVIOUR = "scripted"  # what `m3dt collect` records
 # The last trajectories of a task are its prompts (paper appendix B).
 NUM_PROMPTS = 2
 _QUARTILES = (0, 0.25, 0.5, 0.75, 1)
@@ -81,15 +82,15 @@ class DatasetIndex:
         try:
             content = json.loads(path.read_text())
             version = content["schema_version"]
-            if version != SCHEMA_VERSION:
-                raise UserError(
-                    f"{path}: schema version {version}, but this m3dt reads {SCHEMA_VERSION}. "
-                    "Update m3dt or collect the dataset again."
-                )
-            tasks = {name: TaskEntry(**entry) for name, entry in content["tasks"].items()}
-            return cls(tasks, content["versions"])
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            if version == SCHEMA_VERSION:
+                tasks = {name: TaskEntry(**entry) for name, entry in content["tasks"].items()}
+                return cls(tasks, content["versions"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: not a dataset index ({error!r})") from None
+        raise UserError(
+            f"{path}: schema version {version}, but this m3dt reads {SCHEMA_VERSION}. "
+            "Update m3dt or collect the dataset again."
+        )
 
 
 def write_task(

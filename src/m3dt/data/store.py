@@ -75,7 +75,10 @@ class TaskStore:
                 small = {name: file[name][()] for name in _SMALL}
                 mean, std = file.attrs["state_mean"][()], file.attrs["state_std"][()]
         except FileNotFoundError:
-            raise UserError(f"{path}: the dataset lists this file, but it is missing.") from None
+            raise UserError(
+                f"{path}: the dataset lists this file, but it is missing. "
+                f"Run `m3dt collect` with data={path.parent} again."
+            ) from None
         except (OSError, KeyError, ValueError) as error:
             raise UserError(f"{path}: damaged or not a task file ({error}). {remedy}") from None
         size = path.stat().st_size

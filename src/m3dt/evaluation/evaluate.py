@@ -24,6 +24,7 @@ from m3dt.console import make_console, progress_bar
 from m3dt.evaluation.policies import AgentPolicy, Policy, Session, Tile
 from m3dt.evaluation.scores import Episode, summarize
 from m3dt.evaluation.workers import Transition, WorkerPool
+from m3dt.tasks import require_simulators
 
 # Tiles of one worker: while the model serves some, the worker steps another.
 _TILES_PER_WORKER = 3
@@ -73,7 +74,8 @@ def play(
             for worker in range(len(pool.connections)):
                 start(worker)
         while running:
-            for worker, answer in pool.receive():
+            # The pause bounds how late an exception of the policy is seen.
+            for worker, answer in pool.receive(timeout=1.0):
                 now = running[answer.tile]
                 _account(now, answer)
                 if answer.done:
@@ -129,6 +131,7 @@ def evaluate_policy(
     Returns:
         Score, interval, domains, tasks, episodes, seed, speed and versions.
     """
+    require_simulators(tasks)
     if pool is None:
         with WorkerPool(config.workers or os.cpu_count() or 1) as own:
             return evaluate_policy(policy, tasks, config, console, own)

@@ -62,7 +62,9 @@ def wilson_interval(successes: int, episodes: int) -> tuple[float, float]:
     middle = rate + z2 / (2 * episodes)
     half = _Z * np.sqrt(rate * (1 - rate) / episodes + z2 / (4 * episodes**2))
     scale = 100 / (1 + z2 / episodes)
-    return float(max(middle - half, 0.0) * scale), float(min(middle + half, 1 + z2) * scale)
+    return float(max(middle - half, 0.0) * scale), float(
+        min(middle + half, 1 + z2 / episodes) * scale
+    )
 
 
 def task_interval(task: str, scores: np.ndarray) -> tuple[float, float]:

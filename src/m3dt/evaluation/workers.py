@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
+import threading
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,6 +43,7 @@ class WorkerPool:
     def __init__(self, num_workers: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.connections: list[Connection] = []
+        self.locks: list[threading.Lock] = []  # a connection takes one sender at a time
         self.processes = []
         for _ in range(num_workers):
             ours, theirs = context.Pipe()
@@ -48,6 +51,7 @@ class WorkerPool:
             process.start()
             theirs.close()
             self.connections.append(ours)
+            self.locks.append(threading.Lock())
             self.processes.append(process)
 
     def __enter__(self) -> WorkerPool:
@@ -67,20 +71,24 @@ class WorkerPool:
 
     def reset(self, worker: int, tile: int, task: str, seeds: Sequence[int]) -> None:
         """Start a tile's episodes on a worker."""
-        self.connections[worker].send(("reset", tile, task, list(seeds)))
+        self._send(worker, ("reset", tile, task, list(seeds)))
 
     def step(self, worker: int, tile: int, actions: np.ndarray) -> None:
         """Step a tile's environments."""
-        self.connections[worker].send(("step", tile, actions, None))
+        self._send(worker, ("step", tile, actions))
 
-    def receive(self) -> list[tuple[int, Transition]]:
-        """Wait for answers; return each with the number of its worker.
+    def _send(self, worker: int, command: tuple[Any, ...]) -> None:
+        with self.locks[worker]:
+            self.connections[worker].send(command)
+
+    def receive(self, timeout: float | None = None) -> list[tuple[int, Transition]]:
+        """Wait for answers, at most `timeout` seconds; return each with its worker's number.
 
         Raises:
             RuntimeError: An environment raised, or a worker died.
         """
         answers = []
-        for ready in wait(self.connections):
+        for ready in wait(self.connections, timeout):
             assert isinstance(ready, Connection)
             worker = self.connections.index(ready)
             try:
@@ -96,12 +104,13 @@ class WorkerPool:
 
 def _serve(connection: Connection) -> None:
     """Answer commands until the other end closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     environments: list[tuple[str, Any]] = []  # free ones, the most recently used last
     running: dict[int, tuple[str, list[Any]]] = {}
     while True:
         try:
             command, tile, *arguments = connection.recv()
-        except (EOFError, KeyboardInterrupt):
+        except EOFError:
             return  # the evaluation is over
         try:
             if command == "reset":

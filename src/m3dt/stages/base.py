@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from m3dt.config import StageConfig
 from m3dt.data.batch import Batch
+from m3dt.errors import RunError
 from m3dt.models import PromptDT
 
 
@@ -72,7 +73,6 @@ class Stage(pl.LightningModule):
         self.config = config
         self.seed = seed
         self.strict_loading = False  # checkpoints hold the trainable weights alone
-        self._gradient_norm = torch.zeros(())
         unused = [model.transformer.wte, model.predict_state, model.predict_return]
         model.requires_grad_(False)
         for module in self.trained_modules():
@@ -107,10 +107,8 @@ class Stage(pl.LightningModule):
         return row_losses(self.predictions(batch), batch).sum()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        step = self.trainer.global_step * self.trainer.accumulate_grad_batches + batch_idx % (
-            self.trainer.accumulate_grad_batches
-        )
-        torch.manual_seed(seed_of(self.seed, self.number, step, self.global_rank))
+        key = (self.seed, self.number, self.trainer.global_step, self.global_rank)
+        torch.manual_seed(seed_of(*key))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.loss(batch)
@@ -128,8 +126,15 @@ class Stage(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        self._gradient_norm = self.clip(list(self.trainable().values()))
-        self.log("train/gradient_norm", self._gradient_norm)
+        norm = self.clip(list(self.trainable().values()))
+        # In float16, gradients overflow now and then; the scaler skips those steps.
+        if not norm.isfinite() and str(self.trainer.precision) != "16-mixed":
+            raise RunError(
+                f"stage {self.number}: the gradient is not finite at step "
+                f"{self.trainer.global_step}. The last checkpoint holds finite weights; lower the "
+                "learning rate, or look at the data with `m3dt verify`."
+            )
+        self.log("train/gradient_norm", norm)
 
     def clip(self, parameters: list[nn.Parameter]) -> Tensor:
         """Clip the gradients by their global norm and return the norm before."""

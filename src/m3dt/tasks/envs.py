@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import gymnasium
 
 from m3dt.errors import UserError
 from m3dt.tasks.catalog import get_task
+
+_SIMULATED = ("metaworld",)
+
+
+def require_simulators(names: Iterable[str]) -> None:
+    """Refuse tasks that this version cannot simulate, all of them named.
+
+    Raises:
+        UserError: A task is unknown or its domain has no simulator.
+    """
+    foreign = [name for name in names if get_task(name).domain not in _SIMULATED]
+    if foreign:
+        raise UserError(
+            f"this version simulates Meta-World's tasks only, not {', '.join(foreign)}: "
+            "choose others with tasks=[...], or train on a dataset that holds them"
+        )
 
 
 def make_env(name: str, seed: int = 0) -> gymnasium.Env:
@@ -21,11 +39,7 @@ def make_env(name: str, seed: int = 0) -> gymnasium.Env:
         UserError: The task is unknown or its domain has no simulator in this version.
     """
     spec = get_task(name)
-    if spec.domain == "metaworld":
-        from m3dt.tasks.metaworld import MetaWorldEnv
+    require_simulators([name])
+    from m3dt.tasks.metaworld import MetaWorldEnv
 
-        return MetaWorldEnv(spec, seed)
-    raise UserError(
-        f"{name}: no simulator for the domain {spec.domain} in this version; "
-        "Meta-World tasks can be simulated"
-    )
+    return MetaWorldEnv(spec, seed)
