@@ -1,5 +1,7 @@
 """Store, sampler and DataModule against naive code."""
 
+import pickle
+
 import h5py
 import numpy as np
 import pytest
@@ -227,3 +229,33 @@ def test_verify_finds_flipped_bytes_and_bad_values(tmp_path):
     assert problems.count("checksum") == 2
     assert "'observations' has values that are not finite" in problems
     assert "'episode_returns' are not the sums" in problems
+
+
+def test_released_pages_are_read_again(store):
+    rewards = store.tasks[0].rewards
+    before = rewards.copy()
+    store.tasks[0].release()
+    assert np.array_equal(before, rewards)
+
+
+def test_a_store_is_sent_to_workers_as_a_path(store):
+    task = store.tasks[1]
+    sent = pickle.dumps(task)
+    assert len(sent) < 2000
+    assert np.array_equal(pickle.loads(sent).observations, task.observations)
+
+
+def test_worker_processes_change_no_batch(store):
+    class Trainer:
+        global_step, global_rank, world_size = 7, 0, 1
+
+    batches = []
+    for num_workers in (0, 2):
+        data = module(store, num_workers=num_workers)
+        data.trainer = Trainer()
+        stream = iter(data.train_dataloader())
+        batches.append([flatten(next(stream)) for _ in range(3)])
+    expected = [flatten(module(store).batch(step)) for step in (7, 8, 9)]
+    for found in batches:
+        for a, b in zip(found, expected, strict=True):
+            assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))

@@ -109,6 +109,7 @@ class M3DTDataModule(pl.LightningDataModule):
             sampler = self.samplers[task]
             rows = sampler.draw(rng, size, self.model.context_length)
             prompt = sampler.draw_prompts(rng, size, self.model.prompt_length)
+            sampler.store.release()
             spec = sampler.store.spec
             # A mean over the task's real entries in the global batch, then over the tasks. Ranks
             # average their gradients, hence the factor world_size.

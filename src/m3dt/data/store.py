@@ -5,9 +5,11 @@ Letters: N transitions, M trajectories, S state, A action (both the task's nativ
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -26,6 +28,9 @@ class TaskStore:
     """One task's trajectories.
 
     Attributes:
+        spec: The task.
+        path: The file.
+        mapping: The file in memory.
         observations: (N, S) float32, mapped.
         actions: (N, A) float32, mapped.
         rewards: (N,) float32, mapped.
@@ -36,6 +41,8 @@ class TaskStore:
     """
 
     spec: TaskSpec
+    path: Path
+    mapping: mmap.mmap
     observations: np.ndarray
     actions: np.ndarray
     rewards: np.ndarray
@@ -50,6 +57,19 @@ class TaskStore:
             f"TaskStore({self.spec.name}, observations={self.observations.shape}, "
             f"actions={self.actions.shape}, trajectories={len(self.episode_ends)})"
         )
+
+    def release(self) -> None:
+        """Give pages that were read back to the system, which keeps them cached while it can.
+
+        The system maps far more than is read at every access: without this, a long run's resident
+        memory would grow to the size of the dataset.
+        """
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self.mapping.madvise(mmap.MADV_DONTNEED)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A worker process maps the file itself instead of receiving a copy of the data.
+        return TaskStore.open, (self.path, self.spec)
 
     @property
     def episode_starts(self) -> np.ndarray:
@@ -85,12 +105,15 @@ class TaskStore:
         for name, (offset, shape) in placed.items():
             if offset + 4 * int(np.prod(shape)) > size:
                 raise UserError(f"{path}: truncated inside '{name}'. {remedy}")
-        raw = np.memmap(path, np.uint8, "r")
+        with path.open("rb") as opened:
+            mapping = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        if hasattr(mmap, "MADV_RANDOM"):
+            mapping.madvise(mmap.MADV_RANDOM)  # reading ahead would be in vain
         mapped = {
-            name: np.ndarray(shape, np.float32, buffer=raw, offset=offset)
+            name: np.ndarray(shape, np.float32, buffer=mapping, offset=offset)
             for name, (offset, shape) in placed.items()
         }
-        store = cls(spec, **mapped, **small, state_mean=mean, state_std=std)
+        store = cls(spec, path, mapping, **mapped, **small, state_mean=mean, state_std=std)
         store._check(path)
         return store
 
