@@ -86,6 +86,17 @@ def test_segments_equal_naive_assembly(store, synthetic, task):
             )
 
 
+def test_drawn_prompts_are_the_tasks_two(store):
+    sampler = TaskSampler(store.tasks[2], 0.01, 1000)
+    both = sampler.prompts(np.array([0, 1]), 4)
+    for _ in range(2):  # cut at first, remembered then
+        drawn = sampler.draw_prompts(np.random.default_rng(0), 50, 4)
+        which = np.random.default_rng(0).integers(0, 2, size=50)
+        assert set(which) == {0, 1}
+        for name in ("states", "actions", "returns_to_go", "timesteps", "attention_mask"):
+            np.testing.assert_array_equal(getattr(drawn, name), getattr(both, name)[which])
+
+
 @pytest.mark.parametrize("length", [4, 25])
 def test_prompts_are_the_steps_before_the_last(store, synthetic, length):
     """A trajectory of 18 steps, no longer than a prompt of 25, serves whole."""

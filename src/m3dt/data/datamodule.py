@@ -120,8 +120,8 @@ class M3DTDataModule(pl.LightningDataModule):
             kept = len(rows.attention_mask[mine])
             parts.append(
                 Batch(
-                    _segment(rows, mine),
-                    _segment(prompt, mine),
+                    _segment(rows.take(mine)),
+                    _segment(prompt.take(mine)),
                     torch.from_numpy(np.tile(action_mask(spec), (kept, 1))),
                     torch.full((kept,), weight),
                     torch.full((kept,), task, dtype=torch.int64),
@@ -170,12 +170,8 @@ class _Batches(Dataset[Batch]):
         return self.draw(step, self.rank, self.world_size)
 
 
-def _segment(rows: Rows, mine: slice) -> Segment:
-    return Segment(*(torch.from_numpy(np.ascontiguousarray(a[mine])) for a in _fields(rows)))
-
-
-def _fields(rows: Rows) -> tuple[np.ndarray, ...]:
-    return (rows.states, rows.actions, rows.returns_to_go, rows.timesteps, rows.attention_mask)
+def _segment(rows: Rows) -> Segment:
+    return Segment(*(torch.from_numpy(np.ascontiguousarray(field)) for field in rows.fields()))
 
 
 def _concatenate(parts: Sequence[Batch]) -> Batch:

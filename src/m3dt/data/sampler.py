@@ -26,6 +26,20 @@ class Rows:
     timesteps: np.ndarray
     attention_mask: np.ndarray
 
+    def fields(self) -> tuple[np.ndarray, ...]:
+        """Return the arrays in the order of `Segment`."""
+        return (
+            self.states,
+            self.actions,
+            self.returns_to_go,
+            self.timesteps,
+            self.attention_mask,
+        )
+
+    def take(self, index: np.ndarray | slice) -> Rows:
+        """Return the chosen rows."""
+        return Rows(*(field[index] for field in self.fields()))
+
 
 class TaskSampler:
     """Draws segments and prompts of one task."""
@@ -35,6 +49,7 @@ class TaskSampler:
         self.state_mean, self.state_std = padded_statistics(store, std_floor)
         self.max_timesteps = max_timesteps
         self._starts = store.episode_starts
+        self._prompts: dict[int, Rows] = {}  # by length
 
     def draw(self, rng: np.random.Generator, batch_size: int, length: int) -> Rows:
         """Draw training segments: uniform over transitions, so long trajectories weigh more.
@@ -47,7 +62,9 @@ class TaskSampler:
 
     def draw_prompts(self, rng: np.random.Generator, batch_size: int, length: int) -> Rows:
         """Draw a prompt for each row from the task's prompt trajectories."""
-        return self.prompts(rng.integers(0, NUM_PROMPTS, size=batch_size), length)
+        if length not in self._prompts:  # there are but two: they are cut once
+            self._prompts[length] = self.prompts(np.arange(NUM_PROMPTS), length)
+        return self._prompts[length].take(rng.integers(0, NUM_PROMPTS, size=batch_size))
 
     def prompts(self, which: np.ndarray, length: int) -> Rows:
         """Return prompts: the last `length` steps before a trajectory's final one (appendix B).
