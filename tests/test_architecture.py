@@ -22,6 +22,7 @@ ORDER = [
     {"evaluation"},
     {"figures"},
     {"fitting", "report"},
+    {"run"},
     {"pipeline", "bench"},
     {"cli"},
 ]

@@ -8,16 +8,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from m3dt.console import make_console
 from m3dt.errors import RunError, UserError
 from m3dt.version import __version__
-
-if TYPE_CHECKING:
-    from m3dt.pipeline import Run
 
 # Folders that cannot be written, full disks: told in a line, without a traceback.
 _NOT_OUR_FAULT = {
@@ -76,10 +72,13 @@ def _parser() -> argparse.ArgumentParser:
     verify = add("verify", _verify, "check every file of a dataset", configured=False)
     verify.add_argument("folder", type=Path, metavar="DATA")
     verify.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
-    add("stage1", _stage1, "train the backbone until its gradient conflict has peaked")
-    add("group", _group, "divide the tasks among the experts")
-    add("stage2", _stage2, "train the experts on their task groups")
-    add("stage3", _stage3, "train the router")
+    for step, text in (
+        ("stage1", "train the backbone until its gradient conflict has peaked"),
+        ("group", "divide the tasks among the experts"),
+        ("stage2", "train the experts on their task groups"),
+        ("stage3", "train the router"),
+    ):
+        add(step, _train, text).set_defaults(step=step)
     evaluate = add("evaluate", _evaluate, "roll models out in the simulators")
     evaluate.add_argument(
         "--models",
@@ -100,16 +99,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 _Parser = argparse.ArgumentParser
-
-
-def _run(options: argparse.Namespace, console: Console) -> Run:
-    """Load the configuration and open the run it describes."""
-    from m3dt.config import load_config
-
-    config = load_config(options.conf, options.overrides)
-    from m3dt.pipeline import Run
-
-    return Run(config, console)
 
 
 def _collect(options: argparse.Namespace, console: Console) -> None:
@@ -143,32 +132,20 @@ def _verify(options: argparse.Namespace, console: Console) -> None:
     )
 
 
-def _stage1(options: argparse.Namespace, console: Console) -> None:
-    run = _run(options, console)
-    from m3dt.pipeline import stage1
+def _train(options: argparse.Namespace, console: Console) -> None:
+    from m3dt.config import load_config
 
-    stage1(run)
+    config = load_config(options.conf, options.overrides)
+    from m3dt import pipeline
+    from m3dt.run import Run
 
-
-def _group(options: argparse.Namespace, console: Console) -> None:
-    run = _run(options, console)
-    from m3dt.pipeline import group
-
-    group(run)
-
-
-def _stage2(options: argparse.Namespace, console: Console) -> None:
-    run = _run(options, console)
-    from m3dt.pipeline import stage2
-
-    stage2(run)
-
-
-def _stage3(options: argparse.Namespace, console: Console) -> None:
-    run = _run(options, console)
-    from m3dt.pipeline import stage3
-
-    stage3(run)
+    steps = {
+        "stage1": pipeline.stage1,
+        "group": pipeline.group,
+        "stage2": pipeline.stage2,
+        "stage3": pipeline.stage3,
+    }
+    steps[options.step](Run(config, console))
 
 
 def _evaluate(options: argparse.Namespace, console: Console) -> None:

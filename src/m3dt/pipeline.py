@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from m3dt.agent import MAIN, add_experts, check_parent, inference_device
-from m3dt.config import Config, save_config
-from m3dt.data import DatasetStore, M3DTDataModule, Stream, TaskContext
-from m3dt.data.format import INDEX
+from m3dt.config import Config
+from m3dt.data import Stream, TaskContext
 from m3dt.errors import UserError
 from m3dt.fitting import (
     build_callbacks,
@@ -25,112 +21,10 @@ from m3dt.fitting import (
     wait_for_all,
 )
 from m3dt.models import PromptDT
-from m3dt.registry import Entry, Registry
+from m3dt.registry import Entry
+from m3dt.run import Run
 from m3dt.stages import BackboneStage, ExpertStage, RouterStage, seed_of
 from m3dt.stages.grouping import agreement_gram, gradient_groups, random_groups
-from m3dt.tasks import tasks_of
-
-
-class Run:
-    """An experiment: its configuration, registry and data, opened when first needed."""
-
-    def __init__(self, config: Config, console: Console) -> None:
-        self.config = config
-        self.console = console
-        self.folder = Path(config.run)
-        self.registry = Registry(self.folder)
-        self.tasks = tasks_of(config)
-        self._store: DatasetStore | None = None
-
-    @property
-    def store(self) -> DatasetStore:
-        """The dataset."""
-        if self._store is None:
-            self._store = DatasetStore.open(self.config.data, self.tasks)
-        return self._store
-
-    def checkpoints(self, stage: str) -> Path:
-        """Return the folder of a stage's checkpoints."""
-        return self.folder / "checkpoints" / stage
-
-    def settings(self, *sections: str) -> dict[str, Any]:
-        """Return what weights depend on: seed, tasks, model, batches, and the named sections."""
-        config = self.config
-        loader = asdict(config.loader)
-        del loader["num_workers"]
-        chosen: dict[str, Any] = {
-            "seed": config.seed,
-            "tasks": list(self.tasks),
-            "model": asdict(config.model),
-            "loader": loader,
-        }
-        for name in sections:
-            section = asdict(getattr(config, name))
-            for key in ("checkpoint_every", "shard", "memory_gb"):
-                section.pop(key, None)
-            chosen[name] = section
-        return chosen
-
-    def resume_settings(self, settings: dict[str, Any], *parents: Entry) -> dict[str, Any]:
-        """Return what an interrupted stage must find as it was: also parents, data, devices."""
-        trainer = self.config.trainer
-        return {
-            **settings,
-            "parents": {parent.key: parent.hash for parent in parents},
-            "dataset": self.store.checksum,
-            "trainer": {k: trainer.get(k) for k in ("devices", "num_nodes", "precision")},
-        }
-
-    def data_for(self, stage: int, streams: list[Stream] | None = None) -> M3DTDataModule:
-        """Return the batches of a stage; by default one stream over all tasks."""
-        everything = [Stream(0, tuple(range(len(self.tasks))))]
-        c = self.config
-        return M3DTDataModule(self.store, c.loader, c.model, c.seed, stage, streams or everything)
-
-    def finished(self, kind: str, name: str, settings: dict[str, Any]) -> Entry | None:
-        """Return a registered model if it is the one that these settings and data make.
-
-        Raises:
-            UserError: The registered one was made with others.
-        """
-        entry = self.registry.find(kind, name)
-        if entry is None:
-            return None
-        changed = differences(entry.settings, settings)
-        if not changed and (Path(self.config.data) / INDEX).is_file():
-            # Where the dataset has been removed, there is nothing to compare.
-            changed = "data" if entry.dataset != self.store.checksum else ""
-        if changed:
-            raise UserError(
-                f"{self.folder}: {entry.key} was made with other settings: {changed}. Give another "
-                f"run=FOLDER, or delete {self.registry.folder / kind / name}."
-            )
-        return entry
-
-    def entry(
-        self,
-        kind: str,
-        name: str,
-        settings: dict[str, Any],
-        parents: list[Entry],
-        step: int,
-        metrics: dict[str, Any],
-        tasks: tuple[str, ...] | None = None,
-    ) -> Entry:
-        """Describe a model that was just made."""
-        lineage = {parent.key: parent.hash for parent in parents}
-        checksum, names = self.store.checksum, list(tasks or self.tasks)
-        return Entry(
-            kind, name, settings, lineage, checksum, self.config.seed, step, metrics, names
-        )
-
-    def begin(self) -> None:
-        """Create the run's folder and keep the configuration in it."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            save_config(self.config, self.folder / "config.yaml")
-        except OSError as error:
-            raise UserError(f"run={self.folder}: cannot be written ({error.strerror})") from None
 
 
 def stage1(run: Run) -> Entry:
