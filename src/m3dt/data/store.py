@@ -16,7 +16,7 @@ import numpy as np
 
 from m3dt.config.schema import ACTION_DIM, STATE_DIM
 from m3dt.data.format import NUM_PROMPTS, DatasetIndex
-from m3dt.errors import UserError, nearest
+from m3dt.errors import UserError
 from m3dt.tasks import TaskSpec, get_task
 
 _LAYOUT = {"observations": 2, "actions": 2, "rewards": 1}  # mapped: name, rank
@@ -162,10 +162,9 @@ class DatasetStore:
         index = DatasetIndex.read(folder)
         missing = [name for name in names if name not in index.tasks]
         if missing:
-            hint = nearest(missing[0], index.tasks)
             raise UserError(
                 f"{folder}: the dataset lacks {len(missing)} of {len(names)} tasks: "
-                f"{', '.join(missing)}.{hint} Add them with `m3dt collect`."
+                f"{', '.join(missing)}. Add them with `m3dt collect`."
             )
         specs = [get_task(name) for name in names]
         tasks = [TaskStore.open(folder / index.tasks[s.name].file, s) for s in specs]
