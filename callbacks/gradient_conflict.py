@@ -14,7 +14,7 @@ from torch import Tensor
 
 from m3dt.data import M3DTDataModule
 from m3dt.figures import heat_map
-from m3dt.stages import Stage
+from m3dt.stages import Stage, evaluation_mode
 
 from .conflict_measures import ConflictTable, measure
 
@@ -143,26 +143,21 @@ class GradientConflictCallback(pl.Callback):
 
     def _measure(self, trainer: pl.Trainer, stage: Stage, data: M3DTDataModule) -> ConflictTable:
         parameters = stage.trainable()
-        modes = {module: module.training for module in stage.modules()}
 
         def gradient(task: int) -> Sequence[Tensor]:
             batch = data.probe_batch(task, batch_size=self.batch_size)
             batch = stage.transfer_batch_to_device(batch, stage.device, 0)
             return torch.autograd.grad(stage.loss(batch), list(parameters.values()))
 
-        stage.eval()
-        try:
-            with torch.enable_grad(), torch.autocast(stage.device.type, enabled=False):
-                return measure(
-                    list(parameters),
-                    gradient,
-                    len(data.store.tasks),
-                    trainer.global_rank,
-                    trainer.world_size,
-                )
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
+        full_precision = torch.autocast(stage.device.type, enabled=False)
+        with evaluation_mode(stage), torch.enable_grad(), full_precision:
+            return measure(
+                list(parameters),
+                gradient,
+                len(data.store.tasks),
+                trainer.global_rank,
+                trainer.world_size,
+            )
 
 
 def _summary(table: ConflictTable, step: int) -> dict[str, Any]:

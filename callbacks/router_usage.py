@@ -11,7 +11,7 @@ from torch import Tensor
 
 from m3dt.data import M3DTDataModule
 from m3dt.figures import heat_map
-from m3dt.stages import Stage
+from m3dt.stages import Stage, evaluation_mode
 
 
 class RouterUsageCallback(pl.Callback):
@@ -88,10 +88,8 @@ class RouterUsageCallback(pl.Callback):
         seen: list[Tensor] = []
         routers = [mixture.router for mixture in stage.model.mixtures if mixture.router is not None]
         hooks = [r.register_forward_hook(lambda m, a, out: seen.append(out)) for r in routers]
-        modes = {module: module.training for module in stage.modules()}
-        stage.eval()
         usage, entropies = [], []
-        try:
+        with evaluation_mode(stage):
             for task in range(len(data.store.tasks)):
                 batch = data.probe_batch(task, batch_size=self.batch_size)
                 batch = stage.transfer_batch_to_device(batch, stage.device, 0)
@@ -102,11 +100,8 @@ class RouterUsageCallback(pl.Callback):
                 gates = torch.cat([g[real] for g in seen])
                 usage.append(gates.mean(dim=0).float().cpu())
                 entropies.append(-(gates * gates.clamp(min=1e-12).log()).sum(dim=-1).mean().item())
-        finally:
-            for hook in hooks:
-                hook.remove()
-            for module, mode in modes.items():
-                module.training = mode
+        for hook in hooks:
+            hook.remove()
         self.usage = torch.stack(usage)
         highest = torch.tensor(float(self.usage.shape[1])).log().item()
         self.entropy = sum(entropies) / len(entropies) / max(highest, 1e-12)

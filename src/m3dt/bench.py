@@ -163,7 +163,7 @@ def _data(trajectories: int, console: Console) -> dict[str, Any]:
         "model_flops": 0,
         "utilization": None,
         "peak_bytes": growth,
-        "note": f"{size / 2**30:.1f} GiB, cached by the system, opened in {opened:.2f} s, "
+        "note": f"{size / 2**30:.1f} GiB, read through once before, opened in {opened:.2f} s, "
         f"{step + 1} batches; memory: growth of the resident set",
     }
 

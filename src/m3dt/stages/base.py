@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import lightning.pytorch as pl
@@ -50,6 +51,18 @@ def row_losses(predictions: Tensor, batch: Batch) -> Tensor:
 def seed_of(*key: int) -> int:
     """Return a 63-bit seed for a key of integers, such as (seed, stage, step, rank)."""
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Measure without dropout, and leave every module in the mode it was found in."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
 
 
 class Stage(pl.LightningModule):

@@ -13,7 +13,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from m3dt.data import M3DTDataModule
-from m3dt.stages.base import Stage, seed_of
+from m3dt.stages.base import Stage, evaluation_mode, seed_of
 
 Groups = list[list[int]]  # positions of tasks in the suite, per group
 
@@ -68,17 +68,13 @@ def agreement_gram(
     num_tasks = len(data.store.tasks)
     gram = np.zeros((num_tasks, num_tasks))
     limit = int(memory_gb * 2**30 / 4 / num_tasks)
-    mode = stage.training
-    stage.eval()
-    try:
+    with evaluation_mode(stage):
         for block in _blocks(stage.trainable().values(), limit):
             gradients = torch.stack(
                 [mean_gradient(stage, data, i, num_batches, block) for i in range(num_tasks)]
             )  # (N, P)
             agreement = gradients.mul_(gradients.mean(dim=0))
             gram += (agreement @ agreement.T).double().cpu().numpy()
-    finally:
-        stage.train(mode)
     return gram
 
 
