@@ -14,6 +14,7 @@ ORDER = [
     {"version", "errors", "files", "console"},
     {"config"},
     {"tasks"},
+    {"behaviour"},
     {"data"},
     {"models"},
     {"stages"},

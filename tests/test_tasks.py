@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from m3dt.data.behaviour import Collector, Noise, scripted_policy
+from m3dt.behaviour import Library, Player, Rung
 from m3dt.errors import UserError
 from m3dt.tasks import TASKS, get_task, make_env, suite
 
@@ -84,11 +84,6 @@ def test_metaworld_reset_is_reproducible(name):
     assert np.array_equal(first[:18], first[18:36])  # previous frame equals the current at reset
 
 
-def test_every_metaworld_task_has_a_script():
-    for name in METAWORLD:
-        assert callable(scripted_policy(get_task(name)).get_action)
-
-
 def test_episode_ends_at_the_horizon():
     env = make_env("reach-v2")
     env.reset(seed=0)
@@ -98,8 +93,8 @@ def test_episode_ends_at_the_horizon():
 
 def test_grasp_test_equals_the_simulators():
     """Our vectorised contact test must answer what the original loop over contacts answers."""
-    collector = Collector(get_task("pick-place-v2"), 0)
-    inner = collector.env._env
+    player = Player(get_task("pick-place-v2"), Library())
+    inner = player.env._env
     original = type(inner).touching_object
     answers = []
 
@@ -111,10 +106,5 @@ def test_grasp_test_equals_the_simulators():
 
     fast = inner.touching_object
     inner.touching_object = both
-    collector._play(Noise(), 9)
+    player.play(Rung("script"), np.random.default_rng(9))
     assert any(answers) and not all(answers)
-
-
-def test_other_domains_have_no_simulator_yet():
-    with pytest.raises(UserError, match="not walker-walk"):
-        make_env("walker-walk")

@@ -86,6 +86,20 @@ def _parser() -> argparse.ArgumentParser:
         help="comma-separated: random, backbone, router, expert:K; default the furthest trained",
     )
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
+    behaviour = add("behaviour", _behaviour, "train or measure behaviour policies", False)
+    behaviour.add_argument("action", choices=("train", "measure"))
+    behaviour.add_argument("tasks", nargs="*", metavar="TASK", help="tasks; measure: default all")
+    behaviour.add_argument(
+        "--folder",
+        type=Path,
+        default=Path("runs/behaviour"),
+        metavar="DIR",
+        help="trainings, and ladders for collect.policies=DIR; default runs/behaviour",
+    )
+    behaviour.add_argument("--library", type=Path, metavar="DIR", help="put ladders here instead")
+    behaviour.add_argument("--seed", type=int, default=0, help="of a training")
+    behaviour.add_argument("--episodes", type=int, default=10, help="per task, measured")
+    behaviour.add_argument("--csv", type=Path, metavar="FILE", help="write what was measured")
     registry = add("registry", _registry, "list the models of a run", configured=False)
     registry.add_argument("run", type=Path, metavar="RUN")
     registry.add_argument("--json", type=Path, metavar="FILE", help="write the entries as JSON")
@@ -155,6 +169,26 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
     config = load_config(options.conf, options.overrides)
     names = options.models.split(",") if options.models else []
     evaluate_run(config, names, options.json, console)
+
+
+def _behaviour(options: argparse.Namespace, console: Console) -> None:
+    library = options.library or options.folder
+    if options.action == "measure":
+        from m3dt.behaviour.measure import measure_and_show
+
+        measure_and_show(options.tasks, options.episodes, library, options.csv, console)
+        return
+    if not options.tasks:
+        raise UserError("which tasks shall be trained? m3dt behaviour train TASK...")
+    try:
+        from m3dt.behaviour.training.command import train_and_pack
+    except ModuleNotFoundError as error:
+        if error.name != "stable_baselines3":
+            raise
+        raise UserError(
+            "training behaviour policies needs stable-baselines3: pip install 'm3dt[collect]'"
+        ) from None
+    train_and_pack(options.tasks, options.folder, library, options.seed, console)
 
 
 def _registry(options: argparse.Namespace, console: Console) -> None:

@@ -20,9 +20,7 @@ from m3dt.evaluation.evaluate import method_name
 from m3dt.evaluation.workers import WorkerPool
 from m3dt.files import fingerprint, write_json
 from m3dt.registry import Registry
-from m3dt.tasks import require_simulators, tasks_of
-
-_SIMULATORS = ("metaworld", "mujoco")
+from m3dt.tasks import SIMULATORS, tasks_of
 
 
 def evaluate_run(
@@ -42,7 +40,6 @@ def evaluate_run(
         UserError: The run lacks a model, or a name is none.
     """
     tasks = tasks_of(config)
-    require_simulators(tasks)
     models = [_model(config, name) for name in names or [""]]
     results = []
     reused = 0
@@ -121,7 +118,7 @@ def _model(config: Config, name: str) -> tuple[Policy, dict[str, Any]]:
 def _key(config: Config, tasks: tuple[str, ...], described: dict[str, Any]) -> str:
     settings = asdict(config.evaluation)
     del settings["workers"]  # changes no score
-    versions = {name: metadata.version(name) for name in _SIMULATORS}
+    versions = {name: metadata.version(name) for name in SIMULATORS}
     return fingerprint([settings, list(tasks), described, versions])
 
 

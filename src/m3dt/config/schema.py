@@ -71,6 +71,8 @@ class CollectConfig:
     """Trajectories per task, the last 2 of which are prompts."""
     workers: int = 0
     """Processes that collect; 0 means one per CPU core."""
+    policies: str = ""
+    """Folder of behaviour policies that go before those of the package (`m3dt behaviour`)."""
     seed: int = 0
 
     def __post_init__(self) -> None:

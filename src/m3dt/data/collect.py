@@ -16,14 +16,13 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
+from m3dt.behaviour import Library
 from m3dt.config import CollectConfig
 from m3dt.console import progress_bar
-from m3dt.data.format import BEHAVIOUR, INDEX, DatasetIndex, TaskEntry, write_task
+from m3dt.data.format import COLLECTED, INDEX, DatasetIndex, TaskEntry, write_task
 from m3dt.errors import UserError
 from m3dt.files import remove_temporaries
-from m3dt.tasks import get_task, require_simulators
-
-_SIMULATORS = ("metaworld", "mujoco", "gymnasium", "m3dt")
+from m3dt.tasks import SIMULATORS, get_task
 
 
 def collect(
@@ -39,12 +38,14 @@ def collect(
 
     Raises:
         UserError: The folder holds one of the tasks collected otherwise, or a task has no
-            simulator.
+            behaviour policy.
     """
     folder = Path(folder)
     index = _existing(folder, tasks, config)
     missing = [task for task in tasks if task not in index.tasks]
-    require_simulators(missing)
+    library = Library(config.policies)
+    for task in missing:
+        library.require(get_task(task))  # what is missing should not show after an hour
     if not missing:
         console.print(f"[green]{folder}[/] holds all {len(tasks)} tasks: nothing to collect.")
         return index
@@ -59,11 +60,11 @@ def collect(
         ProcessPoolExecutor(workers, context, _initialize, (played,)) as pool,
     ):
         row = bar.add_task(f"collecting {len(missing)} tasks", total=total)
-        arguments = (folder, config.trajectories, config.seed)
+        arguments = (folder, config.trajectories, config.seed, library)
         futures = {pool.submit(_collect_task, task, *arguments): task for task in missing}
         for future in _watch(futures, played, bar, row):
             task, entry = futures[future], future.result()
-            index.tasks[task] = entry
+            index.add(task, entry)
             index.write(folder)
             low, _, median, _, best = entry.return_quartiles
             console.print(
@@ -75,7 +76,7 @@ def collect(
 
 def _existing(folder: Path, tasks: Sequence[str], config: CollectConfig) -> DatasetIndex:
     if not (folder / INDEX).exists():
-        versions = {name: metadata.version(name) for name in _SIMULATORS}
+        versions = {name: metadata.version(name) for name in (*SIMULATORS, "m3dt")}
         return DatasetIndex({}, versions)
     index = DatasetIndex.read(folder)
     for task in tasks:
@@ -85,7 +86,7 @@ def _existing(folder: Path, tasks: Sequence[str], config: CollectConfig) -> Data
         if not (folder / entry.file).is_file():
             del index.tasks[task]  # someone deleted a damaged file: it is collected again
             continue
-        if entry.made_by.get("behaviour") != BEHAVIOUR:
+        if entry.made_by.get("behaviour") not in COLLECTED:
             continue  # not ours to judge
         found = (entry.trajectories, entry.made_by.get("seed"))
         if found != (config.trajectories, config.seed):
@@ -121,11 +122,11 @@ def _initialize(played: Queue[int]) -> None:
     _played = played
 
 
-def _collect_task(task: str, folder: Path, count: int, seed: int) -> TaskEntry:
-    from m3dt.data.behaviour import Collector  # loads the simulator, in the worker alone
+def _collect_task(task: str, folder: Path, count: int, seed: int, library: Library) -> TaskEntry:
+    from m3dt.data.collector import Collector  # loads the simulator, in the worker alone
 
     spec = get_task(task)
-    collector = Collector(spec, seed)
+    collector = Collector(spec, seed, library)
     trajectories = []
     for number in range(count):
         trajectories.append(collector.trajectory(number, count))

@@ -16,26 +16,14 @@ import numpy as np
 
 from m3dt.errors import UserError
 from m3dt.files import atomic_path, fingerprint, sha256, write_json
+from m3dt.tasks import TASKS, Trajectory
 
 SCHEMA_VERSION = 1
 INDEX = "dataset.json"
-BEHAVIOUR = "scripted"  # what `m3dt collect` records
+COLLECTED = ("scripted", "learned")  # the behaviours that `m3dt collect` records
 # The last trajectories of a task are its prompts (paper appendix B).
 NUM_PROMPTS = 2
 _QUARTILES = (0, 0.25, 0.5, 0.75, 1)
-
-
-@dataclass(frozen=True)
-class Trajectory:
-    """One recorded episode: observations (T, S), actions (T, A), rewards (T,)."""
-
-    observations: np.ndarray
-    actions: np.ndarray
-    rewards: np.ndarray
-    success: bool
-
-    def __repr__(self) -> str:
-        return f"Trajectory(steps={len(self.rewards)}, return={self.rewards.sum():.1f})"
 
 
 @dataclass(frozen=True)
@@ -61,6 +49,12 @@ class DatasetIndex:
     tasks: dict[str, TaskEntry]
     versions: dict[str, str]
     schema_version: int = SCHEMA_VERSION
+
+    def add(self, task: str, entry: TaskEntry) -> None:
+        """Add or replace a task; the order of tasks is the catalogue's, however they came."""
+        self.tasks[task] = entry
+        for name in [name for name in TASKS if name in self.tasks]:
+            self.tasks[name] = self.tasks.pop(name)
 
     def write(self, folder: Path) -> None:
         write_json(folder / INDEX, asdict(self))
@@ -109,7 +103,7 @@ def write_task(
     ends = np.cumsum(lengths)
     observations = np.concatenate([t.observations for t in trajectories]).astype(np.float32)
     rewards = np.concatenate([t.rewards for t in trajectories]).astype(np.float32)
-    returns = np.array([t.rewards.sum(dtype=np.float64) for t in trajectories], np.float32)
+    returns = np.array([t.episode_return for t in trajectories], np.float32)
     successes = np.array([t.success for t in trajectories], np.uint8)
     training = observations[: ends[-1 - NUM_PROMPTS]].astype(np.float64)
     path = folder / f"{task}.hdf5"

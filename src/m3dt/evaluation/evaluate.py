@@ -24,7 +24,7 @@ from m3dt.console import make_console, progress_bar
 from m3dt.evaluation.policies import AgentPolicy, Policy, Session, Tile
 from m3dt.evaluation.scores import Episode, summarize
 from m3dt.evaluation.workers import Transition, WorkerPool
-from m3dt.tasks import require_simulators
+from m3dt.tasks import SIMULATORS
 
 # Tiles of one worker: while the model serves some, the worker steps another.
 _TILES_PER_WORKER = 3
@@ -36,7 +36,7 @@ class _Running:
     session: Session
     returns: np.ndarray  # (R,)
     successes: np.ndarray  # (R,) of bool
-    steps: int = 0
+    steps: np.ndarray  # (R,)
 
 
 def make_tiles(tasks: Sequence[str], episodes: int, size: int) -> list[Tile]:
@@ -60,8 +60,8 @@ def play(
         if waiting:
             number, tile = waiting.pop()
             R = len(tile.episodes)
-            session = policy.begin(tile, seed)
-            running[number] = _Running(tile, session, np.zeros(R), np.zeros(R, dtype=bool))
+            zeros = (np.zeros(R), np.zeros(R, bool), np.zeros(R, int))
+            running[number] = _Running(tile, policy.begin(tile, seed), *zeros)
             pool.reset(worker, number, tile.task, tile.seeds(seed))
 
     def serve(worker: int, answer: Transition) -> None:
@@ -105,17 +105,18 @@ def _single_threaded() -> Iterator[None]:
 
 
 def _account(now: _Running, answer: Transition) -> None:
-    if answer.rewards is not None and answer.successes is not None:
+    if answer.rewards is not None:
+        assert answer.successes is not None and answer.played is not None
         now.returns += answer.rewards
         now.successes |= answer.successes
-        now.steps += 1
+        now.steps += answer.played
 
 
 def _episodes(ended: _Running) -> list[Episode]:
-    columns = zip(ended.tile.episodes, ended.returns, ended.successes, strict=True)
+    columns = (ended.tile.episodes, ended.returns, ended.successes, ended.steps)
     return [
-        Episode(ended.tile.task, number, float(total), bool(success), ended.steps)
-        for number, total, success in columns
+        Episode(ended.tile.task, number, float(total), bool(success), int(steps))
+        for number, total, success, steps in zip(*columns, strict=True)
     ]
 
 
@@ -131,7 +132,6 @@ def evaluate_policy(
     Returns:
         Score, interval, domains, tasks, episodes, seed, speed and versions.
     """
-    require_simulators(tasks)
     if pool is None:
         with WorkerPool(config.workers or os.cpu_count() or 1) as own:
             return evaluate_policy(policy, tasks, config, console, own)
@@ -151,7 +151,7 @@ def evaluate_policy(
         "episodes": config.episodes,
         "env_steps_per_second": sum(episode.env_steps for episode in episodes) / seconds,
         "seed": config.seed,
-        "versions": {n: metadata.version(n) for n in ("m3dt", "torch", "metaworld", "mujoco")},
+        "versions": {n: metadata.version(n) for n in ("m3dt", "torch", *SIMULATORS)},
     }
 
 

@@ -25,15 +25,17 @@ class Transition:
     Attributes:
         tile: Number of the tile.
         observations: (R, S).
-        rewards: (R,), None after a reset.
+        rewards: (R,), 0 for episodes that had ended before; None after a reset.
         successes: (R,) of bool, None after a reset.
-        done: Whether the episodes ended.
+        played: (R,) of bool, whether an episode took this step; None after a reset.
+        done: Whether all episodes have ended.
     """
 
     tile: int
     observations: np.ndarray
     rewards: np.ndarray | None = None
     successes: np.ndarray | None = None
+    played: np.ndarray | None = None
     done: bool = False
 
 
@@ -102,39 +104,52 @@ class WorkerPool:
         return answers
 
 
+class _Tile:
+    """Episodes of one task, stepped together; those that end early wait for the others."""
+
+    def __init__(self, number: int, task: str, envs: list[Any]) -> None:
+        self.number, self.task, self.envs = number, task, envs
+        self._playing = np.ones(len(envs), bool)
+
+    def reset(self, seeds: Sequence[int]) -> Transition:
+        pairs = zip(self.envs, seeds, strict=True)
+        self._observations = np.stack([env.reset(seed=seed)[0] for env, seed in pairs])
+        return Transition(self.number, self._observations)
+
+    def step(self, actions: np.ndarray) -> Transition:
+        played = self._playing.copy()
+        rewards, successes = np.zeros(len(self.envs)), np.zeros(len(self.envs), bool)
+        for i in np.flatnonzero(played):
+            observation, rewards[i], terminated, truncated, info = self.envs[i].step(actions[i])
+            self._observations[i] = observation
+            successes[i] = info["success"]
+            self._playing[i] = not (terminated or truncated)
+        done = not self._playing.any()
+        observations = self._observations.copy()
+        return Transition(self.number, observations, rewards, successes, played, done)
+
+
 def _serve(connection: Connection) -> None:
     """Answer commands until the other end closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     environments: list[tuple[str, Any]] = []  # free ones, the most recently used last
-    running: dict[int, tuple[str, list[Any]]] = {}
+    running: dict[int, _Tile] = {}
     while True:
         try:
-            command, tile, *arguments = connection.recv()
+            command, number, *arguments = connection.recv()
         except EOFError:
             return  # the evaluation is over
         try:
             if command == "reset":
                 task, seeds = arguments
-                envs = [_take(environments, task) for _ in seeds]
-                running[tile] = (task, envs)
-                pairs = zip(envs, seeds, strict=True)
-                first = np.stack([env.reset(seed=seed)[0] for env, seed in pairs])
-                connection.send(Transition(tile, first))
+                running[number] = _Tile(number, task, [_take(environments, task) for _ in seeds])
+                connection.send(running[number].reset(seeds))
                 continue
-            task, envs = running[tile]
-            results = [env.step(a) for env, a in zip(envs, arguments[0], strict=True)]
-            done = any(result[2] or result[3] for result in results)
-            connection.send(
-                Transition(
-                    tile,
-                    np.stack([result[0] for result in results]),
-                    np.array([result[1] for result in results]),
-                    np.array([result[4]["success"] for result in results]),
-                    done,
-                )
-            )
-            if done:
-                environments += [(task, env) for env in running.pop(tile)[1]]
+            transition = running[number].step(arguments[0])
+            connection.send(transition)
+            if transition.done:
+                tile = running.pop(number)
+                environments += [(tile.task, env) for env in tile.envs]
                 del environments[:-_POOL]
         except BrokenPipeError:
             return

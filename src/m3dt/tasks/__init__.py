@@ -1,17 +1,26 @@
 """The 160 control tasks: what they are, how they are scored, and their environments."""
 
+import os
+
+# MuJoCo and dm_control look for a display as they are imported. Nothing here draws, unless the user
+# names a back end.
+os.environ.setdefault("MUJOCO_GL", "disable")
+
 from m3dt.tasks.catalog import TASKS, get_task
-from m3dt.tasks.envs import make_env, require_simulators
-from m3dt.tasks.spec import DOMAINS, TaskSpec
-from m3dt.tasks.suites import suite, tasks_of
+from m3dt.tasks.envs import make_env
+from m3dt.tasks.spec import DOMAINS, SIMULATORS, TaskSpec
+from m3dt.tasks.suites import paper_score, suite, tasks_of
+from m3dt.tasks.trajectory import Trajectory
 
 __all__ = [
     "DOMAINS",
+    "SIMULATORS",
     "TASKS",
     "TaskSpec",
+    "Trajectory",
     "get_task",
     "make_env",
-    "require_simulators",
+    "paper_score",
     "suite",
     "tasks_of",
 ]

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-import gymnasium
 import numpy as np
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
+from m3dt.tasks.base import TaskEnv
 from m3dt.tasks.spec import TaskSpec
 
 REWARD_FUNCTION = "v2"
 
 
-class MetaWorldEnv(gymnasium.Env):
+class MetaWorldEnv(TaskEnv):
     """A Sawyer task: 39 observations, 4 actions, 500 steps, reward 0..10 a step.
 
     The observation is the hand, the gripper and two objects now and one step before, then the goal.
     `info["success"]` of a step is True when the task's own success measure exceeds 1e-8.
     """
 
-    metadata = {"render_modes": []}
-
     def __init__(self, spec: TaskSpec, seed: int = 0) -> None:
+        super().__init__(spec)
         env = ALL_V3_ENVIRONMENTS[spec.env_id](reward_function_version=REWARD_FUNCTION)
         # The goal is visible; the observation space that was cached without it is dropped.
         env._partially_observable = False
@@ -33,30 +32,18 @@ class MetaWorldEnv(gymnasium.Env):
         env._set_task_called = True
         setattr(env, "touching_object", lambda geom: _touching(env, geom))  # noqa: B010
         env.seed(seed)
-        self.spec_task = spec
         self._env = env
-        self._steps = 0
-        box = gymnasium.spaces.Box
-        self.observation_space = box(-np.inf, np.inf, (spec.state_dim,), np.float32)
-        self.action_space = box(-1.0, 1.0, (spec.action_dim,), np.float32)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        super().reset(seed=seed)
-        if seed is not None:
-            self._env.seed(seed)
-        self._steps = 0
-        observation, _ = self._env.reset()
-        return observation.astype(np.float32), {}
+    def _seed(self, seed: int) -> None:
+        self._env.seed(seed)
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        action = np.clip(np.asarray(action, dtype=np.float32), -1.0, 1.0)
+    def _begin(self) -> np.ndarray:
+        return self._env.reset()[0]
+
+    def _advance(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool]:
+        action = np.clip(action.astype(np.float32), -1.0, 1.0)
         observation, reward, _, _, info = self._env.step(action)
-        self._steps += 1
-        truncated = self._steps >= self.spec_task.horizon
-        success = float(info["success"]) > 1e-8
-        return observation.astype(np.float32), float(reward), False, truncated, {"success": success}
+        return observation, reward, False, float(info["success"]) > 1e-8
 
 
 def _touching(env: Any, geom: int) -> bool:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+# The packages whose versions decide how a task behaves.
+SIMULATORS = ("metaworld", "dm_control", "mujoco")
 DOMAINS = ("metaworld", "dmcontrol", "cheetah-vel", "ant-dir")
 
 

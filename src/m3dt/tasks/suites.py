@@ -31,6 +31,18 @@ def _paper_lists() -> dict[str, dict[str, list[str]]]:
     return json.loads(text)
 
 
+@cache
+def _paper_scores() -> dict[str, float]:
+    text = resources.files("m3dt.tasks").joinpath("paper_single_task.csv").read_text()
+    rows = (line.split(",") for line in text.splitlines()[1:])
+    return {task: float(score) for task, score in rows}
+
+
+def paper_score(task: str) -> float:
+    """Return the paper's normalized score of a model trained on this task alone (appendix)."""
+    return _paper_scores()[get_task(task).name]
+
+
 def tasks_of(config: Config) -> tuple[str, ...]:
     """Return the tasks of an experiment: those it names, else those of its suite.
 

@@ -1,0 +1,7 @@
+"""Behaviour policies: what plays the episodes that become a dataset."""
+
+from m3dt.behaviour.ladder import Ladder, Noise, Rung
+from m3dt.behaviour.library import Library
+from m3dt.behaviour.play import Player
+
+__all__ = ["Ladder", "Library", "Noise", "Player", "Rung"]

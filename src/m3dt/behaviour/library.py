@@ -1,0 +1,79 @@
+"""The trained policies that come with the package, or a folder of the user's own.
+
+One file a policy: the snapshots of a training in the order of their returns, and the best.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from m3dt.behaviour.network import Network, load_networks
+from m3dt.errors import UserError
+from m3dt.files import sha256, write_json
+from m3dt.tasks import TaskSpec
+
+BEST = "best"
+SHIPPED = Path(__file__).parent / "trained"
+RECORD = "policies.json"
+
+
+def policy_name(spec: TaskSpec) -> str:
+    """Return the name of the policy that plays a task: all goals of a robot share one."""
+    return spec.name if spec.goal is None else spec.domain
+
+
+class Library:
+    """A folder of trained policies, looked at before those of the package."""
+
+    def __init__(self, folder: str | Path = "") -> None:
+        self.folders = ([Path(folder)] if folder else []) + [SHIPPED]
+
+    def path(self, spec: TaskSpec) -> Path:
+        """Return the file of a task's policies.
+
+        Raises:
+            UserError: There is none.
+        """
+        name = f"{policy_name(spec)}.safetensors"
+        for folder in self.folders:
+            if (folder / name).is_file():
+                return folder / name
+        raise UserError(
+            f"no behaviour policy for '{spec.name}' in {', '.join(map(str, self.folders))}: "
+            f"train one with `m3dt behaviour train {spec.name}`"
+        )
+
+    def require(self, spec: TaskSpec) -> None:
+        """Refuse a task that nothing can play.
+
+        Raises:
+            UserError: It needs a trained policy and there is none.
+        """
+        if spec.domain != "metaworld":  # whose scripts come with the simulator
+            self.path(spec)
+
+    def networks(self, spec: TaskSpec) -> dict[str, Network]:
+        """Return a task's networks, snapshots first and then the best.
+
+        Raises:
+            UserError: There are none.
+        """
+        networks = load_networks(self.path(spec))
+        return dict(sorted(networks.items(), key=lambda item: (item[0] == BEST, item[0])))
+
+    def checksum(self, spec: TaskSpec) -> str:
+        """Return the SHA-256 of a task's policies."""
+        return sha256(self.path(spec))
+
+
+def read_record(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return how the policies of a folder were trained, by policy."""
+    path = folder / RECORD
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def write_record(folder: Path, record: dict[str, dict[str, Any]]) -> None:
+    """Write how the policies of a folder were trained, in the order of their names."""
+    write_json(folder / RECORD, dict(sorted(record.items())))

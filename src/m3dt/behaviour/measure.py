@@ -1,0 +1,120 @@
+"""Measure the behaviour policies in the real environments."""
+
+from __future__ import annotations
+
+import csv
+import multiprocessing
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from m3dt.behaviour.library import Library
+from m3dt.behaviour.play import Player
+from m3dt.console import progress_bar
+from m3dt.files import atomic_path
+from m3dt.tasks import DOMAINS, TASKS, get_task, paper_score
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What the best behaviour of a task does without noise, beside random play."""
+
+    task: str
+    domain: str
+    behaviour: str
+    episodes: int
+    score: float
+    return_mean: float
+    return_std: float
+    success_rate: float
+    random_return: float
+    paper_score: float
+    """Of the paper's policy trained on this task alone."""
+
+
+def measure_task(task: str, episodes: int, library: Library) -> Measurement:
+    """Play a task's best and random behaviour."""
+    spec = get_task(task)
+    player = Player(spec, library)
+    ladder = player.ladder
+    rng = np.random.default_rng((7, *task.encode()))
+    best = [player.play(ladder.best, rng) for _ in range(episodes)]
+    random = [player.play(ladder.rungs[0], rng) for _ in range(max(episodes // 2, 1))]
+    returns = np.array([t.episode_return for t in best])
+    return Measurement(
+        task,
+        spec.domain,
+        ladder.behaviour,
+        episodes,
+        float(np.mean([spec.normalized_score(t.episode_return, t.success) for t in best])),
+        float(returns.mean()),
+        float(returns.std()),
+        float(np.mean([t.success for t in best])),
+        float(np.mean([t.episode_return for t in random])),
+        paper_score(task),
+    )
+
+
+def measure(
+    tasks: Sequence[str], episodes: int, library: Library, console: Console
+) -> list[Measurement]:
+    """Measure tasks in parallel, in their order.
+
+    Raises:
+        UserError: A task has no behaviour policy.
+    """
+    for task in tasks:
+        library.require(get_task(task))
+    context = multiprocessing.get_context("spawn")
+    with (
+        progress_bar(console, "tasks") as bar,
+        ProcessPoolExecutor(os.cpu_count(), context) as pool,
+    ):
+        row = bar.add_task("measuring behaviour", total=len(tasks))
+        futures = [pool.submit(measure_task, task, episodes, library) for task in tasks]
+        results = []
+        for future in futures:
+            results.append(future.result())
+            bar.advance(row)
+    return results
+
+
+def measure_and_show(
+    names: Sequence[str], episodes: int, library: Path, csv_file: Path | None, console: Console
+) -> None:
+    """Measure tasks (all, if none is named), print a table and its means, and write the CSV.
+
+    Raises:
+        UserError: A task is unknown or has no behaviour policy.
+    """
+    tasks = [get_task(name).name for name in names] or list(TASKS)
+    results = measure(tasks, episodes, Library(library), console)
+    table = Table("task", "score", "return", "success", "random return", "paper, single task")
+    for m in results:
+        spread = f"{m.return_mean:.0f} +- {m.return_std:.0f}"
+        success = f"{m.success_rate:.0%}" if m.domain == "metaworld" else ""
+        numbers = (spread, success, f"{m.random_return:.0f}", f"{m.paper_score:.0f}")
+        table.add_row(m.task, f"{m.score:.0f}", *numbers)
+    console.print(table)
+    for domain in DOMAINS:
+        scores = [m.score for m in results if m.domain == domain]
+        if scores:
+            console.print(f"{domain}: mean score {np.mean(scores):.1f} over {len(scores)} tasks")
+    if csv_file:
+        write_measurements(csv_file, results)
+
+
+def write_measurements(path: Path, measurements: Sequence[Measurement]) -> None:
+    """Write measurements as CSV, numbers with one decimal."""
+    with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(Measurement.__dataclass_fields__))
+        writer.writeheader()
+        for measurement in measurements:
+            row = vars(measurement).items()
+            writer.writerow({k: round(v, 2) if isinstance(v, float) else v for k, v in row})

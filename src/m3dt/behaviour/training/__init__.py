@@ -1,0 +1,1 @@
+"""Training of behaviour policies in batched simulations; needs the extra `collect`."""

@@ -1,0 +1,48 @@
+"""The trajectories of one task of a dataset."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from m3dt.behaviour import Library, Player
+from m3dt.data.format import NUM_PROMPTS
+from m3dt.tasks import TaskSpec, Trajectory
+
+_ATTEMPTS = 5  # of a demonstration
+
+
+class Collector:
+    """Plays the trajectories of one task, each a pure function of (seed, task, its number)."""
+
+    def __init__(self, spec: TaskSpec, seed: int, library: Library) -> None:
+        self.spec = spec
+        self.seed = seed
+        self.player = Player(spec, library)
+
+    def trajectory(self, number: int, count: int) -> Trajectory:
+        """Play trajectory `number` of `count`; the last ones, the prompts, are noiseless.
+
+        The others are spread evenly over the rungs of the task's ladder, in shuffled order.
+        """
+        if number >= count - NUM_PROMPTS:
+            return self._demonstration(number)
+        rungs = self.player.ladder.rungs
+        order = self._rng(0).permutation(count - NUM_PROMPTS)
+        return self.player.play(rungs[order[number] % len(rungs)], self._rng(1, number))
+
+    def made_by(self) -> dict[str, Any]:
+        """Describe the behaviour, for the dataset's index."""
+        return {"seed": self.seed, **self.player.ladder.describe()}
+
+    def _demonstration(self, number: int) -> Trajectory:
+        """Play without noise, again on failure: a prompt should show the task being solved."""
+        for attempt in range(_ATTEMPTS):
+            trajectory = self.player.play(self.player.ladder.best, self._rng(2, number, attempt))
+            if trajectory.success or self.spec.domain != "metaworld":
+                break
+        return trajectory
+
+    def _rng(self, *key: int) -> np.random.Generator:
+        return np.random.default_rng((self.seed, *self.spec.name.encode(), *key))

@@ -1,0 +1,78 @@
+"""The 30 DMControl tasks: 19 of the suite as it is, 11 of `dmcontrol_custom`."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import numpy as np
+from dm_control import suite
+from dm_control.mujoco import Physics
+from dm_control.rl.control import Environment
+from dm_control.suite.common import ASSETS
+
+from m3dt.tasks.base import TaskEnv
+from m3dt.tasks.dmcontrol_custom import CUSTOM, three_link_reacher
+from m3dt.tasks.spec import TaskSpec
+
+ACTION_REPEAT = 2
+
+
+class DMControlEnv(TaskEnv):
+    """A DMControl task: 500 steps of two control steps each, reward 0..2 a step.
+
+    The observation is the suite's entries, flattened in its order. Episodes never end early.
+    """
+
+    def __init__(self, spec: TaskSpec, seed: int = 0) -> None:
+        super().__init__(spec)
+        self._env = build(spec.env_id)
+        self._seed(seed)
+
+    @property
+    def physics(self) -> Physics:
+        """The simulation's state and model."""
+        return self._env.physics
+
+    def place(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
+        """Move the joints of the episode that has begun and return the observation, (S,)."""
+        with self.physics.reset_context():
+            self.physics.data.qpos[:] = qpos
+            self.physics.data.qvel[:] = qvel
+        return flatten(self._env.task.get_observation(self.physics)).astype(np.float32)
+
+    def _seed(self, seed: int) -> None:
+        self._env.task._random = np.random.RandomState(seed)
+
+    def _begin(self) -> np.ndarray:
+        return flatten(self._env.reset().observation)
+
+    def _advance(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool]:
+        action = np.clip(action.astype(np.float64), -1.0, 1.0)
+        reward = 0.0
+        for _ in range(ACTION_REPEAT):
+            step = self._env.step(action)
+            reward += step.reward
+        return flatten(step.observation), reward, False, False
+
+
+def build(env_id: str) -> Environment:
+    """Build the dm_control environment of a task, such as `walker-walk` or `cup-spin`."""
+    if env_id in CUSTOM:
+        return CUSTOM[env_id]()
+    domain, task = env_id.split("-", 1)
+    return suite.load("ball_in_cup" if domain == "cup" else domain, task.replace("-", "_"))
+
+
+def flatten(observation: dict[str, np.ndarray]) -> np.ndarray:
+    """Concatenate the entries of an observation in their order, (S,)."""
+    return np.concatenate([np.ravel(entry) for entry in observation.values()])
+
+
+def model_xml(env_id: str) -> tuple[str, dict[str, bytes]]:
+    """Return the MuJoCo XML of a task and the files it includes, by name."""
+    if env_id.startswith("reacher-three"):
+        return three_link_reacher().decode(), ASSETS
+    domain = env_id.split("-", 1)[0]
+    module = import_module(f"dm_control.suite.{'ball_in_cup' if domain == 'cup' else domain}")
+    xml, assets = module.get_model_and_assets()
+    return xml if isinstance(xml, str) else xml.decode(), assets

@@ -1,0 +1,130 @@
+"""The 80 locomotion tasks: a half-cheetah told how fast, an ant told where to run.
+
+The goal is not in the observation. Models are gymnasium's; stepping is plain `mj_step`, so
+positions of bodies lag behind the joints by up to one simulation step of 0.01 s, as in the
+environments that the paper used.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import mujoco
+import numpy as np
+
+from m3dt.tasks.base import TaskEnv
+from m3dt.tasks.spec import TaskSpec
+
+FRAME_SKIP = 5
+STEP_SECONDS = 0.05
+NOISE = 0.1  # of the initial state
+_CONTROL_COST = {"cheetah-vel": 0.05, "ant-dir": 0.5}
+_ALIVE_BONUS = 1.0
+_HEALTHY_HEIGHT = (0.2, 1.0)  # m, of an ant's torso
+
+
+def load_model(env_id: str) -> mujoco.MjModel:
+    """Load gymnasium's `half_cheetah` or `ant` model."""
+    gymnasium = find_spec("gymnasium")  # its MuJoCo module would open a display on import
+    assert gymnasium is not None and gymnasium.origin is not None
+    assets = Path(gymnasium.origin).parent / "envs" / "mujoco" / "assets"
+    return mujoco.MjModel.from_xml_path(str(assets / f"{env_id}.xml"))
+
+
+def cheetah_reward(velocity: np.ndarray, action: np.ndarray, goal: np.ndarray) -> np.ndarray:
+    """Reward running at a velocity: -|v - goal| - 0.05 |a|^2.
+
+    Args:
+        velocity: Forward, m/s, (...).
+        action: (..., 6).
+        goal: m/s, (...).
+    """
+    return -np.abs(velocity - goal) - _CONTROL_COST["cheetah-vel"] * (action**2).sum(-1)
+
+
+def ant_reward(velocity: np.ndarray, action: np.ndarray, goal: np.ndarray) -> np.ndarray:
+    """Reward running in a direction: v . (cos goal, sin goal) - 0.5 |a|^2 + 1.
+
+    Args:
+        velocity: Of the torso in the plane, m/s, (..., 2).
+        action: (..., 8).
+        goal: Radians, (...).
+    """
+    along = velocity[..., 0] * np.cos(goal) + velocity[..., 1] * np.sin(goal)
+    return along - _CONTROL_COST["ant-dir"] * (action**2).sum(-1) + _ALIVE_BONUS
+
+
+def ant_is_healthy(qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
+    """Tell whether an ant stands, (...) of bool.
+
+    Args:
+        qpos: (..., 15).
+        qvel: (..., 14).
+    """
+    low, high = _HEALTHY_HEIGHT
+    finite = np.isfinite(qpos).all(-1) & np.isfinite(qvel).all(-1)
+    return finite & (qpos[..., 2] >= low) & (qpos[..., 2] <= high)
+
+
+class LocomotionEnv(TaskEnv):
+    """A task of cheetah-vel (20 observations) or ant-dir (27): 200 steps of 0.05 s."""
+
+    def __init__(self, spec: TaskSpec, seed: int = 0) -> None:
+        super().__init__(spec)
+        assert spec.goal is not None
+        self.model = load_model(spec.env_id)
+        self.data = mujoco.MjData(self.model)
+        self._ant = spec.domain == "ant-dir"
+        self._goal = np.array(spec.goal)
+        self._seed(seed)
+
+    def set_state(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
+        """Place the robot and return the observation, (S,).
+
+        Args:
+            qpos: Positions of the joints, m and radians; (9,) or (15,).
+            qvel: Their velocities, (9,) or (14,).
+        """
+        self._place(qpos, qvel)
+        return self._observation().astype(np.float32)
+
+    def _place(self, qpos: np.ndarray, qvel: np.ndarray) -> None:
+        mujoco.mj_resetData(self.model, self.data)
+        self.data.qpos[:] = qpos
+        self.data.qvel[:] = qvel
+        mujoco.mj_forward(self.model, self.data)
+
+    def _seed(self, seed: int) -> None:
+        self._rng = np.random.default_rng(seed)
+
+    def _begin(self) -> np.ndarray:
+        noise = self._rng.uniform(-NOISE, NOISE, self.model.nq)
+        velocity = NOISE * self._rng.standard_normal(self.model.nv)
+        self._place(self.model.qpos0 + noise, velocity)
+        return self._observation()
+
+    def _advance(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool]:
+        data = self.data
+        action = action.astype(np.float64)
+        before = self._position()
+        data.ctrl[:] = action  # MuJoCo clamps it to [-1, 1]; the cost counts it as given
+        mujoco.mj_step(self.model, data, FRAME_SKIP)
+        velocity = (self._position() - before) / STEP_SECONDS
+        if self._ant:
+            reward = ant_reward(velocity, action, self._goal)
+            terminated = not ant_is_healthy(data.qpos, data.qvel)
+        else:
+            reward = cheetah_reward(velocity, action, self._goal)
+            terminated = False
+        return self._observation(), float(reward), terminated, False
+
+    def _position(self) -> np.ndarray:
+        """Return where the velocity is measured: an ant's torso, a cheetah's root joint."""
+        return self.data.body("torso").xpos[:2].copy() if self._ant else self.data.qpos[0].copy()
+
+    def _observation(self) -> np.ndarray:
+        data = self.data
+        if self._ant:
+            return np.concatenate((data.qpos[2:], data.qvel))
+        return np.concatenate((data.qpos[1:], data.qvel, data.body("torso").xpos))
