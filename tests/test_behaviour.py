@@ -16,9 +16,6 @@ from m3dt.tasks import TASKS, get_task, make_env
 
 SIMULATED = [name for name, spec in TASKS.items() if spec.domain == "dmcontrol"]
 SIMULATED += ["cheetah-vel-7", "ant-dir-7"]
-    "cheetah-vel-7",
-    "ant-dir-7",
-]
 
 
 def same_state(env, spec, simulation):

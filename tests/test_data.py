@@ -71,12 +71,12 @@ def naive_segment(folder, task, number, start, stop, length):
 
 @pytest.mark.parametrize("task", range(3))
 def test_segments_equal_naive_assembly(store, synthetic, task):
-    sampler = TaskSampler(store.tasks[task], 0.01, 1000)
+    sampler = TaskSampler(store.tasks[task], LoaderConfig(), 1000)
     ends = store.tasks[task].episode_ends
     numbers = np.array([0, 0, 1, 2, 3, 5])
     starts = np.array([0, 27, 5, 24, 1, 10])
     begin = ends[numbers] - np.array(SYNTHETIC_LENGTHS)[numbers] + starts
-    rows = sampler.segments(numbers, begin, 6)
+    rows = sampler.segments(numbers, begin, 6, sampler.normalization)
     for i, (number, start) in enumerate(zip(numbers, starts, strict=True)):
         stop = min(start + 6, SYNTHETIC_LENGTHS[number])
         expected = naive_segment(synthetic, SYNTHETIC_TASKS[task], number, start, stop, 6)
@@ -87,7 +87,7 @@ def test_segments_equal_naive_assembly(store, synthetic, task):
 
 
 def test_drawn_prompts_are_the_tasks_two(store):
-    sampler = TaskSampler(store.tasks[2], 0.01, 1000)
+    sampler = TaskSampler(store.tasks[2], LoaderConfig(), 1000)
     both = sampler.prompts(np.array([0, 1]), 4)
     for _ in range(2):  # cut at first, remembered then
         drawn = sampler.draw_prompts(np.random.default_rng(0), 50, 4)
@@ -100,7 +100,7 @@ def test_drawn_prompts_are_the_tasks_two(store):
 @pytest.mark.parametrize("length", [4, 25])
 def test_prompts_are_the_steps_before_the_last(store, synthetic, length):
     """A trajectory of 18 steps, no longer than a prompt of 25, serves whole."""
-    sampler = TaskSampler(store.tasks[1], 0.01, 1000)
+    sampler = TaskSampler(store.tasks[1], LoaderConfig(), 1000)
     rows = sampler.prompts(np.array([0, 1]), length)
     for i, number in enumerate((4, 5)):
         T = SYNTHETIC_LENGTHS[number]
@@ -114,7 +114,7 @@ def test_prompts_are_the_steps_before_the_last(store, synthetic, length):
 
 def test_training_segments_start_uniformly_over_transitions(store):
     """Trajectories are drawn by length, starts evenly, and prompts never."""
-    sampler = TaskSampler(store.tasks[0], 0.01, 1000)
+    sampler = TaskSampler(store.tasks[0], LoaderConfig(), 1000)
     rng = np.random.default_rng(0)
     rows = sampler.draw(rng, 20_000, 6)
     lengths = np.array(SYNTHETIC_LENGTHS[:-2])
@@ -196,7 +196,9 @@ def test_constant_dimension_does_not_explode(tmp_path):
         std[5] = 0.0
         file.attrs["state_std"] = std
     task = DatasetStore.open(folder, ["reach-v2"]).tasks[0]
-    assert np.isfinite(TaskSampler(task, 0.01, 1000).prompts(np.array([0]), 4).states).all()
+    assert np.isfinite(
+        TaskSampler(task, LoaderConfig(), 1000).prompts(np.array([0]), 4).states
+    ).all()
 
 
 def test_missing_tasks_are_all_named(synthetic):

@@ -5,7 +5,7 @@ import pytest
 
 from m3dt.behaviour import Library, Player, Rung
 from m3dt.errors import UserError
-from m3dt.tasks import TASKS, get_task, make_env, suite
+from m3dt.tasks import DOMAINS, TASKS, get_task, make_env, paper_score, suite
 
 METAWORLD = [name for name, spec in TASKS.items() if spec.domain == "metaworld"]
 
@@ -34,13 +34,38 @@ def test_paper_suites(size, seed):
     assert set(names) <= set(TASKS)
 
 
+def counts(names):
+    domains = [get_task(name).domain for name in names]
+    return {domain: domains.count(domain) for domain in DOMAINS}
+
+
+@pytest.mark.parametrize("size", [4, 10, 16, 33, 100, 159])
+def test_selection_keeps_ratio_and_difficulty(size):
+    """Any other number or seed gives a subset of its own, by the paper's rule."""
+    subsets = [suite(f"mt{size}", seed) for seed in (3, 4, 5)]
+    mean = np.mean([paper_score(name) for name in TASKS])
+    for names in subsets:
+        assert len(set(names)) == size
+        for domain, share in {"metaworld": 50, "dmcontrol": 30, "cheetah-vel": 40}.items():
+            assert abs(counts(names)[domain] - size * share / 160) < 1
+        if size >= 10:
+            assert np.mean([paper_score(n) for n in names]) == pytest.approx(mean, abs=0.5)
+    assert len(set(subsets)) == 3 or size == 159
+    assert subsets[0] == suite(f"mt{size}", 3)
+
+
 def test_suites_differ_by_seed_and_reject_others():
     assert suite("mt10", 0) != suite("mt10", 1)
     assert suite("mt160") == tuple(TASKS)
-    with pytest.raises(UserError, match="no seed 7"):
-        suite("mt10", 7)
-    with pytest.raises(UserError, match="mt10"):
-        suite("mt11")
+    assert counts(suite("quickstart")) == {
+        "metaworld": 3,
+        "dmcontrol": 2,
+        "cheetah-vel": 3,
+        "ant-dir": 2,
+    }
+    for name in ("mt3", "mt161", "mt", "mt1O"):
+        with pytest.raises(UserError, match="any mtN"):
+            suite(name)
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,20 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     add("collect", _collect, "record trajectories in the simulators")
+    importing = add("import", _import, "add a dataset of another project to ours", False)
+    importing.add_argument("source", type=Path, metavar="SOURCE")
+    importing.add_argument("data", type=Path, metavar="DATA", help="our dataset's folder")
+    importing.add_argument(
+        "--format",
+        required=True,
+        choices=("npz", "tdmpc2", "promptdt", "minari"),
+        help="npz: the M3DT authors'; tdmpc2: .pt chunks; promptdt: .pkl lists",
+    )
+    exporting = add("export", _export, "write a dataset for Minari", configured=False)
+    exporting.add_argument("data", type=Path, metavar="DATA", help="our dataset's folder")
+    exporting.add_argument("target", type=Path, metavar="TARGET", help="Minari's root folder")
+    for command in (importing, exporting):
+        command.add_argument("--tasks", default="", metavar="LIST", help="comma-separated")
     verify = add("verify", _verify, "check every file of a dataset", configured=False)
     verify.add_argument("folder", type=Path, metavar="DATA")
     verify.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
@@ -86,6 +100,9 @@ def _parser() -> argparse.ArgumentParser:
         help="comma-separated: random, backbone, router, expert:K; default the furthest trained",
     )
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
+    tasks = add("tasks", _tasks, "list the tasks of a suite", configured=False)
+    tasks.add_argument("suite", nargs="?", default="mt160", help="mtN or quickstart; default mt160")
+    tasks.add_argument("--seed", type=int, default=0, help="which subset of that size")
     behaviour = add("behaviour", _behaviour, "train or measure behaviour policies", False)
     behaviour.add_argument("action", choices=("train", "measure"))
     behaviour.add_argument("tasks", nargs="*", metavar="TASK", help="tasks; measure: default all")
@@ -124,6 +141,30 @@ def _collect(options: argparse.Namespace, console: Console) -> None:
     config = load_config(options.conf, options.overrides)
     build_callbacks(config, "stage1")  # a mistake in them should not wait for the data
     collect(config.data, tasks_of(config), config.collect, console)
+
+
+def _import(options: argparse.Namespace, console: Console) -> None:
+    from m3dt.data.importers import import_dataset
+
+    names = options.tasks.split(",") if options.tasks else []
+    import_dataset(options.source, options.data, options.format, names, console)
+    console.print(f"{options.data}: check it with `m3dt verify {options.data}`.")
+
+
+def _export(options: argparse.Namespace, console: Console) -> None:
+    from m3dt.data.export import export_minari
+
+    names = options.tasks.split(",") if options.tasks else []
+    tasks = export_minari(options.data, options.target, names)
+    console.print(
+        f"{len(tasks)} tasks written. Read them with MINARI_DATASETS_PATH={options.target} set."
+    )
+
+
+def _tasks(options: argparse.Namespace, console: Console) -> None:
+    from m3dt.report import show_tasks
+
+    show_tasks(options.suite, options.seed, console)
 
 
 def _verify(options: argparse.Namespace, console: Console) -> None:

@@ -20,7 +20,7 @@ from m3dt.evaluation.evaluate import method_name
 from m3dt.evaluation.workers import WorkerPool
 from m3dt.files import fingerprint, write_json
 from m3dt.registry import Registry
-from m3dt.tasks import SIMULATORS, tasks_of
+from m3dt.tasks import DOMAINS, SIMULATORS, get_task, paper_score, suite, tasks_of
 
 
 def evaluate_run(
@@ -165,3 +165,21 @@ def show_registry(run: Path, json_file: Path | None, console: Console) -> None:
         shown = ", ".join(parents[:3]) + (f" and {len(parents) - 3} more" if parents[3:] else "")
         table.add_row(entry.key, str(entry.step), str(len(entry.tasks)), entry.hash[:8], shown)
     console.print(table)
+
+
+def show_tasks(name: str, seed: int, console: Console) -> None:
+    """Print the tasks of a suite, and what makes it alike the whole.
+
+    Raises:
+        UserError: There is no such suite.
+    """
+    specs = [get_task(task) for task in suite(name, seed)]
+    table = Table("task", "domain", "states", "actions", "steps", "paper's single-task score")
+    for spec in specs:
+        numbers = (spec.state_dim, spec.action_dim, spec.horizon, f"{paper_score(spec.name):.0f}")
+        table.add_row(spec.name, spec.domain, *map(str, numbers))
+    console.print(table)
+    domains = [spec.domain for spec in specs]
+    counts = ", ".join(f"{domains.count(d)} {d}" for d in DOMAINS if d in domains)
+    mean = sum(paper_score(spec.name) for spec in specs) / len(specs)
+    console.print(f"{len(specs)} tasks ({counts}), mean single-task score {mean:.1f}")

@@ -37,7 +37,9 @@ def play(env: TaskEnv, policy: Policy, rung: Rung, rng: np.random.Generator) -> 
     observation, _ = env.reset(seed=int(rng.integers(2**31)))
     policy.begin()
     in_phase = rung.noise.phases(env.spec_task.horizon, rng)
-    observations, actions, rewards = [], [], []
+    observations: list[np.ndarray] = []
+    actions: list[np.ndarray] = []
+    rewards: list[float] = []
     success = done = False
     while not done:
         action = policy.act(observation, success)

@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from m3dt.config.schema import Config
+from m3dt.config.schema import COMPAT, Config
 from m3dt.errors import UserError, nearest
 from m3dt.files import atomic_path
 
@@ -85,6 +85,9 @@ def load_config(conf: str | Path, overrides: Sequence[str] = ()) -> Config:
             raise UserError(f"'{override}': overrides are written key=value")
         layers.append((f"override '{override}'", _parse_override(override)))
 
+    compat = [layer.get("compat") for _, layer in layers if layer.get("compat")]
+    preset = COMPAT.get(str(compat[-1]), {}) if compat else {}
+    layers.insert(0, ("compat", OmegaConf.create(preset)))
     merged = OmegaConf.structured(Config)
     for source, layer in layers:
         _check_keys(layer, merged, source)

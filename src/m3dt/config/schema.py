@@ -13,6 +13,13 @@ STATE_DIM = 39
 ACTION_DIM = 8
 
 
+# What `compat` stands for; an override of a single key goes before it.
+COMPAT: dict[str, dict[str, Any]] = {
+    "none": {},
+    "official": {"model": {"residual": "official"}, "loader": {"normalization": "official"}},
+}
+
+
 def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name}={value} is not one of {', '.join(choices)}")
@@ -90,13 +97,17 @@ class LoaderConfig:
     sampling: str = "one_task"
     """`one_task`: round-robin, one task a step. `mixed`: tasks share the batch in equal parts."""
     std_floor: float = 0.01
-    """Lower bound of a state dimension's standard deviation; the paper's code has none but 1e-6."""
+    """Lower bound of a state dimension's standard deviation, where `normalization` is `floored`."""
+    normalization: str = "floored"
+    """`floored`: by the training trajectories' statistics, as above. `official`: 1e-6 is added to
+    the deviation and prompts have statistics of their own, as in the authors' code."""
     num_workers: int = 0
 
     def __post_init__(self) -> None:
         _at_least("loader.batch_size", self.batch_size, 1)
         _at_least("loader.num_workers", self.num_workers, 0)
         _choice("loader.sampling", self.sampling, ("one_task", "mixed"))
+        _choice("loader.normalization", self.normalization, ("floored", "official"))
         if self.std_floor <= 0:
             raise ValueError(f"loader.std_floor={self.std_floor} must be positive")
 
@@ -188,10 +199,14 @@ class Config:
     data: str = ""
     """Folder of the dataset; empty means data/<suite>."""
     seed: int = 0
+    compat: str = "none"
+    """`official` sets what checkpoints and datasets of the authors need: model.residual and
+    loader.normalization."""
     suite: str = "mt160"
-    """Task suite: mt10, mt20, mt40, mt80, mt120, mt160 (the paper's lists) or quickstart."""
+    """Task suite: mt10, mt20, mt40, mt80, mt120, mt160 (the paper's lists), any other mtN (chosen
+    by the paper's rule) or quickstart."""
     suite_seed: int = 0
-    """Which of the paper's lists of that size (0, 1 or 2)."""
+    """Which list of that size; the paper's are 0, 1 and 2."""
     tasks: list[str] = field(default_factory=list)
     """Task names in place of a suite's; give data=FOLDER with them."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -211,3 +226,4 @@ class Config:
 
     def __post_init__(self) -> None:
         _at_least("seed", self.seed, 0)
+        _choice("compat", self.compat, tuple(COMPAT))

@@ -66,11 +66,11 @@ def collect(
             task, entry = futures[future], future.result()
             index.add(task, entry)
             index.write(folder)
-            low, _, median, _, best = entry.return_quartiles
-            console.print(
-                f"  {task:28s} returns {low:7.0f} .. {median:7.0f} .. {best:7.0f}   "
-                f"success {entry.success_rate:4.0%}"
-            )
+            quartiles = " .. ".join(f"{value:5.0f}" for value in entry.return_quartiles)
+            success = ""
+            if get_task(task).domain == "metaworld":
+                success = f"   success {entry.success_rate:4.0%}"
+            console.print(f"  {task:28s} returns {quartiles}{success}")
     return index
 
 

@@ -43,7 +43,7 @@ class TaskContext:
     def from_store(
         cls, store: DatasetStore, loader: LoaderConfig, model: ModelConfig
     ) -> TaskContext:
-        samplers = [TaskSampler(t, loader.std_floor, model.max_timesteps) for t in store.tasks]
+        samplers = [TaskSampler(t, loader, model.max_timesteps) for t in store.tasks]
         both = np.arange(NUM_PROMPTS)
         rows = [sampler.prompts(both, model.prompt_length) for sampler in samplers]
         stacked = {
@@ -52,8 +52,8 @@ class TaskContext:
         }
         return cls(
             tuple(task.spec.name for task in store.tasks),
-            torch.from_numpy(np.stack([s.state_mean for s in samplers])),
-            torch.from_numpy(np.stack([s.state_std for s in samplers])),
+            torch.from_numpy(np.stack([s.normalization.mean for s in samplers])),
+            torch.from_numpy(np.stack([s.normalization.std for s in samplers])),
             torch.tensor([float(task.episode_returns.max()) for task in store.tasks]),
             Segment(**stacked),
         )

@@ -66,9 +66,7 @@ class M3DTDataModule(pl.LightningDataModule):
         self.seed = seed
         self.stage = stage
         self.streams = tuple(streams)
-        self.samplers = [
-            TaskSampler(task, loader.std_floor, model.max_timesteps) for task in store.tasks
-        ]
+        self.samplers = [TaskSampler(task, loader, model.max_timesteps) for task in store.tasks]
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
         """Return a rank's share of the batch of a step."""

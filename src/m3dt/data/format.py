@@ -37,7 +37,8 @@ class TaskEntry:
     sha256: str
     return_quartiles: list[float]
     """Smallest, 25 %, median, 75 % and largest episode return."""
-    success_rate: float
+    success_rate: float | None
+    """None where a source did not record success; the file then says 0."""
     made_by: dict[str, Any]
     """How the trajectories came to be: the behaviour, its settings and its seed."""
 
@@ -104,7 +105,8 @@ def write_task(
     observations = np.concatenate([t.observations for t in trajectories]).astype(np.float32)
     rewards = np.concatenate([t.rewards for t in trajectories]).astype(np.float32)
     returns = np.array([t.episode_return for t in trajectories], np.float32)
-    successes = np.array([t.success for t in trajectories], np.uint8)
+    successes = np.array([bool(t.success) for t in trajectories], np.uint8)
+    known = all(t.success is not None for t in trajectories)
     training = observations[: ends[-1 - NUM_PROMPTS]].astype(np.float64)
     path = folder / f"{task}.hdf5"
     with atomic_path(path) as temporary:
@@ -127,6 +129,6 @@ def write_task(
         steps=int(ends[-1]),
         sha256=sha256(path),
         return_quartiles=[round(float(q), 2) for q in np.quantile(returns, _QUARTILES)],
-        success_rate=round(float(successes.mean()), 4),
+        success_rate=round(float(successes.mean()), 4) if known else None,
         made_by=made_by,
     )

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from m3dt.config.schema import ACTION_DIM, STATE_DIM
+from m3dt.config.schema import ACTION_DIM, STATE_DIM, LoaderConfig
 from m3dt.data.format import NUM_PROMPTS
-from m3dt.data.store import TaskStore, padded_statistics
+from m3dt.data.store import Normalization, TaskStore, normalizations
 
 PADDED_ACTION = -10.0  # never attended to; the value is the paper's code's
 
@@ -44,9 +44,9 @@ class Rows:
 class TaskSampler:
     """Draws segments and prompts of one task."""
 
-    def __init__(self, store: TaskStore, std_floor: float, max_timesteps: int) -> None:
+    def __init__(self, store: TaskStore, loader: LoaderConfig, max_timesteps: int) -> None:
         self.store = store
-        self.state_mean, self.state_std = padded_statistics(store, std_floor)
+        self.normalization, self._prompt_normalization = normalizations(store, loader)
         self.max_timesteps = max_timesteps
         self._starts = store.episode_starts
         self._prompts: dict[int, Rows] = {}  # by length
@@ -58,7 +58,7 @@ class TaskSampler:
         """
         begin = rng.integers(0, self.store.num_training_steps, size=batch_size)
         trajectory = np.searchsorted(self.store.episode_ends, begin, side="right")
-        return self.segments(trajectory, begin, length)
+        return self.segments(trajectory, begin, length, self.normalization)
 
     def draw_prompts(self, rng: np.random.Generator, batch_size: int, length: int) -> Rows:
         """Draw a prompt for each row from the task's prompt trajectories."""
@@ -78,15 +78,22 @@ class TaskSampler:
         trajectory = len(self._starts) - NUM_PROMPTS + which
         last = self.store.episode_ends[trajectory] - 1
         begin = np.maximum(last - length, self._starts[trajectory])
-        return self.segments(trajectory, begin, length)
+        return self.segments(trajectory, begin, length, self._prompt_normalization)
 
-    def segments(self, trajectory: np.ndarray, begin: np.ndarray, length: int) -> Rows:
+    def segments(
+        self,
+        trajectory: np.ndarray,
+        begin: np.ndarray,
+        length: int,
+        normalization: Normalization,
+    ) -> Rows:
         """Cut segments, padded on the left to `length`.
 
         Args:
             trajectory: Trajectory of each row, (B,).
             begin: First transition of each row, counted over the whole file, (B,).
             length: Steps of a padded segment, T.
+            normalization: Of the states.
         """
         store = self.store
         episode_end = store.episode_ends[trajectory]
@@ -98,8 +105,8 @@ class TaskSampler:
         states = np.zeros((*real.shape, STATE_DIM), np.float32)
         states[..., : store.spec.state_dim] = store.observations[index]
         states[~real] = 0.0
-        states -= self.state_mean
-        states /= self.state_std
+        states -= normalization.mean
+        states /= normalization.std
         actions = np.zeros((*real.shape, ACTION_DIM), np.float32)
         actions[..., : store.spec.action_dim] = store.actions[index]
         actions[~real] = PADDED_ACTION

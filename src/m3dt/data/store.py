@@ -14,12 +14,13 @@ from typing import Any
 import h5py
 import numpy as np
 
-from m3dt.config.schema import ACTION_DIM, STATE_DIM
+from m3dt.config.schema import ACTION_DIM, STATE_DIM, LoaderConfig
 from m3dt.data.format import NUM_PROMPTS, DatasetIndex
 from m3dt.errors import UserError
 from m3dt.tasks import TaskSpec, get_task
 
 _LAYOUT = {"observations": 2, "actions": 2, "rewards": 1}  # mapped: name, rank
+_OFFICIAL_OFFSET = 1e-6  # what the authors add to a standard deviation
 _SMALL = ("episode_ends", "episode_returns", "successes")  # read
 
 
@@ -179,15 +180,33 @@ def pad_last(array: np.ndarray, width: int, value: float = 0.0) -> np.ndarray:
     return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, missing)], constant_values=value)
 
 
-def padded_statistics(store: TaskStore, std_floor: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and std of a task's states, (39,) float32 each; padded dims get 0 and 1.
+@dataclass(frozen=True)
+class Normalization:
+    """What states are normalised with: mean and std of one task, (39,) float32 each."""
+
+    mean: np.ndarray
+    std: np.ndarray
+
+    @classmethod
+    def padded(cls, mean: np.ndarray, std: np.ndarray) -> Normalization:
+        """Pad statistics of native width; padded dims get 0 and 1."""
+        mean, std = pad_last(mean, STATE_DIM), pad_last(std, STATE_DIM, 1.0)
+        return cls(mean.astype(np.float32), std.astype(np.float32))
+
+
+def normalizations(store: TaskStore, loader: LoaderConfig) -> tuple[Normalization, Normalization]:
+    """Return how a task's training states and its prompts are normalised.
 
     The std is floored because many Meta-World dimensions are constant: divided by 1e-6, any
-    difference in one of them would dwarf every other input (README, deviation 3).
+    difference in one of them would dwarf every other input (README, deviations 3 and 5).
     """
-    mean = pad_last(store.state_mean, STATE_DIM)
-    std = pad_last(np.maximum(store.state_std, std_floor), STATE_DIM, 1.0)
-    return mean.astype(np.float32), std.astype(np.float32)
+    mean, std = store.state_mean, store.state_std
+    if loader.normalization == "floored":
+        both = Normalization.padded(mean, np.maximum(std, loader.std_floor))
+        return both, both
+    prompts = store.observations[store.num_training_steps :].astype(np.float64)
+    own = Normalization.padded(prompts.mean(axis=0), prompts.std(axis=0) + _OFFICIAL_OFFSET)
+    return Normalization.padded(mean, std + _OFFICIAL_OFFSET), own
 
 
 def action_mask(spec: TaskSpec) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Named lists of tasks: the paper's subsets (appendix A.3) and the quickstart's ten."""
+"""Lists of tasks: the paper's subsets (appendix A.3), others of that kind, the quickstart's ten."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from importlib import resources
 from m3dt.config import Config
 from m3dt.errors import UserError, nearest
 from m3dt.tasks.catalog import TASKS, get_task
+from m3dt.tasks.selection import select_tasks
 
-# Ten Meta-World tasks that differ in skill and can be learnt within minutes.
+# Ten tasks that differ in skill and can be learnt within minutes, in about the ratio 5:3:4:4 of the
+# domains.
 _QUICKSTART = (
-    "reach-v2",
-    "push-v2",
     "door-open-v2",
-    "drawer-open-v2",
-    "drawer-close-v2",
     "button-press-topdown-v2",
-    "window-open-v2",
     "window-close-v2",
-    "faucet-open-v2",
-    "plate-slide-v2",
+    "cup-catch",
+    "reacher-easy",
+    "ant-dir-6",
+    "ant-dir-16",
+    "cheetah-vel-7",
+    "cheetah-vel-19",
+    "cheetah-vel-31",
 )
 
 
@@ -58,20 +60,26 @@ def suite(name: str, seed: int = 0) -> tuple[str, ...]:
     """Return the task names of a suite.
 
     Args:
-        name: `mt10`, `mt20`, `mt40`, `mt80`, `mt120`, `mt160` or `quickstart`.
-        seed: Which of the paper's three lists of that size; the other suites have one list.
+        name: `mt160`, all tasks; `mt10`, `mt20`, `mt40`, `mt80`, `mt120`, the paper's lists for the
+            seeds 0 to 2; `mtN` of any other number or seed, a selection by the same rule (appendix
+            A.3); or `quickstart`.
+        seed: Which subset of that size.
 
     Raises:
-        UserError: There is no such suite, or none of that seed.
+        UserError: There is no such suite.
     """
     if name == "quickstart":
         return _QUICKSTART
-    if name == "mt160":
+    number = name.removeprefix("mt")
+    if not (name.startswith("mt") and number.isdigit() and 4 <= int(number) <= len(TASKS)):
+        names = [*_paper_lists(), "mt160", "quickstart"]
+        raise UserError(
+            f"unknown suite '{name}'.{nearest(name, names)} ({', '.join(names)}, or any mtN with "
+            f"4 <= N <= {len(TASKS)})"
+        )
+    if int(number) == len(TASKS):
         return tuple(TASKS)
-    lists = _paper_lists()
-    if name not in lists:
-        names = [*lists, "mt160", "quickstart"]
-        raise UserError(f"unknown suite '{name}'.{nearest(name, names)} ({', '.join(names)})")
-    if str(seed) not in lists[name]:
-        raise UserError(f"suite '{name}' has no seed {seed}: choose {', '.join(lists[name])}")
-    return tuple(lists[name][str(seed)])
+    lists = _paper_lists().get(name, {})
+    if str(seed) in lists:
+        return tuple(lists[str(seed)])
+    return select_tasks(int(number), seed, _paper_scores())

@@ -9,12 +9,15 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One recorded episode: observations (T, S), actions (T, A), rewards (T,)."""
+    """One recorded episode: observations (T, S), actions (T, A), rewards (T,).
+
+    `success` is None where a source did not record it.
+    """
 
     observations: np.ndarray
     actions: np.ndarray
     rewards: np.ndarray
-    success: bool
+    success: bool | None
 
     @property
     def episode_return(self) -> float:

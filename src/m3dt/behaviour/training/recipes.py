@@ -24,10 +24,15 @@ class Recipe:
     gamma: float = 0.99
     entropy: float = 0.0
     log_std: float = -0.5
+    gravity: float = 1.0
+    """Share of gravity to begin with; it grows in proportion and is whole after `gravity_steps`."""
+    gravity_steps: int = 1
     exploring_steps: int = 0
     """Steps at the beginning in which all episodes begin in exploring starts."""
     start_from: str = ""
     """Another policy, trained before in the same folder, to continue from."""
+    sde_steps: int = 0
+    """Steps between draws of state-dependent exploration noise; 0 for independent noise."""
     widths: tuple[int, ...] = (128, 128)
 
 

@@ -35,6 +35,9 @@ class Simulation(Protocol):
     exploring_share: float
     """The share of simulations, the first ones, that begin episodes in exploring starts."""
 
+    def weigh(self, share: float) -> None:
+        """Set gravity to a share of its strength."""
+
     def begin(self, which: np.ndarray) -> np.ndarray:
         """Start episodes in the simulations of these indices; return their inputs, (b, I)."""
 
@@ -69,8 +72,13 @@ class _Rollouts:
         self.qvel = np.zeros((num, model.nv))
         self._pool = rollout.Rollout(nthread=threads)
         self._data = [mujoco.MjData(model) for _ in range(threads)]
+        self._gravity = model.opt.gravity.copy()
         self._size = mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_FULLPHYSICS)
         assert self._size == 1 + model.nq + model.nv  # time, qpos, qvel, and nothing else
+
+    def weigh(self, share: float) -> None:
+        """Set gravity to a share of the model's own."""
+        self.model.opt.gravity[:] = share * self._gravity
 
     def run(self, actions: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Hold actions for some simulation steps, without moving the states.
@@ -144,6 +152,9 @@ class DMControlSimulation:
         model.geom_size[:] = physics.model.geom_size
         return model
 
+    def weigh(self, share: float) -> None:
+        self._rollouts.weigh(share)
+
     def begin(self, which: np.ndarray) -> np.ndarray:
         self._exploring[which] = which < self.exploring_share * len(self._exploring)
         chosen = self._rng.integers(0, _NUM_STARTS, len(which))
@@ -195,6 +206,9 @@ class LocomotionSimulation:
         self.exploring_share = 0.0  # its starts are all alike
         self._position = np.zeros((num, 2))  # where the velocity is measured from, (x, y)
         self.goals = np.zeros(num)
+
+    def weigh(self, share: float) -> None:
+        self._rollouts.weigh(share)
 
     def begin(self, which: np.ndarray) -> np.ndarray:
         rollouts, noise = self._rollouts, self._rules.NOISE

@@ -123,14 +123,17 @@ class _Keeper(BaseCallback):
     def __init__(self, spec: TaskSpec, folder: Path, recipe: Recipe, env: SimulatedVecEnv) -> None:
         super().__init__()
         self.spec, self.folder, self.env = spec, folder, env
-        self.exploring_steps, self.enough = recipe.exploring_steps, recipe.enough
+        self.recipe = recipe
         self.finished = False
         self.every = recipe.steps // recipe.snapshots
         self.started = time.monotonic()
 
     def _on_rollout_start(self) -> None:
         """Save between two updates, where a resumed training begins."""
-        self.env.explore(alone=self.num_timesteps < self.exploring_steps)
+        steps, recipe = self.num_timesteps, self.recipe
+        self.env.explore(alone=steps < recipe.exploring_steps)
+        grown = min(steps / recipe.gravity_steps, 1.0)
+        self.env.simulation.weigh(recipe.gravity + (1 - recipe.gravity) * grown)
         number = self.num_timesteps // self.every
         path = self.folder / SNAPSHOTS / f"{number:04d}.safetensors"
         if path.exists():
@@ -150,7 +153,7 @@ class _Keeper(BaseCallback):
         save_networks(path, {"policy": network})
         print(f"{self.spec.name} {self.num_timesteps} steps {seconds} s: {score:.1f}", flush=True)
 
-        self.finished = score >= self.enough
+        self.finished = score >= self.recipe.enough
 
     def _on_step(self) -> bool:
         return not self.finished
@@ -186,6 +189,8 @@ def train(spec: TaskSpec, folder: Path, recipe: Recipe, seed: int = 0) -> None:
             gae_lambda=0.95,
             ent_coef=recipe.entropy,
             max_grad_norm=0.5,
+            use_sde=recipe.sde_steps > 0,
+            sde_sample_freq=recipe.sde_steps or -1,
             seed=seed,
             device="cpu",
             policy_kwargs={"net_arch": list(recipe.widths), "log_std_init": recipe.log_std},

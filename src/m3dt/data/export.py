@@ -1,0 +1,99 @@
+"""Export a dataset to Minari, one Minari dataset a task."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Box
+
+from m3dt.data.format import DatasetIndex
+from m3dt.data.store import DatasetStore, TaskStore
+from m3dt.errors import UserError
+
+_ROOT = "MINARI_DATASETS_PATH"  # where minari writes
+
+
+def export_minari(folder: Path, target: Path, names: Sequence[str]) -> list[str]:
+    """Write tasks of a dataset as Minari datasets `m3dt/<task>-v0` below a folder.
+
+    Minari wants one observation more than actions; the last one is repeated, for it was not
+    recorded. Returns the names of the tasks.
+
+    Args:
+        folder: Our dataset.
+        target: Minari's root folder.
+        names: Tasks; none means all.
+
+    Raises:
+        UserError: There is no dataset, a task is missing or stands in the target already, or
+            minari is not installed.
+    """
+    try:
+        import minari
+    except ModuleNotFoundError:
+        raise UserError("Minari datasets need minari: pip install 'm3dt[minari]'") from None
+    index = DatasetIndex.read(folder)
+    tasks = list(names) or list(index.tasks)
+    store = DatasetStore.open(folder, tasks)
+    taken = [t for t in tasks if (target / _identity(t)).exists()]
+    if taken:
+        raise UserError(f"{target}: holds {', '.join(taken)} already. Export to another folder.")
+    target.mkdir(parents=True, exist_ok=True)
+    with _environment(_ROOT, str(target.resolve())):
+        for task in store.tasks:
+            spec = task.spec
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # no address, no environment
+                minari.create_dataset_from_buffers(
+                    _identity(spec.name),
+                    list(_buffers(task, minari)),
+                    observation_space=Box(-np.inf, np.inf, (spec.state_dim,), np.float32),
+                    action_space=Box(-1.0, 1.0, (spec.action_dim,), np.float32),
+                    algorithm_name=str(index.tasks[spec.name].made_by.get("behaviour")),
+                    author="m3dt",
+                    description=f"{spec.name} as m3dt collected or imported it",
+                )
+    return tasks
+
+
+def _identity(task: str) -> str:
+    # Minari reads a trailing -v2 as its own version number.
+    return f"m3dt/{task.removesuffix('-v2')}-v0"
+
+
+def _buffers(task: TaskStore, minari: Any) -> Iterator[Any]:
+    for i, (start, end) in enumerate(zip(task.episode_starts, task.episode_ends, strict=True)):
+        steps = int(end - start)
+        observations = np.array(task.observations[start:end])
+        ended = np.arange(1, steps + 1) == steps
+        early = steps < task.spec.horizon
+        success = np.zeros(steps + 1, bool)
+        success[-1] = bool(task.successes[i])
+        yield minari.data_collector.EpisodeBuffer(
+            id=i,
+            observations=np.concatenate((observations, observations[-1:])),
+            actions=np.array(task.actions[start:end]),
+            rewards=list(task.rewards[start:end]),
+            terminations=list(ended & early),
+            truncations=list(ended & (not early)),
+            infos={"success": success},
+        )
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before

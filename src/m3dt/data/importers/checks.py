@@ -1,0 +1,71 @@
+"""What every importer checks of what it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from m3dt.errors import UserError
+from m3dt.tasks import TaskSpec, Trajectory
+
+
+def trajectory(spec: TaskSpec, where: str, arrays: Mapping[str, Any]) -> Trajectory:
+    """Check one episode and cut it to its task's native widths.
+
+    Args:
+        spec: The task.
+        where: What to call the episode in messages.
+        arrays: `observations` (T, S), `actions` (T, A) and `rewards` (T) or (T, 1), at least of the
+            task's widths; further dimensions must be zero padding. `success`, if it is known.
+
+    Raises:
+        UserError: An array is missing, of another length or width, or not finite.
+    """
+    for name in ("observations", "actions", "rewards"):
+        if name not in arrays:
+            raise UserError(
+                f"{where}: '{name}' is missing; it has {', '.join(arrays) or 'nothing'}"
+            )
+    observations = _native(where, "observations", arrays["observations"], spec.state_dim)
+    actions = _native(where, "actions", arrays["actions"], spec.action_dim)
+    rewards = _numbers(where, "rewards", arrays["rewards"])
+    if rewards.ndim == 2 and rewards.shape[1] == 1:
+        rewards = rewards[:, 0]
+    if rewards.ndim != 1:
+        raise UserError(f"{where}: 'rewards' has shape {rewards.shape}, expected (steps,)")
+    lengths = {len(observations), len(actions), len(rewards)}
+    if len(lengths) != 1 or lengths == {0}:
+        raise UserError(
+            f"{where}: {len(observations)} observations, {len(actions)} actions and "
+            f"{len(rewards)} rewards; there must be as many of each, and one at least"
+        )
+    if len(rewards) > spec.horizon:
+        raise UserError(
+            f"{where}: {len(rewards)} steps, but an episode of {spec.name} has {spec.horizon}"
+        )
+    return Trajectory(observations, actions, rewards, arrays.get("success"))
+
+
+def _numbers(where: str, name: str, value: Any) -> np.ndarray:
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiub":
+        raise UserError(f"{where}: '{name}' holds {array.dtype}, not numbers")
+    array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+        row = int(np.argwhere(~np.isfinite(array))[0][0])
+        raise UserError(f"{where}: '{name}' is not finite, first at step {row}")
+    return array
+
+
+def _native(where: str, name: str, value: Any, width: int) -> np.ndarray:
+    array = _numbers(where, name, value)
+    if array.ndim != 2 or array.shape[1] < width:
+        raise UserError(f"{where}: '{name}' has shape {array.shape}, expected (steps, {width})")
+    if np.any(array[:, width:]):
+        raise UserError(
+            f"{where}: '{name}' has {array.shape[1]} columns that are not zero, but the task has "
+            f"{width}"
+        )
+    return array[:, :width]

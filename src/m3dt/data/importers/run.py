@@ -1,0 +1,67 @@
+"""Import a dataset: everything is read and checked before anything takes its place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from m3dt.data.format import INDEX, NUM_PROMPTS, DatasetIndex, TaskEntry, write_task
+from m3dt.data.importers.formats import Tasks, read_minari, read_npz, read_promptdt, read_tdmpc2
+from m3dt.errors import UserError
+from m3dt.files import atomic_folder
+from m3dt.tasks import get_task
+
+FORMATS: dict[str, Callable[[Path, Sequence[str]], Tasks]] = {
+    "npz": read_npz,
+    "tdmpc2": read_tdmpc2,
+    "promptdt": read_promptdt,
+    "minari": read_minari,
+}
+"""By name; each reads a source and yields tasks with their trajectories."""
+
+
+def import_dataset(
+    source: Path, folder: Path, kind: str, names: Sequence[str], console: Console
+) -> DatasetIndex:
+    """Add the tasks of a source to a dataset.
+
+    Args:
+        source: File or folder in the format of another project.
+        folder: Our dataset, created if need be.
+        kind: One of `FORMATS`.
+        names: Which tasks to take; none means all.
+        console: Where tasks are told.
+
+    Raises:
+        UserError: The source cannot be read or a check fails; the dataset is as it was.
+    """
+    if not source.exists():
+        raise UserError(f"{source}: nothing here to import")
+    index = DatasetIndex.read(folder) if (folder / INDEX).exists() else DatasetIndex({}, {})
+    entries: dict[str, TaskEntry] = {}
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(folder / ".imported") as staging:
+        for task, trajectories in FORMATS[kind](source, [get_task(n).name for n in names]):
+            if task in index.tasks:
+                raise UserError(f"{folder}: holds {task} already. Import into another folder.")
+            if len(trajectories) <= NUM_PROMPTS:
+                raise UserError(
+                    f"{source}: {len(trajectories)} episodes of {task}; at least {NUM_PROMPTS + 1} "
+                    "are needed, of which the last two are prompts"
+                )
+            made_by = {"behaviour": "imported", "format": kind, "source": source.name}
+            env_id = get_task(task).env_id
+            entry = write_task(staging, task, env_id, trajectories, made_by)
+            console.print(f"  {task:28s} {entry.trajectories} trajectories, {entry.steps} steps")
+            entries[task] = entry
+    # Files take their places first: those that the index does not list do no harm.
+    for entry in entries.values():
+        os.replace(folder / ".imported" / entry.file, folder / entry.file)
+    (folder / ".imported").rmdir()
+    for task, entry in entries.items():
+        index.add(task, entry)
+    index.write(folder)
+    return index
