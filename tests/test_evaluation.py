@@ -18,7 +18,7 @@ from m3dt.evaluation import AgentPolicy, Episode, RandomPolicy, evaluate_policy,
 from m3dt.evaluation.evaluate import make_tiles
 from m3dt.evaluation.policies import Tile, episode_seed
 from m3dt.evaluation.scores import bootstrap_interval, wilson_interval
-from m3dt.evaluation.workers import WorkerPool
+from m3dt.evaluation.workers import WorkerPool, _Tile
 from m3dt.models import PromptDT
 from m3dt.registry import Entry
 
@@ -159,9 +159,35 @@ def test_evaluate_gives_the_documented_dictionary(agent):
 
 def test_a_raising_environment_is_reported():
     with WorkerPool(1) as pool:
-        pool.reset(0, 0, "walker-walk", [1])
-        with pytest.raises(RuntimeError, match="walker-walk"):
+        pool.reset(0, 0, "walker-jog", [1])
+        with pytest.raises(RuntimeError, match="walker-jog"):
             pool.receive()
+
+
+def test_an_episode_that_ends_early_waits_for_the_others():
+    """Each row stops at its own end: no reward, success or step is counted after it."""
+
+    class Env:
+        def __init__(self, length):
+            self.length, self.steps = length, 0
+
+        def reset(self, seed):
+            return np.full(2, seed, np.float32), {}
+
+        def step(self, action):
+            self.steps += 1
+            assert self.steps <= self.length, "stepped after its end"
+            fell = self.steps == self.length
+            return np.full(2, self.steps, np.float32), 1.0, fell, False, {"success": fell}
+
+    tile = _Tile(5, "ant-dir-0", [Env(2), Env(4), Env(1)])
+    assert tile.reset([7, 8, 9]).observations[:, 0].tolist() == [7, 8, 9]
+    steps = [tile.step(np.zeros((3, 8))) for _ in range(4)]
+    assert [s.done for s in steps] == [False, False, False, True]
+    assert np.sum([s.rewards for s in steps], axis=0).tolist() == [2, 4, 1]
+    assert np.sum([s.played for s in steps], axis=0).tolist() == [2, 4, 1]
+    assert [s.successes.tolist() for s in steps[:2]] == [[0, 0, 1], [1, 0, 0]]
+    assert steps[3].observations[:, 0].tolist() == [2, 4, 1]
 
 
 def test_a_raising_policy_is_reported():
@@ -174,11 +200,6 @@ def test_a_raising_policy_is_reported():
     config = EvaluationConfig(episodes=1, tile=1, workers=1)
     with pytest.raises(TypeError):
         evaluate_policy(Broken(), ["reach-v2"], config, make_console())
-
-
-def test_tasks_without_a_simulator_are_refused_first():
-    with pytest.raises(UserError, match="not walker-walk"):
-        evaluate_policy(RandomPolicy(), ["walker-walk"], EvaluationConfig(), make_console())
 
 
 def test_a_dying_worker_is_reported():

@@ -52,10 +52,10 @@ def measure_task(task: str, episodes: int, library: Library) -> Measurement:
         spec.domain,
         ladder.behaviour,
         episodes,
-        float(np.mean([spec.normalized_score(t.episode_return, t.success) for t in best])),
+        float(np.mean([spec.normalized_score(t.episode_return, bool(t.success)) for t in best])),
         float(returns.mean()),
         float(returns.std()),
-        float(np.mean([t.success for t in best])),
+        float(np.mean([bool(t.success) for t in best])),
         float(np.mean([t.episode_return for t in random])),
         paper_score(task),
     )

@@ -42,12 +42,12 @@ class SimulatedVecEnv(VecEnv):
         self._share_at_last = self.simulation.exploring_share
         self._horizon = spec.horizon
         self._rng = np.random.default_rng((seed, 1))
-        self._steps = np.zeros(num, int)
+        self._steps: np.ndarray = np.zeros(num, int)
         observations = Box(-np.inf, np.inf, (self.simulation.input_dim,), np.float32)
         super().__init__(num, observations, Box(-1.0, 1.0, (spec.action_dim,), np.float32))
 
     def reset(self) -> np.ndarray:
-        self._steps = self._rng.integers(0, self._horizon, self.num_envs)
+        self._steps = np.asarray(self._rng.integers(0, self._horizon, self.num_envs))
         return self.simulation.begin(np.arange(self.num_envs)).astype(np.float32)
 
     def explore(self, alone: bool) -> None:

@@ -37,7 +37,10 @@ def read_npz(source: Path, names: Sequence[str]) -> Tasks:
         spec = get_task(name)
         yield (
             name,
-            [trajectory(spec, str(path), _load_npz(path)) for path in sorted(files, key=files.get)],
+            [
+                trajectory(spec, str(path), _load_npz(path))
+                for path in sorted(files, key=lambda file: files[file])
+            ],
         )
 
 
