@@ -182,6 +182,15 @@ def test_goals_share_a_policy():
     assert policy_name(get_task("walker-walk")) == "walker-walk"
 
 
+def test_every_policy_has_a_recipe():
+    from m3dt.behaviour.training.recipes import RECIPES
+
+    needed = {policy_name(spec) for spec in TASKS.values() if spec.domain != "metaworld"}
+    assert set(RECIPES) == needed
+    for recipe in RECIPES.values():
+        assert not recipe.start_from or recipe.start_from in RECIPES
+
+
 class TestTraining:
     """A training of seconds: what it writes, how it resumes, what is packed."""
 

@@ -83,6 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     exporting.add_argument("target", type=Path, metavar="TARGET", help="Minari's root folder")
     for command in (importing, exporting):
         command.add_argument("--tasks", default="", metavar="LIST", help="comma-separated")
+    describing = add("describe", _describe, "show a dataset beside the original one", False)
+    describing.add_argument("data", type=Path, metavar="DATA")
+    describing.add_argument("--json", type=Path, metavar="FILE", help="write it for a notebook")
     verify = add("verify", _verify, "check every file of a dataset", configured=False)
     verify.add_argument("folder", type=Path, metavar="DATA")
     verify.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
@@ -165,6 +168,12 @@ def _tasks(options: argparse.Namespace, console: Console) -> None:
     from m3dt.report import show_tasks
 
     show_tasks(options.suite, options.seed, console)
+
+
+def _describe(options: argparse.Namespace, console: Console) -> None:
+    from m3dt.report import show_dataset
+
+    show_dataset(options.data, options.json, console)
 
 
 def _verify(options: argparse.Namespace, console: Console) -> None:

@@ -24,6 +24,12 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _new_file_mode() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary file name beside `path`; on success fsync it and rename it to `path`."""
@@ -31,6 +37,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
     try:
         yield temporary
+        temporary.chmod(_new_file_mode())  # some writers keep what they write to themselves
         _fsync(temporary)
         os.replace(temporary, path)
         _fsync(path.parent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 import numpy as np
 from dm_control import suite
@@ -22,6 +23,8 @@ class DMControlEnv(TaskEnv):
 
     The observation is the suite's entries, flattened in its order. Episodes never end early.
     """
+
+    camera = 0
 
     def __init__(self, spec: TaskSpec, seed: int = 0) -> None:
         super().__init__(spec)
@@ -45,6 +48,9 @@ class DMControlEnv(TaskEnv):
 
     def _begin(self) -> np.ndarray:
         return flatten(self._env.reset().observation)
+
+    def _simulation(self) -> tuple[Any, Any]:
+        return self.physics.model.ptr, self.physics.data.ptr
 
     def _advance(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool]:
         action = np.clip(action.astype(np.float64), -1.0, 1.0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -70,6 +71,8 @@ def ant_is_healthy(qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
 class LocomotionEnv(TaskEnv):
     """A task of cheetah-vel (20 observations) or ant-dir (27): 200 steps of 0.05 s."""
 
+    camera = "track"
+
     def __init__(self, spec: TaskSpec, seed: int = 0) -> None:
         super().__init__(spec)
         assert spec.goal is not None
@@ -118,6 +121,9 @@ class LocomotionEnv(TaskEnv):
             reward = cheetah_reward(velocity, action, self._goal)
             terminated = False
         return self._observation(), float(reward), terminated, False
+
+    def _simulation(self) -> tuple[Any, Any]:
+        return self.model, self.data
 
     def _position(self) -> np.ndarray:
         """Return where the velocity is measured: an ant's torso, a cheetah's root joint."""

@@ -20,6 +20,8 @@ class MetaWorldEnv(TaskEnv):
     `info["success"]` of a step is True when the task's own success measure exceeds 1e-8.
     """
 
+    camera = "corner3"
+
     def __init__(self, spec: TaskSpec, seed: int = 0) -> None:
         super().__init__(spec)
         env = ALL_V3_ENVIRONMENTS[spec.env_id](reward_function_version=REWARD_FUNCTION)
@@ -39,6 +41,9 @@ class MetaWorldEnv(TaskEnv):
 
     def _begin(self) -> np.ndarray:
         return self._env.reset()[0]
+
+    def _simulation(self) -> tuple[Any, Any]:
+        return self._env.model, self._env.data
 
     def _advance(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool]:
         action = np.clip(action.astype(np.float32), -1.0, 1.0)

@@ -1,4 +1,4 @@
-"""Figures from arrays; no figure knows where its numbers come from."""
+"""Matrices with named rows and columns."""
 
 from __future__ import annotations
 
