@@ -14,7 +14,7 @@ M3DT := $(BIN)/m3dt
 .DEFAULT_GOAL := help
 # Stages depend on each other's results, so `make -j` must not run them at once.
 .NOTPARALLEL:
-.PHONY: help setup data stage1 group stage2 stage3 eval registry tensorboard bench lint types test \
+.PHONY: help setup data stage1 group stage2 stage3 eval registry tensorboard bench notebooks behaviour lint types test \
         test-slow clean
 
 help: ## Show this list
@@ -57,6 +57,13 @@ tensorboard: setup ## Show losses, conflict curves, router usage and scores
 
 bench: setup ## Time training steps and the data pipeline
 	@$(M3DT) bench $(ARGS)
+
+notebooks: setup ## Execute the notebooks in place
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[notebooks]'
+	$(BIN)/python -m nbconvert --execute --inplace --to notebook notebooks/*.ipynb
+
+behaviour: setup ## Measure the behaviour policies of all tasks, into results/behaviour.csv
+	@$(M3DT) behaviour measure --csv results/behaviour.csv
 
 lint: setup ## Check style and format
 	$(BIN)/ruff check .

@@ -42,6 +42,10 @@ class MetaWorldEnv(TaskEnv):
     def _begin(self) -> np.ndarray:
         return self._env.reset()[0]
 
+    def render(self) -> np.ndarray:  # type: ignore[override]
+        """Return a picture of the state; Meta-World's corner cameras hang upside down."""
+        return super().render()[::-1, ::-1]
+
     def _simulation(self) -> tuple[Any, Any]:
         return self._env.model, self._env.data
 
