@@ -104,8 +104,9 @@ def compare_scales(description: Mapping[str, Any]) -> list[Scale]:
     scales = []
     for task, described in description.items():
         mean, std = original_statistics()[task]
-        for d, row in enumerate(described["states"]):
-            scales.append(Scale(task, d, *row, float(mean[d]), float(std[d])))
+        for d, (own_mean, own_std, low, high) in enumerate(described["states"]):
+            original = float(mean[d]), float(std[d])
+            scales.append(Scale(task, d, own_mean, own_std, low, high, *original))
     return scales
 
 

@@ -53,7 +53,7 @@ class TaskEnv(gymnasium.Env):
         info = {"success": success}
         return observation.astype(np.float32), float(reward), terminated, truncated, info
 
-    def render(self) -> np.ndarray:  # type: ignore[override]
+    def render(self) -> np.ndarray:
         """Return a picture of the state, (height, width, 3) uint8.
 
         Raises:

@@ -42,7 +42,7 @@ class MetaWorldEnv(TaskEnv):
     def _begin(self) -> np.ndarray:
         return self._env.reset()[0]
 
-    def render(self) -> np.ndarray:  # type: ignore[override]
+    def render(self) -> np.ndarray:
         """Return a picture of the state; Meta-World's corner cameras hang upside down."""
         return super().render()[::-1, ::-1]
 
