@@ -7,7 +7,7 @@ import pytest
 
 from m3dt.behaviour import Ladder, Library, Noise, Player, Rung
 from m3dt.behaviour.inputs import policy_input
-from m3dt.behaviour.library import BEST, policy_name
+from m3dt.behaviour.library import BEST, SHIPPED, policy_name, read_record
 from m3dt.behaviour.network import Network, load_networks, save_networks
 from m3dt.behaviour.policies import ScriptedPolicy
 from m3dt.behaviour.training.simulation import simulate
@@ -189,6 +189,28 @@ def test_every_policy_has_a_recipe():
     assert set(RECIPES) == needed
     for recipe in RECIPES.values():
         assert not recipe.start_from or recipe.start_from in RECIPES
+
+
+RECORD = read_record(SHIPPED)
+
+
+@pytest.mark.parametrize("policy", RECORD)
+def test_shipped_policy_plays_as_recorded(policy):
+    """In the real environment, and far better than random play."""
+    spec = next(s for s in TASKS.values() if policy_name(s) == policy)
+    player, rng = Player(spec, Library()), np.random.default_rng(0)
+    rungs = player.ladder.rungs
+    best = np.mean([player.play(player.ladder.best, rng).episode_return for _ in range(3)])
+    random = player.play(rungs[0], rng).episode_return
+    record = RECORD[policy]
+    expected, spread = record["return_mean"], record["return_std"] / np.sqrt(3)
+    assert abs(best - expected) < 4 * spread + 0.05 * abs(expected - random)
+    assert expected > random
+    assert 4 <= len(rungs) and rungs[0].noise.random_chance == 1
+
+
+def test_shipped_policies_are_small():
+    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 12e6
 
 
 class TestTraining:

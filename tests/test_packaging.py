@@ -26,7 +26,7 @@ def test_wheel_holds_code_callbacks_and_configurations(tmp_path):
     expected = {
         "m3dt/" + str(p.relative_to(ROOT / "src" / "m3dt"))
         for p in (ROOT / "src" / "m3dt").rglob("*")
-        if p.suffix in (".py", ".json")
+        if p.suffix in (".py", ".json", ".csv", ".npz", ".safetensors")
     }
     expected |= {f"m3dt/callbacks/{p.name}" for p in (ROOT / "callbacks").glob("*.py")}
     expected |= {f"m3dt/conf/{p.name}" for p in (ROOT / "conf").glob("*.yaml")}
