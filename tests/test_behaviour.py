@@ -204,7 +204,7 @@ def test_shipped_policy_plays_as_recorded(policy):
     random = player.play(rungs[0], rng).episode_return
     record = RECORD[policy]
     expected, spread = record["return_mean"], record["return_std"] / np.sqrt(3)
-    assert abs(best - expected) < 4 * spread + 0.05 * abs(expected - random)
+    assert abs(best - expected) < 4 * spread + 0.1 * abs(expected - random)
     assert expected > random
     assert 4 <= len(rungs) and rungs[0].noise.random_chance == 1
 
@@ -247,10 +247,11 @@ class TestTraining:
         from stable_baselines3.common.vec_env import VecNormalize
 
         from m3dt.behaviour.training import pack, train
+        from m3dt.behaviour.training.environments import SimulatedVecEnv
 
         spec = get_task("cartpole-balance")
         train.train(spec, tmp_path, dataclasses.replace(recipe, steps=512, snapshots=1))
-        env = train.SimulatedVecEnv(spec, 16, 0)
+        env = SimulatedVecEnv(spec, 16, 0)
         normalizer = VecNormalize.load(str(tmp_path / train.NORMALIZER), env)
         model = PPO.load(tmp_path / train.CHECKPOINT, device="cpu")
         inputs = env.reset()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -48,9 +48,13 @@ def train_and_pack(
     for spec in trainable(names):
         name = policy_name(spec)
         recipe = recipe_of(name)
-        train(spec, folder / name, recipe, seed)
+        train(spec, folder / name, recipe, seed, _teller(console, name))
         record = pack(spec, folder / name, library, recipe)
         console.print(
             f"{name}: return {record['return_mean']:.1f} +- {record['return_std']:.1f} without "
             f"noise, ladder in {library / f'{name}.safetensors'}"
         )
+
+
+def _teller(console: Console, name: str) -> Callable[[str], None]:
+    return lambda line: console.print(f"  {name}: {line}")

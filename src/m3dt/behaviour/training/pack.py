@@ -24,7 +24,7 @@ from m3dt.tasks import TASKS, TaskSpec, make_env
 PROGRESS, SNAPSHOTS = "progress.csv", "snapshots"
 _NUM_BELOW = 4  # rungs below the best
 _NUM_CANDIDATES = 4  # snapshots that are measured in the real environment
-_EPISODES = 10
+_EPISODES = 32
 _GOALS = 8  # of a locomotion domain, over which its policy is measured
 
 
@@ -67,7 +67,7 @@ def measured_returns(spec: TaskSpec, network: Network) -> list[float]:
     for one in specs:
         env, policy = make_env(one.name), LearnedPolicy(one, network)
         rng = np.random.default_rng((11, *one.name.encode()))
-        for _ in range(_EPISODES // len(specs) + 1):
+        for _ in range(_EPISODES // len(specs)):
             returns.append(play(env, policy, Rung(BEST), rng).episode_return)
     return returns
 

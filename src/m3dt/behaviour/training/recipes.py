@@ -20,17 +20,12 @@ class Recipe:
     epochs: int = 4
     learning_rate: float = 5e-4
     gamma: float = 0.99
-    entropy: float = 0.0
     log_std: float = -0.5
     gravity: float = 1.0
     """Share of gravity to begin with; it grows in proportion and is whole after `gravity_steps`."""
     gravity_steps: int = 1
-    exploring_steps: int = 0
-    """Steps at the beginning in which all episodes begin in exploring starts."""
     start_from: str = ""
     """Another policy, trained before in the same folder, to continue from."""
-    sde_steps: int = 0
-    """Steps between draws of state-dependent exploration noise; 0 for independent noise."""
     widths: tuple[int, ...] = (128, 128)
 
 
@@ -60,10 +55,10 @@ RECIPES: dict[str, Recipe] = {
     "hopper-hop-backwards": replace(
         _HOPPER, steps=8_000_000, snapshots=80, gravity_steps=4_000_000
     ),
-    "reacher-easy": Recipe(steps=1_500_000, enough=950),
-    "reacher-hard": Recipe(steps=2_000_000, enough=950),
-    "reacher-three-easy": Recipe(steps=1_500_000, enough=950),
-    "reacher-three-hard": Recipe(steps=2_000_000, enough=950),
+    "reacher-easy": Recipe(steps=1_500_000, enough=975),
+    "reacher-hard": Recipe(steps=1_500_000, enough=975),
+    "reacher-three-easy": Recipe(steps=1_500_000, enough=975),
+    "reacher-three-hard": Recipe(steps=1_500_000, enough=975),
     "acrobot-swingup": Recipe(steps=8_000_000, log_std=0.0, enough=950),
     "pendulum-swingup": Recipe(steps=2_000_000, log_std=0.0),
     "pendulum-spin": Recipe(steps=1_500_000, enough=950),

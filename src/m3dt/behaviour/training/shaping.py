@@ -1,7 +1,7 @@
 """What leads the way in training where a task's own reward is too sparse to find.
 
-Shaping rewards are added to the task's reward, and a share of the simulations begins its episodes
-in exploring starts, which may also end early. Policies are measured without either.
+Shaping rewards are added to the task's reward, and every second simulation begins its episodes in
+exploring starts, which may also end early. Policies are measured without either.
 """
 
 from __future__ import annotations

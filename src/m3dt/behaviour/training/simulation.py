@@ -32,8 +32,6 @@ class Simulation(Protocol):
     """B simulations of one task; the caller decides when episodes begin."""
 
     input_dim: int
-    exploring_share: float
-    """The share of simulations, the first ones, that begin episodes in exploring starts."""
 
     def weigh(self, share: float) -> None:
         """Set gravity to a share of its strength."""
@@ -118,7 +116,6 @@ class DMControlSimulation:
         env: Any = make_env(spec.name, int(rng.integers(2**31)))
         explore = EXPLORING_STARTS.get(spec.env_id) if shaped else None
         self._falls = FALLS.get(spec.env_id) if shaped else None
-        self.exploring_share = 0.5 if explore else 0.0
         starts = []  # those of the task, then exploring ones
         for i in range(2 * _NUM_STARTS if explore else _NUM_STARTS):
             observation, _ = env.reset()
@@ -127,7 +124,7 @@ class DMControlSimulation:
             data, target = env.physics.data, np.array(self._family.target(env.physics))
             starts.append((data.qpos.copy(), data.qvel.copy(), target, self._input(observation)))
         self._starts = [np.array(part) for part in zip(*starts, strict=True)]
-        self._exploring = np.zeros(num, bool)
+        self._exploring = np.arange(num) % 2 == 1 if explore else np.zeros(num, bool)
         self.input_dim = self._starts[-1].shape[-1]
         self._substeps = round(env._env.control_timestep() / env.physics.timestep())
         self._rollouts = _Rollouts(self._sensing_model(spec, env.physics), num, threads)
@@ -156,7 +153,6 @@ class DMControlSimulation:
         self._rollouts.weigh(share)
 
     def begin(self, which: np.ndarray) -> np.ndarray:
-        self._exploring[which] = which < self.exploring_share * len(self._exploring)
         chosen = self._rng.integers(0, _NUM_STARTS, len(which))
         chosen += _NUM_STARTS * self._exploring[which]
         qpos, qvel, target, inputs = (part[chosen] for part in self._starts)
@@ -203,7 +199,6 @@ class LocomotionSimulation:
         self.input_dim = spec.state_dim if self._ant else 18
         self._rng = rng
         self._rollouts = _Rollouts(locomotion.load_model(spec.env_id), num, threads)
-        self.exploring_share = 0.0  # its starts are all alike
         self._position = np.zeros((num, 2))  # where the velocity is measured from, (x, y)
         self.goals = np.zeros(num)
 

@@ -9,87 +9,27 @@ from __future__ import annotations
 import csv
 import pickle
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.spaces import Box
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecNormalize
 
 from m3dt.behaviour.network import Network, save_networks
-from m3dt.behaviour.training.pack import PROGRESS, SNAPSHOTS, best_return
+from m3dt.behaviour.training.environments import SimulatedVecEnv
+from m3dt.behaviour.training.pack import PROGRESS, SNAPSHOTS, best_return, read_progress
 from m3dt.behaviour.training.recipes import Recipe
 from m3dt.behaviour.training.simulation import simulate
+from m3dt.errors import UserError
 from m3dt.files import atomic_path
 from m3dt.tasks import TaskSpec
 
+Tell = Callable[[str], None]
 CHECKPOINT, NORMALIZER = "checkpoint.zip", "normalizer.pkl"
-_TEST_EPISODES = 32
-
-
-class SimulatedVecEnv(VecEnv):
-    """Simulations of one task as stable-baselines3 knows environments.
-
-    Episodes are as long as the task's horizon, which is a truncation; the first ones are cut short
-    at random so that simulations do not end all at once.
-    """
-
-    def __init__(self, spec: TaskSpec, num: int, seed: int) -> None:
-        self.simulation = simulate(spec, num, 1, seed, shaped=True)
-        self._share_at_last = self.simulation.exploring_share
-        self._horizon = spec.horizon
-        self._rng = np.random.default_rng((seed, 1))
-        self._steps: np.ndarray = np.zeros(num, int)
-        observations = Box(-np.inf, np.inf, (self.simulation.input_dim,), np.float32)
-        super().__init__(num, observations, Box(-1.0, 1.0, (spec.action_dim,), np.float32))
-
-    def reset(self) -> np.ndarray:
-        self._steps = np.asarray(self._rng.integers(0, self._horizon, self.num_envs))
-        return self.simulation.begin(np.arange(self.num_envs)).astype(np.float32)
-
-    def explore(self, alone: bool) -> None:
-        """Begin all episodes in exploring starts from now on, or only the usual share."""
-        if self._share_at_last:
-            self.simulation.exploring_share = 1.0 if alone else self._share_at_last
-
-    def step_async(self, actions: np.ndarray) -> None:
-        self._actions = actions
-
-    def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        outcome = self.simulation.step(self._actions)
-        inputs = outcome.inputs.astype(np.float32)
-        self._steps += 1
-        truncated = self._steps >= self._horizon
-        done = truncated | outcome.fallen
-        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        ended = np.flatnonzero(done)
-        if len(ended):
-            for i in ended:
-                infos[i] = {
-                    "terminal_observation": inputs[i].copy(),
-                    "TimeLimit.truncated": bool(truncated[i] and not outcome.fallen[i]),
-                }
-            inputs[ended] = self.simulation.begin(ended)
-            self._steps[ended] = 0
-        return inputs, outcome.rewards.astype(np.float32), done, infos
-
-    def close(self) -> None:
-        pass
-
-    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        return [getattr(self, attr_name, None)] * self.num_envs
-
-    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        raise NotImplementedError
-
-    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kw: Any) -> list[Any]:
-        raise NotImplementedError
-
-    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
-        return [False] * self.num_envs
+_TEST_EPISODES = 64
 
 
 def extract(model: PPO, normalizer: VecNormalize) -> Network:
@@ -118,42 +58,44 @@ def simulated_return(spec: TaskSpec, network: Network, seed: int = 1) -> float:
 
 
 class _Keeper(BaseCallback):
-    """Saves a snapshot and a checkpoint every so many steps, and ends the exploring phase."""
+    """Saves a snapshot and a checkpoint every so many steps, and lets gravity grow."""
 
-    def __init__(self, spec: TaskSpec, folder: Path, recipe: Recipe, env: SimulatedVecEnv) -> None:
+    def __init__(
+        self, spec: TaskSpec, folder: Path, recipe: Recipe, env: SimulatedVecEnv, tell: Tell
+    ) -> None:
         super().__init__()
-        self.spec, self.folder, self.env = spec, folder, env
-        self.recipe = recipe
-        self.finished = False
+        self.spec, self.folder, self.recipe, self.env, self.tell = spec, folder, recipe, env, tell
         self.every = recipe.steps // recipe.snapshots
         self.started = time.monotonic()
+        if (folder / PROGRESS).exists():
+            self.started -= read_progress(folder)[-1].seconds
+        self.finished = False
 
     def _on_rollout_start(self) -> None:
         """Save between two updates, where a resumed training begins."""
-        steps, recipe = self.num_timesteps, self.recipe
-        self.env.explore(alone=steps < recipe.exploring_steps)
-        grown = min(steps / recipe.gravity_steps, 1.0)
+        recipe = self.recipe
+        grown = min(self.num_timesteps / recipe.gravity_steps, 1.0)
         self.env.simulation.weigh(recipe.gravity + (1 - recipe.gravity) * grown)
-        number = self.num_timesteps // self.every
-        path = self.folder / SNAPSHOTS / f"{number:04d}.safetensors"
-        if path.exists():
-            return
+        path = self.folder / SNAPSHOTS / f"{self.num_timesteps // self.every:04d}.safetensors"
+        if not path.exists():
+            self.finished = self._save(path) >= recipe.enough
+
+    def _save(self, path: Path) -> float:
         normalizer = self.model.get_vec_normalize_env()
         assert normalizer is not None and isinstance(self.model, PPO)
         network = extract(self.model, normalizer)
         score = simulated_return(self.spec, network)
-        with atomic_path(self.folder / CHECKPOINT) as temporary:
-            with temporary.open("wb") as file:
-                self.model.save(file)
+        with atomic_path(self.folder / CHECKPOINT) as temporary, temporary.open("wb") as file:
+            self.model.save(file)
         with atomic_path(self.folder / NORMALIZER) as temporary:
             normalizer.save(str(temporary))
         seconds = round(time.monotonic() - self.started)
         with (self.folder / PROGRESS).open("a") as file:
-            csv.writer(file).writerow((number, self.num_timesteps, seconds, round(score, 2)))
+            row = (int(path.stem), self.num_timesteps, seconds, round(score, 2))
+            csv.writer(file).writerow(row)
         save_networks(path, {"policy": network})
-        print(f"{self.spec.name} {self.num_timesteps} steps {seconds} s: {score:.1f}", flush=True)
-
-        self.finished = score >= self.recipe.enough
+        self.tell(f"{self.num_timesteps:,} steps, {seconds} s: return {score:.1f}")
+        return score
 
     def _on_step(self) -> bool:
         return not self.finished
@@ -161,45 +103,60 @@ class _Keeper(BaseCallback):
 
 def _start_from(folder: Path, model: PPO, normalizer: VecNormalize) -> None:
     """Copy policy, value and input statistics of a training that has ended."""
+    if not (folder / CHECKPOINT).exists():
+        raise UserError(f"{folder}: nothing to start from. Train {folder.name} first.")
     trained = PPO.load(folder / CHECKPOINT, device="cpu")
     model.policy.load_state_dict(trained.policy.state_dict())
     with (folder / NORMALIZER).open("rb") as file:
         normalizer.obs_rms = pickle.load(file).obs_rms  # written by ourselves
 
 
-def train(spec: TaskSpec, folder: Path, recipe: Recipe, seed: int = 0) -> None:
-    """Train one policy, resuming what the folder holds."""
-    folder.mkdir(parents=True, exist_ok=True)
+def train(
+    spec: TaskSpec, folder: Path, recipe: Recipe, seed: int = 0, tell: Tell = lambda line: None
+) -> None:
+    """Train one policy, resuming what the folder holds.
+
+    Args:
+        spec: The task; any goal of a robot stands for all of them.
+        folder: Where the training lives.
+        recipe: Its settings.
+        seed: Of initial states, networks and noise.
+        tell: Receives a line at every snapshot.
+
+    Raises:
+        UserError: The recipe continues from a training that is not beside this one.
+    """
     torch.set_num_threads(1)
     env = SimulatedVecEnv(spec, recipe.num_envs, seed)
-    checkpoint = folder / CHECKPOINT
-    if checkpoint.exists():
+    if (folder / CHECKPOINT).exists():
         normalizer = VecNormalize.load(str(folder / NORMALIZER), env)
-        model = PPO.load(checkpoint, normalizer, device="cpu")
+        model = PPO.load(folder / CHECKPOINT, normalizer, device="cpu")
     else:
         normalizer = VecNormalize(env, gamma=recipe.gamma)
-        model = PPO(
-            "MlpPolicy",
-            normalizer,
-            learning_rate=lambda left: recipe.learning_rate * max(left, 0.1),
-            n_steps=recipe.rollout_steps,
-            batch_size=recipe.batch_size,
-            n_epochs=recipe.epochs,
-            gamma=recipe.gamma,
-            gae_lambda=0.95,
-            ent_coef=recipe.entropy,
-            max_grad_norm=0.5,
-            use_sde=recipe.sde_steps > 0,
-            sde_sample_freq=recipe.sde_steps or -1,
-            seed=seed,
-            device="cpu",
-            policy_kwargs={"net_arch": list(recipe.widths), "log_std_init": recipe.log_std},
-        )
+        model = _new_model(normalizer, recipe, seed)
         if recipe.start_from:
             _start_from(folder.parent / recipe.start_from, model, normalizer)
+        folder.mkdir(parents=True, exist_ok=True)
     left = recipe.steps - model.num_timesteps
     if left > 0 and best_return(folder) < recipe.enough:
-        keeper = _Keeper(spec, folder, recipe, env)
+        keeper = _Keeper(spec, folder, recipe, env, tell)
         model.learn(left, callback=keeper, reset_num_timesteps=False)
         if not keeper.finished:
             keeper.on_rollout_start()
+
+
+def _new_model(normalizer: VecNormalize, recipe: Recipe, seed: int) -> PPO:
+    return PPO(
+        "MlpPolicy",
+        normalizer,
+        learning_rate=lambda left: recipe.learning_rate * max(left, 0.1),
+        n_steps=recipe.rollout_steps,
+        batch_size=recipe.batch_size,
+        n_epochs=recipe.epochs,
+        gamma=recipe.gamma,
+        gae_lambda=0.95,
+        max_grad_norm=0.5,
+        seed=seed,
+        device="cpu",
+        policy_kwargs={"net_arch": list(recipe.widths), "log_std_init": recipe.log_std},
+    )
