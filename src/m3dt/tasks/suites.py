@@ -18,7 +18,7 @@ _QUICKSTART = (
     "button-press-topdown-v2",
     "window-close-v2",
     "cup-catch",
-    "reacher-easy",
+    "walker-walk",
     "ant-dir-6",
     "ant-dir-16",
     "cheetah-vel-7",
