@@ -27,7 +27,7 @@ def _reacher(view: View) -> np.ndarray:
 
 
 def _finger_turn(view: View, radius: float) -> np.ndarray:
-    return 0.3 * tolerance(np.maximum(finger_distance(view, radius), 0), margin=0.3)
+    return 0.3 * tolerance(np.maximum(finger_distance(view, radius), 0), margin=0.1)
 
 
 def _finger_spin(view: View) -> np.ndarray:
