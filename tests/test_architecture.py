@@ -11,7 +11,7 @@ SOURCE = ROOT / "src" / "m3dt"
 
 # Data flows from left to right; a room imports only from its left and from itself.
 ORDER = [
-    {"version", "errors", "files", "console"},
+    {"version", "errors", "files", "console", "processes"},
     {"config"},
     {"tasks"},
     {"behaviour"},

@@ -113,6 +113,21 @@ def test_healthy_ants(height, velocity, healthy):
     assert ant_is_healthy(qpos, qvel).tolist() == [True, healthy, True]
 
 
+@pytest.mark.parametrize("task", ["ant-dir-0", "cheetah-vel-0"])
+def test_a_diverged_simulation_ends_the_episode(task):
+    """MuJoCo silently begins anew from its default state; that step is worth nothing."""
+    env = make_env(task)
+    env.reset(seed=0)
+    assert not env.step(np.zeros(env.action_space.shape))[2]
+    env.data.qvel[3] = 1e12
+    _, reward, terminated, *_ = env.step(np.zeros(env.action_space.shape))
+    assert terminated and reward == 0
+    env.reset(seed=1)
+    assert not env.step(np.zeros(env.action_space.shape))[2]
+    _, reward, terminated, *_ = env.step(np.full(env.action_space.shape, np.nan))
+    assert terminated and reward == 0
+
+
 def test_episode_ends_when_the_ant_falls():
     env = make_env("ant-dir-0")
     env.reset(seed=0)
@@ -134,7 +149,7 @@ def test_cup_spin_mostly_starts_in_the_cup():
 
 
 def test_rendering_is_not_imported():
-    """Building our environments loads no renderer: headless machines lack its libraries."""
+    """Building our environments loads no renderer; Meta-World's package loads glfw by itself."""
     import subprocess
     import sys
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from m3dt.cli import main
 from m3dt.config import load_config
 from m3dt.data import DatasetStore
+from m3dt.data.format import DatasetIndex
 from m3dt.data.importers import import_dataset
 from m3dt.data.sampler import TaskSampler
 from m3dt.data.verify import verify
@@ -269,6 +270,59 @@ def test_malicious_pickles_execute_nothing(tmp_path, kind):
     assert not list((tmp_path / "data").glob("*"))
 
 
+def test_torchscript_programs_execute_nothing(tmp_path, capfd):
+    class Talking(torch.nn.Module):
+        @torch.jit.export
+        def __getstate__(self):
+            return (1, self.training)
+
+        @torch.jit.export
+        def __setstate__(self, state: tuple[int, bool]):
+            print("the file's code runs")
+            self.training = state[1]
+
+        def forward(self, x):
+            return x
+
+    torch.jit.save(torch.jit.script(Talking()), str(tmp_path / "chunk.pt"))
+    with pytest.raises(UserError, match="TorchScript"):
+        run(tmp_path / "chunk.pt", tmp_path / "data", "tdmpc2")
+    assert "runs" not in capfd.readouterr().out
+
+
+class Memory:
+    """Pickles to an array whose objects are read from the bytes of the file."""
+
+    def __reduce__(self):
+        return (np.ndarray, ((4,), "O", b"A" * 32))
+
+
+@pytest.mark.parametrize("value", [Memory(), np.array([{}, None]), np.zeros(2, "i4,O")])
+def test_arrays_of_objects_are_refused(tmp_path, value):
+    content = [{"observations": value, "actions": value, "rewards": value}]
+    (tmp_path / "ant_dir-0-expert.pkl").write_bytes(pickle.dumps(content))
+    with pytest.raises(UserError):
+        run(tmp_path, tmp_path / "data", "promptdt")
+
+
+def test_incomplete_sources_are_refused(tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(OFFICIAL, source)
+    (source / "walker-walk" / "2.npz").unlink()
+    with pytest.raises(UserError, match="2.npz is missing"):
+        run(source, tmp_path / "data", "npz")
+    (tmp_path / "ant_dir-45-expert.pkl").write_bytes(pickle.dumps([]))
+    with pytest.raises(UserError, match="no file such as"):
+        run(tmp_path, tmp_path / "data", "promptdt")
+
+
+def test_what_a_killed_import_left_is_cleaned(tmp_path):
+    folder = tmp_path / "data"
+    (folder / ".staging.0123.tmp").mkdir(parents=True)
+    run(OFFICIAL, folder, "npz", "reach-v2")
+    assert sorted(p.name for p in folder.iterdir()) == ["dataset.json", "reach-v2.hdf5"]
+
+
 @pytest.mark.parametrize("content", [b"", b"\x80\x04garbage", b"PK\x03\x04", pickle.dumps({})])
 def test_damaged_pickles(tmp_path, content):
     (tmp_path / "ant_dir-0-expert.pkl").write_bytes(content)
@@ -288,6 +342,8 @@ def test_minari_round_trip(official, tmp_path, capsys):
         one, other = (
             DatasetStore.open(folder, [task]).tasks[0] for folder in (official, tmp_path / "data")
         )
+        index = DatasetIndex.read(tmp_path / "data")
+        assert index.tasks[task].success_rate is None  # nobody recorded it
         for name in ("observations", "actions", "rewards", "episode_ends"):
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
     assert main(["export", str(official), str(root)]) == 2

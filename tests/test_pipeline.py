@@ -98,8 +98,10 @@ def test_killed_collection_equals_uninterrupted(data, tmp_path):
     """kill -9 once a task is there and others are not; the same command ends in the same bytes."""
     folder = tmp_path / "killed"
     command = [sys.executable, "-m", "m3dt", "collect", *QUICK, f"data={folder}"]
-    kill_after([*command, "collect.workers=1"], lambda: (folder / "dataset.json").exists())
+    workers = kill_after([*command, "collect.workers=1"], (folder / "dataset.json").exists)
     assert len(list(folder.glob("*.hdf5"))) < len(TASKS)
+    assert workers
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))  # none lives on
     assert main(["collect", *QUICK, f"data={folder}"]) == 0
     same = {p.name: p.read_bytes() for p in data.iterdir()}
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == same
@@ -185,15 +187,28 @@ def test_killed_and_resumed_equals_uninterrupted(finished, data, tmp_path, stage
         assert entry.hash == Registry(finished).get(entry.kind, entry.name).hash, entry.key
 
 
+def wait_for(condition):
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def kill_after(command, condition):
-    """Start a process, wait for a condition, and kill it with SIGKILL before it ends."""
+    """Start a process, wait for a condition, and kill it with SIGKILL before it ends.
+
+    Returns the process numbers of its children.
+    """
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     deadline = time.monotonic() + 120
     while not condition():
         assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()
         time.sleep(0.002)
+    pids = ["pgrep", "-P", str(process.pid)]
+    children = subprocess.run(pids, capture_output=True, text=True).stdout.split()
     process.kill()
     assert process.wait() == -signal.SIGKILL
+    return children
 
 
 def test_killed_after_the_conflict_stop(data, tmp_path, monkeypatch):
@@ -316,7 +331,8 @@ def test_one_clear_message_each(error_of, finished, data, tmp_path):
     assert "every_n_step'" in error_of("collect", "callbacks.conflict.every_n_step=1")
     shutil.rmtree(tmp_path / "run")
     assert "--models" in error_of("evaluate", *QUICK, run, "--models", "best")
-    assert "not walker-walk" in error_of("collect", "tasks=[walker-walk]", f"data={tmp_path}/d")
+    typo = ("collect.policies=typo", f"data={tmp_path}/d")
+    assert "typo: no folder" in error_of("collect", *QUICK, *typo)
     assert "collect.trajectories=7" in error_of("collect", *QUICK, folder, "collect.trajectories=7")
     assert not (tmp_path / "run").exists() and not (tmp_path / "d").exists()
 

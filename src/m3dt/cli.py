@@ -17,7 +17,8 @@ from m3dt.version import __version__
 
 # Folders that cannot be written, full disks: told in a line, without a traceback.
 _NOT_OUR_FAULT = {
-    errno.EACCES, errno.EDQUOT, errno.EISDIR, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS
+    errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EISDIR, errno.ENOSPC, errno.ENOTDIR,
+    errno.EPERM, errno.EROFS
 }  # fmt: skip
 
 Command = Callable[[argparse.Namespace, Console], None]
@@ -51,6 +52,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("m3dt: interrupted; the same command resumes.", file=sys.stderr)
         return 130
     return 0
+
+
+def _natural(word: str, lowest: int = 0) -> int:
+    number = int(word)
+    if number < lowest:
+        raise argparse.ArgumentTypeError(f"{word} must be {lowest} or more")
+    return number
+
+
+def _positive(word: str) -> int:
+    return _natural(word, lowest=1)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -105,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
     tasks = add("tasks", _tasks, "list the tasks of a suite", configured=False)
     tasks.add_argument("suite", nargs="?", default="mt160", help="mtN or quickstart; default mt160")
-    tasks.add_argument("--seed", type=int, default=0, help="which subset of that size")
+    tasks.add_argument("--seed", type=_natural, default=0, help="which subset of that size")
     behaviour = add("behaviour", _behaviour, "train or measure behaviour policies", False)
     behaviour.add_argument("action", choices=("train", "measure"))
     behaviour.add_argument("tasks", nargs="*", metavar="TASK", help="tasks; measure: default all")
@@ -116,9 +128,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="trainings, and ladders for collect.policies=DIR; default runs/behaviour",
     )
-    behaviour.add_argument("--library", type=Path, metavar="DIR", help="put ladders here instead")
-    behaviour.add_argument("--seed", type=int, default=0, help="of a training")
-    behaviour.add_argument("--episodes", type=int, default=10, help="per task, measured")
+    behaviour.add_argument(
+        "--library",
+        type=Path,
+        metavar="DIR",
+        help="train: put ladders here instead; measure: look here before the package's",
+    )
+    behaviour.add_argument("--seed", type=_natural, default=0, help="of a training")
+    behaviour.add_argument("--episodes", type=_positive, default=10, help="per task, measured")
     behaviour.add_argument("--csv", type=Path, metavar="FILE", help="write what was measured")
     registry = add("registry", _registry, "list the models of a run", configured=False)
     registry.add_argument("run", type=Path, metavar="RUN")
@@ -222,10 +239,10 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
 
 
 def _behaviour(options: argparse.Namespace, console: Console) -> None:
-    library = options.library or options.folder
     if options.action == "measure":
         from m3dt.behaviour.measure import measure_and_show
 
+        library = options.library or ""
         measure_and_show(options.tasks, options.episodes, library, options.csv, console)
         return
     if not options.tasks:
@@ -238,6 +255,7 @@ def _behaviour(options: argparse.Namespace, console: Console) -> None:
         raise UserError(
             "training behaviour policies needs stable-baselines3: pip install 'm3dt[collect]'"
         ) from None
+    library = options.library or options.folder
     train_and_pack(options.tasks, options.folder, library, options.seed, console)
 
 

@@ -73,6 +73,22 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def staging_folder(parent: Path) -> Iterator[Path]:
+    """Yield a new folder in `parent` whose files the caller moves to their places.
+
+    What stays in it is deleted, and so is what a killed process left of an earlier one.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    remove_temporaries(parent)
+    folder = parent / f".staging.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON with a trailing newline, atomically."""
     with atomic_path(path) as temporary:

@@ -13,6 +13,11 @@ _CHEETAH_INPUT = 17  # joint angles and rates; the position in the world behind 
 _ANT_QUATERNION, _ANT_VELOCITY = slice(1, 5), slice(13, 15)
 
 
+def input_dim(spec: TaskSpec) -> int:
+    """Return the length I of a task's policy input."""
+    return policy_input(spec, np.zeros(spec.state_dim), np.zeros(())).shape[-1]
+
+
 def policy_input(spec: TaskSpec, observations: np.ndarray, goal: np.ndarray) -> np.ndarray:
     """Return the input of a task's behaviour policy.
 

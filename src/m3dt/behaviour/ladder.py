@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from m3dt.behaviour.library import BEST, Library
+from m3dt.behaviour.network import Network
 from m3dt.behaviour.policies import LearnedPolicy, Policy, ScriptedPolicy
 from m3dt.behaviour.scripts import HOLD_AFTER
 from m3dt.tasks import TaskSpec
@@ -89,26 +90,22 @@ class Ladder:
     """The rungs of one task, from random to best, and what is needed to play them.
 
     Raises:
-        UserError: The task has neither a script nor trained policies.
+        UserError: The task has neither a script nor trained policies, or theirs are damaged.
     """
 
     def __init__(self, spec: TaskSpec, library: Library) -> None:
-        self.rungs: Sequence[Rung]
-        self._policies: dict[str, Policy]
+        self._spec = spec
+        self._networks: dict[str, Network] = {}
+        self.rungs: Sequence[Rung] = _SCRIPTED
+        hold_after = HOLD_AFTER.get(spec.name)
+        self._source: dict[str, Any] = {"behaviour": "scripted", "hold_after": hold_after}
         if spec.domain == "metaworld":
-            self.behaviour = "scripted"
-            self.source: dict[str, Any] = {"hold_after": HOLD_AFTER.get(spec.name)}
-            self.rungs = _SCRIPTED
-            self._policies = {"script": ScriptedPolicy(spec, HOLD_AFTER.get(spec.name))}
             return
-        networks = library.networks(spec)
-        self.behaviour = "learned"
-        self.source = {"policies": library.checksum(spec)}
-        self._policies = {name: LearnedPolicy(spec, net) for name, net in networks.items()}
-        snapshots = [name for name in networks if name != BEST]
+        self._networks = library.networks(spec)
+        self._source = {"behaviour": "learned", "policies": library.checksum(spec)}
         self.rungs = (
             Rung(BEST, Noise(random_chance=1.0)),
-            *(Rung(name, _ON_SNAPSHOTS) for name in snapshots),
+            *(Rung(name, _ON_SNAPSHOTS) for name in self._networks if name != BEST),
             *(Rung(BEST, noise) for noise in _ON_THE_BEST),
         )
 
@@ -118,10 +115,12 @@ class Ladder:
         return self.rungs[-1]
 
     def policy(self, rung: Rung) -> Policy:
-        """Return the policy of a rung."""
-        return self._policies[rung.policy]
+        """Build the policy of a rung."""
+        if rung.policy in self._networks:
+            return LearnedPolicy(self._spec, self._networks[rung.policy])
+        return ScriptedPolicy(self._spec, HOLD_AFTER.get(self._spec.name))
 
     def describe(self) -> dict[str, Any]:
         """Describe the ladder for a dataset's index."""
         rungs = [{"policy": rung.policy, **asdict(rung.noise)} for rung in self.rungs]
-        return {"behaviour": self.behaviour, **self.source, "ladder": rungs}
+        return {**self._source, "ladder": rungs}

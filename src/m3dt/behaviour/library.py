@@ -9,6 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
+from m3dt.behaviour.inputs import input_dim
 from m3dt.behaviour.network import Network, load_networks
 from m3dt.errors import UserError
 from m3dt.files import sha256, write_json
@@ -28,6 +31,13 @@ class Library:
     """A folder of trained policies, looked at before those of the package."""
 
     def __init__(self, folder: str | Path = "") -> None:
+        """Name the folders to look into.
+
+        Raises:
+            UserError: A folder is named that is not there.
+        """
+        if folder and not Path(folder).is_dir():
+            raise UserError(f"{folder}: no folder of behaviour policies here")
         self.folders = ([Path(folder)] if folder else []) + [SHIPPED]
 
     def path(self, spec: TaskSpec) -> Path:
@@ -45,22 +55,21 @@ class Library:
             f"train one with `m3dt behaviour train {spec.name}`"
         )
 
-    def require(self, spec: TaskSpec) -> None:
-        """Refuse a task that nothing can play.
-
-        Raises:
-            UserError: It needs a trained policy and there is none.
-        """
-        if spec.domain != "metaworld":  # whose scripts come with the simulator
-            self.path(spec)
-
     def networks(self, spec: TaskSpec) -> dict[str, Network]:
         """Return a task's networks, snapshots first and then the best.
 
         Raises:
-            UserError: There are none.
+            UserError: There are none, or they are damaged or of another task.
         """
-        networks = load_networks(self.path(spec))
+        path = self.path(spec)
+        try:
+            networks = load_networks(path)
+            widths = {(len(net.mean), len(net.biases[-1])) for net in networks.values()}
+            expected = (input_dim(spec), spec.action_dim)
+            if BEST not in networks or widths != {expected}:
+                raise ValueError(f"inputs and actions {widths}, expected {expected}")
+        except (SafetensorError, OSError, KeyError, ValueError, IndexError) as error:
+            raise UserError(f"{path}: not the policies of {spec.name} ({error})") from None
         return dict(sorted(networks.items(), key=lambda item: (item[0] == BEST, item[0])))
 
     def checksum(self, spec: TaskSpec) -> str:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import multiprocessing
 import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +12,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from m3dt.behaviour.ladder import Ladder
 from m3dt.behaviour.library import Library
 from m3dt.behaviour.play import Player
 from m3dt.console import progress_bar
 from m3dt.files import atomic_path
+from m3dt.processes import process_pool
 from m3dt.tasks import DOMAINS, TASKS, get_task, paper_score
 
 
@@ -50,7 +50,7 @@ def measure_task(task: str, episodes: int, library: Library) -> Measurement:
     return Measurement(
         task,
         spec.domain,
-        ladder.behaviour,
+        ladder.describe()["behaviour"],
         episodes,
         float(np.mean([spec.normalized_score(t.episode_return, bool(t.success)) for t in best])),
         float(returns.mean()),
@@ -70,11 +70,10 @@ def measure(
         UserError: A task has no behaviour policy.
     """
     for task in tasks:
-        library.require(get_task(task))
-    context = multiprocessing.get_context("spawn")
+        Ladder(get_task(task), library)  # a policy that is missing shows at once
     with (
         progress_bar(console, "tasks") as bar,
-        ProcessPoolExecutor(os.cpu_count(), context) as pool,
+        process_pool(os.cpu_count() or 1) as pool,
     ):
         row = bar.add_task("measuring behaviour", total=len(tasks))
         futures = [pool.submit(measure_task, task, episodes, library) for task in tasks]
@@ -86,7 +85,11 @@ def measure(
 
 
 def measure_and_show(
-    names: Sequence[str], episodes: int, library: Path, csv_file: Path | None, console: Console
+    names: Sequence[str],
+    episodes: int,
+    library: str | Path,
+    csv_file: Path | None,
+    console: Console,
 ) -> None:
     """Measure tasks (all, if none is named), print a table and its means, and write the CSV.
 
@@ -111,7 +114,7 @@ def measure_and_show(
 
 
 def write_measurements(path: Path, measurements: Sequence[Measurement]) -> None:
-    """Write measurements as CSV, numbers with one decimal."""
+    """Write measurements as CSV, numbers with two decimals."""
     with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(Measurement.__dataclass_fields__))
         writer.writeheader()

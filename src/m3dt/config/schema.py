@@ -226,4 +226,5 @@ class Config:
 
     def __post_init__(self) -> None:
         _at_least("seed", self.seed, 0)
+        _at_least("suite_seed", self.suite_seed, 0)
         _choice("compat", self.compat, tuple(COMPAT))

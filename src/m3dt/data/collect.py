@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
-import signal
-from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from importlib import metadata
 from multiprocessing.queues import Queue
 from pathlib import Path
@@ -19,9 +19,11 @@ from rich.progress import Progress
 from m3dt.behaviour import Library
 from m3dt.config import CollectConfig
 from m3dt.console import progress_bar
+from m3dt.data.collector import Collector, made_by
 from m3dt.data.format import COLLECTED, INDEX, DatasetIndex, TaskEntry, write_task
 from m3dt.errors import UserError
 from m3dt.files import remove_temporaries
+from m3dt.processes import process_pool
 from m3dt.tasks import SIMULATORS, get_task
 
 
@@ -41,23 +43,22 @@ def collect(
             behaviour policy.
     """
     folder = Path(folder)
-    index = _existing(folder, tasks, config)
-    missing = [task for task in tasks if task not in index.tasks]
     library = Library(config.policies)
+    index = _existing(folder, tasks, config, library)
+    missing = [task for task in tasks if task not in index.tasks]
     for task in missing:
-        library.require(get_task(task))  # what is missing should not show after an hour
+        made_by(get_task(task), config.seed, library)  # a policy that is missing shows at once
     if not missing:
         console.print(f"[green]{folder}[/] holds all {len(tasks)} tasks: nothing to collect.")
         return index
     folder.mkdir(parents=True, exist_ok=True)
     remove_temporaries(folder)
     workers = min(config.workers or os.cpu_count() or 1, len(missing))
-    context = multiprocessing.get_context("spawn")
-    played: Queue[int] = context.Queue()
+    played: Queue[int] = multiprocessing.get_context("spawn").Queue()
     total = len(missing) * config.trajectories
     with (
         progress_bar(console, "trajectories") as bar,
-        ProcessPoolExecutor(workers, context, _initialize, (played,)) as pool,
+        process_pool(workers, _initialize, played) as pool,
     ):
         row = bar.add_task(f"collecting {len(missing)} tasks", total=total)
         arguments = (folder, config.trajectories, config.seed, library)
@@ -74,20 +75,28 @@ def collect(
     return index
 
 
-def _existing(folder: Path, tasks: Sequence[str], config: CollectConfig) -> DatasetIndex:
+def _existing(
+    folder: Path, tasks: Sequence[str], config: CollectConfig, library: Library
+) -> DatasetIndex:
+    versions = {name: metadata.version(name) for name in (*SIMULATORS, "m3dt")}
     if not (folder / INDEX).exists():
-        versions = {name: metadata.version(name) for name in (*SIMULATORS, "m3dt")}
         return DatasetIndex({}, versions)
     index = DatasetIndex.read(folder)
+    index.versions.update({n: v for n, v in versions.items() if n not in index.versions})
     for task in tasks:
         entry = index.tasks.get(task)
         if entry is None:
             continue
+        if entry.made_by.get("behaviour") not in COLLECTED:
+            if not (folder / entry.file).is_file():
+                raise UserError(
+                    f"{folder}: {entry.file} was imported and is gone. Import it again into "
+                    "another folder; collecting would put simulated data in its place."
+                )
+            continue  # not ours to judge
         if not (folder / entry.file).is_file():
             del index.tasks[task]  # someone deleted a damaged file: it is collected again
             continue
-        if entry.made_by.get("behaviour") not in COLLECTED:
-            continue  # not ours to judge
         found = (entry.trajectories, entry.made_by.get("seed"))
         if found != (config.trajectories, config.seed):
             raise UserError(
@@ -95,12 +104,20 @@ def _existing(folder: Path, tasks: Sequence[str], config: CollectConfig) -> Data
                 f"collect.trajectories={config.trajectories} and collect.seed={config.seed} are "
                 "asked for. Give another folder with data=FOLDER, or delete this one."
             )
+        if entry.made_by != json.loads(json.dumps(made_by(get_task(task), config.seed, library))):
+            raise UserError(
+                f"{folder}: holds {task} played by other policies or another ladder. Give another "
+                "folder with data=FOLDER, or delete this one."
+            )
     return index
 
 
 def _watch(
-    futures: dict[Future[TaskEntry], str], played: Queue[int], bar: Progress, row: Any
-) -> Any:
+    futures: dict[Future[TaskEntry], str],
+    played: Queue[int],
+    bar: Progress,
+    row: Any,
+) -> Iterator[Future[TaskEntry]]:
     """Yield futures as they finish, moving the bar while none does."""
     waiting = set(futures)
     while waiting:
@@ -118,13 +135,11 @@ _played: Queue[int] | None = None
 
 def _initialize(played: Queue[int]) -> None:
     global _played
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    played.cancel_join_thread()  # counts that nobody reads must not keep a worker
     _played = played
 
 
 def _collect_task(task: str, folder: Path, count: int, seed: int, library: Library) -> TaskEntry:
-    from m3dt.data.collector import Collector  # loads the simulator, in the worker alone
-
     spec = get_task(task)
     collector = Collector(spec, seed, library)
     trajectories = []
@@ -132,4 +147,4 @@ def _collect_task(task: str, folder: Path, count: int, seed: int, library: Libra
         trajectories.append(collector.trajectory(number, count))
         if _played is not None:
             _played.put(1)
-    return write_task(folder, task, spec.env_id, trajectories, collector.made_by())
+    return write_task(folder, task, spec.env_id, trajectories, made_by(spec, seed, library))

@@ -6,11 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from m3dt.behaviour import Library, Player
+from m3dt.behaviour import Ladder, Library, Player
 from m3dt.data.format import NUM_PROMPTS
 from m3dt.tasks import TaskSpec, Trajectory
 
 _ATTEMPTS = 5  # of a demonstration
+
+
+def made_by(spec: TaskSpec, seed: int, library: Library) -> dict[str, Any]:
+    """Describe the behaviour of a task, for the dataset's index."""
+    return {"seed": seed, **Ladder(spec, library).describe()}
 
 
 class Collector:
@@ -30,11 +35,8 @@ class Collector:
             return self._demonstration(number)
         rungs = self.player.ladder.rungs
         order = self._rng(0).permutation(count - NUM_PROMPTS)
-        return self.player.play(rungs[order[number] % len(rungs)], self._rng(1, number))
-
-    def made_by(self) -> dict[str, Any]:
-        """Describe the behaviour, for the dataset's index."""
-        return {"seed": self.seed, **self.player.ladder.describe()}
+        rung = rungs[order[number] * len(rungs) // len(order)]
+        return self.player.play(rung, self._rng(1, number))
 
     def _demonstration(self, number: int) -> Trajectory:
         """Play without noise, again on failure: a prompt should show the task being solved.

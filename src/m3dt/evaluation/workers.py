@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from m3dt.processes import end_with_parent
+
 # Environments a worker keeps for reuse; a Meta-World one takes about 20 MB.
 _POOL = 50
 
@@ -132,6 +134,7 @@ class _Tile:
 def _serve(connection: Connection) -> None:
     """Answer commands until the other end closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    end_with_parent()
     environments: list[tuple[str, Any]] = []  # free ones, the most recently used last
     running: dict[int, _Tile] = {}
     while True:

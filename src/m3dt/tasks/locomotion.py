@@ -22,6 +22,13 @@ STEP_SECONDS = 0.05
 NOISE = 0.1  # of the initial state
 _CONTROL_COST = {"cheetah-vel": 0.05, "ant-dir": 0.5}
 _ALIVE_BONUS = 1.0
+# MuJoCo counts a state that is not finite, and begins anew from the model's own.
+_DIVERGED = (
+    mujoco.mjtWarning.mjWARN_BADQPOS,
+    mujoco.mjtWarning.mjWARN_BADQVEL,
+    mujoco.mjtWarning.mjWARN_BADQACC,
+    mujoco.mjtWarning.mjWARN_BADCTRL,
+)
 _HEALTHY_HEIGHT = (0.2, 1.0)  # m, of an ant's torso
 
 
@@ -113,14 +120,15 @@ class LocomotionEnv(TaskEnv):
         before = self._position()
         data.ctrl[:] = action  # MuJoCo clamps it to [-1, 1]; the cost counts it as given
         mujoco.mj_step(self.model, data, FRAME_SKIP)
+        diverged = any(data.warning[kind].number for kind in _DIVERGED)
         velocity = (self._position() - before) / STEP_SECONDS
         if self._ant:
             reward = ant_reward(velocity, action, self._goal)
-            terminated = not ant_is_healthy(data.qpos, data.qvel)
+            terminated = not ant_is_healthy(data.qpos, data.qvel) or diverged
         else:
             reward = cheetah_reward(velocity, action, self._goal)
-            terminated = False
-        return self._observation(), float(reward), terminated, False
+            terminated = diverged
+        return self._observation(), 0.0 if diverged else float(reward), terminated, False
 
     def _simulation(self) -> tuple[Any, Any]:
         return self.model, self.data

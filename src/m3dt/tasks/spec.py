@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 # The packages whose versions decide how a task behaves.
-SIMULATORS = ("metaworld", "dm_control", "mujoco")
+SIMULATORS = ("metaworld", "dm_control", "gymnasium", "mujoco")
 DOMAINS = ("metaworld", "dmcontrol", "cheetah-vel", "ant-dir")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import cache
 from importlib import resources
 
@@ -70,16 +71,17 @@ def suite(name: str, seed: int = 0) -> tuple[str, ...]:
     """
     if name == "quickstart":
         return _QUICKSTART
-    number = name.removeprefix("mt")
-    if not (name.startswith("mt") and number.isdigit() and 4 <= int(number) <= len(TASKS)):
+    match = re.fullmatch(r"mt([1-9][0-9]{0,2})", name)
+    number = int(match[1]) if match else 0
+    if not 4 <= number <= len(TASKS):
         names = [*_paper_lists(), "mt160", "quickstart"]
         raise UserError(
             f"unknown suite '{name}'.{nearest(name, names)} ({', '.join(names)}, or any mtN with "
             f"4 <= N <= {len(TASKS)})"
         )
-    if int(number) == len(TASKS):
+    if number == len(TASKS):
         return tuple(TASKS)
     lists = _paper_lists().get(name, {})
     if str(seed) in lists:
         return tuple(lists[str(seed)])
-    return select_tasks(int(number), seed, _paper_scores())
+    return select_tasks(number, seed, _paper_scores())

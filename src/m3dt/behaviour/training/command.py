@@ -49,7 +49,7 @@ def train_and_pack(
         name = policy_name(spec)
         recipe = recipe_of(name)
         train(spec, folder / name, recipe, seed, _teller(console, name))
-        record = pack(spec, folder / name, library, recipe)
+        record = pack(spec, folder / name, library)
         console.print(
             f"{name}: return {record['return_mean']:.1f} +- {record['return_std']:.1f} without "
             f"noise, ladder in {library / f'{name}.safetensors'}"

@@ -8,6 +8,7 @@ import numpy as np
 from gymnasium.spaces import Box
 from stable_baselines3.common.vec_env import VecEnv
 
+from m3dt.behaviour.inputs import input_dim
 from m3dt.behaviour.training.simulation import simulate
 from m3dt.tasks import TaskSpec
 
@@ -24,7 +25,7 @@ class SimulatedVecEnv(VecEnv):
         self._horizon = spec.horizon
         self._rng = np.random.default_rng((seed, 1))
         self._steps: np.ndarray = np.zeros(num, int)
-        observations = Box(-np.inf, np.inf, (self.simulation.input_dim,), np.float32)
+        observations = Box(-np.inf, np.inf, (input_dim(spec),), np.float32)
         super().__init__(num, observations, Box(-1.0, 1.0, (spec.action_dim,), np.float32))
 
     def reset(self) -> np.ndarray:

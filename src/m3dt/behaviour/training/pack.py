@@ -7,7 +7,8 @@ range from random to best evenly.
 from __future__ import annotations
 
 import csv
-from dataclasses import asdict, dataclass
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,12 @@ from m3dt.behaviour.library import BEST, policy_name, read_record, write_record
 from m3dt.behaviour.network import Network, load_networks, save_networks
 from m3dt.behaviour.play import play
 from m3dt.behaviour.policies import LearnedPolicy
-from m3dt.behaviour.training.recipes import Recipe
 from m3dt.tasks import TASKS, TaskSpec, make_env
 
-PROGRESS, SNAPSHOTS = "progress.csv", "snapshots"
+PROGRESS, SETTINGS, SNAPSHOTS = "progress.csv", "settings.json", "snapshots"
 _NUM_BELOW = 4  # rungs below the best
-_NUM_CANDIDATES = 4  # snapshots that are measured in the real environment
+_NUM_CANDIDATES = 2  # snapshots that are measured in the real environment
+_QUARTILES = (0, 0.25, 0.5, 0.75, 1)
 _EPISODES = 32
 _GOALS = 8  # of a locomotion domain, over which its policy is measured
 
@@ -85,18 +86,19 @@ def choose_rungs(snapshots: list[Snapshot], best: Snapshot) -> list[Snapshot]:
     return sorted(chosen.values(), key=lambda s: s.simulated_return)
 
 
-def pack(spec: TaskSpec, folder: Path, library: Path, recipe: Recipe) -> dict[str, Any]:
+def pack(spec: TaskSpec, folder: Path, library: Path) -> dict[str, Any]:
     """Write a task's ladder to a library folder and record how it came to be.
 
     Args:
         spec: The task that was trained.
         folder: Its training folder.
         library: Where `<policy>.safetensors` and the record go.
-        recipe: The settings of the training.
 
     Returns:
-        The record: recipe, steps, seconds, and each rung's steps and returns.
+        The record: command, recipe, seed, seconds, each rung's steps and return in simulation, and
+        the best one's return in the real environment.
     """
+    settings = json.loads((folder / SETTINGS).read_text())
     snapshots = read_progress(folder)
     candidates = sorted(snapshots, key=lambda s: -s.simulated_return)[:_NUM_CANDIDATES]
     measured = {
@@ -109,8 +111,8 @@ def pack(spec: TaskSpec, folder: Path, library: Path, recipe: Recipe) -> dict[st
         {name: load_snapshot(folder, s.number) for name, s in rungs.items()},
     )
     record = {
-        "command": f"m3dt behaviour train {policy_name(spec)}",
-        "recipe": asdict(recipe),
+        "command": f"m3dt behaviour train {policy_name(spec)} --seed {settings['seed']}",
+        **settings,
         "seconds": snapshots[-1].seconds,
         "rungs": {
             name: {"steps": s.steps, "simulated_return": round(s.simulated_return, 1)}
@@ -118,6 +120,7 @@ def pack(spec: TaskSpec, folder: Path, library: Path, recipe: Recipe) -> dict[st
         },
         "return_mean": round(float(np.mean(measured[best.number])), 1),
         "return_std": round(float(np.std(measured[best.number])), 1),
+        "return_quartiles": np.quantile(measured[best.number], _QUARTILES).round(1).tolist(),
     }
     write_record(library, read_record(library) | {policy_name(spec): record})
     return record

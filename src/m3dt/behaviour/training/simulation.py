@@ -31,8 +31,6 @@ class Outcome:
 class Simulation(Protocol):
     """B simulations of one task; the caller decides when episodes begin."""
 
-    input_dim: int
-
     def weigh(self, share: float) -> None:
         """Set gravity to a share of its strength."""
 
@@ -125,7 +123,6 @@ class DMControlSimulation:
             starts.append((data.qpos.copy(), data.qvel.copy(), target, self._input(observation)))
         self._starts = [np.array(part) for part in zip(*starts, strict=True)]
         self._exploring = np.arange(num) % 2 == 1 if explore else np.zeros(num, bool)
-        self.input_dim = self._starts[-1].shape[-1]
         self._substeps = round(env._env.control_timestep() / env.physics.timestep())
         self._rollouts = _Rollouts(self._sensing_model(spec, env.physics), num, threads)
         self._target = np.zeros((num, 3))
@@ -196,7 +193,6 @@ class LocomotionSimulation:
         self._rules = locomotion
         self._spec = spec
         self._ant = spec.domain == "ant-dir"
-        self.input_dim = spec.state_dim if self._ant else 18
         self._rng = rng
         self._rollouts = _Rollouts(locomotion.load_model(spec.env_id), num, threads)
         self._position = np.zeros((num, 2))  # where the velocity is measured from, (x, y)

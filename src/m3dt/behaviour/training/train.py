@@ -7,9 +7,11 @@ of the policy every so often under `snapshots/`, and `progress.csv`.
 from __future__ import annotations
 
 import csv
+import json
 import pickle
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +22,11 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from m3dt.behaviour.network import Network, save_networks
 from m3dt.behaviour.training.environments import SimulatedVecEnv
-from m3dt.behaviour.training.pack import PROGRESS, SNAPSHOTS, best_return, read_progress
+from m3dt.behaviour.training.pack import PROGRESS, SETTINGS, SNAPSHOTS, best_return, read_progress
 from m3dt.behaviour.training.recipes import Recipe
 from m3dt.behaviour.training.simulation import simulate
 from m3dt.errors import UserError
-from m3dt.files import atomic_path
+from m3dt.files import atomic_path, write_json
 from m3dt.tasks import TaskSpec
 
 Tell = Callable[[str], None]
@@ -85,10 +87,10 @@ class _Keeper(BaseCallback):
         assert normalizer is not None and isinstance(self.model, PPO)
         network = extract(self.model, normalizer)
         score = simulated_return(self.spec, network)
-        with atomic_path(self.folder / CHECKPOINT) as temporary, temporary.open("wb") as file:
-            self.model.save(file)
         with atomic_path(self.folder / NORMALIZER) as temporary:
             normalizer.save(str(temporary))
+        with atomic_path(self.folder / CHECKPOINT) as temporary, temporary.open("wb") as file:
+            self.model.save(file)
         seconds = round(time.monotonic() - self.started)
         with (self.folder / PROGRESS).open("a") as file:
             row = (int(path.stem), self.num_timesteps, seconds, round(score, 2))
@@ -124,11 +126,13 @@ def train(
         tell: Receives a line at every snapshot.
 
     Raises:
-        UserError: The recipe continues from a training that is not beside this one.
+        UserError: The recipe continues from a training that is not beside this one, or the folder
+            holds a training of another recipe or seed.
     """
     torch.set_num_threads(1)
+    _settle(folder, recipe, seed)
     env = SimulatedVecEnv(spec, recipe.num_envs, seed)
-    if (folder / CHECKPOINT).exists():
+    if (folder / CHECKPOINT).exists():  # the normaliser was written before it
         normalizer = VecNormalize.load(str(folder / NORMALIZER), env)
         model = PPO.load(folder / CHECKPOINT, normalizer, device="cpu")
     else:
@@ -136,13 +140,26 @@ def train(
         model = _new_model(normalizer, recipe, seed)
         if recipe.start_from:
             _start_from(folder.parent / recipe.start_from, model, normalizer)
-        folder.mkdir(parents=True, exist_ok=True)
     left = recipe.steps - model.num_timesteps
     if left > 0 and best_return(folder) < recipe.enough:
         keeper = _Keeper(spec, folder, recipe, env, tell)
         model.learn(left, callback=keeper, reset_num_timesteps=False)
         if not keeper.finished:
             keeper.on_rollout_start()
+
+
+def _settle(folder: Path, recipe: Recipe, seed: int) -> None:
+    """Write down what a training is, or check that the folder's is the same."""
+    settings = {"recipe": asdict(recipe), "seed": seed}
+    path = folder / SETTINGS
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, settings)
+    elif json.loads(path.read_text()) != json.loads(json.dumps(settings)):
+        raise UserError(
+            f"{folder}: holds a training of another recipe or seed. Give another --folder, or "
+            "delete this one."
+        )
 
 
 def _new_model(normalizer: VecNormalize, recipe: Recipe, seed: int) -> PPO:

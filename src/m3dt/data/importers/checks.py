@@ -26,7 +26,7 @@ def trajectory(spec: TaskSpec, where: str, arrays: Mapping[str, Any]) -> Traject
     for name in ("observations", "actions", "rewards"):
         if name not in arrays:
             raise UserError(
-                f"{where}: '{name}' is missing; it has {', '.join(arrays) or 'nothing'}"
+                f"{where}: '{name}' is missing; it has {', '.join(map(str, arrays)) or 'nothing'}"
             )
     observations = _native(where, "observations", arrays["observations"], spec.state_dim)
     actions = _native(where, "actions", arrays["actions"], spec.action_dim)
@@ -49,7 +49,10 @@ def trajectory(spec: TaskSpec, where: str, arrays: Mapping[str, Any]) -> Traject
 
 
 def _numbers(where: str, name: str, value: Any) -> np.ndarray:
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise UserError(f"{where}: '{name}' is not an array of one shape") from None
     if array.dtype.kind not in "fiub":
         raise UserError(f"{where}: '{name}' holds {array.dtype}, not numbers")
     array = array.astype(np.float32)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from m3dt.data.format import NUM_PROMPTS
 from m3dt.data.importers.checks import trajectory
@@ -33,7 +34,10 @@ def read_npz(source: Path, names: Sequence[str]) -> Tasks:
     if not found:
         raise UserError(f"{source}: no folder is named after a task (expected <task>/<i>.npz)")
     for name in _chosen(found, names, source):
-        files = {p: int(p.stem) for p in folders[name].glob("*.npz") if p.stem.isdigit()}
+        files = {p: int(p.stem) for p in folders[name].glob("*.npz") if p.stem.isdecimal()}
+        if sorted(files.values()) != list(range(len(files))):
+            lacking = min(set(range(len(files))) - set(files.values()))
+            raise UserError(f"{folders[name]}: {lacking}.npz is missing of {len(files)} others")
         spec = get_task(name)
         yield (
             name,
@@ -69,11 +73,12 @@ def read_promptdt(source: Path, names: Sequence[str]) -> Tasks:
                     f"{source}: {files[name].name} and {path.name} are one task: {name}"
                 )
             files[name] = path
-    if not files:
+    found = [name for name in TASKS if name in files]
+    if not found:
         raise UserError(
             f"{source}: no file such as cheetah_vel-0-expert.pkl or ant_dir-0-expert.pkl"
         )
-    for name in _chosen([n for n in TASKS if n in files], names, source):
+    for name in _chosen(found, names, source):
         path, spec = files[name], get_task(name)
         stem, quality = path.stem.rsplit("-", 1)
         sources = [path, path.with_name(f"{stem}-prompt-{quality}.pkl")]
@@ -132,9 +137,9 @@ def _chunk(path: Path) -> dict[str, np.ndarray]:
     chunk = {}
     for name, rank in _CHUNK_RANKS.items():
         tensor = content.get(name) if isinstance(content, dict) else None
-        if tensor is None or tensor.ndim != rank:
+        if not isinstance(tensor, torch.Tensor) or tensor.ndim != rank:
             raise UserError(f"{path}: '{name}' must be a tensor of rank {rank}")
-        chunk[name] = tensor.numpy()
+        chunk[name] = (tensor if name == "task" else tensor.detach().float()).numpy()
     if len({array.shape[:2] for array in chunk.values()}) != 1:
         shapes = ", ".join(f"{name} {array.shape}" for name, array in chunk.items())
         raise UserError(f"{path}: episodes and steps differ: {shapes}")
@@ -167,13 +172,17 @@ def read_minari(source: Path, names: Sequence[str]) -> Tasks:
     for episode in episodes:
         success = (episode.infos or {}).get("success")
         arrays = {
-            "observations": np.asarray(episode.observations)[: len(episode.rewards)],
+            "observations": _without_last(episode.observations),
             "actions": episode.actions,
             "rewards": episode.rewards,
             "success": None if success is None else bool(np.any(success)),
         }
         trajectories.append(trajectory(spec, f"{source}, episode {episode.id}", arrays))
     yield spec.name, trajectories
+
+
+def _without_last(observations: Any) -> Any:
+    return observations[:-1] if isinstance(observations, np.ndarray) else None
 
 
 def _chosen(found: Sequence[str], names: Sequence[str], source: Path) -> Sequence[str]:

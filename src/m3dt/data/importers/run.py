@@ -11,7 +11,7 @@ from rich.console import Console
 from m3dt.data.format import INDEX, NUM_PROMPTS, DatasetIndex, TaskEntry, write_task
 from m3dt.data.importers.formats import Tasks, read_minari, read_npz, read_promptdt, read_tdmpc2
 from m3dt.errors import UserError
-from m3dt.files import atomic_folder
+from m3dt.files import staging_folder
 from m3dt.tasks import get_task
 
 FORMATS: dict[str, Callable[[Path, Sequence[str]], Tasks]] = {
@@ -42,8 +42,7 @@ def import_dataset(
         raise UserError(f"{source}: nothing here to import")
     index = DatasetIndex.read(folder) if (folder / INDEX).exists() else DatasetIndex({}, {})
     entries: dict[str, TaskEntry] = {}
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic_folder(folder / ".imported") as staging:
+    with staging_folder(folder) as staging:
         for task, trajectories in FORMATS[kind](source, [get_task(n).name for n in names]):
             if task in index.tasks:
                 raise UserError(f"{folder}: holds {task} already. Import into another folder.")
@@ -57,10 +56,9 @@ def import_dataset(
             entry = write_task(staging, task, env_id, trajectories, made_by)
             console.print(f"  {task:28s} {entry.trajectories} trajectories, {entry.steps} steps")
             entries[task] = entry
-    # Files take their places first: those that the index does not list do no harm.
-    for entry in entries.values():
-        os.replace(folder / ".imported" / entry.file, folder / entry.file)
-    (folder / ".imported").rmdir()
+        # Files take their places first: those that the index does not list do no harm.
+        for entry in entries.values():
+            os.replace(staging / entry.file, folder / entry.file)
     for task, entry in entries.items():
         index.add(task, entry)
     index.write(folder)

@@ -7,22 +7,18 @@ refuse every other.
 from __future__ import annotations
 
 import pickle
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 
 from m3dt.errors import UserError
 
-_NUMPY = {
-    ("numpy", "dtype"),
-    ("numpy", "ndarray"),
-    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in
-      ("_reconstruct", "scalar")),
-    *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
-}  # fmt: skip
-_BUILTINS = {("_codecs", "encode"), ("collections", "OrderedDict")}
+_BUILTINS = {("_codecs", "encode"), ("collections", "OrderedDict"), ("numpy", "dtype")}
+_CORES = ("numpy.core", "numpy._core")
 _TORCH = {
     ("torch._utils", "_rebuild_tensor_v2"),
     ("torch", "Size"),
@@ -31,6 +27,49 @@ _TORCH = {
     *(("torch", f"{kind}Storage") for kind in
       ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")),
 }  # fmt: skip
+
+
+def _require_numbers(dtype: Any) -> None:
+    if not isinstance(dtype, np.dtype) or dtype.hasobject or dtype.names is not None:
+        raise pickle.UnpicklingError(f"it holds an array of {dtype}, not of numbers")
+
+
+class _ArrayType:
+    """Stands for `numpy.ndarray`, which as a function would read any memory as objects."""
+
+
+def _new_array(kind: Any, shape: Any, dtype: Any) -> np.ndarray:
+    """Return the empty array that a pickle then fills."""
+    if kind is not _ArrayType:
+        raise pickle.UnpicklingError("it asks for an array of a class that no data file needs")
+    return _Array((0,), np.uint8)
+
+
+class _Array(np.ndarray):
+    """An array whose pickled state may hold numbers only."""
+
+    def __setstate__(self, state: Any) -> None:
+        _require_numbers(state[2])
+        super().__setstate__(state)
+
+
+def _from_buffer(buffer: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
+    """Rebuild an array of pickle protocol 5."""
+    _require_numbers(dtype)
+    return np.frombuffer(buffer, dtype).reshape(shape, order="F" if order == "F" else "C")
+
+
+def _scalar(dtype: Any, data: bytes) -> Any:
+    _require_numbers(dtype)
+    return np.frombuffer(data, dtype)[0]
+
+
+_REPLACED = {
+    ("numpy", "ndarray"): _ArrayType,
+    **{(f"{core}.multiarray", "_reconstruct"): _new_array for core in _CORES},
+    **{(f"{core}.multiarray", "scalar"): _scalar for core in _CORES},
+    **{(f"{core}.numeric", "_frombuffer"): _from_buffer for core in _CORES},
+}
 
 
 class _Mapping(dict):
@@ -46,20 +85,22 @@ def _make_mapping(cls: type, state: Any) -> _Mapping:
 class _Unpickler(pickle.Unpickler):
     """An unpickler that finds nothing but the named functions and classes."""
 
-    allowed: frozenset[tuple[str, str]] = frozenset(_NUMPY | _BUILTINS)
+    allowed: frozenset[tuple[str, str]] = frozenset(_BUILTINS)
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("tensordict._reductions", "_make_td"):
             return _make_mapping
         if module.split(".")[0] == "tensordict" and name == "TensorDict":
             return _Mapping
+        if (module, name) in _REPLACED:
+            return _REPLACED[module, name]
         if (module, name) not in self.allowed:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no data file needs")
         return super().find_class(module, name)
 
 
 class _TorchUnpickler(_Unpickler):
-    allowed = frozenset(_NUMPY | _BUILTINS | _TORCH)
+    allowed = frozenset(_BUILTINS | _TORCH)
 
 
 def load_pickle(path: Path) -> Any:
@@ -81,10 +122,14 @@ def load_torch(path: Path) -> Any:
     module: Any = SimpleNamespace(
         Unpickler=_TorchUnpickler, load=_torch_load, __name__="m3dt.data.importers.unpickle"
     )
-    return _guarded(
-        path,
-        lambda: torch.load(path, map_location="cpu", pickle_module=module, weights_only=False),
-    )
+    return _guarded(path, lambda: _load_archive(path, module))
+
+
+def _load_archive(path: Path, module: Any) -> Any:
+    with zipfile.ZipFile(path) as archive:
+        if any(name.endswith("constants.pkl") for name in archive.namelist()):
+            raise pickle.UnpicklingError("it is a TorchScript program, not data")
+    return torch.load(path, map_location="cpu", pickle_module=module, weights_only=False, mmap=True)
 
 
 def _torch_load(file: BinaryIO, **options: Any) -> Any:
@@ -98,7 +143,8 @@ def _guarded(path: Path, read: Any) -> Any:
         raise UserError(f"{path}: no such file") from None
     except (
         pickle.UnpicklingError, EOFError, RuntimeError, ValueError, TypeError, KeyError,
-        AttributeError, IndexError, ImportError, MemoryError, UnicodeDecodeError,
+        AttributeError, IndexError, ImportError, MemoryError, UnicodeDecodeError, AssertionError,
+        zipfile.BadZipFile,
     ) as error:  # fmt: skip
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{path}: not a data file that can be trusted and read ({first})") from None
