@@ -22,7 +22,7 @@ ORDER = [
     {"agent"},
     {"evaluation"},
     {"figures"},
-    {"fitting", "report"},
+    {"fitting", "report", "tables"},
     {"run"},
     {"pipeline", "bench"},
     {"cli"},

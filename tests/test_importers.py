@@ -359,3 +359,11 @@ def test_dmcontrol_order_is_mt30s():
     names = [name for name, spec in TASKS.items() if spec.domain == "dmcontrol"]
     assert len(names) == 30
     assert names[0] == "walker-stand" and names[12] == "cup-catch" and names[29] == "pendulum-spin"
+
+
+def test_commands_formats_are_the_importers(capsys):
+    with pytest.raises(SystemExit):
+        main(["import", "--help"])
+    from m3dt.data.importers import FORMATS
+
+    assert "{" + ",".join(FORMATS) + "}" in capsys.readouterr().out

@@ -182,13 +182,13 @@ def _export(options: argparse.Namespace, console: Console) -> None:
 
 
 def _tasks(options: argparse.Namespace, console: Console) -> None:
-    from m3dt.report import show_tasks
+    from m3dt.tables import show_tasks
 
     show_tasks(options.suite, options.seed, console)
 
 
 def _describe(options: argparse.Namespace, console: Console) -> None:
-    from m3dt.report import show_dataset
+    from m3dt.tables import show_dataset
 
     show_dataset(options.data, options.json, console)
 

@@ -14,14 +14,13 @@ from rich.table import Table
 
 from m3dt.agent import MAIN, Agent, inference_device, load
 from m3dt.config import Config
-from m3dt.data.statistics import compare_scales, describe, outliers
 from m3dt.errors import UserError
 from m3dt.evaluation import AgentPolicy, Policy, RandomPolicy, evaluate_policy
 from m3dt.evaluation.evaluate import method_name
 from m3dt.evaluation.workers import WorkerPool
 from m3dt.files import fingerprint, write_json
 from m3dt.registry import Registry
-from m3dt.tasks import DOMAINS, SIMULATORS, get_task, paper_score, suite, tasks_of
+from m3dt.tasks import SIMULATORS, tasks_of
 
 
 def evaluate_run(
@@ -166,52 +165,3 @@ def show_registry(run: Path, json_file: Path | None, console: Console) -> None:
         shown = ", ".join(parents[:3]) + (f" and {len(parents) - 3} more" if parents[3:] else "")
         table.add_row(entry.key, str(entry.step), str(len(entry.tasks)), entry.hash[:8], shown)
     console.print(table)
-
-
-def show_tasks(name: str, seed: int, console: Console) -> None:
-    """Print the tasks of a suite, and what makes it alike the whole.
-
-    Raises:
-        UserError: There is no such suite.
-    """
-    specs = [get_task(task) for task in suite(name, seed)]
-    table = Table("task", "domain", "states", "actions", "steps", "paper's single-task score")
-    for spec in specs:
-        numbers = (spec.state_dim, spec.action_dim, spec.horizon, f"{paper_score(spec.name):.0f}")
-        table.add_row(spec.name, spec.domain, *map(str, numbers))
-    console.print(table)
-    domains = [spec.domain for spec in specs]
-    counts = ", ".join(f"{domains.count(d)} {d}" for d in DOMAINS if d in domains)
-    mean = sum(paper_score(spec.name) for spec in specs) / len(specs)
-    console.print(f"{len(specs)} tasks ({counts}), mean single-task score {mean:.1f}")
-
-
-def show_dataset(folder: Path, json_file: Path | None, console: Console) -> None:
-    """Print what a dataset holds and where its states differ in scale from the original's.
-
-    Raises:
-        UserError: There is no dataset.
-    """
-    description = describe(folder)
-    table = Table("task", "behaviour", "trajectories", "returns: quartiles", "success")
-    for task, described in description.items():
-        quartiles = " .. ".join(f"{value:.0f}" for value in described["return_quartiles"])
-        known = get_task(task).domain == "metaworld" and described["success_rate"] is not None
-        success = f"{described['success_rate']:.0%}" if known else ""
-        count = str(described["trajectories"])
-        table.add_row(task, described["behaviour"], count, quartiles, success)
-    console.print(table)
-    scales = compare_scales(description)
-    different = outliers(scales)
-    table = Table("task", "dimension", "mean", "std", "original mean", "original std", "ratio")
-    for s in different:
-        numbers = (f"{v:.3f}" for v in (s.mean, s.std, s.original_mean, s.original_std))
-        table.add_row(s.task, str(s.dimension), *numbers, f"{s.ratio:.2g}")
-    if different:
-        console.print(table)
-    console.print(
-        f"{len(different)} of {len(scales)} state dimensions differ from the original dataset in "
-        "scale by more than a factor of 3"
-    )
-    if json_file:
-        write_json(json_file, description)

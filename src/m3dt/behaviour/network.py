@@ -1,6 +1,6 @@
 """Small policy networks on disk and in play, without torch.
 
-Letters: I policy input, A action, F hidden width, R rungs.
+Letters: I policy input, A action.
 """
 
 from __future__ import annotations

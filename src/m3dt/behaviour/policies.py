@@ -1,4 +1,4 @@
-"""Policies as collection plays them: one object an episode, from observation to action.
+"""Policies as collection plays them, from observation to action.
 
 Letters: S observation, A action.
 """

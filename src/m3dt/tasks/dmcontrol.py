@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from dm_control import suite
 from dm_control.mujoco import Physics
-from dm_control.rl.control import Environment
+from dm_control.rl.control import Environment, PhysicsError
 from dm_control.suite.common import ASSETS
 
 from m3dt.tasks.base import TaskEnv
@@ -21,7 +21,8 @@ ACTION_REPEAT = 2
 class DMControlEnv(TaskEnv):
     """A DMControl task: 500 steps of two control steps each, reward 0..2 a step.
 
-    The observation is the suite's entries, flattened in its order. Episodes never end early.
+    The observation is the suite's entries, flattened in its order. Episodes never end early, unless
+    the simulation diverges: that step is worth nothing and the episode's last.
     """
 
     camera = 0
@@ -47,7 +48,8 @@ class DMControlEnv(TaskEnv):
         self._env.task._random = np.random.RandomState(seed)
 
     def _begin(self) -> np.ndarray:
-        return flatten(self._env.reset().observation)
+        self._last = flatten(self._env.reset().observation)
+        return self._last
 
     def _simulation(self) -> tuple[Any, Any]:
         return self.physics.model.ptr, self.physics.data.ptr
@@ -55,10 +57,14 @@ class DMControlEnv(TaskEnv):
     def _advance(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool]:
         action = np.clip(action.astype(np.float64), -1.0, 1.0)
         reward = 0.0
-        for _ in range(ACTION_REPEAT):
-            step = self._env.step(action)
-            reward += step.reward
-        return flatten(step.observation), reward, False, False
+        try:
+            for _ in range(ACTION_REPEAT):
+                step = self._env.step(action)
+                reward += step.reward
+        except PhysicsError:
+            return self._last, 0.0, True, False
+        self._last = flatten(step.observation)
+        return self._last, reward, False, False
 
 
 def build(env_id: str) -> Environment:
