@@ -40,7 +40,7 @@ RECIPES: dict[str, Recipe] = {
     "cheetah-vel": Recipe(steps=5_000_000),
     "walker-stand": replace(_THOROUGH, steps=1_500_000, start_from="walker-walk", enough=950),
     "walker-walk": replace(_THOROUGH, enough=925),
-    "walker-run": replace(_THOROUGH, steps=4_000_000, start_from="walker-walk", enough=850),
+    "walker-run": replace(_THOROUGH, steps=4_000_000, start_from="walker-walk", enough=440),
     "walker-walk-backwards": _THOROUGH,
     "walker-run-backwards": replace(
         _THOROUGH, steps=4_000_000, start_from="walker-walk-backwards", enough=800
