@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 
 from m3dt.behaviour.ladder import Rung
@@ -26,8 +28,10 @@ def picture(task: str, steps: int = 30, library: Library | None = None) -> np.nd
     policy = player.ladder.policy(rung)
     observation, _ = player.env.reset(seed=0)
     policy.begin()
-    for _ in range(steps):
-        observation, *_ = player.env.step(policy.act(observation, success=False))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # scripts exceed [-1, 1]; we clip
+        for _ in range(steps):
+            observation, *_ = player.env.step(policy.act(observation, success=False))
     frame = player.env.render()
     player.env.close()
     return frame

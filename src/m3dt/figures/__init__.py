@@ -2,5 +2,6 @@
 
 from m3dt.figures.datasets import coverage_figure, frame_sheet, return_figure, scale_figure
 from m3dt.figures.matrices import heat_map
+from m3dt.figures.show import Shown
 
-__all__ = ["coverage_figure", "frame_sheet", "heat_map", "return_figure", "scale_figure"]
+__all__ = ["Shown", "coverage_figure", "frame_sheet", "heat_map", "return_figure", "scale_figure"]
