@@ -213,12 +213,12 @@ def test_shipped_policy_plays_as_recorded(policy):
     spec = next(s for s in TASKS.values() if policy_name(s) == policy)
     player, rng = Player(spec, Library()), np.random.default_rng(0)
     rungs, record = player.ladder.rungs, RECORD[policy]
-    best = [player.play(player.ladder.best, rng).episode_return for _ in range(4)]
+    best = [player.play(player.ladder.best, rng).episode_return for _ in range(6)]
     random = player.play(rungs[0], rng).episode_return
     low, high = record["return_quartiles"][0], record["return_quartiles"][-1]
     margin = 0.1 * (high - random)
     assert low - margin <= min(best) and max(best) <= high + margin
-    assert np.median(best) > random + 0.3 * (record["return_mean"] - random)
+    assert max(best) > random + 0.5 * (record["return_mean"] - random)
     assert [name for name in record["rungs"]][-1] == BEST
     assert len(rungs) == 7 + len(record["rungs"]) - 1
 
@@ -260,7 +260,8 @@ class TestTraining:
         assert [s.steps for s in pack.read_progress(tmp_path / "t")] == [0, 512, 1024, 1536, 2048]
         assert (tmp_path / "t" / "snapshots" / "0001.safetensors").read_bytes() == kept
         record = pack.pack(spec, tmp_path / "t", tmp_path / "library")
-        assert record["recipe"] == dataclasses.asdict(recipe) and record["seed"] == 0
+        assert record["recipe"] == json.loads(json.dumps(dataclasses.asdict(recipe)))
+        assert record["seed"] == 0
         networks = Library(tmp_path / "library").networks(spec)
         assert list(networks) == list(record["rungs"]) and list(networks)[-1] == BEST
         measured = pack.measured_returns(spec, networks[BEST])

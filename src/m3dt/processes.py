@@ -1,4 +1,4 @@
-"""Worker processes that neither outlive their parent nor work on after an error."""
+"""Processes and threads: workers that neither outlive their parent nor work on after an error."""
 
 from __future__ import annotations
 
@@ -53,3 +53,20 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def single_threaded() -> Iterator[None]:
+    """Keep torch's operations to one thread: what calls it runs side by side instead.
+
+    Small matrix products gain little from more, and a result that no thread count can touch is
+    worth having.
+    """
+    import torch  # only where it is needed: workers that simulate do without
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -9,13 +9,11 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 
 from m3dt.agent import Agent
@@ -24,6 +22,7 @@ from m3dt.console import make_console, progress_bar
 from m3dt.evaluation.policies import AgentPolicy, Policy, Session, Tile
 from m3dt.evaluation.scores import Episode, summarize
 from m3dt.evaluation.workers import Transition, WorkerPool
+from m3dt.processes import single_threaded
 from m3dt.tasks import SIMULATORS
 
 # Tiles of one worker: while the model serves some, the worker steps another.
@@ -68,7 +67,7 @@ def play(
         actions = running[answer.tile].session.act(answer.observations, answer.rewards)
         pool.step(worker, answer.tile, actions)
 
-    with _single_threaded(), ThreadPoolExecutor(policy.num_threads) as threads:
+    with single_threaded(), ThreadPoolExecutor(policy.num_threads) as threads:
         serving: list[Future[None]] = []
         for _ in range(_TILES_PER_WORKER):
             for worker in range(len(pool.connections)):
@@ -87,21 +86,6 @@ def play(
             for future in [f for f in serving if f.done()]:
                 serving.remove(future)
                 future.result()  # raises what the policy raised
-
-
-@contextmanager
-def _single_threaded() -> Iterator[None]:
-    """Keep torch's operations to one thread: tiles run beside each other instead.
-
-    Small matrix products gain little from more, and a result that no thread count can touch is
-    worth having.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _account(now: _Running, answer: Transition) -> None:

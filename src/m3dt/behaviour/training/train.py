@@ -27,6 +27,7 @@ from m3dt.behaviour.training.recipes import Recipe
 from m3dt.behaviour.training.simulation import simulate
 from m3dt.errors import UserError
 from m3dt.files import atomic_path, write_json
+from m3dt.processes import single_threaded
 from m3dt.tasks import TaskSpec
 
 Tell = Callable[[str], None]
@@ -129,7 +130,6 @@ def train(
         UserError: The recipe continues from a training that is not beside this one, or the folder
             holds a training of another recipe or seed.
     """
-    torch.set_num_threads(1)
     _settle(folder, recipe, seed)
     env = SimulatedVecEnv(spec, recipe.num_envs, seed)
     if (folder / CHECKPOINT).exists():  # the normaliser was written before it
@@ -143,7 +143,8 @@ def train(
     left = recipe.steps - model.num_timesteps
     if left > 0 and best_return(folder) < recipe.enough:
         keeper = _Keeper(spec, folder, recipe, env, tell)
-        model.learn(left, callback=keeper, reset_num_timesteps=False)
+        with single_threaded():
+            model.learn(left, callback=keeper, reset_num_timesteps=False)
         if not keeper.finished:
             keeper.on_rollout_start()
 
