@@ -41,7 +41,7 @@ RECIPES: dict[str, Recipe] = {
     "walker-stand": replace(_THOROUGH, steps=1_500_000, start_from="walker-walk", enough=950),
     "walker-walk": replace(_THOROUGH, enough=925),
     "walker-run": replace(_THOROUGH, steps=4_000_000, start_from="walker-walk", enough=440),
-    "walker-walk-backwards": _THOROUGH,
+    "walker-walk-backwards": replace(_THOROUGH, enough=735),
     "walker-run-backwards": replace(
         _THOROUGH, steps=4_000_000, start_from="walker-walk-backwards", enough=800
     ),
@@ -76,7 +76,7 @@ RECIPES: dict[str, Recipe] = {
     "finger-spin": Recipe(steps=3_000_000, enough=950),
     "finger-turn-easy": Recipe(steps=3_000_000, enough=950),
     "finger-turn-hard": Recipe(steps=4_000_000, enough=950),
-    "fish-swim": replace(_THOROUGH, steps=2_000_000),
+    "fish-swim": replace(_THOROUGH, steps=2_000_000, enough=535),
 }
 """By policy; each reached what `policies.json` records."""
 
