@@ -53,7 +53,7 @@ def tasks_of(config: Config) -> tuple[str, ...]:
         UserError: A task or the suite is unknown.
     """
     if config.tasks:
-        return tuple(get_task(name).name for name in config.tasks)
+        return tuple(dict.fromkeys(get_task(name).name for name in config.tasks))
     return suite(config.suite, config.suite_seed)
 
 

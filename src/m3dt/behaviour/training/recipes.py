@@ -78,7 +78,7 @@ RECIPES: dict[str, Recipe] = {
     "finger-turn-hard": Recipe(steps=4_000_000, enough=950),
     "fish-swim": replace(_THOROUGH, steps=2_000_000, enough=535),
 }
-"""By policy; each reached what `policies.json` records."""
+"""By policy; `policies.json` records what those reached that come with the package."""
 
 
 def recipe_of(policy: str) -> Recipe:
