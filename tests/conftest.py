@@ -8,6 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from m3dt.cli import main  # noqa: E402
 from m3dt.config import load_config  # noqa: E402
 from m3dt.data.format import DatasetIndex, Trajectory, write_task  # noqa: E402
 from m3dt.tasks import get_task  # noqa: E402
@@ -71,3 +72,34 @@ def tiny_config(tiny):
         return load_config(conf, [*tiny, *overrides])
 
     return make
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """Trajectories of three domains from real simulators; copy before changing them."""
+    from quick_run import QUICK
+
+    folder = tmp_path_factory.mktemp("collected")
+    assert main(["collect", *QUICK, f"data={folder}"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, data):
+    """A run on them whose stages were never interrupted; copy before changing it."""
+    from quick_run import call
+
+    run = tmp_path_factory.mktemp("finished")
+    for stage in ("stage1", "stage2", "stage3"):
+        assert call(stage, run, data) == 0
+    return run
+
+
+@pytest.fixture(scope="session")
+def official(tmp_path_factory):
+    """The authors' sample files, imported."""
+    from imports import OFFICIAL, import_from
+
+    folder = tmp_path_factory.mktemp("official") / "data"
+    import_from(OFFICIAL, folder, "npz")
+    return folder

@@ -49,7 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"m3dt: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("m3dt: interrupted; the same command resumes.", file=sys.stderr)
+        print(
+            "m3dt: interrupted; nothing is half-written, and the same command goes on.",
+            file=sys.stderr,
+        )
         return 130
     return 0
 

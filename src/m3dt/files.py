@@ -12,6 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from m3dt.errors import UserError
+
 # Left behind by a killed process, files of this suffix are never read and may be deleted.
 TEMPORARY_SUFFIX = ".tmp"
 
@@ -74,12 +78,35 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Hold a folder, created if need be, against other processes that would write to it.
+
+    The system lets go of it when the process ends, however it ends.
+
+    Raises:
+        UserError: Another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(
+            f"{folder}: another m3dt is writing here. Wait for it to end, or give another folder."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
 def staging_folder(parent: Path) -> Iterator[Path]:
     """Yield a new folder in `parent` whose files the caller moves to their places.
 
-    What stays in it is deleted, and so is what a killed process left of an earlier one.
+    What stays in it is deleted, and so is what a killed process left of an earlier one. The caller
+    is the parent's sole writer.
     """
-    parent.mkdir(parents=True, exist_ok=True)
     remove_temporaries(parent)
     folder = parent / f".staging.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}"
     folder.mkdir()

@@ -22,7 +22,7 @@ from m3dt.console import progress_bar
 from m3dt.data.collector import Collector, made_by
 from m3dt.data.format import COLLECTED, INDEX, DatasetIndex, TaskEntry, write_task
 from m3dt.errors import UserError
-from m3dt.files import remove_temporaries
+from m3dt.files import remove_temporaries, sole_writer
 from m3dt.processes import process_pool
 from m3dt.tasks import SIMULATORS, get_task
 
@@ -39,8 +39,8 @@ def collect(
         console: Where progress is shown.
 
     Raises:
-        UserError: The folder holds one of the tasks collected otherwise, or a task has no
-            behaviour policy.
+        UserError: The folder holds one of the tasks collected otherwise, a task has no behaviour
+            policy, or another process is writing to the folder.
     """
     folder = Path(folder)
     library = Library(config.policies)
@@ -51,8 +51,19 @@ def collect(
     if not missing:
         console.print(f"[green]{folder}[/] holds all {len(tasks)} tasks: nothing to collect.")
         return index
-    folder.mkdir(parents=True, exist_ok=True)
-    remove_temporaries(folder)
+    with sole_writer(folder):
+        index = _existing(folder, tasks, config, library)  # may have grown meanwhile
+        missing = [task for task in tasks if task not in index.tasks]
+        remove_temporaries(folder)
+        if missing:
+            _collect_missing(folder, missing, index, config, console)
+    return index
+
+
+def _collect_missing(
+    folder: Path, missing: list[str], index: DatasetIndex, config: CollectConfig, console: Console
+) -> None:
+    library = Library(config.policies)
     workers = min(config.workers or os.cpu_count() or 1, len(missing))
     played: Queue[int] = multiprocessing.get_context("spawn").Queue()
     total = len(missing) * config.trajectories
@@ -72,7 +83,6 @@ def collect(
             if get_task(task).domain == "metaworld":
                 success = f"   success {entry.success_rate:4.0%}"
             console.print(f"  {task:28s} returns {quartiles}{success}")
-    return index
 
 
 def _existing(

@@ -16,7 +16,7 @@ from gymnasium.spaces import Box
 from m3dt.data.format import DatasetIndex
 from m3dt.data.store import DatasetStore, TaskStore
 from m3dt.errors import UserError
-from m3dt.files import staging_folder
+from m3dt.files import sole_writer, staging_folder
 
 _ROOT = "MINARI_DATASETS_PATH"  # where minari writes
 _NAMESPACE = "m3dt"
@@ -45,7 +45,7 @@ def export_minari(folder: Path, target: Path, names: Sequence[str]) -> list[str]
     taken = [t for t in tasks if (target / _identity(t)).exists()]
     if taken:
         raise UserError(f"{target}: holds {', '.join(taken)} already. Export to another folder.")
-    with staging_folder(target) as staging:
+    with sole_writer(target), staging_folder(target) as staging:
         with _environment(_ROOT, str(staging.resolve())):
             for task in store.tasks:
                 entry = index.tasks[task.spec.name]

@@ -11,7 +11,7 @@ from rich.console import Console
 from m3dt.data.format import INDEX, NUM_PROMPTS, DatasetIndex, TaskEntry, write_task
 from m3dt.data.importers.formats import Tasks, read_minari, read_npz, read_promptdt, read_tdmpc2
 from m3dt.errors import UserError
-from m3dt.files import staging_folder
+from m3dt.files import sole_writer, staging_folder
 from m3dt.tasks import get_task
 
 FORMATS: dict[str, Callable[[Path, Sequence[str]], Tasks]] = {
@@ -36,13 +36,14 @@ def import_dataset(
         console: Where tasks are told.
 
     Raises:
-        UserError: The source cannot be read or a check fails; the dataset is as it was.
+        UserError: The source cannot be read, a check fails, or another process is writing to the
+            dataset; it is as it was.
     """
     if not source.exists():
         raise UserError(f"{source}: nothing here to import")
-    index = DatasetIndex.read(folder) if (folder / INDEX).exists() else DatasetIndex({}, {})
-    entries: dict[str, TaskEntry] = {}
-    with staging_folder(folder) as staging:
+    with sole_writer(folder), staging_folder(folder) as staging:
+        index = DatasetIndex.read(folder) if (folder / INDEX).exists() else DatasetIndex({}, {})
+        entries: dict[str, TaskEntry] = {}
         for task, trajectories in FORMATS[kind](source, [get_task(n).name for n in names]):
             if task in index.tasks:
                 raise UserError(f"{folder}: holds {task} already. Import into another folder.")
@@ -59,7 +60,7 @@ def import_dataset(
         # Files take their places first: those that the index does not list do no harm.
         for entry in entries.values():
             os.replace(staging / entry.file, folder / entry.file)
-    for task, entry in entries.items():
-        index.add(task, entry)
-    index.write(folder)
+        for task, entry in entries.items():
+            index.add(task, entry)
+        index.write(folder)
     return index

@@ -1,0 +1,57 @@
+"""A run of seconds on three domains, and processes that are killed in the middle of it."""
+
+import signal
+import subprocess
+import time
+
+from conftest import TINY
+
+from m3dt.cli import main
+
+TASKS = ("reach-v2", "cup-catch", "ant-dir-6")
+STEPS = 120
+QUICK = [
+    *TINY,
+    f"tasks=[{','.join(TASKS)}]",
+    "model.dropout=0.1",
+    "loader.sampling=one_task",
+    f"stage1.max_steps={STEPS}",
+    f"stage2.max_steps={STEPS}",
+    f"stage3.max_steps={STEPS}",
+    *(f"stage{i}.checkpoint_every=10" for i in (1, 2, 3)),
+    "callbacks.conflict.every_n_steps=20",
+    "callbacks.conflict.min_steps=1000",
+    "callbacks.router_usage.every_n_steps=40",
+    "grouping.num_batches=2",
+    "collect.trajectories=6",
+    "evaluation.episodes=1",
+    "evaluation.tile=1",
+]
+
+
+def call(command, run, data, *extra):
+    return main([command, *QUICK, f"data={data}", f"run={run}", *extra])
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def kill_after(command, condition):
+    """Start a process, wait for a condition, and kill it with SIGKILL before it ends.
+
+    Returns the process numbers of its children.
+    """
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()
+        time.sleep(0.002)
+    pids = ["pgrep", "-P", str(process.pid)]
+    children = subprocess.run(pids, capture_output=True, text=True).stdout.split()
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    return children

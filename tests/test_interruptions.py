@@ -1,0 +1,125 @@
+"""Stages killed, resumed, spread over processes: they end as if nothing had happened."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import pytest
+import torch
+from quick_run import QUICK, STEPS, call, kill_after
+
+from m3dt.data import DatasetStore
+from m3dt.registry import Registry
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2", "stage3"])
+def test_killed_and_resumed_equals_uninterrupted(finished, data, tmp_path, stage):
+    """kill -9 after a checkpoint; the same command ends in the same bits."""
+    run = tmp_path / "run"
+    made = {"stage1": ["backbone"], "stage2": ["grouping", "expert"], "stage3": ["router"]}
+    kinds = [kind for s in ("stage1", "stage2", "stage3") if s < stage for kind in made[s]]
+    for kind in kinds:
+        shutil.copytree(finished / "registry" / kind, run / "registry" / kind)
+    command = [sys.executable, "-m", "m3dt", stage, *QUICK, f"data={data}", f"run={run}"]
+    kill_after(command, lambda: list((run / "checkpoints").rglob("step*.ckpt")))
+    assert not any((run / "registry" / kind).exists() for kind in made[stage][-1:])
+    assert call(stage, run, data) == 0
+    for entry in Registry(run).entries():
+        assert entry.hash == Registry(finished).get(entry.kind, entry.name).hash, entry.key
+
+
+def test_killed_after_the_conflict_stop(data, tmp_path, monkeypatch):
+    """The stop itself is in the checkpoint: a resumed run must not train on."""
+    early = ["callbacks.conflict.min_steps=20", "callbacks.conflict.patience=1"]
+    early += ["callbacks.conflict.min_rise=-1", "callbacks.conflict.window=1"]
+    assert call("stage1", tmp_path / "whole", data, *early) == 0
+    whole = Registry(tmp_path / "whole").get("backbone", "main")
+    conflict = whole.metrics["conflict"]
+    assert whole.step < conflict["stopped_at"] < STEPS
+    with monkeypatch.context() as patch:
+        patch.setattr(Registry, "save", interrupt)
+        assert call("stage1", tmp_path / "killed", data, *early) == 130
+    assert call("stage1", tmp_path / "killed", data, *early) == 0
+    resumed = Registry(tmp_path / "killed").get("backbone", "main")
+    assert (resumed.hash, resumed.step) == (whole.hash, whole.step)
+    assert resumed.metrics["conflict"] == conflict
+
+
+def interrupt(*args, **kwargs):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_two_processes_equal_one(finished, data, tmp_path, stage):
+    """DDP over gloo with the same global batch; only the order of sums differs."""
+    kinds = [] if stage == "stage1" else ["backbone", "grouping"]
+    plain = ["model.dropout=0", "stage1.max_steps=10", "stage2.max_steps=10"]
+    runs = {n: tmp_path / f"ranks{n}" for n in (1, 2)}
+    assert call("stage1", runs[1], data, *plain) == 0
+    if kinds:
+        assert call("group", runs[1], data, *plain) == 0
+        for kind in kinds:
+            folder = Path("registry") / kind
+            shutil.copytree(runs[1] / folder, runs[2] / folder)
+        assert call("stage2", runs[1], data, *plain) == 0
+    two = [f"data={data}", f"run={runs[2]}", "trainer.devices=2", "trainer.strategy=ddp"]
+    command = [sys.executable, "-m", "m3dt", stage, *QUICK, *plain, *two]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr[-3000:]
+    for entry in Registry(runs[1]).entries():
+        alone, together = Registry(runs[1]), Registry(runs[2])
+        other = together.get(entry.kind, entry.name)
+        for name, tensor in alone.tensors(entry).items():
+            torch.testing.assert_close(together.tensors(other)[name], tensor, rtol=0, atol=2e-4)
+    if stage == "stage1":
+        histories = [
+            Registry(run).get("backbone", "main").metrics["conflict"]["history"]
+            for run in runs.values()
+        ]
+        assert histories[1][0]["mean"] == pytest.approx(histories[0][0]["mean"], abs=1e-5)
+        assert histories[1][0]["pairwise"] == pytest.approx(histories[0][0]["pairwise"], abs=1e-5)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(data, tmp_path, capsys):
+    broken = shutil.copytree(data, tmp_path / "data")
+    store = DatasetStore.open(broken, ["reach-v2"]).tasks[0]
+    with h5py.File(broken / "reach-v2.hdf5", "r+") as file:
+        file["actions"][: store.num_training_steps] = float("nan")
+    assert call("stage1", tmp_path / "run", broken) == 1
+    assert "not finite at step 0" in capsys.readouterr().err
+    assert Registry(tmp_path / "run").entries() == []
+
+
+def test_interrupted_run_refuses_other_settings(finished, data, tmp_path, capsys):
+    settings = tmp_path / "run" / "checkpoints" / "stage1" / "settings.json"
+    assert call("stage1", tmp_path / "run", data, "stage1.max_steps=2") == 0
+    shutil.rmtree(tmp_path / "run" / "registry")
+    settings.parent.mkdir(parents=True)
+    settings.write_text(json.dumps({"seed": 5}))
+    assert call("stage1", tmp_path / "run", data, "stage1.max_steps=2") == 2
+    assert "seed was 5, is 0" in capsys.readouterr().err
+
+
+def test_a_lost_expert_is_trained_again_alone(finished, data, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    kept = Registry(run).get("expert", "0")
+    shutil.rmtree(run / "registry" / "expert" / "1")
+    assert call("stage2", run, data) == 0
+    registry, old = Registry(run), Registry(finished)
+    assert registry.get("expert", "0") == kept
+    again, before = (r.tensors(r.get("expert", "1")) for r in (registry, old))
+    for name, tensor in before.items():
+        torch.testing.assert_close(again[name], tensor, rtol=0, atol=1e-4)
+
+
+def test_shards_share_the_experts(finished, data, tmp_path):
+    run = tmp_path / "run"
+    for kind in ("backbone", "grouping"):
+        shutil.copytree(finished / "registry" / kind, run / "registry" / kind)
+    assert call("stage2", run, data, "stage2.shard=1/2") == 0
+    assert [e.key for e in Registry(run).entries() if e.kind == "expert"] == ["expert/1"]
+    assert call("stage2", run, data, "stage2.shard=0/2") == 0
+    assert call("stage3", run, data, "stage3.max_steps=2") == 0

@@ -1,0 +1,87 @@
+"""What a user did wrong is one line on stderr and exit code 2."""
+
+import shutil
+
+import pytest
+from conftest import write_dataset
+from quick_run import QUICK, TASKS, call
+
+from m3dt.cli import main
+from m3dt.data.format import DatasetIndex
+
+
+@pytest.fixture
+def error_of(capsys):
+    """Run a command that must fail with exit code 2, and return its one message."""
+
+    def run(*arguments):
+        assert main([str(a) for a in arguments]) == 2
+        captured = capsys.readouterr()
+        assert captured.err.startswith("m3dt: ") and captured.err.count("\n") == 1
+        assert "Traceback" not in captured.err + captured.out
+        return captured.err
+
+    return run
+
+
+def test_later_stages_refuse_another_backbone_or_data(error_of, finished, data, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    other = shutil.copytree(data, tmp_path / "data")
+    index = DatasetIndex.read(other)
+    entry = index.tasks["reach-v2"]
+    index.tasks["reach-v2"] = type(entry)(**{**vars(entry), "sha256": "0"})
+    index.write(other)
+    assert "other settings: data" in error_of("stage2", *QUICK, f"data={other}", f"run={run}")
+    changed = error_of("stage3", *QUICK, f"data={data}", f"run={run}", "loader.std_floor=0.5")
+    assert "loader.std_floor was 0.01, is 0.5" in changed
+    shutil.rmtree(run / "registry" / "backbone")
+    assert call("stage1", run, data, "stage1.max_steps=4") == 0
+    message = error_of("stage2", *QUICK, f"data={data}", f"run={run}", "stage1.max_steps=4")
+    assert "trained on another backbone/main" in message
+
+
+def test_one_clear_message_each(error_of, finished, data, tmp_path):
+    run, folder = f"run={tmp_path / 'run'}", f"data={data}"
+    message = error_of("stage2", *QUICK, folder, run)
+    assert "has no backbone yet" in message and "m3dt stage1" in message
+    assert "stage1.max_steps" in error_of("stage1", "stage1.max_step=3")
+    assert "nowhere" in error_of("stage1", *QUICK, f"data={tmp_path / 'nowhere'}", run)
+    assert "sweep-v2" in error_of("stage1", *QUICK, "tasks=[reach-v2,sweep-v2]", folder, run)
+    assert "no trained model" in error_of("evaluate", *QUICK, folder, run)
+    assert "other settings" in error_of("stage1", *QUICK, folder, f"run={finished}", "seed=9")
+    assert "seed was 0, is 9" in error_of("stage1", *QUICK, folder, f"run={finished}", "seed=9")
+    assert "task groups first" in error_of(
+        "stage2", *QUICK, folder, f"run={lone_backbone(finished, tmp_path)}", "stage2.shard=0/2"
+    )
+    assert "trainer: " in error_of("stage1", *QUICK, folder, run, "trainer.precision=foo")
+    assert "only 3 tasks" in error_of("stage1", *QUICK, folder, run, "moe.num_experts=4")
+    assert "every_n_step'" in error_of("collect", "callbacks.conflict.every_n_step=1")
+    shutil.rmtree(tmp_path / "run")
+    assert "--models" in error_of("evaluate", *QUICK, run, "--models", "best")
+    typo = ("collect.policies=typo", f"data={tmp_path}/d")
+    assert "typo: no folder" in error_of("collect", *QUICK, *typo)
+    assert "collect.trajectories=7" in error_of("collect", *QUICK, folder, "collect.trajectories=7")
+    assert not (tmp_path / "run").exists() and not (tmp_path / "d").exists()
+
+
+def lone_backbone(finished, tmp_path):
+    run = tmp_path / "lone"
+    shutil.copytree(finished / "registry" / "backbone", run / "registry" / "backbone")
+    return run
+
+
+def test_truncated_data_is_one_message(error_of, tmp_path):
+    folder = write_dataset(tmp_path / "data", TASKS)
+    path = folder / "cup-catch.hdf5"
+    path.write_bytes(path.read_bytes()[:3000])
+    message = error_of("stage1", *QUICK, f"data={folder}", f"run={tmp_path / 'run'}")
+    assert "cup-catch.hdf5" in message and "m3dt collect" in message
+    assert "1 problems" in error_of("verify", folder)
+
+
+def test_missing_experts_are_named(error_of, finished, data, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(run / "registry" / "expert" / "1")
+    shutil.rmtree(run / "registry" / "router")
+    message = error_of("stage3", *QUICK, f"data={data}", f"run={run}")
+    assert "1 of 2 experts are missing: 1" in message
