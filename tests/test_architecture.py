@@ -11,7 +11,8 @@ SOURCE = ROOT / "src" / "m3dt"
 
 # Data flows from left to right; a room imports only from its left and from itself.
 ORDER = [
-    {"version", "errors", "files", "console", "processes"},
+    {"version", "errors"},
+    {"files", "console", "processes"},
     {"config"},
     {"tasks"},
     {"behaviour"},
