@@ -49,7 +49,7 @@ RECIPES: dict[str, Recipe] = {
     "cheetah-run-backwards": _CHEETAH,
     "cheetah-run-front": _CHEETAH,
     "cheetah-run-back": _CHEETAH,
-    "cheetah-jump": replace(_CHEETAH, steps=2_500_000),
+    "cheetah-jump": replace(_CHEETAH, steps=4_000_000, gravity=0.3, gravity_steps=2_000_000),
     "hopper-hop": _HOPPER,
     "hopper-stand": replace(_THOROUGH, start_from="hopper-hop", enough=930),
     "hopper-hop-backwards": replace(
@@ -64,7 +64,9 @@ RECIPES: dict[str, Recipe] = {
     "reacher-hard": Recipe(steps=1_500_000, enough=975),
     "reacher-three-easy": Recipe(steps=1_500_000, enough=975),
     "reacher-three-hard": Recipe(steps=1_500_000, enough=975),
-    "acrobot-swingup": Recipe(steps=4_000_000, log_std=0.0, enough=950),
+    "acrobot-swingup": Recipe(
+        steps=8_000_000, snapshots=80, epochs=10, learning_rate=3e-4, enough=950
+    ),
     "pendulum-swingup": Recipe(steps=2_000_000, log_std=0.0),
     "pendulum-spin": Recipe(steps=1_500_000, enough=950),
     "cartpole-balance": Recipe(steps=1_000_000, enough=990),
@@ -73,7 +75,7 @@ RECIPES: dict[str, Recipe] = {
     "cartpole-swingup-sparse": Recipe(steps=3_000_000, enough=950),
     "cup-catch": Recipe(steps=2_000_000, enough=960),
     "cup-spin": Recipe(steps=3_000_000, enough=950),
-    "finger-spin": Recipe(steps=3_000_000, enough=950),
+    "finger-spin": replace(_THOROUGH, steps=4_000_000, enough=950),
     "finger-turn-easy": Recipe(steps=3_000_000, enough=950),
     "finger-turn-hard": Recipe(steps=4_000_000, enough=950),
     "fish-swim": replace(_THOROUGH, steps=2_000_000, enough=535),

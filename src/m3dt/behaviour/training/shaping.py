@@ -22,6 +22,35 @@ def _pendulum(view: View) -> np.ndarray:
     return 0.3 * tolerance(energy - 1, margin=1)
 
 
+def acrobot_energy(view: View) -> np.ndarray:
+    """Return the energy beyond that of an acrobot upright at rest, J, (B,)."""
+    gravity = -view.model.opt.gravity[2]
+    upper_mass, lower_mass = view.model.body_mass[1:3]
+    upper_center, lower_center = view.model.body_ipos[1:3, 2]  # m, above each joint
+    upper_inertia, lower_inertia = view.model.body_inertia[1:3, 1]
+    length = view.model.body_pos[2, 2]  # m, from shoulder to elbow
+    shoulder, elbow = view.qpos.T
+    upper, lower = view.qvel[:, 0], view.qvel.sum(axis=1)  # rad/s in the world
+    lower_speed_squared = (
+        (length * upper) ** 2
+        + (lower_center * lower) ** 2
+        + 2 * length * lower_center * upper * lower * np.cos(elbow)
+    )
+    kinetic = 0.5 * (
+        (upper_inertia + upper_mass * upper_center**2) * upper**2
+        + lower_inertia * lower**2
+        + lower_mass * lower_speed_squared
+    )
+    upper_height = np.cos(shoulder) - 1
+    lower_height = np.cos(shoulder + elbow) - 1
+    upper_lift = (upper_mass * upper_center + lower_mass * length) * upper_height
+    return kinetic + gravity * (upper_lift + lower_mass * lower_center * lower_height)
+
+
+def _acrobot(view: View) -> np.ndarray:
+    return 0.3 * tolerance(acrobot_energy(view), margin=20)
+
+
 def _reacher(view: View) -> np.ndarray:
     return 0.3 * tolerance(np.linalg.norm(to_target(view, "finger"), axis=1), margin=0.1)
 
@@ -48,6 +77,7 @@ def _hopper(view: View, direction: float, speed: float) -> np.ndarray:
 
 
 SHAPING: dict[str, Reward] = {
+    "acrobot-swingup": _acrobot,
     "pendulum-swingup": _pendulum,
     "cartpole-swingup-sparse": REWARDS["cartpole-swingup"],
     "reacher-easy": _reacher,
@@ -76,6 +106,13 @@ def _anywhere(
     return qpos, qvel
 
 
+def _acrobot_near_the_top(rng: np.random.Generator) -> Start:
+    """Draw any pose and velocity, most of them close to standing at rest: its basin is narrow."""
+    scale = rng.random() ** 4
+    qpos = scale * rng.uniform(-np.pi, np.pi, 2)
+    return qpos, scale * rng.uniform(-1, 1, 2) * np.array([4, 6])
+
+
 def _standing_hopper(rng: np.random.Generator) -> Start:
     """Draw an upright pose, in flight or on the ground, moving little."""
     qpos = rng.normal(0, 0.1, 7)
@@ -84,11 +121,19 @@ def _standing_hopper(rng: np.random.Generator) -> Start:
     return qpos, qvel
 
 
+def _thrown_cheetah(rng: np.random.Generator) -> Start:
+    """Draw a pose in the air, turned up to 126 degrees either way: it may come to stand on end."""
+    qpos = rng.normal(0, 0.2, 9)
+    qpos[0], qpos[1], qpos[2] = 0, rng.uniform(0, 0.8), rng.uniform(-2.2, 2.2)
+    return qpos, rng.normal(0, 0.5, 9)
+
+
 EXPLORING_STARTS: dict[str, Callable[[np.random.Generator], Start]] = {
     "pendulum-swingup": partial(_anywhere, positions=(np.pi,), velocities=(8,)),
-    "acrobot-swingup": partial(_anywhere, positions=(np.pi, np.pi), velocities=(6, 10)),
+    "acrobot-swingup": _acrobot_near_the_top,
     "cartpole-swingup": partial(_anywhere, positions=(1, np.pi), velocities=(2, 6)),
     "cartpole-swingup-sparse": partial(_anywhere, positions=(1, np.pi), velocities=(2, 6)),
+    "cheetah-jump": _thrown_cheetah,
     "hopper-stand": _standing_hopper,
     "hopper-hop": _standing_hopper,
     "hopper-hop-backwards": _standing_hopper,
