@@ -1,5 +1,7 @@
 """The catalogue, the suites, the scores, and Meta-World's environments."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -133,3 +135,9 @@ def test_grasp_test_equals_the_simulators():
     inner.touching_object = both
     player.play(Rung("script"), np.random.default_rng(9))
     assert any(answers) and not all(answers)
+
+
+def test_readme_shows_the_quickstarts_tasks():
+    lines = (Path(__file__).parents[1] / "README.md").read_text().splitlines()
+    shown = [line.split("|")[1].strip() for line in lines if line.startswith("| ")]
+    assert [name for name in shown if name in TASKS] == list(suite("quickstart"))

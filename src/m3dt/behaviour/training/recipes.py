@@ -47,11 +47,11 @@ RECIPES: dict[str, Recipe] = {
     ),
     "cheetah-run": _CHEETAH,
     "cheetah-run-backwards": _CHEETAH,
-    "cheetah-run-front": _CHEETAH,
+    "cheetah-run-front": replace(_CHEETAH, steps=4_000_000, gravity=0.3, gravity_steps=2_000_000),
     "cheetah-run-back": _CHEETAH,
     "cheetah-jump": replace(_CHEETAH, steps=4_000_000, gravity=0.3, gravity_steps=2_000_000),
     "hopper-hop": _HOPPER,
-    "hopper-stand": replace(_THOROUGH, start_from="hopper-hop", enough=930),
+    "hopper-stand": replace(_THOROUGH, steps=4_000_000, start_from="hopper-hop", enough=930),
     "hopper-hop-backwards": replace(
         _HOPPER,
         steps=6_000_000,
@@ -67,7 +67,7 @@ RECIPES: dict[str, Recipe] = {
     "acrobot-swingup": Recipe(
         steps=8_000_000, snapshots=80, epochs=10, learning_rate=3e-4, enough=950
     ),
-    "pendulum-swingup": Recipe(steps=2_000_000, log_std=0.0),
+    "pendulum-swingup": replace(_THOROUGH, log_std=0.0, enough=950),
     "pendulum-spin": Recipe(steps=1_500_000, enough=950),
     "cartpole-balance": Recipe(steps=1_000_000, enough=990),
     "cartpole-balance-sparse": Recipe(steps=1_000_000, enough=990),
@@ -76,7 +76,7 @@ RECIPES: dict[str, Recipe] = {
     "cup-catch": Recipe(steps=2_000_000, enough=960),
     "cup-spin": Recipe(steps=3_000_000, enough=950),
     "finger-spin": replace(_THOROUGH, steps=4_000_000, enough=950),
-    "finger-turn-easy": Recipe(steps=3_000_000, enough=950),
+    "finger-turn-easy": replace(_THOROUGH, steps=4_000_000, enough=950),
     "finger-turn-hard": Recipe(steps=4_000_000, enough=950),
     "fish-swim": replace(_THOROUGH, steps=2_000_000, enough=535),
 }
