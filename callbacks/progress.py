@@ -37,7 +37,7 @@ class ProgressCallback(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        self.label = f"stage {getattr(pl_module, 'number', '')}"
+        self.label = getattr(pl_module, "title", "training")
         self._bar = progress_bar(self.console, "steps")
         self._row = self._bar.add_task(
             self.label, total=trainer.max_steps, completed=trainer.global_step

@@ -10,7 +10,11 @@ from safetensors.torch import load_file
 from m3dt.config import ModelConfig
 from m3dt.data import Segment
 from m3dt.models import PromptDT
-from m3dt.models.official import backbone_from_official, mixture_from_official
+from m3dt.models.official import (
+    backbone_from_official,
+    expert_from_official,
+    router_from_official,
+)
 
 DATA = Path(__file__).parent / "data"
 CONFIG = ModelConfig(
@@ -64,29 +68,15 @@ def official_model(name, config=CONFIG):
     """Build `backbone`, `expert0` .. `expert2` (backbone and one expert) or `moe`, in eval mode."""
     model = PromptDT(config)
     model.load_state_dict(backbone_from_official(part("backbone/")))
-    if name == "moe":
-        model.add_mixtures(3, routed=True)
-    elif name != "backbone":
-        model.add_mixtures(1, routed=False)
+    if name == "backbone":
+        return model.eval()
+    numbers = range(3) if name == "moe" else [int(name[-1])]
+    model.add_mixtures(len(numbers), routed=name == "moe")
     for i, mixture in enumerate(model.mixtures):
+        for e, number in enumerate(numbers):
+            block = part(f"expert_{number}/block_{i}/")
+            mixture.experts.load_expert(e, expert_from_official(block))
         if name == "moe":
-            block = part(f"moe/block_{i}/")
-            names = range(3)
-            experts = (
-                [
-                    {
-                        k.removeprefix(f"experts.{j}."): v
-                        for k, v in block.items()
-                        if k.startswith(f"experts.{j}.")
-                    }
-                    for j in names
-                ]
-                if any(k.startswith("experts.") for k in block)
-                else [part(f"expert_{j}/block_{i}/") for j in names]
-            )
-            router = {k.removeprefix("router."): v for k, v in block.items() if "router." in k}
-        else:
-            experts = [part(f"expert_{name[-1]}/block_{i}/")]
-            router = None
-        mixture.load_state_dict(mixture_from_official(experts, router))
+            router = part(f"moe/block_{i}/router.")
+            mixture.router.load_state_dict(router_from_official(router))
     return model.eval()

@@ -24,6 +24,7 @@ from m3dt.registry import Entry
 
 MODEL = ModelConfig(n_layer=2, n_head=2, n_embd=16, context_length=4, prompt_length=3)
 TASKS = ("reach-v2", "push-v2")
+SETTINGS = {"grouping": {"method": "random"}, "moe": {"num_experts": 2}}
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def agent(tmp_path_factory):
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     context = TaskContext.from_store(DatasetStore.open(folder, TASKS), LoaderConfig(), MODEL)
-    entry = Entry("router", "main", {"grouping": {"method": "random"}}, {}, "", 0, 0, {}, [])
+    entry = Entry("router", "main", SETTINGS, {}, "", 0, 0, {}, [])
     return Agent(model.eval(), entry, context, "runs/test")
 
 

@@ -5,13 +5,14 @@ import json
 import pytest
 import torch
 
-from m3dt.agent import add_experts, build_model, check_parent
+from m3dt.agent import build_model, check_parent, load_expert
 from m3dt.config import ModelConfig
 from m3dt.errors import UserError
 from m3dt.models import PromptDT
 from m3dt.registry import Entry, Registry
 
-SETTINGS = {"model": vars(ModelConfig(n_layer=1, n_head=1, n_embd=8))}
+MODEL = ModelConfig(n_layer=1, n_head=1, n_embd=8)
+SETTINGS = {"model": vars(MODEL), "moe": {"num_experts": 3}}
 
 
 def entry(kind, name, parents=()):
@@ -106,10 +107,11 @@ def test_expert_of_another_backbone_is_refused(tmp_path):
 
 def test_experts_are_stacked_in_order(tmp_path):
     registry = Registry(tmp_path)
-    save_backbone(registry)
-    experts = [registry.save(entry("expert", str(k)), expert_weights(k)) for k in range(3)]
-    model = PromptDT(ModelConfig(**SETTINGS["model"]))
-    add_experts(model, registry, experts, routed=False)
+    model = PromptDT(MODEL)
+    model.add_mixtures(3, routed=False)
+    for k in range(3):
+        expert = registry.save(entry("expert", str(k)), expert_weights(k))
+        load_expert(model, k, registry.tensors(expert))
     assert model.mixtures[0].experts.c_fc_bias[:, 0].tolist() == [0, 1, 2]
 
 

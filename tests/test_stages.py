@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import SYNTHETIC_TASKS
 
-from m3dt.config import LoaderConfig, ModelConfig, StageConfig
+from m3dt.config import GroupingConfig, LoaderConfig, ModelConfig, StageConfig
 from m3dt.data import DatasetStore, M3DTDataModule, Stream
 from m3dt.models import PromptDT
 from m3dt.stages import BackboneStage, ExpertStage, RouterStage, row_losses
@@ -189,10 +189,12 @@ def test_gradient_groups_find_planted_ones():
 def test_agreement_gram_equals_naive(synthetic, memory_gb):
     """Whether in one block or one a tensor, the Gram matrix is that of g_i * mean(g)."""
     stage, data = BackboneStage(fresh_model(), FAST, 0), data_for(synthetic, 1)
-    gram = agreement_gram(stage, data, num_batches=2, memory_gb=memory_gb)
+    gram = agreement_gram(stage, data, GroupingConfig(num_batches=2, memory_gb=memory_gb))
     stage.eval()
     parameters = list(stage.trainable().values())
-    gradients = torch.stack([mean_gradient(stage, data, i, 2, parameters) for i in range(3)])
+    gradients = torch.stack(
+        [mean_gradient(stage, data, i, [1.0, 1.0], parameters) for i in range(3)]
+    )
     agreement = (gradients * gradients.mean(dim=0)).double()
     np.testing.assert_allclose(gram, (agreement @ agreement.T).numpy(), rtol=1e-4)
     first = []

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from m3dt.config import Config, ModelConfig
+from m3dt.config import Config, ModelConfig, MoEConfig
 from m3dt.data.batch import Segment
 from m3dt.data.context import TaskContext
 from m3dt.errors import UserError
 from m3dt.models import PromptDT
+from m3dt.models.task_masks import TaskMasks
 from m3dt.registry import Entry, Registry
 
 MAIN = "main"  # name of the backbone, the grouping and the router of a run
+_ACTING = ("router", "expert", "backbone", "baseline")
 
 
 @dataclass(frozen=True)
@@ -26,10 +29,26 @@ class Agent:
     entry: Entry
     context: TaskContext
     run: str
+    masks: TaskMasks | None = None
+    """Which parameters serve which task, for HarmoDT."""
+    history: str = "real_dims"
+    """What it should remember of its actions (`evaluation.history`)."""
 
     def __repr__(self) -> str:
         size = self.model.num_parameters()
         return f"Agent({self.entry.key}, {size:,} parameters, {len(self.context.tasks)} tasks)"
+
+    def model_for(self, task: str) -> PromptDT:
+        """Return the model that acts in a task: a masked copy for HarmoDT.
+
+        Raises:
+            UserError: The agent was not trained on the task, and needs to have been.
+        """
+        if self.masks is None:
+            return self.model
+        model = copy.deepcopy(self.model)
+        self.masks.apply(model, self.context.index(task))
+        return model
 
     @torch.no_grad()
     def predict_actions(
@@ -44,6 +63,7 @@ class Agent:
         prompt_returns_to_go: Tensor,
         prompt_timesteps: Tensor,
         prompt_attention_mask: Tensor,
+        task: str | None = None,
     ) -> Tensor:
         """Predict the action of every timestep from normalised, padded inputs.
 
@@ -58,10 +78,17 @@ class Agent:
             prompt_returns_to_go: (B, P, 1).
             prompt_timesteps: (B, P).
             prompt_attention_mask: (B, P).
+            task: Name of the rows' task, for methods that are told it by a number or a mask.
 
         Returns:
             Actions in [-1, 1], (B, T, 8).
+
+        Raises:
+            UserError: The method needs the task's name, or does not know it.
         """
+        told = self.masks is not None or self.model.config.task_embedding > 0
+        if told and task is None:
+            raise UserError(f"{self.entry.key} is told its task by name: give task=...")
         segment = Segment(states, actions, returns_to_go, timesteps, attention_mask)
         prompt = Segment(
             prompt_states,
@@ -70,7 +97,10 @@ class Agent:
             prompt_timesteps,
             prompt_attention_mask,
         )
-        return self.model(segment, prompt)
+        if not told or task is None:
+            return self.model(segment, prompt)
+        index = torch.full((len(states),), self.context.index(task), device=states.device)
+        return self.model_for(task)(segment, prompt, index)
 
 
 def load(
@@ -83,8 +113,8 @@ def load(
 
     Args:
         run: The run's folder.
-        kind: `router` (all of M3DT), `expert` (backbone and one expert) or `backbone`; by default
-            the first of these that the run has trained.
+        kind: `router` (all of M3DT), `expert` (backbone and one expert), `backbone` or `baseline`;
+            by default the first of these that the run has trained.
         name: Name within the kind; an expert's number, by default the lowest.
         device: Where the model goes.
 
@@ -92,20 +122,27 @@ def load(
         UserError: The run has no such model, or its parts do not belong together.
     """
     registry = Registry(run)
+    entries = registry.entries()
     if kind is None:
-        found = {entry.kind for entry in registry.entries()}
-        kind = next((k for k in ("router", "expert", "backbone") if k in found), None)
+        found = {entry.kind for entry in entries}
+        kind = next((k for k in _ACTING if k in found), None)
         if kind is None:
             raise UserError(f"{run}: holds no trained model. Train one with `m3dt stage1`.")
-    if kind == "expert" and name is None:
-        name = next((entry.name for entry in registry.entries() if entry.kind == kind), "0")
-    if kind not in ("backbone", "expert", "router"):
-        raise UserError(f"kind={kind}: models that act are of kind backbone, expert or router")
-    entry = registry.get(kind, name or MAIN)
-    backbone = registry.get("backbone", MAIN)
-    model = build_model(registry, backbone, entry)
-    context = TaskContext.from_tensors(backbone.tasks, registry.tensors(backbone, "tasks"))
-    return Agent(model.eval().to(device), entry, context, str(run))
+    if kind not in _ACTING:
+        raise UserError(f"kind={kind}: models that act are of kind {', '.join(_ACTING)}")
+    if name is None:
+        name = next((entry.name for entry in entries if entry.kind == kind), MAIN)
+    entry = registry.get(kind, name)
+    root = entry if kind == "baseline" else registry.get("backbone", MAIN)
+    model = build_model(registry, root, entry)
+    context = TaskContext.empty()
+    if "tasks.safetensors" in root.files:
+        context = TaskContext.from_tensors(root.tasks, registry.tensors(root, "tasks"))
+    masks = None
+    if "masks.safetensors" in entry.files:
+        masks = TaskMasks(model, registry.tensors(entry, "masks")["packed"])
+    history = root.settings.get("history", "real_dims")  # of imported models: all_dims
+    return Agent(model.eval().to(device), entry, context, str(run), masks, history)
 
 
 def inference_device(config: Config) -> str:
@@ -115,41 +152,54 @@ def inference_device(config: Config) -> str:
     return "cuda" if available else "cpu"
 
 
-def build_model(registry: Registry, backbone: Entry, entry: Entry) -> PromptDT:
+def build_model(registry: Registry, root: Entry, entry: Entry) -> PromptDT:
     """Put a model together from the backbone and what stands on it.
+
+    Args:
+        registry: Where the weights are.
+        root: The backbone, or a baseline.
+        entry: The model that shall act: `root` itself, an expert or a router.
 
     Raises:
         UserError: `entry` or one of its experts was trained on another backbone.
     """
-    model = PromptDT(ModelConfig(**backbone.settings["model"]))
-    model.load_state_dict(registry.tensors(backbone))
-    if entry.kind == "backbone":
+    model = PromptDT(ModelConfig(**root.settings["model"]), len(root.tasks))
+    if root.kind == "baseline" and "moe" in root.settings:
+        moe = MoEConfig(**root.settings["moe"])
+        model.add_mixtures(moe.num_experts, routed=True, moe=moe)
+    model.load_state_dict(registry.tensors(root))
+    if entry.key == root.key:
         return model
-    check_parent(registry, entry, backbone)
+    check_parent(registry, entry, root)
     if entry.kind == "expert":
-        add_experts(model, registry, [entry], routed=False)
+        model.add_mixtures(1, routed=False, moe=_moe_of(entry, 1))
+        load_expert(model, 0, registry.tensors(entry))
         return model
-    keys = [key.partition("/") for key in entry.parents if key.startswith("expert/")]
-    experts = [registry.get(kind, name) for kind, _, name in keys]
-    for expert in experts:
-        check_parent(registry, entry, expert)
-        check_parent(registry, expert, backbone)
-    add_experts(model, registry, experts, routed=True)
+    moe = _moe_of(entry, entry.settings["moe"]["num_experts"])
+    model.add_mixtures(moe.num_experts, routed=True, moe=moe)
     weights = registry.tensors(entry)
+    if moe.training == "frozen_experts":  # else they are the router entry's own
+        keys = [key.split("/") for key in entry.parents if key.startswith("expert/")]
+        for number, (kind, name) in enumerate(keys):
+            expert = registry.get(kind, name)
+            check_parent(registry, entry, expert)
+            check_parent(registry, expert, root)
+            load_expert(model, number, registry.tensors(expert))
     for layer, mixture in enumerate(model.mixtures):
-        assert mixture.router is not None
-        mixture.router.load_state_dict(_layer(weights, layer))
+        missing, unknown = mixture.load_state_dict(_layer(weights, layer), strict=False)
+        assert not unknown and not any(name.startswith("router.") for name in missing)
     return model
 
 
-def add_experts(model: PromptDT, registry: Registry, experts: list[Entry], routed: bool) -> None:
-    """Give a backbone its trained experts, and fresh routers if `routed`."""
-    model.add_mixtures(len(experts), routed)
-    weights = [registry.tensors(expert) for expert in experts]
+def _moe_of(entry: Entry, num_experts: int) -> MoEConfig:
+    """Return how an entry's experts are built; stage 2 records a part of it alone."""
+    return MoEConfig(**{**entry.settings["moe"], "num_experts": num_experts})
+
+
+def load_expert(model: PromptDT, number: int, weights: dict[str, Tensor]) -> None:
+    """Give a model's expert its trained weights."""
     for layer, mixture in enumerate(model.mixtures):
-        parts = [_layer(w, layer) for w in weights]
-        stacked = {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
-        mixture.experts.load_state_dict(stacked)
+        mixture.experts.load_expert(number, _layer(weights, layer))
 
 
 def check_parent(registry: Registry, entry: Entry, parent: Entry) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -133,6 +134,17 @@ class Registry:
             return load_file(path)
         except (OSError, SafetensorError) as error:
             raise UserError(f"{path}: cannot be read ({error})") from None
+
+    def holds(self, hashes: Mapping[str, str]) -> bool:
+        """Tell whether models of these keys are here with these hashes."""
+        found = {key: self.find(*key.split("/")) for key in hashes}
+        return all(e is not None and e.hash == hashes[key] for key, e in found.items())
+
+    def adopt(self, other: Registry, entry: Entry) -> None:
+        """Copy an entry of another run."""
+        source = other.folder / entry.kind / entry.name
+        with atomic_folder(self.folder / entry.kind / entry.name) as folder:
+            shutil.copytree(source, folder, dirs_exist_ok=True)
 
     def entries(self) -> list[Entry]:
         """Return all entries, verified, in the order of `KINDS` and of their names."""

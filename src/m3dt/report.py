@@ -12,10 +12,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from m3dt.agent import MAIN, Agent, inference_device, load
-from m3dt.config import Config
+from m3dt.agent import MAIN, inference_device, load
+from m3dt.config import BASELINES, Config
 from m3dt.errors import UserError
-from m3dt.evaluation import AgentPolicy, Policy, RandomPolicy, evaluate_policy
+from m3dt.evaluation import AgentPolicy, OraclePolicy, Policy, RandomPolicy, evaluate_policy
 from m3dt.evaluation.evaluate import method_name
 from m3dt.evaluation.workers import WorkerPool
 from m3dt.files import fingerprint, write_json
@@ -32,7 +32,8 @@ def evaluate_run(
 
     Args:
         config: The experiment.
-        names: `random`, `backbone`, `router` or `expert:K`; empty for the furthest trained.
+        names: `random`, `backbone`, `router`, `oracle`, `expert:K` or `baseline:METHOD`; empty for
+            the configuration's method, as far as it is trained.
         json_file: Where the last model's result goes.
         console: Where the table goes.
 
@@ -101,10 +102,16 @@ def _model(config: Config, name: str) -> tuple[Policy, dict[str, Any]]:
     """Return a policy and what identifies it."""
     if name == "random":
         return RandomPolicy(), {"method": "random", "num_parameters": 0, "weights": "", "step": 0}
+    device, rules = inference_device(config), config.evaluation
+    if name == "oracle":
+        return _oracle(config, device)
+    if not name and config.method in BASELINES:
+        name = f"baseline:{config.method}"
     kind, _, number = name.partition(":")
-    if kind not in ("", "backbone", "router", "expert"):
-        raise UserError(f"--models {name}: choose among random, backbone, router, expert:K")
-    agent: Agent = load(config.run, kind or None, number or None, device=inference_device(config))
+    if kind not in ("", "backbone", "router", "expert", "baseline"):
+        choices = "random, backbone, router, oracle, expert:K, baseline:METHOD"
+        raise UserError(f"--models {name}: choose among {choices}")
+    agent = load(config.run, kind or None, number or None, device=device)
     label = agent.entry.kind + (f":{agent.entry.name}" if agent.entry.name != MAIN else "")
     described = {
         "method": method_name(agent),
@@ -112,7 +119,24 @@ def _model(config: Config, name: str) -> tuple[Policy, dict[str, Any]]:
         "weights": agent.entry.hash,
         "step": agent.entry.step,
     }
-    return AgentPolicy(agent, config.evaluation.target, label), described
+    return AgentPolicy(agent, rules.target, label, rules.history), described
+
+
+def _oracle(config: Config, device: str) -> tuple[Policy, dict[str, Any]]:
+    entries = [entry for entry in Registry(config.run).entries() if entry.kind == "expert"]
+    if not entries:
+        raise UserError(f"{config.run}: has no experts for an oracle. Run `m3dt stage2` first.")
+    experts = [load(config.run, "expert", entry.name, device) for entry in entries]
+    policy = OraclePolicy(experts, config.evaluation.target, config.evaluation.history)
+    for task in tasks_of(config):
+        policy.agent_for(task)  # refuses before any simulator starts
+    described = {
+        "method": "oracle",
+        "num_parameters": experts[0].model.num_parameters(),
+        "weights": [expert.entry.hash for expert in experts],
+        "step": experts[0].entry.step,
+    }
+    return policy, described
 
 
 def _key(config: Config, tasks: tuple[str, ...], described: dict[str, Any]) -> str:

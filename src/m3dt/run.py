@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from m3dt.config import Config, save_config
 from m3dt.data import DatasetStore, M3DTDataModule, Stream
 from m3dt.data.format import INDEX
 from m3dt.errors import UserError
-from m3dt.fitting import differences
+from m3dt.fitting import differences, is_first_rank
 from m3dt.registry import Entry, Registry
 from m3dt.tasks import tasks_of
+
+CONFIG = "config.yaml"  # of a run, as it was last given
 
 
 class Run:
@@ -40,7 +43,11 @@ class Run:
         return self.folder / "checkpoints" / stage
 
     def settings(self, *sections: str) -> dict[str, Any]:
-        """Return what weights depend on: seed, tasks, model, batches, and the named sections."""
+        """Return what weights depend on: seed, tasks, model, batches, and what is named.
+
+        Args:
+            sections: Of the configuration, whole (`stage1`) or a key of one (`moe.num_experts`).
+        """
         config = self.config
         loader = asdict(config.loader)
         del loader["num_workers"]
@@ -50,11 +57,12 @@ class Run:
             "model": asdict(config.model),
             "loader": loader,
         }
-        for name in sections:
-            section = asdict(getattr(config, name))
+        for section in sections:
+            name, _, only = section.partition(".")
+            found = asdict(getattr(config, name))
             for key in ("checkpoint_every", "shard", "memory_gb"):
-                section.pop(key, None)
-            chosen[name] = section
+                found.pop(key, None)
+            chosen.setdefault(name, {}).update({only: found[only]} if only else found)
         return chosen
 
     def resume_settings(self, settings: dict[str, Any], *parents: Entry) -> dict[str, Any]:
@@ -79,7 +87,7 @@ class Run:
         Raises:
             UserError: The registered one was made with others.
         """
-        entry = self.registry.find(kind, name)
+        entry = self.registry.find(kind, name) or self._reused(kind, name, settings)
         if entry is None:
             return None
         changed = differences(entry.settings, settings)
@@ -92,6 +100,35 @@ class Run:
                 f"run=FOLDER, or delete {self.registry.folder / kind / name}."
             )
         return entry
+
+    def _reused(self, kind: str, name: str, settings: dict[str, Any]) -> Entry | None:
+        """Take a model from the run `reuse` if it is the one that would be trained here.
+
+        Raises:
+            UserError: There is no such run.
+        """
+        if not self.config.reuse:
+            return None
+        other = Registry(self.config.reuse)
+        if not other.folder.is_dir():
+            raise UserError(f"reuse={self.config.reuse}: holds no models")
+        entry = other.find(kind, name)
+        if entry is None:
+            return None
+        changed = differences(entry.settings, settings)
+        if not changed and entry.dataset != self.store.checksum:
+            changed = "data"
+        if not changed and not self.registry.holds(entry.parents):
+            changed = "what it was trained on"
+        if changed:
+            self.console.print(f"{entry.key} of {self.config.reuse} is another: {changed}.")
+            return None
+        self.console.print(f"{entry.key} is taken from {self.config.reuse}.")
+        if is_first_rank():
+            self.registry.adopt(other, entry)
+        while self.registry.find(kind, name) is None:
+            time.sleep(0.5)  # the first rank copies for all
+        return self.registry.get(kind, name)
 
     def entry(
         self,
@@ -114,6 +151,6 @@ class Run:
         """Create the run's folder and keep the configuration in it."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            save_config(self.config, self.folder / "config.yaml")
+            save_config(self.config, self.folder / CONFIG)
         except OSError as error:
             raise UserError(f"run={self.folder}: cannot be written ({error.strerror})") from None

@@ -1,11 +1,20 @@
 """From YAML files and `key=value` overrides to one checked, typed configuration."""
 
-from m3dt.config.load import CONF_FOLDERS, find_conf, load_config, save_config, shipped_confs
+from m3dt.config.load import (
+    CONF_FOLDERS,
+    find_conf,
+    load_config,
+    read_yaml,
+    save_config,
+    shipped_confs,
+)
+from m3dt.config.methods import BASELINES, METHODS, SIZES
 from m3dt.config.schema import (
     CollectConfig,
     Config,
     EvaluationConfig,
     GroupingConfig,
+    HarmoConfig,
     LoaderConfig,
     ModelConfig,
     MoEConfig,
@@ -13,17 +22,22 @@ from m3dt.config.schema import (
 )
 
 __all__ = [
+    "BASELINES",
     "CONF_FOLDERS",
     "CollectConfig",
     "Config",
     "EvaluationConfig",
     "GroupingConfig",
+    "HarmoConfig",
+    "METHODS",
+    "SIZES",
     "LoaderConfig",
     "MoEConfig",
     "ModelConfig",
     "StageConfig",
     "find_conf",
     "load_config",
+    "read_yaml",
     "save_config",
     "shipped_confs",
 ]

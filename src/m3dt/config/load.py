@@ -11,7 +11,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from m3dt.config.schema import COMPAT, Config
+from m3dt.config.methods import BASELINES, COMPAT, METHODS, SIZES, size_preset
+from m3dt.config.schema import Config
 from m3dt.errors import UserError, nearest
 from m3dt.files import atomic_path
 
@@ -78,16 +79,16 @@ def load_config(conf: str | Path, overrides: Sequence[str] = ()) -> Config:
     base = path.with_name("base.yaml")
     if not base.is_file():  # a configuration of one's own, anywhere
         base = find_conf("base")
-    layers = [(str(file), _read(file)) for file in dict.fromkeys((base, path))]
+    files = [(str(file), read_yaml(file)) for file in dict.fromkeys((base, path))]
+    given = []
     for override in overrides:
         key, separator, _ = override.partition("=")
         if not separator or not key:
             raise UserError(f"'{override}': overrides are written key=value")
-        layers.append((f"override '{override}'", _parse_override(override)))
-
-    compat = [layer.get("compat") for _, layer in layers if layer.get("compat")]
-    preset = COMPAT.get(str(compat[-1]), {}) if compat else {}
-    layers.insert(0, ("compat", OmegaConf.create(preset)))
+        given.append((f"override '{override}'", _parse_override(override)))
+    layers = []
+    for group in (*([file] for file in files), given):
+        layers += [*_presets([layer for _, layer in group], [*files, *given]), *group]
     merged = OmegaConf.structured(Config)
     for source, layer in layers:
         _check_keys(layer, merged, source)
@@ -101,10 +102,47 @@ def load_config(conf: str | Path, overrides: Sequence[str] = ()) -> Config:
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         raise UserError(f"{path}: {_first_line(error)}") from None
     assert isinstance(config, Config)
-    config.run = config.run or f"runs/{config.conf}"
+    config.run = config.run or _default_run(config)
     config.data = config.data or f"data/{config.suite}"
     _check_trainer(config.trainer)
     return config
+
+
+_Layer = tuple[str, DictConfig]
+
+
+def _presets(naming: Sequence[DictConfig], everything: Sequence[_Layer]) -> list[_Layer]:
+    """Return what the method, size and compatibility stand for that some layers name.
+
+    They go before those layers: what stands beside such a name is more particular than it.
+    """
+    found = []
+    method = _last("method", [layer for _, layer in everything]) or Config.method
+    for key, known in (("method", METHODS), ("size", SIZES), ("compat", COMPAT)):
+        chosen = _last(key, naming)
+        if chosen is None:
+            continue
+        if chosen not in known:
+            listed = f"{nearest(chosen, known)} ({', '.join(known)})"
+            raise UserError(f"{key}={chosen}: no such {key}.{listed}")
+        preset = (
+            size_preset(method, chosen)
+            if key == "size"
+            else (METHODS if key == "method" else COMPAT)[chosen]
+        )
+        found.append((f"{key}={chosen}", OmegaConf.create(preset)))
+    return found
+
+
+def _last(key: str, layers: Sequence[DictConfig]) -> str | None:
+    values = [str(layer.get(key)) for layer in layers if layer.get(key) is not None]
+    return values[-1] if values else None
+
+
+def _default_run(config: Config) -> str:
+    variant = config.method != "m3dt-gradient" and config.method not in BASELINES
+    parts = [config.conf, config.method if variant else "", config.size]
+    return "runs/" + "-".join(part for part in parts if part not in ("", "default"))
 
 
 def save_config(config: Config, path: Path) -> None:
@@ -113,7 +151,12 @@ def save_config(config: Config, path: Path) -> None:
         temporary.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
 
 
-def _read(path: Path) -> DictConfig:
+def read_yaml(path: Path) -> DictConfig:
+    """Read a mapping.
+
+    Raises:
+        UserError: The file is none.
+    """
     try:
         loaded = OmegaConf.load(path)
     except Exception as error:  # yaml raises a whole family of its own

@@ -8,16 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from m3dt.config.methods import BASELINES
+
 # Widths to which every task's states and actions are padded (paper section 3).
 STATE_DIM = 39
 ACTION_DIM = 8
 
 
-# What `compat` stands for; an override of a single key goes before it.
-COMPAT: dict[str, dict[str, Any]] = {
-    "none": {},
-    "official": {"model": {"residual": "official"}, "loader": {"normalization": "official"}},
-}
+MOE_TRAININGS = ("frozen_experts", "unfrozen_experts", "ungrouped")
 
 
 def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -46,15 +44,25 @@ class ModelConfig:
     """Rows of the two timestep tables."""
     residual: str = "paper"
     """`paper`: h + FFN(LN h) + Expert(LN h). `official`: the authors' code, LN h in place of h."""
+    attention_width: int = 0
+    """Width of queries, keys and values over all heads; 0 means n_embd (figure 12)."""
+    mlp_width: int = 0
+    """Hidden width of feed-forward networks and experts; 0 means 4 n_embd (figure 12)."""
+    task_embedding: int = 0
+    """Width of a learned vector a task, appended to its states in place of a prompt (MTDT: 12)."""
 
     def __post_init__(self) -> None:
         counts = ("n_layer", "n_head", "n_embd", "context_length", "prompt_length", "max_timesteps")
         for name in counts:
             _at_least(f"model.{name}", getattr(self, name), 1)
+        for name in ("attention_width", "mlp_width", "task_embedding"):
+            _at_least(f"model.{name}", getattr(self, name), 0)
         _choice("model.residual", self.residual, ("paper", "official"))
-        if self.n_embd % self.n_head:
+        split = "attention_width" if self.attention_width else "n_embd"
+        if getattr(self, split) % self.n_head:
             raise ValueError(
-                f"model.n_embd={self.n_embd} is not a multiple of model.n_head={self.n_head}"
+                f"model.{split}={getattr(self, split)} is not a multiple of "
+                f"model.n_head={self.n_head}"
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model.dropout={self.dropout} must lie in [0, 1)")
@@ -65,9 +73,23 @@ class MoEConfig:
     """Experts beside the feed-forward network of every block (paper section 4)."""
 
     num_experts: int = 48
+    expert: str = "ffn"
+    """`ffn`: a feed-forward network beside that of every block. `trunk`: a whole transformer
+    between the backbone's embeddings and its prediction head (big experts)."""
+    top_k: int = 0
+    """Experts that a token is sent to, chosen by noisy top-k; 0 weighs all of them."""
+    training: str = "frozen_experts"
+    """Stage 3. `frozen_experts`: the router alone trains. `unfrozen_experts`: so do the experts of
+    stage 2. `ungrouped`: fresh experts and router train together beside the frozen backbone."""
 
     def __post_init__(self) -> None:
         _at_least("moe.num_experts", self.num_experts, 1)
+        _choice("moe.expert", self.expert, ("ffn", "trunk"))
+        _choice("moe.training", self.training, MOE_TRAININGS)
+        if not 0 <= self.top_k <= self.num_experts:
+            raise ValueError(
+                f"moe.top_k={self.top_k} must lie between 0 and moe.num_experts={self.num_experts}"
+            )
 
 
 @dataclass
@@ -125,6 +147,8 @@ class StageConfig:
     gradient_clip: float = 0.25
     """Largest global norm of the gradient (stage 2: of each expert's own gradient)."""
     checkpoint_every: int = 5000
+    frozen_dropout: bool = False
+    """Whether dropout is on in frozen parts too, as in the authors' code."""
     shard: str = "0/1"
     """Stage 2 only: `i/n` trains the experts k with k % n == i, so that n jobs share the work."""
 
@@ -146,6 +170,11 @@ def _expert_stage() -> StageConfig:
     return StageConfig(max_steps=200_000)
 
 
+def _baseline_stage() -> StageConfig:
+    # As many steps as the three stages have together.
+    return StageConfig(max_steps=1_000_000)
+
+
 @dataclass
 class GroupingConfig:
     """How tasks are divided among the experts (paper section 4.2, appendix C)."""
@@ -154,6 +183,9 @@ class GroupingConfig:
     """`random`: equal chunks of a shuffle. `gradient`: K-means on the agreement vectors."""
     num_batches: int = 10
     """Batches whose mean gradient stands for a task."""
+    gradient_clip: float = 0.0
+    """Largest norm of one batch's gradient in that mean; 0 takes it as it is, the authors' code has
+    0.25."""
     restarts: int = 40
     """K-means runs, of which the one with the most even group sizes is kept."""
     memory_gb: float = 1.0
@@ -163,6 +195,30 @@ class GroupingConfig:
         _choice("grouping.method", self.method, ("random", "gradient"))
         for name in ("num_batches", "restarts"):
             _at_least(f"grouping.{name}", getattr(self, name), 1)
+        _at_least("grouping.gradient_clip", self.gradient_clip, 0)
+
+
+@dataclass
+class HarmoConfig:
+    """HarmoDT: a mask over the parameters for each task (Hu et al. 2024)."""
+
+    sparsity: float = 0.2
+    """Share of each task's parameters that are masked out."""
+    update_every: int = 500
+    """Steps between two revisions of the masks."""
+    max_changed: int = 100
+    """Parameters of a task that a revision exchanges at most, in the middle of training."""
+    gamma: float = 10.0
+    """Weight of agreement beside importance when parameters are pruned."""
+    importance: str = "gradient"
+    """`gradient`: squared gradient. `weight`: magnitude of the parameter."""
+
+    def __post_init__(self) -> None:
+        _at_least("harmodt.update_every", self.update_every, 1)
+        _at_least("harmodt.max_changed", self.max_changed, 0)
+        _choice("harmodt.importance", self.importance, ("gradient", "weight"))
+        if not 0 <= self.sparsity < 1:
+            raise ValueError(f"harmodt.sparsity={self.sparsity} must lie in [0, 1)")
 
 
 @dataclass
@@ -178,6 +234,9 @@ class EvaluationConfig:
     composition depends on neither workers nor tasks, so rounding cannot differ between runs."""
     target: str = "paper"
     """Return to ask for: `paper`, the domain's constant, or `data`, the task's best in the data."""
+    history: str = "auto"
+    """What the agent remembers of its actions: `real_dims`, with zeros in the task's padding, as in
+    training, or `all_dims`, as in the authors' code; `auto` takes `all_dims` for their models."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -186,6 +245,7 @@ class EvaluationConfig:
         _at_least("evaluation.workers", self.workers, 0)
         _at_least("evaluation.seed", self.seed, 0)
         _choice("evaluation.target", self.target, ("paper", "data"))
+        _choice("evaluation.history", self.history, ("auto", "real_dims", "all_dims"))
 
 
 @dataclass
@@ -195,13 +255,21 @@ class Config:
     conf: str = "base"
     """Name of the experiment, set by `--conf`."""
     run: str = ""
-    """Folder of checkpoints, registry and logs; empty means runs/<conf>."""
+    """Folder of checkpoints, registry and logs; empty means runs/<conf>, and for a variant of M3DT
+    runs/<conf>-<method>."""
     data: str = ""
     """Folder of the dataset; empty means data/<suite>."""
     seed: int = 0
+    method: str = "m3dt-gradient"
+    """What `m3dt train` trains; see `config/methods.py`."""
+    size: str = "default"
+    """`small`: width 128. `large`: about 173 million parameters, by a width of 1536 or 48 experts
+    (table 4)."""
     compat: str = "none"
-    """`official` sets what checkpoints and datasets of the authors need: model.residual and
-    loader.normalization."""
+    """`official` sets what checkpoints and datasets of the authors need."""
+    reuse: str = ""
+    """Folder of another run: models that the same settings, data and parents would make are taken
+    from it in place of training them again."""
     suite: str = "mt160"
     """Task suite: mt10, mt20, mt40, mt80, mt120, mt160 (the paper's lists), any other mtN (chosen
     by the paper's rule) or quickstart."""
@@ -217,6 +285,9 @@ class Config:
     grouping: GroupingConfig = field(default_factory=GroupingConfig)
     stage2: StageConfig = field(default_factory=_expert_stage)
     stage3: StageConfig = field(default_factory=StageConfig)
+    baseline: StageConfig = field(default_factory=_baseline_stage)
+    """Training of a method without stages."""
+    harmodt: HarmoConfig = field(default_factory=HarmoConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     trainer: dict[str, Any] = field(default_factory=dict)
     """Arguments of lightning's Trainer, by its own names."""
@@ -227,4 +298,8 @@ class Config:
     def __post_init__(self) -> None:
         _at_least("seed", self.seed, 0)
         _at_least("suite_seed", self.suite_seed, 0)
-        _choice("compat", self.compat, tuple(COMPAT))
+        if self.model.task_embedding and self.method not in BASELINES:
+            raise ValueError(
+                f"model.task_embedding={self.model.task_embedding}: the stages of M3DT tell tasks "
+                f"apart by prompts. It goes with method={'|'.join(BASELINES)}."
+            )

@@ -58,12 +58,23 @@ class TaskContext:
             Segment(**stacked),
         )
 
+    @classmethod
+    def empty(cls) -> TaskContext:
+        """Return the context of a model that came without data: it knows no task."""
+        none = torch.zeros(0)
+        return cls((), none, none, none, Segment(none, none, none, none, none))
+
     def index(self, task: str) -> int:
         """Return the position of a task.
 
         Raises:
             UserError: The agent was not trained on it.
         """
+        if not self.tasks:
+            raise UserError(
+                f"the agent knows no tasks, '{task}' neither: it was imported without a dataset, "
+                "whose prompts and statistics it needs to act. Import it again with data=FOLDER."
+            )
         if task not in self.tasks:
             raise UserError(
                 f"the agent was not trained on '{task}'.{nearest(task, self.tasks)} "

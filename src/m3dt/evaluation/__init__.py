@@ -1,11 +1,12 @@
 """Rollouts in the simulators, scores and their confidence intervals."""
 
 from m3dt.evaluation.evaluate import evaluate, evaluate_policy
-from m3dt.evaluation.policies import AgentPolicy, Policy, RandomPolicy
+from m3dt.evaluation.policies import AgentPolicy, OraclePolicy, Policy, RandomPolicy
 from m3dt.evaluation.scores import Episode, summarize
 
 __all__ = [
     "AgentPolicy",
+    "OraclePolicy",
     "Episode",
     "Policy",
     "RandomPolicy",

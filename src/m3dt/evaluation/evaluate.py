@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 
 from m3dt.agent import Agent
-from m3dt.config import EvaluationConfig
+from m3dt.config import EvaluationConfig, MoEConfig
 from m3dt.console import make_console, progress_bar
 from m3dt.evaluation.policies import AgentPolicy, Policy, Session, Tile
 from m3dt.evaluation.scores import Episode, summarize
@@ -160,7 +160,7 @@ def evaluate(
     names = list(tasks or agent.context.tasks)
     for name in names:
         agent.context.index(name)  # refuses unknown ones before any simulator starts
-    policy = AgentPolicy(agent, config.target, agent.entry.kind)
+    policy = AgentPolicy(agent, config.target, agent.entry.kind, config.history)
     result = evaluate_policy(policy, names, config, make_console())
     return {
         "run": agent.run,
@@ -170,8 +170,25 @@ def evaluate(
     }
 
 
+_TITLES = {
+    "promptdt": "PromptDT",
+    "mtdt": "MTDT",
+    "harmodt": "HarmoDT",
+    "m3dt-end-to-end": "M3DT end to end",
+}
+_VARIANTS = {"unfrozen_experts": ", experts unfrozen", "ungrouped": ", ungrouped"}
+
+
 def method_name(agent: Agent) -> str:
     """Return the method's name in the paper."""
-    if agent.entry.kind != "router":
-        return {"backbone": "PromptDT", "expert": "PromptDT with one expert"}[agent.entry.kind]
-    return "M3DT-" + agent.entry.settings["grouping"]["method"].capitalize()
+    entry = agent.entry
+    if entry.kind == "baseline":
+        return _TITLES[entry.name]
+    if entry.kind != "router":
+        return {"backbone": "PromptDT", "expert": "PromptDT with one expert"}[entry.kind]
+    moe = MoEConfig(**entry.settings["moe"])
+    grouping = entry.settings.get("grouping")
+    name = "M3DT" + (f"-{grouping['method'].capitalize()}" if grouping else "")
+    name += ", big experts" if moe.expert == "trunk" else ""
+    name += f", top-{moe.top_k}" if moe.top_k else ""
+    return name + _VARIANTS.get(moe.training, "")

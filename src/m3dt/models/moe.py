@@ -1,11 +1,11 @@
 """Experts as batched weights, the router, and their mixture (paper section 4, equations 3 to 5).
 
-Letters: B batch, L tokens, M tokens of one expert, D embedding, F = 4D, E experts.
+Letters: B batch, L tokens, M tokens of one expert, D embedding, F hidden width, E experts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from m3dt.models.transformer import init_gpt2
 
 
 class ExpertBank(nn.Module):
-    """E feed-forward networks D -> 4D -> D, held as one tensor a weight.
+    """E feed-forward networks D -> F -> D, held as one tensor a weight.
 
     While training, each expert drops units by its own generator (`reseed`), so that what one
     expert sees does not depend on which others are in the bank.
@@ -25,11 +25,11 @@ class ExpertBank(nn.Module):
 
     def __init__(self, config: ModelConfig, num_experts: int) -> None:
         super().__init__()
-        E, D = num_experts, config.n_embd
+        E, D, width = num_experts, config.n_embd, config.mlp_width or 4 * config.n_embd
         self.dropout = config.dropout
-        self.c_fc_weight = nn.Parameter(torch.empty(E, D, 4 * D).normal_(std=0.02))
-        self.c_fc_bias = nn.Parameter(torch.zeros(E, 4 * D))
-        self.c_proj_weight = nn.Parameter(torch.empty(E, 4 * D, D).normal_(std=0.02))
+        self.c_fc_weight = nn.Parameter(torch.empty(E, D, width).normal_(std=0.02))
+        self.c_fc_bias = nn.Parameter(torch.zeros(E, width))
+        self.c_proj_weight = nn.Parameter(torch.empty(E, width, D).normal_(std=0.02))
         self.c_proj_bias = nn.Parameter(torch.zeros(E, D))
         self.generators: list[torch.Generator] = []
 
@@ -48,6 +48,27 @@ class ExpertBank(nn.Module):
         device = self.c_fc_weight.device
         self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
+    def squared_gradient_norms(self) -> Tensor:
+        """Return the squared norm of each expert's gradient, (E,)."""
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        return torch.stack([g.flatten(1).square().sum(dim=1) for g in gradients]).sum(dim=0)
+
+    def scale_gradients(self, factors: Tensor) -> None:
+        """Multiply each expert's gradient by its own factor, (E,)."""
+        for parameter in self.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(factors.view(-1, *[1] * (parameter.ndim - 1)))
+
+    def weights_of(self, expert: int) -> dict[str, Tensor]:
+        """Return one expert's tensors by name."""
+        return {name: tensor[expert] for name, tensor in self.state_dict().items()}
+
+    @torch.no_grad()
+    def load_expert(self, expert: int, weights: Mapping[str, Tensor]) -> None:
+        """Copy one expert's tensors, as `weights_of` gives them, into the bank."""
+        for name, tensor in self.state_dict().items():
+            tensor[expert].copy_(weights[name])
+
     def forward(self, x: Tensor) -> Tensor:
         """Apply expert e to its own tokens x[e]: (E, M, D) -> (E, M, D)."""
         h = F.relu(torch.baddbmm(self.c_fc_bias[:, None], x, self.c_fc_weight))  # (E, M, F)
@@ -62,22 +83,36 @@ class ExpertBank(nn.Module):
 
 
 class Router(nn.Module):
-    """Weighs the experts for each token: D -> 4D -> 4D -> 4D -> 2D -> E, dense softmax."""
+    """Weighs the experts for each token: D -> 4D -> 4D -> 4D -> 2D -> E, softmax.
 
-    def __init__(self, config: ModelConfig, num_experts: int) -> None:
+    With `top_k`, tokens go to the k experts of the highest scores alone, and while training learned
+    Gaussian noise on the scores lets others have their turn (figure 9).
+    """
+
+    def __init__(self, config: ModelConfig, num_experts: int, top_k: int = 0) -> None:
         super().__init__()
         D = config.n_embd
         widths = (D, 4 * D, 4 * D, 4 * D, 2 * D, num_experts)
+        self.top_k = top_k
         self.layers = nn.ModuleList(
             nn.Linear(i, o) for i, o in zip(widths[:-1], widths[1:], strict=True)
         )
+        if top_k:
+            self.noise = nn.Linear(2 * D, num_experts)
         self.apply(init_gpt2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return gate weights that sum to 1 over the experts: (..., D) -> (..., E)."""
         for layer in self.layers[:-1]:
             x = F.relu(layer(x))
-        return self.layers[-1](x).softmax(dim=-1)
+        scores = self.layers[-1](x)
+        if self.top_k:
+            if self.training:
+                scores = scores + torch.randn_like(scores) * F.softplus(self.noise(x))
+            top = scores.topk(self.top_k, dim=-1)  # k of them even where scores are equal
+            lowest = torch.full_like(scores, -torch.inf)
+            scores = lowest.scatter(-1, top.indices, top.values)
+        return scores.softmax(dim=-1)
 
 
 class Mixture(nn.Module):
@@ -87,11 +122,11 @@ class Mixture(nn.Module):
     of one expert then serves the whole batch.
     """
 
-    def __init__(self, config: ModelConfig, num_experts: int, routed: bool) -> None:
+    def __init__(self, config: ModelConfig, num_experts: int, routed: bool, top_k: int = 0) -> None:
         super().__init__()
         self.num_experts = num_experts
         self.experts = ExpertBank(config, num_experts)
-        self.router = Router(config, num_experts) if routed else None
+        self.router = Router(config, num_experts, top_k) if routed else None
 
     def forward(self, x: Tensor) -> Tensor:
         if self.router is None:

@@ -1,6 +1,8 @@
 """Prompt-DT: a Decision Transformer that is told its task by a prompt (paper section 3).
 
-Letters: B batch, T timesteps, P prompt steps, L tokens, D embedding, S state, A action.
+MTDT, which knows its tasks by a learned vector each, is the same model with another input.
+
+Letters: B batch, T timesteps, P prompt steps, L tokens, D embedding, S state, A action, N tasks.
 """
 
 from __future__ import annotations
@@ -10,18 +12,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from m3dt.config import ModelConfig
+from m3dt.config import ModelConfig, MoEConfig
 from m3dt.config.schema import ACTION_DIM, STATE_DIM
 from m3dt.data.batch import Segment
+from m3dt.models.big_experts import TrunkMixture
 from m3dt.models.moe import Mixture
 from m3dt.models.transformer import KeyValues, Transformer
 
 
 class Prompt(NamedTuple):
-    """A prompt after it went through the model: what later tokens attend to."""
+    """What tells the model its task: an encoded prompt that later tokens attend to, or a number."""
 
-    key_values: KeyValues
-    valid: Tensor  # (B, 3P) of bool
+    key_values: KeyValues | None
+    valid: Tensor | None  # (B, 3P) of bool
+    task_index: Tensor | None = None  # (B,)
 
 
 class _Embedding(nn.Module):
@@ -31,7 +35,7 @@ class _Embedding(nn.Module):
         super().__init__()
         self.timestep = nn.Embedding(config.max_timesteps, config.n_embd)  # N(0, 1)
         self.returns_to_go = nn.Linear(1, config.n_embd)
-        self.state = nn.Linear(STATE_DIM, config.n_embd)
+        self.state = nn.Linear(STATE_DIM + config.task_embedding, config.n_embd)
         self.action = nn.Linear(ACTION_DIM, config.n_embd)
 
     def forward(self, segment: Segment) -> Tensor:
@@ -48,44 +52,58 @@ class _Embedding(nn.Module):
 
 
 class PromptDT(nn.Module):
-    """The backbone of M3DT, alone or with a mixture of experts in every block."""
+    """The backbone of M3DT, alone or with a mixture of experts.
 
-    def __init__(self, config: ModelConfig) -> None:
+    Args:
+        config: Sizes, dropout and variant.
+        num_tasks: Tasks to be told apart by a learned vector; needed with `task_embedding` alone.
+    """
+
+    def __init__(self, config: ModelConfig, num_tasks: int = 0) -> None:
         super().__init__()
         self.config = config
         D = config.n_embd
         self.embed = _Embedding(config)
         self.embed_ln = nn.LayerNorm(D)  # on the main sequence alone
-        self.prompt_embed = _Embedding(config)
+        if config.task_embedding:
+            self.task_embed = nn.Embedding(num_tasks, config.task_embedding)
+        else:
+            self.prompt_embed = _Embedding(config)
         self.transformer = Transformer(config)
+        self.big_experts: TrunkMixture | None = None
         self.predict_action = nn.Linear(D, ACTION_DIM)
         # In the paper's parameter counts and checkpoints, but in no loss.
         self.predict_state = nn.Linear(D, STATE_DIM).requires_grad_(False)
         self.predict_return = nn.Linear(D, 1).requires_grad_(False)
 
-    def encode_prompt(self, prompt: Segment) -> Prompt:
+    def encode_prompt(self, prompt: Segment | None, task_index: Tensor | None = None) -> Prompt:
         """Run the prompt alone: causality lets no later token change it."""
+        if self.config.task_embedding or prompt is None:
+            return Prompt(None, None, task_index)
         valid = _token_mask(prompt)
-        _, key_values = self.transformer(self.prompt_embed(prompt), valid)
-        return Prompt(key_values, valid)
+        _, key_values = self._trunk(self.prompt_embed(prompt), valid)
+        return Prompt(key_values, valid, task_index)
 
-    def forward(self, segment: Segment, prompt: Segment | None = None) -> Tensor:
+    def forward(
+        self, segment: Segment, prompt: Segment | None = None, task_index: Tensor | None = None
+    ) -> Tensor:
         """Predict the action of every timestep, (B, T, A) in [-1, 1]."""
         states_only = slice(-3 * segment.states.shape[1] + 1, None, 3)
-        return self._act(self._hidden(segment, prompt, states_only))
+        return self._act(self._hidden(segment, prompt, task_index, states_only))
 
     def forward_from(self, segment: Segment, prompt: Prompt) -> Tensor:
         """Predict the action of the last timestep, (B, A), given an encoded prompt."""
-        x = self.embed_ln(self.embed(segment))
-        hidden, _ = self.transformer(
-            x, _token_mask(segment), prompt.key_values, prompt.valid, read=slice(-2, -1)
+        x = self._embed(segment, prompt.task_index)
+        last_state = slice(-2, -1)
+        hidden, _ = self._trunk(
+            x, _token_mask(segment), prompt.key_values, prompt.valid, last_state
         )
         return self._act(hidden)[:, 0]
 
     def predict(self, segment: Segment, prompt: Segment | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return action, state and return predictions: (B, T, A), (B, T, S), (B, T, 1)."""
         T = segment.states.shape[1]
-        hidden = self._hidden(segment, prompt, slice(None))[:, -3 * T :]
+        hidden = self._hidden(segment, prompt, None, slice(None))[:, -3 * T :]
         hidden = hidden.unflatten(1, (T, 3))  # (B, T, 3, D)
         after_action = hidden[:, :, 2]
         return (
@@ -97,25 +115,66 @@ class PromptDT(nn.Module):
     def _act(self, hidden: Tensor) -> Tensor:
         return torch.tanh(self.predict_action(hidden))
 
-    def _hidden(self, segment: Segment, prompt: Segment | None, read: slice) -> Tensor:
+    def _embed(self, segment: Segment, task_index: Tensor | None) -> Tensor:
+        """Embed the main sequence, (B, 3T, D)."""
+        if self.config.task_embedding:
+            assert task_index is not None, "this model is told its task by a number"
+            vector = self.task_embed(task_index)[:, None].expand(-1, segment.states.shape[1], -1)
+            segment = segment._replace(states=torch.cat((segment.states, vector), dim=2))
+        return self.embed_ln(self.embed(segment))
+
+    def _hidden(
+        self, segment: Segment, prompt: Segment | None, task_index: Tensor | None, read: slice
+    ) -> Tensor:
         """Run prompt and segment as one sequence; `read` counts from its end."""
-        x = self.embed_ln(self.embed(segment))  # (B, 3T, D)
+        x = self._embed(segment, task_index)
         valid = _token_mask(segment)
-        if prompt is not None:
+        if prompt is not None and not self.config.task_embedding:
             x = torch.cat((self.prompt_embed(prompt), x), dim=1)  # (B, 3P + 3T, D)
             valid = torch.cat((_token_mask(prompt), valid), dim=1)
-        return self.transformer(x, valid, read=read)[0]
+        return self._trunk(x, valid, read=read)[0]
+
+    def _trunk(
+        self,
+        x: Tensor,
+        valid: Tensor,
+        cache: KeyValues | None = None,
+        cache_valid: Tensor | None = None,
+        read: slice = slice(None),
+    ) -> tuple[Tensor, KeyValues]:
+        """Run the transformer, and big experts beside it: as `Transformer.forward`."""
+        own = None if cache is None else cache[: self.config.n_layer]
+        hidden, key_values = self.transformer(x, valid, own, cache_valid, read)
+        if self.big_experts is None:
+            return hidden, key_values
+        theirs = None if cache is None else cache[self.config.n_layer :]
+        more, more_key_values = self.big_experts(hidden, x, valid, theirs, cache_valid, read)
+        return hidden + more, key_values + more_key_values
+
+    def unused_modules(self) -> list[nn.Module]:
+        """Return what no loss reaches."""
+        return [self.transformer.wte, self.predict_state, self.predict_return]
 
     @property
-    def mixtures(self) -> list[Mixture]:
-        """The mixture of every block, in order; empty for a backbone without experts."""
-        found = [block.mixture for block in self.transformer.h]
-        return [mixture for mixture in found if isinstance(mixture, Mixture)]
+    def mixtures(self) -> list[Mixture | TrunkMixture]:
+        """The mixtures, in order: one a block, or one of big experts; none for a backbone."""
+        found = [*(block.mixture for block in self.transformer.h), self.big_experts]
+        return [mixture for mixture in found if isinstance(mixture, Mixture | TrunkMixture)]
 
-    def add_mixtures(self, num_experts: int, routed: bool) -> None:
-        """Put `num_experts` fresh experts, and a router if `routed`, beside every FFN."""
+    def add_mixtures(self, num_experts: int, routed: bool, moe: MoEConfig | None = None) -> None:
+        """Add `num_experts` fresh experts, and routers if `routed`.
+
+        Args:
+            num_experts: How many of them, E.
+            routed: Whether routers weigh them, or batches come in E parts, one an expert.
+            moe: Kind of experts and routing.
+        """
+        moe = moe or MoEConfig(num_experts)
+        if moe.expert == "trunk":
+            self.big_experts = TrunkMixture(self.config, num_experts, routed, moe.top_k)
+            return
         for block in self.transformer.h:
-            block.mixture = Mixture(self.config, num_experts, routed)
+            block.mixture = Mixture(self.config, num_experts, routed, moe.top_k)
 
     def num_parameters(self) -> int:
         """Count every parameter, unused heads included, as the paper does (table 4)."""

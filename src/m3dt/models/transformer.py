@@ -1,6 +1,7 @@
 """A GPT-2 style pre-LN transformer whose blocks can carry experts (paper sections 3 and 4).
 
-Letters: B batch, L tokens, R tokens that are read out, C cached tokens, D embedding, H heads.
+Letters: B batch, L tokens, R tokens that are read out, C cached tokens, D embedding, H heads,
+W attention width (D, but for figure 12).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from m3dt.config import ModelConfig
 from m3dt.models.dropout import Dropout, dropout_mask
 
-# Keys and values of tokens seen before, per block: two tensors (B, H, C, D / H).
+# Keys and values of tokens seen before, per block: two tensors (B, H, C, W / H).
 KeyValues = list[tuple[Tensor, Tensor]]
 
 
@@ -23,8 +24,9 @@ class Attention(nn.Module):
         super().__init__()
         self.n_head = config.n_head
         self.dropout = config.dropout
-        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
-        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+        self.width = config.attention_width or config.n_embd
+        self.c_attn = nn.Linear(config.n_embd, 3 * self.width)
+        self.c_proj = nn.Linear(self.width, config.n_embd)
         self.resid_dropout = Dropout(config.dropout)
 
     def forward(
@@ -35,25 +37,25 @@ class Attention(nn.Module):
         Args:
             x: Normalised hidden states, (B, L, D).
             mask: Added to the scores, (B, 1, R, C + L): 0 where attention is allowed.
-            cache: Keys and values of earlier tokens, (B, H, C, D / H) each, or None.
+            cache: Keys and values of earlier tokens, (B, H, C, W / H) each, or None.
             read: The tokens whose output is wanted, R of them.
 
         Returns:
             The output (B, R, D), and the keys and values with the cache in front.
         """
-        B, _, D = x.shape
+        B, W = x.shape[0], self.width
         if read == slice(None):
-            q, k, v = self.c_attn(x).split(D, dim=2)
+            q, k, v = self.c_attn(x).split(W, dim=2)
         else:
             weight, bias = self.c_attn.weight, self.c_attn.bias
-            q = F.linear(x[:, read], weight[:D], bias[:D])  # (B, R, D)
-            k, v = F.linear(x, weight[D:], bias[D:]).split(D, dim=2)
+            q = F.linear(x[:, read], weight[:W], bias[:W])  # (B, R, W)
+            k, v = F.linear(x, weight[W:], bias[W:]).split(W, dim=2)
         q, k, v = (t.unflatten(2, (self.n_head, -1)).transpose(1, 2) for t in (q, k, v))
         if cache is not None:
             k = torch.cat((cache[0].expand(B, -1, -1, -1), k), dim=2)
             v = torch.cat((cache[1].expand(B, -1, -1, -1), v), dim=2)
         y = _attend(q, k, v, mask.to(q.dtype), self.dropout if self.training else 0.0)
-        y = y.transpose(1, 2).flatten(2)  # (B, H, R, D / H) -> (B, R, D)
+        y = y.transpose(1, 2).flatten(2)  # (B, H, R, W / H) -> (B, R, W)
         return self.resid_dropout(self.c_proj(y)), (k, v)
 
 
@@ -71,8 +73,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
-        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
+        hidden = config.mlp_width or 4 * config.n_embd
+        self.c_fc = nn.Linear(config.n_embd, hidden)
+        self.c_proj = nn.Linear(hidden, config.n_embd)
         self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -105,12 +108,18 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A stack of blocks over embedded tokens."""
+    """A stack of blocks over embedded tokens.
 
-    def __init__(self, config: ModelConfig) -> None:
+    Args:
+        config: Sizes and dropout.
+        token_table: Whether to hold GPT-2's token table, one unused row here. The backbone has it:
+            it is in the paper's parameter counts.
+    """
+
+    def __init__(self, config: ModelConfig, token_table: bool = True) -> None:
         super().__init__()
-        # GPT-2's token table has one unused row here; it keeps parameter counts the paper's.
-        self.wte = nn.Embedding(1, config.n_embd).requires_grad_(False)
+        if token_table:
+            self.wte = nn.Embedding(1, config.n_embd).requires_grad_(False)
         self.drop = Dropout(config.dropout)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
@@ -78,7 +78,7 @@ class Stage(pl.LightningModule):
         seed: Seed of the experiment.
     """
 
-    number: int  # of the stage, 1 to 3
+    number: int  # of the stage, 1 to 3; 0 for baselines
 
     def __init__(self, model: PromptDT, config: StageConfig, seed: int) -> None:
         super().__init__()
@@ -86,13 +86,17 @@ class Stage(pl.LightningModule):
         self.config = config
         self.seed = seed
         self.strict_loading = False  # checkpoints hold the trainable weights alone
-        unused = [model.transformer.wte, model.predict_state, model.predict_return]
         model.requires_grad_(False)
         for module in self.trained_modules():
             module.requires_grad_(True)
-        for module in unused:
+        for module in model.unused_modules():
             module.requires_grad_(False)
         self.train()  # Lightning takes the modes as it finds them
+
+    @property
+    def title(self) -> str:
+        """What a person calls it."""
+        return f"stage {self.number}" if self.number else "training"
 
     @abstractmethod
     def trained_modules(self) -> Iterable[nn.Module]:
@@ -103,8 +107,11 @@ class Stage(pl.LightningModule):
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
     def train(self, mode: bool = True) -> Stage:
-        """Set the mode of the trained modules; frozen ones stay in evaluation mode."""
-        super().train(False)
+        """Set the mode of the trained modules; frozen ones stay in evaluation mode.
+
+        With `frozen_dropout` they do not.
+        """
+        super().train(mode and self.config.frozen_dropout)
         self.training = mode
         if mode:
             for module in self.trained_modules():
@@ -113,15 +120,22 @@ class Stage(pl.LightningModule):
 
     def predictions(self, batch: Batch) -> Tensor:
         """Return predicted actions, (B, T, A)."""
-        return self.model(batch.segment, batch.prompt)
+        return self.model(batch.segment, batch.prompt, batch.task_index)
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the loss of a batch: the mean of its streams, summed over the streams."""
         return row_losses(self.predictions(batch), batch).sum()
 
+    def expert_numbers(self) -> Sequence[int]:
+        """Return the numbers of the model's experts, which key their dropout."""
+        return range(self.model.mixtures[0].num_experts if self.model.mixtures else 0)
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        key = (self.seed, self.number, self.trainer.global_step, self.global_rank)
-        torch.manual_seed(seed_of(*key))
+        step, rank = self.trainer.global_step, self.global_rank
+        torch.manual_seed(seed_of(self.seed, self.number, step, rank))
+        for layer, mixture in enumerate(self.model.mixtures):
+            keys = [(self.seed, self.number, k, layer, step, rank) for k in self.expert_numbers()]
+            mixture.experts.reseed([seed_of(*key) for key in keys])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.loss(batch)
@@ -143,7 +157,7 @@ class Stage(pl.LightningModule):
         # In float16, gradients overflow now and then; the scaler skips those steps.
         if not norm.isfinite() and str(self.trainer.precision) != "16-mixed":
             raise RunError(
-                f"stage {self.number}: the gradient is not finite at step "
+                f"{self.title}: the gradient is not finite at step "
                 f"{self.trainer.global_step}. The last checkpoint holds finite weights; lower the "
                 "learning rate, or look at the data with `m3dt verify`."
             )

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from m3dt.config import StageConfig
-from m3dt.data.batch import Batch
 from m3dt.models import PromptDT
 from m3dt.stages.base import Stage, seed_of
 
@@ -47,32 +46,26 @@ class ExpertStage(Stage):
     def num_streams(self) -> int:
         return len(self.experts)
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        super().on_train_batch_start(batch, batch_idx)
-        step = self.trainer.global_step
-        for layer, mixture in enumerate(self.model.mixtures):
-            mixture.experts.reseed(
-                [
-                    seed_of(self.seed, self.number, k, layer, step, self.global_rank)
-                    for k in self.experts
-                ]
-            )
+    def expert_numbers(self) -> Sequence[int]:
+        return self.experts
 
     def clip(self, parameters: list[nn.Parameter]) -> Tensor:
         """Clip each expert's gradient by its own norm and return the mean of the norms before."""
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        squares = [g.flatten(1).square().sum(dim=1) for g in gradients]  # (E,) each
-        norms = torch.stack(squares).sum(dim=0).sqrt()
-        factors = (self.config.gradient_clip / (norms + 1e-6)).clamp(max=1.0)
-        for gradient in gradients:
-            gradient.mul_(factors.view(-1, *[1] * (gradient.ndim - 1)))
+        banks = [mixture.experts for mixture in self.model.mixtures]
+        norms = torch.stack([bank.squared_gradient_norms() for bank in banks]).sum(dim=0).sqrt()
+        factors = (self.config.gradient_clip / (norms + 1e-6)).clamp(max=1.0)  # (E,)
+        for bank in banks:
+            bank.scale_gradients(factors)
         return norms.mean()
 
     def expert_weights(self) -> dict[int, dict[str, Tensor]]:
         """Return each expert's weights, `<layer>.<name>` to a tensor without the expert axis."""
-        weights: dict[int, dict[str, Tensor]] = {k: {} for k in self.experts}
-        for layer, mixture in enumerate(self.model.mixtures):
-            for name, tensor in mixture.experts.state_dict().items():
-                for k, part in zip(self.experts, tensor, strict=True):
-                    weights[k][f"{layer}.{name}"] = part.clone()
-        return weights
+        mixtures = list(enumerate(self.model.mixtures))
+        return {
+            k: {
+                f"{layer}.{name}": tensor.clone()
+                for layer, mixture in mixtures
+                for name, tensor in mixture.experts.weights_of(e).items()
+            }
+            for e, k in enumerate(self.experts)
+        }

@@ -12,6 +12,7 @@ import torch
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
+from m3dt.config import GroupingConfig
 from m3dt.data import M3DTDataModule
 from m3dt.stages.base import Stage, evaluation_mode, seed_of
 
@@ -51,9 +52,7 @@ def gradient_groups(gram: np.ndarray, num_groups: int, restarts: int, seed: int)
     return [np.flatnonzero(labels == g).tolist() for g in range(num_groups)]
 
 
-def agreement_gram(
-    stage: Stage, data: M3DTDataModule, num_batches: int, memory_gb: float
-) -> np.ndarray:
+def agreement_gram(stage: Stage, data: M3DTDataModule, config: GroupingConfig) -> np.ndarray:
     """Return the inner products of the tasks' agreement vectors g_i * G, (N, N) float64.
 
     g_i is the mean gradient of task i over its probe batches, G the mean of all g_i, * elementwise.
@@ -62,38 +61,67 @@ def agreement_gram(
     Args:
         stage: Gives the loss and the parameters.
         data: Gives the probe batches.
-        num_batches: Batches per task.
-        memory_gb: Bound on the memory for one block's gradients.
+        config: Batches per task, and the bound on the memory for one block's gradients.
     """
     num_tasks = len(data.store.tasks)
     gram = np.zeros((num_tasks, num_tasks))
-    limit = int(memory_gb * 2**30 / 4 / num_tasks)
+    limit = int(config.memory_gb * 2**30 / 4 / num_tasks)
     with evaluation_mode(stage):
+        factors = [clip_factors(stage, data, i, config) for i in range(num_tasks)]
         for block in _blocks(stage.trainable().values(), limit):
             gradients = torch.stack(
-                [mean_gradient(stage, data, i, num_batches, block) for i in range(num_tasks)]
+                [mean_gradient(stage, data, i, factors[i], block) for i in range(num_tasks)]
             )  # (N, P)
             agreement = gradients.mul_(gradients.mean(dim=0))
             gram += (agreement @ agreement.T).double().cpu().numpy()
     return gram
 
 
+def clip_factors(
+    stage: Stage, data: M3DTDataModule, task: int, config: GroupingConfig
+) -> list[float]:
+    """Return the factors on the gradients of a task's probe batches: 1, unless they are clipped.
+
+    Clipping needs the norm over all parameters, hence a pass of its own.
+    """
+    if config.gradient_clip == 0:
+        return [1.0] * config.num_batches
+    factors = []
+    for index in range(config.num_batches):
+        gradient = probe_gradient(stage, data, task, index, list(stage.trainable().values()))
+        factors.append(min(1.0, config.gradient_clip / (float(gradient.norm()) + 1e-6)))
+    return factors
+
+
 def mean_gradient(
     stage: Stage,
     data: M3DTDataModule,
     task: int,
-    num_batches: int,
+    factors: Sequence[float],
     parameters: Sequence[nn.Parameter],
 ) -> Tensor:
-    """Return a task's gradient over the given parameters, mean over its probe batches, (P,)."""
-    total = None
-    for index in range(num_batches):
-        batch = stage.transfer_batch_to_device(data.probe_batch(task, index), stage.device, 0)
-        gradients = torch.autograd.grad(stage.loss(batch), parameters)
-        flat = torch.cat([g.flatten() for g in gradients])
-        total = flat if total is None else total.add_(flat)
-    assert total is not None
-    return total.div_(num_batches)
+    """Return a task's gradient over some parameters, mean over its scaled probe batches, (P,)."""
+    parts = (
+        probe_gradient(stage, data, task, index, parameters).mul_(factor)
+        for index, factor in enumerate(factors)
+    )
+    total = next(parts)
+    for part in parts:
+        total += part
+    return total.div_(len(factors))
+
+
+def probe_gradient(
+    stage: Stage,
+    data: M3DTDataModule,
+    task: int,
+    index: int,
+    parameters: Sequence[nn.Parameter],
+) -> Tensor:
+    """Return a task's gradient on one probe batch, (P,)."""
+    batch = stage.transfer_batch_to_device(data.probe_batch(task, index), stage.device, 0)
+    gradients = torch.autograd.grad(stage.loss(batch), parameters)
+    return torch.cat([g.flatten() for g in gradients])
 
 
 def _blocks(parameters: Iterable[nn.Parameter], limit: int) -> Iterator[list[nn.Parameter]]:

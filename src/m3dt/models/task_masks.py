@@ -1,0 +1,121 @@
+"""HarmoDT's binary masks: which parameters serve which task (Hu et al. 2024, section 4).
+
+Letters: N tasks, P parameters that train, flattened in the order of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from m3dt.models.prompt_dt import PromptDT
+
+
+def maskable(model: PromptDT) -> dict[str, nn.Parameter]:
+    """Return the parameters that a mask covers, by name: all that a loss reaches."""
+    unused = {id(p) for module in model.unused_modules() for p in module.parameters()}
+    return {name: p for name, p in model.named_parameters() if id(p) not in unused}
+
+
+def is_exempt(name: str) -> bool:
+    """Tell whether a parameter is used whole by every task: embeddings and prediction heads."""
+    return "embed" in name or name.startswith("predict")
+
+
+def erk_densities(shapes: Mapping[str, torch.Size], density: float) -> dict[str, float]:
+    """Spread an overall density over tensors by the Erdos-Renyi-kernel rule.
+
+    A tensor's density is proportional to the sum of its dimensions over their product. Tensors of
+    one dimension are dense, and so are those that would exceed 1; the others make up for it.
+    """
+    dense = {name for name, shape in shapes.items() if len(shape) < 2}
+    wanted = density * sum(shape.numel() for shape in shapes.values())
+    while True:
+        sparse = {n: s for n, s in shapes.items() if n not in dense}
+        left = wanted - sum(shapes[n].numel() for n in dense)
+        share = sum(sum(s) for s in sparse.values())  # each tensor's numel times its raw density
+        factor = max(left, 0.0) / share if share else 0.0
+        over = [n for n, s in sparse.items() if factor * sum(s) > s.numel()]
+        if not over:
+            return {
+                n: 1.0 if n in dense else factor * sum(s) / s.numel() for n, s in shapes.items()
+            }
+        dense.update(over)
+
+
+class TaskMasks:
+    """One bit per task and parameter.
+
+    Attributes:
+        packed: (N, ceil(P / 8)) of uint8.
+    """
+
+    def __init__(self, model: PromptDT, packed: Tensor) -> None:
+        self.shapes = {name: p.shape for name, p in maskable(model).items()}
+        self.size = sum(shape.numel() for shape in self.shapes.values())
+        assert packed.shape[1] == (self.size + 7) // 8, "masks of another model"
+        self.packed = packed
+
+    @classmethod
+    def draw(cls, model: PromptDT, num_tasks: int, sparsity: float, seed: int) -> TaskMasks:
+        """Draw each task's mask from its own seed, with densities by `erk_densities`."""
+        shapes = {name: p.shape for name, p in maskable(model).items()}
+        densities = erk_densities(shapes, 1 - sparsity)
+        rows = []
+        for task in range(num_tasks):
+            rng = np.random.default_rng((seed, task))
+            parts = [rng.random(s.numel()) < densities[n] for n, s in shapes.items()]
+            rows.append(np.packbits(np.concatenate(parts)))
+        return cls(model, torch.from_numpy(np.stack(rows)))
+
+    def flat(self, task: int) -> Tensor:
+        """Return a task's mask over all parameters, (P,) of bool."""
+        bits = torch.arange(7, -1, -1, device=self.packed.device, dtype=torch.uint8)
+        unpacked = (self.packed[task, :, None] >> bits) & 1
+        return unpacked.flatten()[: self.size].bool()
+
+    def put(self, task: int, flat: Tensor) -> None:
+        """Replace a task's mask by (P,) of bool."""
+        row = np.packbits(flat.cpu().numpy())
+        self.packed[task] = torch.from_numpy(row).to(self.packed.device)
+
+    def of(self, task: int) -> dict[str, Tensor]:
+        """Return a task's mask by parameter."""
+        parts = self.flat(task).split([shape.numel() for shape in self.shapes.values()])
+        return {n: part.view(s) for (n, s), part in zip(self.shapes.items(), parts, strict=True)}
+
+    @torch.no_grad()
+    def apply(self, model: PromptDT, task: int) -> None:
+        """Zero what the task's mask leaves out, embeddings and prediction heads excepted."""
+        parameters = maskable(model)
+        for name, mask in self.of(task).items():
+            if not is_exempt(name):
+                parameters[name].mul_(mask.to(parameters[name].device))
+
+
+def exchange(
+    mask: Tensor, agreement: Tensor, importance: Tensor, gamma: float, count: int
+) -> Tensor:
+    """Prune what harms or matters least, and regrow as many where gradients agree most.
+
+    Args:
+        mask: (P,) of bool.
+        agreement: The task's gradient times the mean gradient of all, elementwise, (P,).
+        importance: What pruning a parameter would cost, (P,).
+        gamma: Weight of agreement when pruning.
+        count: How many parameters change places.
+
+    Returns:
+        The new mask, with as many parameters kept as before.
+    """
+    count = min(count, int(mask.sum()), int((~mask).sum()))
+    value = (gamma * agreement + importance).masked_fill(~mask, torch.inf)
+    pruned = value.topk(count, largest=False).indices
+    regrown = agreement.masked_fill(mask, -torch.inf).topk(count).indices
+    revised = mask.clone()
+    revised[pruned] = False
+    revised[regrown] = True
+    return revised

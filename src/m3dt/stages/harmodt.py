@@ -1,0 +1,143 @@
+"""HarmoDT: Prompt-DT with a mask over its parameters for each task (Hu et al. 2024).
+
+Deviation from the published code: parameters are regrown by the gradient as it was before masking,
+which is what the paper means; taken after, it is zero wherever something could regrow.
+
+Letters: N tasks, P parameters.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from m3dt.config import HarmoConfig, StageConfig
+from m3dt.data import M3DTDataModule
+from m3dt.data.batch import Batch
+from m3dt.models import PromptDT
+from m3dt.models.task_masks import TaskMasks, exchange, is_exempt, maskable
+from m3dt.stages.base import evaluation_mode
+from m3dt.stages.baseline import BaselineStage
+
+_MASKS = "task_masks"  # in checkpoints
+
+
+class HarmoStage(BaselineStage):
+    """Trains a model whose every step belongs to one task and to what its mask keeps.
+
+    A step sees the masked model, and changes nothing where the mask is zero. Adam's moments are
+    shared. From time to time every task exchanges a few parameters.
+
+    Args:
+        model: Prompt-DT.
+        config: The optimiser.
+        seed: Seed of the experiment.
+        harmo: Sparsity and revisions of the masks.
+        num_tasks: Number of tasks, N.
+    """
+
+    def __init__(
+        self, model: PromptDT, config: StageConfig, seed: int, harmo: HarmoConfig, num_tasks: int
+    ) -> None:
+        super().__init__(model, config, seed)
+        self.harmo = harmo
+        self.num_tasks = num_tasks
+        self.masks = TaskMasks.draw(model, num_tasks, harmo.sparsity, seed)
+        self._mask: dict[str, Tensor] = {}  # of the running step's task
+        self._before: dict[str, Tensor] = {}  # the weights before it
+
+    def on_fit_start(self) -> None:
+        self.masks.packed = self.masks.packed.to(self.device)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        step = self.trainer.global_step
+        if step and step % self.harmo.update_every == 0:
+            data = self.trainer.datamodule  # type: ignore[attr-defined]
+            self.revise(data, step // self.harmo.update_every, self.exchanged(step))
+            if self.trainer.world_size > 1:  # every rank computed the same, but for rounding
+                first = self.trainer.strategy.broadcast(self.masks.packed.cpu())
+                self.masks.packed = first.to(self.device)
+        super().on_train_batch_start(batch, batch_idx)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        self.begin_step(int(batch.task_index[0]))
+        return super().training_step(batch, batch_idx)
+
+    def begin_step(self, task: int) -> None:
+        """Mask the model for a task, keeping its weights."""
+        self._mask = self.masks.of(task)
+        self._before = {name: p.detach().clone() for name, p in self.trainable().items()}
+        self.masks.apply(self.model, task)
+
+    def clip(self, parameters: list[nn.Parameter]) -> Tensor:
+        """Clip the whole gradient, then zero what the mask leaves out."""
+        norm = super().clip(parameters)
+        for name, parameter in self.trainable().items():
+            if parameter.grad is not None and not is_exempt(name):
+                parameter.grad.mul_(self._mask[name])
+        return norm
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.end_step()
+
+    @torch.no_grad()
+    def end_step(self) -> None:
+        """Put the old weights back wherever the mask is zero."""
+        for name, parameter in self.trainable().items():
+            parameter.copy_(torch.where(self._mask[name], parameter, self._before[name]))
+        self._mask, self._before = {}, {}
+
+    def exchanged(self, step: int) -> int:
+        """Return how many parameters a task exchanges at a step: none, more, none (cosine)."""
+        turn = 1 - math.cos(2 * math.pi * step / self.config.max_steps)
+        return int(self.harmo.max_changed / 2 * turn)
+
+    def revise(self, data: M3DTDataModule, index: int, count: int) -> None:
+        """Let every task exchange `count` parameters, judged on its probe batch `index`.
+
+        Two passes, so that memory holds two gradients, not N.
+        """
+        if count == 0:
+            return
+        with evaluation_mode(self):
+            mean = torch.zeros(self.masks.size, device=self.device)
+            for task in range(self.num_tasks):
+                mean += self.masked_gradient(data, task, index) / self.num_tasks
+            for task in range(self.num_tasks):
+                gradient = self.masked_gradient(data, task, index)
+                importance = self.importance(gradient)
+                mask = self.masks.flat(task)
+                revised = exchange(mask, gradient * mean, importance, self.harmo.gamma, count)
+                self.masks.put(task, revised)
+
+    def importance(self, gradient: Tensor) -> Tensor:
+        """Return what pruning each parameter would cost, (P,)."""
+        if self.harmo.importance == "gradient":
+            return gradient.square()
+        return torch.cat([p.detach().flatten() for p in self.trainable().values()]).abs()
+
+    def masked_gradient(self, data: M3DTDataModule, task: int, index: int) -> Tensor:
+        """Return the gradient of a task's masked model over all parameters, (P,)."""
+        batch = self.transfer_batch_to_device(data.probe_batch(task, index), self.device, 0)
+        parameters = self.trainable()
+        before = {name: p.detach().clone() for name, p in parameters.items()}
+        self.masks.apply(self.model, task)
+        try:
+            gradients = torch.autograd.grad(self.loss(batch), list(parameters.values()))
+        finally:
+            with torch.no_grad():
+                for name, parameter in parameters.items():
+                    parameter.copy_(before[name])
+        return torch.cat([g.flatten() for g in gradients])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[_MASKS] = self.masks.packed
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.masks.packed = checkpoint[_MASKS]
+        assert list(self.trainable()) == list(maskable(self.model))

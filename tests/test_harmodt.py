@@ -1,0 +1,235 @@
+"""HarmoDT: masks that keep their density, protect what they leave out, and follow the gradients."""
+
+import math
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from quick_run import QUICK, kill_after
+from test_stages import FAST, copy_of, data_for, fresh_model, train
+
+import m3dt
+from m3dt.cli import main
+from m3dt.config import HarmoConfig
+from m3dt.models.task_masks import TaskMasks, erk_densities, exchange, is_exempt, maskable
+from m3dt.registry import Registry
+from m3dt.stages import HarmoStage
+
+HARMO = HarmoConfig(sparsity=0.3, update_every=2, max_changed=20)
+
+
+def stage_of(harmo=HARMO):
+    return HarmoStage(fresh_model(), FAST, 0, harmo, num_tasks=3)
+
+
+def test_masks_cover_what_trains_and_have_their_density():
+    stage = stage_of()
+    assert list(maskable(stage.model)) == list(stage.trainable())
+    kept = [stage.masks.flat(task).float().mean().item() for task in range(3)]
+    assert kept == pytest.approx([0.7] * 3, abs=0.01)
+    assert not torch.equal(stage.masks.flat(0), stage.masks.flat(1))
+    for name, mask in stage.masks.of(0).items():
+        assert mask.shape == stage.trainable()[name].shape
+        assert mask.ndim > 1 or mask.all()
+
+
+def test_erk_densities():
+    shapes = {n: torch.Size(s) for n, s in {"a": (64, 64), "b": (64, 256), "bias": (64,)}.items()}
+    densities = erk_densities(shapes, 0.8)
+    total = sum(densities[n] * s.numel() for n, s in shapes.items())
+    assert total == pytest.approx(0.8 * sum(s.numel() for s in shapes.values()))
+    assert densities["bias"] == 1
+    raw = (64 + 64) / (64 * 64), (64 + 256) / (64 * 256)
+    assert densities["a"] == 1 or densities["a"] / densities["b"] == pytest.approx(raw[0] / raw[1])
+    thin = erk_densities({**shapes, "c": torch.Size((2, 3))}, 0.2)
+    assert thin["c"] == 1  # the rule would give it more than it has
+    assert thin["a"] / thin["b"] == pytest.approx(raw[0] / raw[1])
+
+
+def test_packed_bits_survive():
+    model = fresh_model()
+    masks = TaskMasks.draw(model, 2, 0.5, seed=3)
+    flat = torch.rand(masks.size) < 0.3
+    other = masks.flat(0)
+    masks.put(1, flat)
+    assert torch.equal(masks.flat(1), flat) and torch.equal(masks.flat(0), other)
+    assert masks.packed.shape == (2, math.ceil(masks.size / 8))
+
+
+def test_a_step_leaves_alone_what_the_tasks_mask_leaves_out(synthetic):
+    """Every step belongs to one task; whatever its mask zeroes has the same bits afterwards."""
+    stage, seen = stage_of(HarmoConfig(sparsity=0.3)), []
+    begin, end = stage.begin_step, stage.end_step
+
+    def begin_step(task):
+        seen.append((task, copy_of(stage.model)))
+        begin(task)
+        for name, mask in stage.masks.of(task).items():
+            weights = dict(stage.model.named_parameters())[name]
+            if not is_exempt(name):
+                assert (weights[~mask] == 0).all()
+            assert torch.equal(weights[mask], seen[-1][1][name][mask])
+
+    def end_step():
+        end()
+        task, before = seen[-1]
+        moved = 0
+        for name, mask in stage.masks.of(task).items():
+            weights = dict(stage.model.named_parameters())[name]
+            assert torch.equal(weights[~mask], before[name][~mask]), name
+            moved += (weights[mask] != before[name][mask]).sum().item()
+        assert moved > 0
+
+    stage.begin_step, stage.end_step = begin_step, end_step
+    train(stage, data_for(synthetic, 0, sampling="one_task"))
+    assert [task for task, _ in seen] == [0, 1, 2, 0, 1]
+
+
+def test_a_step_equals_one_by_hand(synthetic):
+    """Mask, forward, backward, clip, mask the gradient, AdamW, put the old weights back."""
+    data = data_for(synthetic, 0, sampling="one_task")
+    stage, model = stage_of(HarmoConfig(sparsity=0.3)), fresh_model()
+    stage.eval()
+    model.eval()
+    stage.train = lambda mode=True: stage  # no dropout
+    masks = [stage.masks.of(task) for task in range(3)]
+    trained = {n: p for n, p in model.named_parameters() if n in masks[0]}
+    optimizer = torch.optim.AdamW(trained.values(), lr=FAST.learning_rate, weight_decay=1e-4)
+    train(stage, data, steps=3)
+    for step in range(3):
+        batch, mask = data.batch(step), masks[step]
+        before = {n: p.detach().clone() for n, p in trained.items()}
+        for name, p in trained.items():
+            if not is_exempt(name):
+                p.data *= mask[name]
+        real = batch.segment.attention_mask[..., None] * batch.action_mask[:, None]
+        error = (model(batch.segment, batch.prompt) - batch.segment.actions) ** 2 * real
+        optimizer.zero_grad()
+        (error.sum(dim=(1, 2)) * batch.loss_weight).sum().backward()
+        norm = torch.sqrt(sum(p.grad.square().sum() for p in trained.values()))
+        for name, p in trained.items():
+            p.grad *= min(1, FAST.gradient_clip / (norm.item() + 1e-6))
+            if not is_exempt(name):
+                p.grad *= mask[name]
+        optimizer.param_groups[0]["lr"] = FAST.learning_rate * min((step + 1) / 2, 1)
+        optimizer.step()
+        for name, p in trained.items():
+            p.data = torch.where(mask[name], p.data, before[name])
+    for name, p in trained.items():
+        torch.testing.assert_close(stage.trainable()[name], p, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("importance", ["gradient", "weight"])
+def test_revision_equals_a_naive_one(synthetic, importance):
+    harmo = HarmoConfig(sparsity=0.3, gamma=10, importance=importance)
+    data = data_for(synthetic, 0)
+    stage = stage_of(harmo)
+    stage.eval()
+    before = [stage.masks.flat(task) for task in range(3)]
+    weights = copy_of(stage.model)
+    gradients = []
+    for task in range(3):
+        model = fresh_model().eval()
+        named = maskable(model)
+        for name, mask in stage.masks.of(task).items():
+            if not is_exempt(name):
+                named[name].data *= mask
+        batch = data.probe_batch(task, 1)
+        real = batch.segment.attention_mask[..., None] * batch.action_mask[:, None]
+        error = (model(batch.segment, batch.prompt) - batch.segment.actions) ** 2 * real
+        (error.sum(dim=(1, 2)) * batch.loss_weight).sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in named.values()]))
+    stage.revise(data, 1, 15)
+    theta = torch.cat([p.detach().flatten() for p in stage.trainable().values()])
+    for task, g in enumerate(gradients):
+        agreement = g * sum(gradients) / 3
+        value = 10 * agreement + (g**2 if importance == "gradient" else theta.abs())
+        kept = np.flatnonzero(before[task])
+        pruned = np.flatnonzero(~before[task])
+        down = kept[np.argsort(value[kept].numpy(), kind="stable")[:15]]
+        up = pruned[np.argsort(-agreement[pruned].numpy(), kind="stable")[:15]]
+        after = stage.masks.flat(task)
+        assert after.sum() == before[task].sum()
+        assert set(np.flatnonzero(before[task] & ~after)) == set(down)
+        assert set(np.flatnonzero(~before[task] & after)) == set(up)
+    assert all(torch.equal(t, stage.model.state_dict()[n]) for n, t in weights.items())
+
+
+def test_exchange_takes_the_lowest_and_the_highest():
+    mask = torch.tensor([1, 1, 1, 0, 0, 0]).bool()
+    agreement = torch.tensor([1.0, -1.0, 0.0, 5.0, 7.0, -9.0])
+    importance = torch.tensor([0.0, 9.0, 1.0, 0.0, 0.0, 0.0])
+    assert exchange(mask, agreement, importance, 0.0, 1).tolist() == [0, 1, 1, 0, 1, 0]
+    assert exchange(mask, agreement, importance, 10.0, 1).tolist() == [1, 0, 1, 0, 1, 0]
+    assert exchange(mask, agreement, importance, 10.0, 99).tolist() == [0, 0, 0, 1, 1, 1]
+    assert torch.equal(exchange(mask, agreement, importance, 1.0, 0), mask)
+
+
+def test_density_stays_through_training(synthetic):
+    stage = stage_of()
+    before = [stage.masks.flat(task) for task in range(3)]
+    train(stage, data_for(synthetic, 0))
+    for task, mask in enumerate(before):
+        assert stage.masks.flat(task).sum() == mask.sum()
+        assert not torch.equal(stage.masks.flat(task), mask)
+
+
+def test_exchanges_follow_a_cosine():
+    stage = stage_of(HarmoConfig(max_changed=100))
+    stage.config = replace(FAST, max_steps=1000)
+    counts = [stage.exchanged(step) for step in (0, 250, 500, 750, 1000)]
+    assert counts == pytest.approx([0, 50, 100, 50, 0], abs=1)
+
+
+def test_evaluation_applies_each_tasks_mask(data, tmp_path):
+    run = tmp_path / "run"
+    extra = ["method=harmodt", "baseline.max_steps=4", f"data={data}", f"run={run}"]
+    assert main(["train", *QUICK, *extra, "loader.sampling=one_task"]) == 0
+    agent = m3dt.load(run)
+    for index, task in enumerate(agent.context.tasks):
+        masked = dict(agent.model_for(task).named_parameters())
+        for name, mask in agent.masks.of(index).items():
+            whole = dict(agent.model.named_parameters())[name]
+            expected = whole if is_exempt(name) else whole * mask
+            assert torch.equal(masked[name], expected), name
+
+
+def test_mixed_batches_are_refused(data, tmp_path, capsys):
+    extra = ["method=harmodt", f"data={data}", f"run={tmp_path / 'run'}", "loader.sampling=mixed"]
+    assert main(["train", *QUICK, *extra]) == 2
+    assert "loader.sampling=one_task" in capsys.readouterr().err
+
+
+def test_killed_and_resumed_keeps_its_masks(data, tmp_path):
+    """kill -9 between two revisions: weights and masks end in the same bits."""
+    settings = ["method=harmodt", "baseline.max_steps=60", "baseline.checkpoint_every=7"]
+    settings += ["harmodt.update_every=5", "loader.sampling=one_task", f"data={data}"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert main(["train", *QUICK, *settings, f"run={whole}"]) == 0
+    command = [sys.executable, "-m", "m3dt", "train", *QUICK, *settings, f"run={killed}"]
+    kill_after(command, lambda: list((killed / "checkpoints").rglob("step*.ckpt")))
+    assert Registry(killed).find("baseline", "harmodt") is None
+    assert main(["train", *QUICK, *settings, f"run={killed}"]) == 0
+    files = [Registry(run).get("baseline", "harmodt").files for run in (whole, killed)]
+    assert files[0] == files[1]
+
+
+def test_two_processes_equal_one(data, tmp_path):
+    """DDP over gloo with the same global batch: the same masks, and weights but for rounding."""
+    settings = ["method=harmodt", "baseline.max_steps=12", "harmodt.update_every=4"]
+    settings += ["loader.sampling=one_task", "model.dropout=0", f"data={data}"]
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    assert main(["train", *QUICK, *settings, f"run={alone}"]) == 0
+    two = [f"run={together}", "trainer.devices=2", "trainer.strategy=ddp"]
+    command = [sys.executable, "-m", "m3dt", "train", *QUICK, *settings, *two]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr[-3000:]
+    registries = [Registry(run) for run in (alone, together)]
+    entries = [registry.get("baseline", "harmodt") for registry in registries]
+    for stem, atol in (("weights", 1e-4), ("masks", 0)):
+        one, other = (r.tensors(e, stem) for r, e in zip(registries, entries, strict=True))
+        for name, tensor in one.items():
+            torch.testing.assert_close(other[name], tensor, rtol=0, atol=atol)

@@ -1,0 +1,201 @@
+"""The parts that methods are made of: what trains, what stays to the bit, and what they compute."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import TINY
+from test_stages import FAST, MODEL, copy_of, data_for, fresh_model, train
+
+from m3dt.bench.methods import TRAININGS, method_step, stage_of
+from m3dt.config import METHODS, ModelConfig, MoEConfig, load_config
+from m3dt.data import Stream
+from m3dt.models import PromptDT
+from m3dt.models.moe import Router
+from m3dt.stages import BaselineStage, ExpertStage, RouterStage
+
+
+def changed(stage, before):
+    """Return the names of the tensors that training changed, to the bit."""
+    after = stage.model.state_dict()
+    return {name for name, tensor in before.items() if not torch.equal(after[name], tensor)}
+
+
+@pytest.mark.parametrize("expert", ["ffn", "trunk"])
+@pytest.mark.parametrize("train_experts", [False, True])
+def test_what_stage_3_moves(synthetic, expert, train_experts):
+    model = fresh_model()
+    model.add_mixtures(2, routed=True, moe=MoEConfig(2, expert))
+    stage = RouterStage(model, FAST, 0, train_experts)
+    before = copy_of(model)
+    train(stage, data_for(synthetic, 3))
+    moved = changed(stage, before)
+    routers = {n for n in before if ".router." in n}
+    experts = {n for n in before if ".experts." in n}
+    assert routers and experts
+    assert moved == (routers | experts if train_experts else routers)
+
+
+@pytest.mark.parametrize("expert", ["ffn", "trunk"])
+def test_what_stage_2_moves(synthetic, expert):
+    model = fresh_model()
+    model.add_mixtures(2, routed=False, moe=MoEConfig(2, expert))
+    stage = ExpertStage(model, FAST, 0, [0, 1])
+    before = copy_of(model)
+    data = data_for(synthetic, 2, streams=[Stream(0, (0, 2)), Stream(1, (1, 2))])
+    train(stage, data)
+    assert changed(stage, before) == {n for n in before if ".experts." in n}
+
+
+def test_end_to_end_moves_everything_with_a_loss(synthetic):
+    model = fresh_model(2, routed=True)
+    stage = BaselineStage(model, FAST, 0)
+    before = copy_of(model)
+    train(stage, data_for(synthetic, 0))
+    unused = {n for n in before if n.startswith(("transformer.wte", "predict_state", "predict_re"))}
+    assert set(before) - changed(stage, before) == unused
+
+
+@pytest.mark.parametrize("frozen_dropout", [False, True])
+def test_dropout_in_frozen_parts_is_a_choice(synthetic, frozen_dropout):
+    """On, it changes the modes of frozen modules, and still nothing but the routers moves."""
+    model = fresh_model(2, routed=True)
+    stage = RouterStage(model, replace(FAST, frozen_dropout=frozen_dropout), 0)
+    assert model.transformer.h[0].attn.training == frozen_dropout
+    assert model.mixtures[0].experts.training == frozen_dropout
+    assert model.mixtures[0].router.training
+    before = copy_of(model)
+    train(stage, data_for(synthetic, 3))
+    assert changed(stage, before) == {n for n in before if ".router." in n}
+
+
+@pytest.mark.parametrize("others", [(0, 1), (1,)])
+def test_a_big_expert_alone_equals_one_among_others(synthetic, others):
+    """Weights after training, dropout included, depend on the expert's number alone."""
+    results = []
+    for numbers in ((0, 1, 2), (1,) if len(others) == 1 else others):
+        model = fresh_model()
+        model.add_mixtures(len(numbers), routed=False, moe=MoEConfig(len(numbers), "trunk"))
+        stage = ExpertStage(model, FAST, 0, numbers)
+        train(stage, data_for(synthetic, 2, streams=[Stream(k, (k,)) for k in numbers]))
+        results.append(stage.expert_weights()[1])
+    for name, tensor in results[0].items():
+        torch.testing.assert_close(results[1][name], tensor, rtol=0, atol=1e-5)
+
+
+def test_big_experts_with_an_encoded_prompt_equal_one_sequence(synthetic):
+    batch = data_for(synthetic, 1).batch(0)
+    model = fresh_model()
+    model.add_mixtures(3, routed=True, moe=MoEConfig(3, "trunk"))
+    model.eval()
+    with torch.no_grad():
+        whole = model(batch.segment, batch.prompt)[:, -1]
+        encoded = model.forward_from(batch.segment, model.encode_prompt(batch.prompt))
+    torch.testing.assert_close(encoded, whole)
+
+
+def test_big_experts_are_a_weighted_sum_of_trunks(synthetic):
+    batch = data_for(synthetic, 1).batch(0)
+    model = fresh_model()
+    model.add_mixtures(2, routed=True, moe=MoEConfig(2, "trunk"))
+    model.eval()
+    seen = {}
+
+    def keep(name):
+        return lambda module, inputs, output: seen.__setitem__(name, (inputs, output))
+
+    model.transformer.register_forward_hook(keep("backbone"))
+    for e, trunk in enumerate(model.big_experts.experts.trunks):
+        trunk.register_forward_hook(keep(e))
+    model.predict_action.register_forward_pre_hook(lambda m, i: seen.__setitem__("head", i[0]))
+    with torch.no_grad():
+        model(batch.segment, batch.prompt)
+        hidden = seen["backbone"][1][0]
+        assert all(torch.equal(seen[e][0][0], seen["backbone"][0][0]) for e in range(2))
+        gates = model.big_experts.router(hidden)
+        expected = hidden + sum(gates[..., e : e + 1] * seen[e][1][0] for e in range(2))
+    torch.testing.assert_close(seen["head"], expected)
+
+
+def test_big_experts_are_as_large_as_a_trunk():
+    config = ModelConfig()
+    model = PromptDT(config)
+    model.add_mixtures(1, routed=False, moe=MoEConfig(1, "trunk"))
+    trunk = sum(p.numel() for p in model.transformer.parameters()) - 256  # without the token table
+    assert sum(p.numel() for p in model.big_experts.parameters()) == trunk
+
+
+def test_top_k_router():
+    torch.manual_seed(0)
+    router = Router(MODEL, 6, top_k=2)
+    x = torch.randn(50, 16) * 30
+    router.eval()
+    gates = router(x)
+    assert ((gates > 0).sum(dim=1) == 2).all()
+    torch.testing.assert_close(gates.sum(dim=1), torch.ones(50))
+    assert torch.equal(gates, router(x))  # no noise in evaluation
+    dense = Router(MODEL, 6)
+    dense.load_state_dict(router.state_dict(), strict=False)
+    top = dense(x).topk(2, dim=1)
+    chosen = torch.zeros(50, 6).scatter(1, top.indices, top.values)
+    torch.testing.assert_close(gates, chosen / chosen.sum(dim=1, keepdim=True))  # renormalised
+    router.train()
+    assert not torch.equal(router(x), router(x))
+    router.eval()
+    for parameter in router.layers[-1].parameters():
+        torch.nn.init.zeros_(parameter)  # all scores equal
+    assert ((router(x) > 0).sum(dim=1) == 2).all()
+
+
+def test_mtdt_tells_tasks_apart_by_a_vector(synthetic):
+    batch = data_for(synthetic, 1, sampling="mixed").batch(0)
+    torch.manual_seed(0)
+    config = ModelConfig(**{**vars(MODEL), "task_embedding": 12})
+    model = PromptDT(config, num_tasks=3).eval()
+    assert model.embed.state.weight.shape == (16, 39 + 12)
+    assert not any(name.startswith("prompt") for name, _ in model.named_parameters())
+    zeros = torch.zeros(6, dtype=torch.long)
+    with torch.no_grad():
+        one, other = (model(batch.segment, None, zeros + k) for k in (0, 1))
+        again = model(batch.segment, batch.prompt, zeros)  # a prompt says nothing
+        cached = model.forward_from(batch.segment, model.encode_prompt(batch.prompt, zeros))
+        # By hand: the vector is appended to every state.
+        vector = model.task_embed.weight[0].expand(*batch.segment.states.shape[:2], 12)
+        states = torch.cat((batch.segment.states, vector), dim=2)
+        expected = model.embed.state(states)
+    got = []
+    model.embed.state.register_forward_hook(lambda m, i, o: got.append(o))
+    model(batch.segment, None, zeros)
+    assert torch.equal(got[0], expected)
+    assert torch.equal(one, again) and not torch.equal(one, other)
+    torch.testing.assert_close(cached, one[:, -1])
+
+
+@pytest.mark.parametrize(("attention", "mlp"), [(32, 0), (0, 96)])
+def test_one_part_may_be_widened_alone(synthetic, attention, mlp):
+    batch = data_for(synthetic, 1).batch(0)
+    widened = ModelConfig(**{**vars(MODEL), "attention_width": attention, "mlp_width": mlp})
+    model = PromptDT(widened)
+    block, plain = model.transformer.h[0], PromptDT(MODEL).transformer.h[0]
+    size = lambda module: sum(p.numel() for p in module.parameters())  # noqa: E731
+    assert (size(block.attn) > size(plain.attn)) == bool(attention)
+    assert (size(block.mlp) > size(plain.mlp)) == bool(mlp)
+    if attention:
+        assert size(block.attn) == 16 * 3 * 32 + 3 * 32 + 32 * 16 + 16
+    assert model(batch.segment, batch.prompt).shape == (6, 6, 8)
+
+
+@pytest.mark.parametrize(("name", "method", "part"), TRAININGS)
+def test_every_training_of_the_benchmark_steps(name, method, part):
+    """At a tiny size; `m3dt bench --rows methods` takes the real ones."""
+    config = load_config("mt160", [*TINY, f"method={method}", "moe.num_experts=5"])
+    stage = stage_of(config, part)
+    before = copy_of(stage.model)
+    method_step(config, stage)()
+    assert changed(stage, before)
+    assert changed(stage, before) <= set(stage.trainable())
+
+
+def test_the_benchmark_has_every_method():
+    grouped = {method.replace("random", "gradient") for method in METHODS}
+    assert grouped - {method for _, method, _ in TRAININGS} == {"m3dt-unfrozen-gradient"}
