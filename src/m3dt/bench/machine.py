@@ -1,0 +1,53 @@
+"""What a measurement is taken with: clocks, memory, and this machine's matrix products."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+
+def median_seconds(step: Callable[[], Any], repeats: int, warmup: int = 3) -> float:
+    """Return the median CPU seconds of a step; sharing the machine does not change them much."""
+    for _ in range(warmup):
+        step()
+    seconds = []
+    for _ in range(repeats):
+        start = time.process_time()
+        step()
+        seconds.append(time.process_time() - start)
+    return median(seconds)
+
+
+def gemm(dtype: torch.dtype, size: int = 2048) -> float:
+    """Return GFLOP/s of square matrix products."""
+    a = torch.randn(size, size, dtype=dtype)
+    return 2 * size**3 / median_seconds(lambda: a @ a, 7) / 1e9
+
+
+def resident_bytes() -> int:
+    """Return the memory that this process holds."""
+    status = Path("/proc/self/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1]) * 1024
+
+
+def peak_bytes() -> int:
+    """Return the most memory that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def cpu_name() -> str:
+    """Return the processor's name."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
