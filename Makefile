@@ -14,7 +14,7 @@ M3DT := $(BIN)/m3dt
 .DEFAULT_GOAL := help
 # Stages depend on each other's results, so `make -j` must not run them at once.
 .NOTPARALLEL:
-.PHONY: help setup data stage1 group stage2 stage3 eval registry tensorboard bench notebooks behaviour lint types test \
+.PHONY: help setup data stage1 group stage2 stage3 eval baselines registry tensorboard bench notebooks behaviour lint types test \
         test-slow clean
 
 help: ## Show this list
@@ -48,6 +48,9 @@ stage3: setup ## Train the router, then compare random, backbone and M3DT
 
 eval: setup ## Evaluate the furthest trained model
 	@$(M3DT) evaluate --conf $(CONF) $(ARGS)
+
+baselines: stage1 ## Train and evaluate every method on the same data, into results/baselines.csv
+	@$(M3DT) study conf/study/baselines.yaml $(ARGS)
 
 registry: setup ## List the models of the run
 	@$(M3DT) registry runs/$(CONF)

@@ -25,7 +25,7 @@ ORDER = [
     {"figures"},
     {"fitting", "report", "tables"},
     {"run"},
-    {"pipeline", "bench"},
+    {"pipeline", "checkpoints", "bench", "study"},
     {"cli"},
 ]
 RANK = {room: i for i, rooms in enumerate(ORDER) for room in rooms}
