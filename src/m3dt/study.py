@@ -151,7 +151,6 @@ def results(study: Study) -> list[dict[str, Any]]:
                 "high": round(high, 2),
                 **{d: round(found["domains"].get(d, float("nan")), 2) for d in DOMAINS},
                 "parameters": found["num_parameters"],
-                "steps": found["step"],
                 "episodes": found["episodes"],
             }
         )
