@@ -118,19 +118,15 @@ def _presets(naming: Sequence[DictConfig], everything: Sequence[_Layer]) -> list
     """
     found = []
     method = _last("method", [layer for _, layer in everything]) or Config.method
-    for key, known in (("method", METHODS), ("size", SIZES), ("compat", COMPAT)):
+    sizes = {size: size_preset(method, size) for size in SIZES}
+    for key, known in (("method", METHODS), ("size", sizes), ("compat", COMPAT)):
         chosen = _last(key, naming)
         if chosen is None:
             continue
         if chosen not in known:
             listed = f"{nearest(chosen, known)} ({', '.join(known)})"
             raise UserError(f"{key}={chosen}: no such {key}.{listed}")
-        preset = (
-            size_preset(method, chosen)
-            if key == "size"
-            else (METHODS if key == "method" else COMPAT)[chosen]
-        )
-        found.append((f"{key}={chosen}", OmegaConf.create(preset)))
+        found.append((f"{key}={chosen}", OmegaConf.create(known[chosen])))
     return found
 
 
