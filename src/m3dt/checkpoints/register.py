@@ -27,7 +27,7 @@ from m3dt.config import load_config, save_config
 from m3dt.data import DatasetStore, TaskContext
 from m3dt.data.format import INDEX
 from m3dt.errors import UserError
-from m3dt.files import sha256, staging_folder
+from m3dt.files import sha256, sole_writer, staging_folder
 from m3dt.models import PromptDT
 from m3dt.models.official import backbone_from_official, below
 from m3dt.registry import Entry, Registry
@@ -64,8 +64,6 @@ def import_checkpoint(
     found = [f"model.{key}={value}" for key, value in sizes(backbone, content).items()]
     config = load_config(conf, ["compat=official", *overrides, *found])
     run, model = Path(config.run), config.model
-    if (run / "registry").exists():
-        raise UserError(f"{run}: holds models already. Give another --run.")
     state = backbone_from_official(content)
     with torch.device("meta"):  # sizes that a file claims cost no memory
         expected = PromptDT(model).state_dict()
@@ -101,8 +99,9 @@ def import_checkpoint(
         described = {**settings, **more}
         return Entry(kind, name, described, lineage, checksum, config.seed, step, {}, list(tasks))
 
-    run.mkdir(parents=True, exist_ok=True)
-    with staging_folder(run) as staging:
+    with sole_writer(run), staging_folder(run) as staging:
+        if (run / "registry").exists():
+            raise UserError(f"{run}: holds models already. Give another --run.")
         registry = Registry(staging)
         extra: dict[str, Mapping[str, Tensor]] = {}
         if store is not None:
