@@ -58,8 +58,8 @@ registry: setup ## List the models of the run
 tensorboard: setup ## Show losses, conflict curves, router usage and scores
 	$(BIN)/tensorboard --logdir runs
 
-bench: setup ## Time training steps and the data pipeline
-	@$(M3DT) bench $(ARGS)
+bench: setup ## Time steps, data and acting beside the plain computation, into results/bench.json
+	@$(M3DT) bench --json results/bench.json $(ARGS)
 
 notebooks: setup ## Execute the notebooks in place
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[notebooks]'

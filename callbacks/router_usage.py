@@ -94,8 +94,9 @@ class RouterUsageCallback(pl.Callback):
                 batch = data.probe_batch(task, batch_size=self.batch_size)
                 batch = stage.transfer_batch_to_device(batch, stage.device, 0)
                 seen.clear()
-                stage.model.predict(batch.segment, batch.prompt)  # routes every token
-                masks = (batch.prompt.attention_mask, batch.segment.attention_mask)
+                prompt = batch.row_prompts()
+                stage.model.predict(batch.segment, prompt)  # routes every token
+                masks = (prompt.attention_mask, batch.segment.attention_mask)
                 real = torch.cat(masks, dim=1).repeat_interleave(3, dim=1).bool()
                 gates = torch.cat([g[real] for g in seen])
                 usage.append(gates.mean(dim=0).float().cpu())

@@ -40,7 +40,8 @@ def batch_of(task, number):
     real = segment.attention_mask.sum() * INPUTS["action_dims"][task]
     weight = torch.full((len(segment.states),), 1 / float(real))
     index = torch.full((len(segment.states),), task)
-    return Batch(segment, prompt_of(arrays), action_mask, weight, index)
+    prompts, rows = prompt_of(arrays), torch.arange(len(segment.states))
+    return Batch(segment, prompts, rows, action_mask, weight, index)
 
 
 class Recorded:

@@ -106,7 +106,7 @@ def test_a_step_equals_one_by_hand(synthetic):
             if not is_exempt(name):
                 p.data *= mask[name]
         real = batch.segment.attention_mask[..., None] * batch.action_mask[:, None]
-        error = (model(batch.segment, batch.prompt) - batch.segment.actions) ** 2 * real
+        error = (model(batch.segment, batch.row_prompts()) - batch.segment.actions) ** 2 * real
         optimizer.zero_grad()
         (error.sum(dim=(1, 2)) * batch.loss_weight).sum().backward()
         norm = torch.sqrt(sum(p.grad.square().sum() for p in trained.values()))
@@ -139,7 +139,7 @@ def test_revision_equals_a_naive_one(synthetic, importance):
                 named[name].data *= mask
         batch = data.probe_batch(task, 1)
         real = batch.segment.attention_mask[..., None] * batch.action_mask[:, None]
-        error = (model(batch.segment, batch.prompt) - batch.segment.actions) ** 2 * real
+        error = (model(batch.segment, batch.row_prompts()) - batch.segment.actions) ** 2 * real
         (error.sum(dim=(1, 2)) * batch.loss_weight).sum().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in named.values()]))
     stage.revise(data, 1, 15)

@@ -93,8 +93,8 @@ def test_big_experts_with_an_encoded_prompt_equal_one_sequence(synthetic):
     model.add_mixtures(3, routed=True, moe=MoEConfig(3, "trunk"))
     model.eval()
     with torch.no_grad():
-        whole = model(batch.segment, batch.prompt)[:, -1]
-        encoded = model.forward_from(batch.segment, model.encode_prompt(batch.prompt))
+        whole = model(batch.segment, batch.row_prompts())[:, -1]
+        encoded = model.forward_from(batch.segment, model.encode_prompt(batch.row_prompts()))
     torch.testing.assert_close(encoded, whole)
 
 
@@ -113,7 +113,7 @@ def test_big_experts_are_a_weighted_sum_of_trunks(synthetic):
         trunk.register_forward_hook(keep(e))
     model.predict_action.register_forward_pre_hook(lambda m, i: seen.__setitem__("head", i[0]))
     with torch.no_grad():
-        model(batch.segment, batch.prompt)
+        model(batch.segment, batch.row_prompts())
         hidden = seen["backbone"][1][0]
         assert all(torch.equal(seen[e][0][0], seen["backbone"][0][0]) for e in range(2))
         gates = model.big_experts.router(hidden)
@@ -161,8 +161,8 @@ def test_mtdt_tells_tasks_apart_by_a_vector(synthetic):
     zeros = torch.zeros(6, dtype=torch.long)
     with torch.no_grad():
         one, other = (model(batch.segment, None, zeros + k) for k in (0, 1))
-        again = model(batch.segment, batch.prompt, zeros)  # a prompt says nothing
-        cached = model.forward_from(batch.segment, model.encode_prompt(batch.prompt, zeros))
+        again = model(batch.segment, batch.row_prompts(), zeros)  # a prompt says nothing
+        cached = model.forward_from(batch.segment, model.encode_prompt(batch.row_prompts(), zeros))
         # By hand: the vector is appended to every state.
         vector = model.task_embed.weight[0].expand(*batch.segment.states.shape[:2], 12)
         states = torch.cat((batch.segment.states, vector), dim=2)
@@ -185,7 +185,7 @@ def test_one_part_may_be_widened_alone(synthetic, attention, mlp):
     assert numel(block.attn) == (16 + 1) * 3 * attention + (attention + 1) * 16
     assert numel(block.mlp) == (16 + 1) * mlp + (mlp + 1) * 16
     assert numel(block.ln_1) == numel(plain.ln_1)
-    assert model(batch.segment, batch.prompt).shape == (6, 6, 8)
+    assert model(batch.segment, batch.row_prompts()).shape == (6, 6, 8)
 
 
 @pytest.mark.parametrize(("name", "method", "part"), TRAININGS)

@@ -149,6 +149,7 @@ def fit(
     start = int(checkpoint.stem.removeprefix("step")) if checkpoint else 0
     if checkpoint:
         console.print(f"resuming [bold]{folder.name}[/] at step {start}")
+    stage.model.use(config.compute)
     trainer = _trainer(config, stage, callbacks, folder, start)
     with warnings.catch_warnings():
         # Choices made here, and a word of lightning to torch.

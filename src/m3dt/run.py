@@ -66,12 +66,16 @@ class Run:
         return chosen
 
     def resume_settings(self, settings: dict[str, Any], *parents: Entry) -> dict[str, Any]:
-        """Return what an interrupted stage must find as it was: also parents, data, devices."""
+        """Return what an interrupted stage must find as it was: also parents, data, devices.
+
+        How results are computed counts too: an exact resume repeats each rounding.
+        """
         trainer = self.config.trainer
         return {
             **settings,
             "parents": {parent.key: parent.hash for parent in parents},
             "dataset": self.store.checksum,
+            "compute": asdict(self.config.compute),
             "trainer": {k: trainer.get(k) for k in ("devices", "num_nodes", "precision")},
         }
 

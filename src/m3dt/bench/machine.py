@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,6 +23,18 @@ def median_seconds(step: Callable[[], Any], repeats: int, warmup: int = 3) -> fl
         step()
         seconds.append(time.process_time() - start)
     return median(seconds)
+
+
+def alternate_seconds(steps: Sequence[Callable[[], Any]], repeats: int) -> list[float]:
+    """Return each step's median CPU seconds; they take turns, so that a busy spell hits all."""
+    seconds: list[list[float]] = [[] for _ in steps]
+    for i in range(repeats + 1):
+        for step, times in zip(steps, seconds, strict=True):
+            start = time.process_time()
+            step()
+            if i:  # the first warms up
+                times.append(time.process_time() - start)
+    return [median(times) for times in seconds]
 
 
 def gemm(dtype: torch.dtype, size: int = 2048) -> float:

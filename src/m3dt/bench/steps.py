@@ -1,24 +1,137 @@
-"""Optimiser steps on random batches."""
+"""Optimiser steps of the three stages at the paper's size, beside the plain computation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
-from m3dt.bench.machine import median_seconds, peak_bytes
+from m3dt.bench.machine import alternate_seconds, peak_bytes
+from m3dt.bench.plain import plain_actions
 from m3dt.config import ModelConfig, StageConfig
 from m3dt.data import Batch, Segment
 from m3dt.models import PromptDT
-from m3dt.stages import BackboneStage, Stage
+from m3dt.processes import process_pool
+from m3dt.stages import BackboneStage, ExpertStage, RouterStage, Stage, row_losses
 
 # The paper's size, with the prompt length of the authors' code.
 PAPER = ModelConfig(prompt_length=5)
+BATCH = 16
+PRECISIONS = {"float32": torch.float32, "bf16-mixed": torch.bfloat16}
 
 
-def training_step(stage: Stage, batch: Batch) -> Callable[[], None]:
-    """Return an optimiser step of a stage: forward, backward, clip, AdamW."""
+@dataclass(frozen=True)
+class Training:
+    """What a row times.
+
+    Attributes:
+        name: Of the row.
+        stage: 1, 2 or 3.
+        num_experts: Of the model; one is trained at a time in stage 2.
+        repeats: Timed steps.
+        precision: A key of `PRECISIONS`.
+        n_embd: Width.
+        plain: Whether to time the plain computation too.
+    """
+
+    name: str
+    stage: int
+    num_experts: int = 0
+    repeats: int = 5
+    precision: str = "float32"
+    n_embd: int = PAPER.n_embd
+    plain: bool = True
+
+
+STAGES = (
+    Training("stage1", 1, repeats=15),
+    Training("stage2", 2, 1, repeats=15),
+    Training("stage3", 3, 8),
+    Training("stage3", 3, 24, repeats=3),
+    Training("stage3", 3, 40, repeats=3),
+)
+
+
+def stage_trainings(precisions: Sequence[str]) -> list[Training]:
+    """Return the rows of all stages in each precision."""
+    return [replace(training, precision=p) for p in precisions for training in STAGES]
+
+
+def training_row(training: Training, gemm_gflops: dict[str, float]) -> dict[str, Any]:
+    """Time a training in a process of its own, so that its peak of memory is its own."""
+    with process_pool(1) as pool:
+        return pool.submit(_measure, training, gemm_gflops).result()
+
+
+def _measure(training: Training, gemm_gflops: dict[str, float]) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    model, dtype = model_of(training), PRECISIONS[training.precision]
+    stage = build_stage(training)
+    batch = random_batch(BATCH, model.context_length, model.prompt_length)
+    fast = training_step(stage, batch, dtype)
+    plain = training_step(stage, batch, dtype, lambda: plain_actions(stage.model, batch))
+    steps, flops, memory = [fast, plain][: 1 + training.plain], [], []
+    for step in steps:
+        flops.append(count_flops(step))
+        memory.append(peak_bytes())
+    seconds = alternate_seconds(steps, training.repeats)
+    row = {
+        "name": training.name,
+        "config": {
+            "num_experts": training.num_experts,
+            "precision": training.precision,
+            "n_embd": model.n_embd,
+            "n_layer": model.n_layer,
+            "batch_size": BATCH,
+        },
+        "median_seconds": seconds[0],
+        "samples_per_second": BATCH / seconds[0],
+        "model_flops": flops[-1],
+        "performed_flops": flops[0],
+        "utilization": flops[0] / seconds[0] / 1e9 / gemm_gflops[str(dtype).split(".")[1]],
+        "peak_bytes": memory[0],
+        "note": "",
+    }
+    if training.plain:
+        row |= {"plain_seconds": seconds[1], "plain_peak_bytes": memory[1]}
+        row["ratio"] = seconds[1] / seconds[0]
+    return row
+
+
+def model_of(training: Training) -> ModelConfig:
+    """Return the sizes of a training's model."""
+    return replace(PAPER, n_embd=training.n_embd)
+
+
+def build_stage(training: Training) -> Stage:
+    """Return a stage with fresh weights."""
+    model, config = PromptDT(model_of(training)), StageConfig()
+    if training.stage == 1:
+        return BackboneStage(model, config, 0)
+    model.add_mixtures(training.num_experts, routed=training.stage == 3)
+    if training.stage == 2:
+        return ExpertStage(model, config, 0, range(training.num_experts))
+    return RouterStage(model, config, 0)
+
+
+def training_step(
+    stage: Stage,
+    batch: Batch,
+    dtype: torch.dtype = torch.float32,
+    predictions: Callable[[], Tensor] | None = None,
+) -> Callable[[], None]:
+    """Return an optimiser step of a stage: forward, backward, clip, AdamW.
+
+    Args:
+        stage: The stage.
+        batch: Of every step.
+        dtype: Of the matrix products.
+        predictions: How actions are predicted; by default as the stage does.
+    """
     stage.train()
     for mixture in stage.model.mixtures:  # each expert drops units by its own seed
         mixture.experts.reseed(list(stage.expert_numbers()))
@@ -27,45 +140,33 @@ def training_step(stage: Stage, batch: Batch) -> Callable[[], None]:
 
     def step() -> None:
         optimizer.zero_grad()
-        stage.loss(batch).backward()
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            actions = predictions() if predictions else stage.predictions(batch)
+            loss = row_losses(actions, batch).sum()
+        loss.backward()
         stage.clip(parameters)
         optimizer.step()
 
     return step
 
 
-def stage1_row(gemm_gflops: float) -> dict[str, Any]:
-    """Time an optimiser step of stage 1 at the paper's size."""
-    B, T, P = 16, PAPER.context_length, PAPER.prompt_length
-    stage = BackboneStage(PromptDT(PAPER), StageConfig(), 0)
-    seconds = median_seconds(training_step(stage, random_batch(B, T, P)), 15)
-    flops = _training_flops(PAPER, B * 3 * (T + P))
-    return {
-        "name": "stage1",
-        "config": {"n_embd": PAPER.n_embd, "n_layer": PAPER.n_layer, "batch_size": B},
-        "median_seconds": seconds,
-        "samples_per_second": B / seconds,
-        "model_flops": flops,
-        "utilization": flops / seconds / 1e9 / gemm_gflops,
-        "peak_bytes": peak_bytes(),
-        "note": "CPU seconds a step; width 256, 6 layers, batch 16, K 20, prompt 5",
-    }
-
-
-def _training_flops(model: ModelConfig, tokens: int) -> float:
-    """Count the matrix products with weights of a forward and backward pass over all tokens."""
-    weights = model.n_layer * 12 * model.n_embd**2
-    return 6.0 * weights * tokens
+def count_flops(step: Callable[[], None]) -> int:
+    """Count the matrix products that a step performs, two operations a multiply-add."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops()
 
 
 def random_batch(B: int, T: int, P: int) -> Batch:
-    """Return a batch of random segments of T steps with prompts of P, of one task."""
+    """Return a batch of random segments of T steps with two prompts of P, of one task."""
 
-    def segment(length: int) -> Segment:
-        steps = torch.arange(length).expand(B, length)
-        shapes = (torch.randn(B, length, 39), torch.rand(B, length, 8), torch.randn(B, length, 1))
-        return Segment(*shapes, steps, torch.ones(B, length))
+    def segment(rows: int, length: int) -> Segment:
+        steps = torch.arange(length).expand(rows, length)
+        states, returns_to_go = torch.randn(rows, length, 39), torch.randn(rows, length, 1)
+        actions = torch.rand(rows, length, 8)
+        return Segment(states, actions, returns_to_go, steps, torch.ones(rows, length))
 
     weight = torch.full((B,), 1 / (B * T * 4))
     mask = (torch.arange(8) < 4).float().expand(B, 8)
-    return Batch(segment(T), segment(P), mask, weight, torch.zeros(B, dtype=torch.long))
+    which, task = torch.arange(B) % 2, torch.zeros(B, dtype=torch.long)
+    return Batch(segment(B, T), segment(2, P), which, mask, weight, task)

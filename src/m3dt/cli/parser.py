@@ -126,14 +126,15 @@ def make_parser() -> argparse.ArgumentParser:
     registry = add("registry", commands.registry, "list the models of a run", configured=False)
     registry.add_argument("run", type=Path, metavar="RUN")
     registry.add_argument("--json", type=Path, metavar="FILE", help="write the entries as JSON")
-    bench = add(
-        "bench", commands.bench, "time training steps and the data pipeline", configured=False
+    bench = add("bench", commands.bench, "time training steps, data and acting", configured=False)
+    bench.add_argument(
+        "--rows",
+        default="stages,data,acting,scaling",
+        metavar="LIST",
+        help="stages, data, acting, scaling, methods",
     )
     bench.add_argument(
-        "--rows", default="stage1,data", metavar="LIST", help="stage1, data, methods"
-    )
-    bench.add_argument(
-        "--trajectories", type=int, default=2000, metavar="N", help="per task, on disk, row data"
+        "--trajectories", type=int, default=200, metavar="N", help="per task, on disk, row data"
     )
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
     return parser

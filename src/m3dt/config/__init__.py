@@ -11,6 +11,7 @@ from m3dt.config.load import (
 from m3dt.config.methods import BASELINES, METHODS, SIZES
 from m3dt.config.schema import (
     CollectConfig,
+    ComputeConfig,
     Config,
     EvaluationConfig,
     GroupingConfig,
@@ -25,6 +26,7 @@ __all__ = [
     "BASELINES",
     "CONF_FOLDERS",
     "CollectConfig",
+    "ComputeConfig",
     "Config",
     "EvaluationConfig",
     "GroupingConfig",

@@ -249,6 +249,22 @@ class EvaluationConfig:
 
 
 @dataclass
+class ComputeConfig:
+    """Shortcuts that change how results are computed, and nothing but rounding in them."""
+
+    share_prompts: str = "auto"
+    """Whether each distinct prompt of a batch is encoded once and read by all of its rows; with
+    dropout its rows then share its units. `auto`: where at most half as many prompts as rows."""
+    experts: str = "auto"
+    """Mixing experts that do not train. `in_turn`: one after the other, in little memory;
+    `together`: as one batched product; `auto`: in turn on a CPU."""
+
+    def __post_init__(self) -> None:
+        _choice("compute.share_prompts", self.share_prompts, ("auto", "on", "off"))
+        _choice("compute.experts", self.experts, ("auto", "in_turn", "together"))
+
+
+@dataclass
 class Config:
     """A whole experiment."""
 
@@ -289,6 +305,7 @@ class Config:
     """Training of a method without stages."""
     harmodt: HarmoConfig = field(default_factory=HarmoConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
     trainer: dict[str, Any] = field(default_factory=dict)
     """Arguments of lightning's Trainer, by its own names."""
     callbacks: dict[str, Any] = field(default_factory=dict)

@@ -1,6 +1,6 @@
 """What a model is given.
 
-Letters: B batch, T timesteps, P prompt steps, S state, A action.
+Letters: B batch, T timesteps, P prompt steps, Q distinct prompts, S state, A action.
 """
 
 from __future__ import annotations
@@ -19,12 +19,21 @@ class Segment(NamedTuple):
     timesteps: Tensor  # (B, T) of int64
     attention_mask: Tensor  # (B, T), 1 for real steps
 
+    def take(self, rows: Tensor) -> Segment:
+        """Return the chosen rows."""
+        return Segment(*(tensor[rows] for tensor in self))
+
 
 class Batch(NamedTuple):
     """Segments with their prompts and what the loss needs to know."""
 
     segment: Segment
-    prompt: Segment
+    prompt: Segment  # (Q, P, ...), distinct ones
+    prompt_rows: Tensor  # (B,) of int64, which of them each row has
     action_mask: Tensor  # (B, A), 1 for the task's real action dimensions
     loss_weight: Tensor  # (B,), weight of a row's squared errors; over a stream they make a mean
     task_index: Tensor  # (B,) of int64, position in the suite
+
+    def row_prompts(self) -> Segment:
+        """Return each row's prompt, (B, P, ...)."""
+        return self.prompt.take(self.prompt_rows)

@@ -74,7 +74,11 @@ class M3DTDataModule(pl.LightningDataModule):
         for stream in self.streams:
             rng = np.random.default_rng((self.seed, self.stage, stream.key, step))
             tasks, sizes = self._tasks_of(stream, step)
-            parts += self._draw(rng, tasks, sizes, rank, world_size)
+            drawn = self._draw(rng, tasks, sizes, rank, world_size)
+            if self.stage == 2 and self.loader.sampling == "mixed":
+                # Experts share a batch in equal parts, but their groups' numbers of tasks differ.
+                drawn = [_with_own_prompts(part) for part in drawn]
+            parts += drawn
         return _concatenate(parts)
 
     def probe_batch(self, task: int, index: int = 0, batch_size: int | None = None) -> Batch:
@@ -106,7 +110,7 @@ class M3DTDataModule(pl.LightningDataModule):
         for task, size in zip(tasks, sizes, strict=True):
             sampler = self.samplers[task]
             rows = sampler.draw(rng, size, self.model.context_length)
-            prompt = sampler.draw_prompts(rng, size, self.model.prompt_length)
+            prompts, which = sampler.draw_prompts(rng, size, self.model.prompt_length)
             sampler.store.release()
             spec = sampler.store.spec
             # A mean over the task's real entries in the global batch, then over the tasks. Ranks
@@ -119,7 +123,8 @@ class M3DTDataModule(pl.LightningDataModule):
             parts.append(
                 Batch(
                     _segment(rows.take(mine)),
-                    _segment(prompt.take(mine)),
+                    _segment(prompts),
+                    torch.from_numpy(which[mine].copy()),
                     torch.from_numpy(np.tile(action_mask(spec), (kept, 1))),
                     torch.full((kept,), weight),
                     torch.full((kept,), task, dtype=torch.int64),
@@ -172,6 +177,12 @@ def _segment(rows: Rows) -> Segment:
     return Segment(*(torch.from_numpy(np.ascontiguousarray(field)) for field in rows.fields()))
 
 
+def _with_own_prompts(batch: Batch) -> Batch:
+    """Repeat prompts, so that each row has its own."""
+    own = torch.arange(len(batch.prompt_rows))
+    return batch._replace(prompt=batch.row_prompts(), prompt_rows=own)
+
+
 def _concatenate(parts: Sequence[Batch]) -> Batch:
     if len(parts) == 1:
         return parts[0]
@@ -179,5 +190,8 @@ def _concatenate(parts: Sequence[Batch]) -> Batch:
         Segment(*(torch.cat(tensors) for tensors in zip(*segments, strict=True)))
         for segments in ([p.segment for p in parts], [p.prompt for p in parts])
     )
-    rest = zip(*(p[2:] for p in parts), strict=True)
-    return Batch(segment, prompt, *(torch.cat(tensors) for tensors in rest))
+    counts = [len(part.prompt.states) for part in parts]
+    first = [sum(counts[:i]) for i in range(len(parts))]
+    rows = torch.cat([part.prompt_rows + n for part, n in zip(parts, first, strict=True)])
+    rest = zip(*(part[3:] for part in parts), strict=True)
+    return Batch(segment, prompt, rows, *(torch.cat(tensors) for tensors in rest))

@@ -60,11 +60,13 @@ class TaskSampler:
         trajectory = np.searchsorted(self.store.episode_ends, begin, side="right")
         return self.segments(trajectory, begin, length, self.normalization)
 
-    def draw_prompts(self, rng: np.random.Generator, batch_size: int, length: int) -> Rows:
-        """Draw a prompt for each row from the task's prompt trajectories."""
+    def draw_prompts(
+        self, rng: np.random.Generator, batch_size: int, length: int
+    ) -> tuple[Rows, np.ndarray]:
+        """Return the task's prompts, and for each of `batch_size` rows which of them it has."""
         if length not in self._prompts:  # there are but two: they are cut once
             self._prompts[length] = self.prompts(np.arange(NUM_PROMPTS), length)
-        return self._prompts[length].take(rng.integers(0, NUM_PROMPTS, size=batch_size))
+        return self._prompts[length], rng.integers(0, NUM_PROMPTS, size=batch_size)
 
     def prompts(self, which: np.ndarray, length: int) -> Rows:
         """Return prompts: the last `length` steps before a trajectory's final one (appendix B).

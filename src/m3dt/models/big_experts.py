@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from m3dt.config import ModelConfig
+from m3dt.config import ComputeConfig, ModelConfig
 from m3dt.models.moe import Router
 from m3dt.models.transformer import KeyValues, Transformer, init_gpt2
 
@@ -23,6 +23,7 @@ class TrunkBank(nn.Module):
         trunks = (Transformer(config, token_table=False) for _ in range(num_experts))
         self.trunks = nn.ModuleList(trunks)
         self.seeds: list[int] = []
+        self.compute = ComputeConfig()  # as `ExpertBank` has; trunks are always run in turn
 
     def reset(self, seeds: Sequence[int]) -> None:
         """Draw each expert's weights from its own seed, E of them."""

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from m3dt.config import ModelConfig
+from m3dt.config import ComputeConfig, ModelConfig
 from m3dt.models.dropout import dropout_mask
+from m3dt.models.frozen_experts import MixFrozenExperts
 from m3dt.models.transformer import init_gpt2
 
 
@@ -26,7 +27,9 @@ class ExpertBank(nn.Module):
     def __init__(self, config: ModelConfig, num_experts: int) -> None:
         super().__init__()
         E, D, width = num_experts, config.n_embd, config.mlp_width or 4 * config.n_embd
+        self.num_experts = E
         self.dropout = config.dropout
+        self.compute = ComputeConfig()
         self.c_fc_weight = nn.Parameter(torch.empty(E, D, width).normal_(std=0.02))
         self.c_fc_bias = nn.Parameter(torch.zeros(E, width))
         self.c_proj_weight = nn.Parameter(torch.empty(E, width, D).normal_(std=0.02))
@@ -71,7 +74,7 @@ class ExpertBank(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply expert e to its own tokens x[e]: (E, M, D) -> (E, M, D)."""
-        h = F.relu(torch.baddbmm(self.c_fc_bias[:, None], x, self.c_fc_weight))  # (E, M, F)
+        h = torch.baddbmm(self.c_fc_bias[:, None], x, self.c_fc_weight).relu_()  # (E, M, F)
         y = torch.baddbmm(self.c_proj_bias[:, None], h, self.c_proj_weight)  # (E, M, D)
         if not self.training or self.dropout == 0:
             return y
@@ -80,6 +83,29 @@ class ExpertBank(nn.Module):
             for part, generator in zip(y, self.generators, strict=True)
         ]
         return y * torch.stack(masks)
+
+    def mix(self, x: Tensor, gate_weights: Tensor) -> Tensor:
+        """Weigh what all experts make of all tokens: (M, D), (M, E) -> (M, D)."""
+        if self._mixes_in_turn(x):
+            kind = x.device.type
+            lower = torch.is_autocast_enabled(kind)
+            dtype = torch.get_autocast_dtype(kind) if lower else x.dtype
+            weights = (tensor.to(dtype) for tensor in self.parameters())
+            with torch.autocast(kind, enabled=False):
+                return MixFrozenExperts.apply(x.to(dtype), gate_weights.float(), *weights)
+        outputs = self(x.expand(self.num_experts, -1, -1))  # (E, M, D)
+        return torch.einsum("emd,me->md", outputs, gate_weights)
+
+    def _mixes_in_turn(self, x: Tensor) -> bool:
+        """Tell whether to take one expert after the other: a CPU's caches gain, a GPU would wait.
+
+        Only where the experts neither train nor drop units.
+        """
+        frozen = not any(p.requires_grad for p in self.parameters()) or not torch.is_grad_enabled()
+        dropping = self.training and self.dropout > 0
+        wanted = self.compute.experts
+        in_turn = x.device.type == "cpu" if wanted == "auto" else wanted == "in_turn"
+        return in_turn and frozen and not dropping
 
 
 class Router(nn.Module):
@@ -104,7 +130,7 @@ class Router(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return gate weights that sum to 1 over the experts: (..., D) -> (..., E)."""
         for layer in self.layers[:-1]:
-            x = F.relu(layer(x))
+            x = F.relu(layer(x), inplace=True)
         scores = self.layers[-1](x)
         if self.top_k:
             if self.training:
@@ -133,6 +159,4 @@ class Mixture(nn.Module):
             parts = x.unflatten(0, (self.num_experts, -1)).flatten(1, 2)  # (E, B / E * L, D)
             return self.experts(parts).view_as(x)
         gate_weights = self.router(x).flatten(0, 1)  # (B * L, E)
-        tokens = x.flatten(0, 1)  # (B * L, D)
-        outputs = self.experts(tokens.expand(self.num_experts, -1, -1))  # (E, B * L, D)
-        return torch.einsum("emd,me->md", outputs, gate_weights).view_as(x)
+        return self.experts.mix(x.flatten(0, 1), gate_weights).view_as(x)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from m3dt.config import ModelConfig, MoEConfig
+from m3dt.config import ComputeConfig, ModelConfig, MoEConfig
 from m3dt.config.schema import ACTION_DIM, STATE_DIM
 from m3dt.data.batch import Segment
 from m3dt.models.big_experts import TrunkMixture
@@ -26,6 +26,13 @@ class Prompt(NamedTuple):
     key_values: KeyValues | None
     valid: Tensor | None  # (B, 3P) of bool
     task_index: Tensor | None = None  # (B,)
+
+    def take(self, rows: Tensor) -> Prompt:
+        """Return the prompts of the given rows."""
+        if self.key_values is None or self.valid is None:
+            return self
+        key_values = [(k[rows], v[rows]) for k, v in self.key_values]
+        return self._replace(key_values=key_values, valid=self.valid[rows])
 
 
 class _Embedding(nn.Module):
@@ -62,6 +69,7 @@ class PromptDT(nn.Module):
     def __init__(self, config: ModelConfig, num_tasks: int = 0) -> None:
         super().__init__()
         self.config = config
+        self.compute = ComputeConfig()
         D = config.n_embd
         self.embed = _Embedding(config)
         self.embed_ln = nn.LayerNorm(D)  # on the main sequence alone
@@ -81,24 +89,50 @@ class PromptDT(nn.Module):
         if self.config.task_embedding or prompt is None:
             return Prompt(None, None, task_index)
         valid = _token_mask(prompt)
-        _, key_values = self._trunk(self.prompt_embed(prompt), valid)
+        nothing = slice(0, 0)  # the last block's keys and values are enough
+        _, key_values = self._trunk(self.prompt_embed(prompt), valid, read=nothing)
         return Prompt(key_values, valid, task_index)
 
     def forward(
-        self, segment: Segment, prompt: Segment | None = None, task_index: Tensor | None = None
+        self,
+        segment: Segment,
+        prompt: Segment | None = None,
+        task_index: Tensor | None = None,
+        prompt_rows: Tensor | None = None,
     ) -> Tensor:
-        """Predict the action of every timestep, (B, T, A) in [-1, 1]."""
-        states_only = slice(-3 * segment.states.shape[1] + 1, None, 3)
-        return self._act(self._hidden(segment, prompt, task_index, states_only))
+        """Predict the action of every timestep.
+
+        Args:
+            segment: The trajectories so far, (B, T, ...).
+            prompt: A prompt for each row, (B, P, ...), or Q distinct ones with `prompt_rows`.
+            task_index: Position of each row's task, (B,), for `task_embedding`.
+            prompt_rows: Which of the Q prompts each row has, (B,).
+
+        Returns:
+            Actions in [-1, 1], (B, T, A).
+        """
+        T = segment.states.shape[1]
+        if prompt is not None and prompt_rows is not None:
+            if self._shares(prompt, prompt_rows):
+                shared = self.encode_prompt(prompt, task_index).take(prompt_rows)
+                return self._act(self._after(segment, shared, slice(1, None, 3)))
+            prompt = prompt.take(prompt_rows)
+        return self._act(self._hidden(segment, prompt, task_index, slice(-3 * T + 1, None, 3)))
 
     def forward_from(self, segment: Segment, prompt: Prompt) -> Tensor:
         """Predict the action of the last timestep, (B, A), given an encoded prompt."""
+        return self._act(self._after(segment, prompt, read=slice(-2, -1)))[:, 0]
+
+    def _shares(self, prompt: Segment, prompt_rows: Tensor) -> bool:
+        if self.big_experts is not None:  # in stage 2 each runs its own part of whole sequences
+            return False
+        wanted, seldom = self.compute.share_prompts, 2 * len(prompt.states) <= len(prompt_rows)
+        return wanted == "on" or (wanted == "auto" and seldom)
+
+    def _after(self, segment: Segment, prompt: Prompt, read: slice) -> Tensor:
+        """Run a segment behind an encoded prompt; `read` counts in the segment's tokens."""
         x = self._embed(segment, prompt.task_index)
-        last_state = slice(-2, -1)
-        hidden, _ = self._trunk(
-            x, _token_mask(segment), prompt.key_values, prompt.valid, last_state
-        )
-        return self._act(hidden)[:, 0]
+        return self._trunk(x, _token_mask(segment), prompt.key_values, prompt.valid, read)[0]
 
     def predict(self, segment: Segment, prompt: Segment | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return action, state and return predictions: (B, T, A), (B, T, S), (B, T, 1)."""
@@ -172,9 +206,16 @@ class PromptDT(nn.Module):
         moe = moe or MoEConfig(num_experts)
         if moe.expert == "trunk":
             self.big_experts = TrunkMixture(self.config, num_experts, routed, moe.top_k)
-            return
-        for block in self.transformer.h:
-            block.mixture = Mixture(self.config, num_experts, routed, moe.top_k)
+        else:
+            for block in self.transformer.h:
+                block.mixture = Mixture(self.config, num_experts, routed, moe.top_k)
+        self.use(self.compute)
+
+    def use(self, compute: ComputeConfig) -> None:
+        """Choose how results are computed."""
+        self.compute = compute
+        for mixture in self.mixtures:
+            mixture.experts.compute = compute
 
     def num_parameters(self) -> int:
         """Count every parameter, unused heads included, as the paper does (table 4)."""

@@ -120,7 +120,7 @@ class Stage(pl.LightningModule):
 
     def predictions(self, batch: Batch) -> Tensor:
         """Return predicted actions, (B, T, A)."""
-        return self.model(batch.segment, batch.prompt, batch.task_index)
+        return self.model(batch.segment, batch.prompt, batch.task_index, batch.prompt_rows)
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the loss of a batch: the mean of its streams, summed over the streams."""

@@ -1,0 +1,151 @@
+"""Every way to compute a model equals the plain one of `bench/plain.py`, forward and backward."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import SYNTHETIC_TASKS
+from test_models import SMALL, make_model, random_segment
+from test_stages import FAST, MODEL, data_for, fresh_model, train
+
+from m3dt.bench.plain import plain_actions
+from m3dt.bench.steps import random_batch
+from m3dt.config import ComputeConfig, LoaderConfig
+from m3dt.data import DatasetStore, M3DTDataModule, Stream
+from m3dt.models import PromptDT
+from m3dt.models.frozen_experts import MixFrozenExperts
+from m3dt.models.moe import ExpertBank
+from m3dt.stages import BackboneStage, ExpertStage, RouterStage, row_losses
+
+
+def stage_for(number, num_experts):
+    """Return a stage whose experts do something, without dropout."""
+    torch.manual_seed(3)
+    model = PromptDT(replace(MODEL, dropout=0.0))
+    kinds = {1: BackboneStage, 2: ExpertStage, 3: RouterStage}
+    if num_experts:
+        model.add_mixtures(num_experts, routed=number == 3)
+        for parameter in model.parameters():
+            parameter.data.add_(torch.randn_like(parameter), alpha=0.1)
+    rest = ([0],) if number == 2 else ()
+    return kinds[number](model, FAST, 0, *rest)
+
+
+def gradients(stage, predict, batch):
+    stage.zero_grad()
+    actions = predict()
+    row_losses(actions, batch).sum().backward()
+    return actions.detach(), {n: p.grad.clone() for n, p in stage.trainable().items()}
+
+
+@pytest.mark.parametrize("share", ["on", "off", "auto"])
+@pytest.mark.parametrize("experts", ["in_turn", "together", "auto"])
+@pytest.mark.parametrize("number, num_experts", [(1, 0), (2, 1), (3, 5)])
+def test_a_stage_equals_the_plain_computation(synthetic, number, num_experts, share, experts):
+    stage = stage_for(number, num_experts)
+    stage.model.use(ComputeConfig(share, experts))
+    batch = data_for(synthetic, number).batch(2)
+    actions, mine = gradients(stage, lambda: stage.predictions(batch), batch)
+    expected, plain = gradients(stage, lambda: plain_actions(stage.model, batch), batch)
+    real = batch.segment.attention_mask.bool()
+    assert real.all(dim=1).any() and not real.all()
+    torch.testing.assert_close(actions[real], expected[real], rtol=1e-5, atol=1e-5)
+    assert mine.keys() == plain.keys()
+    for name, gradient in plain.items():
+        torch.testing.assert_close(mine[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_sharing_is_taken_where_it_pays(synthetic):
+    """By default one task's 6 rows share 2 prompts; three tasks' 6 prompts serve nobody twice."""
+    model = fresh_model().eval()
+    encoded = []
+    model.prompt_embed.register_forward_hook(lambda m, i, out: encoded.append(len(out)))
+    for sampling in ("one_task", "mixed"):
+        batch = data_for(synthetic, 1, sampling=sampling).batch(0)
+        model(batch.segment, batch.prompt, None, batch.prompt_rows)
+    assert encoded == [2, 6]
+
+
+@pytest.mark.parametrize("sampling", ["one_task", "mixed"])
+def test_experts_of_unequal_groups_read_their_own_prompts(synthetic, sampling):
+    """Sharing forced on, each of two experts in one model equals itself alone."""
+    store = DatasetStore.open(synthetic, SYNTHETIC_TASKS)
+    loader = LoaderConfig(batch_size=6, sampling=sampling)
+    streams = [Stream(0, (0, 2)), Stream(1, (1,))]
+    losses = []
+    for chosen in (streams, streams[:1], streams[1:]):
+        data = M3DTDataModule(store, loader, MODEL, 0, 2, chosen)
+        stage = ExpertStage(fresh_model(len(chosen)), FAST, 0, [s.key for s in chosen])
+        stage.model.use(ComputeConfig("on"))
+        stage.eval()
+        losses.append(row_losses(stage.predictions(data.batch(1)), data.batch(1)))
+    torch.testing.assert_close(losses[0], torch.cat(losses[1:]))
+
+
+def test_mixing_frozen_experts_has_the_right_gradients():
+    """Against finite differences, in double precision, with and without a gradient of x."""
+    bank = ExpertBank(SMALL, 3).double().eval()
+    for parameter in bank.parameters():
+        parameter.data.normal_()
+    weights = tuple(p.detach() for p in bank.parameters())
+    x, gates = torch.randn(4, 16, dtype=torch.double), torch.rand(4, 3, dtype=torch.double)
+
+    def mix(x, gates):
+        outputs = bank(x.expand(3, -1, -1))
+        return torch.einsum("emd,me->md", outputs, gates)
+
+    for wants in (True, False):
+        mine, theirs = ((x.clone(), gates.clone().requires_grad_()) for _ in range(2))
+        if wants:
+            mine[0].requires_grad_(), theirs[0].requires_grad_()
+        MixFrozenExperts.apply(*mine, *weights).square().sum().backward()
+        mix(*theirs).square().sum().backward()
+        torch.testing.assert_close(mine[1].grad, theirs[1].grad, rtol=1e-5, atol=1e-5)
+        if wants:
+            torch.testing.assert_close(mine[0].grad, theirs[0].grad, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("number, num_experts", [(1, 0), (2, 1), (3, 5)])
+def test_bf16_stays_near_float32(number, num_experts):
+    """Products in bfloat16 have 8 bits: losses and gradients agree to about a percent."""
+    stage = stage_for(number, num_experts)
+    torch.manual_seed(0)
+    batch = random_batch(8, 6, 4)
+    exact, wanted = gradients(stage, lambda: stage.predictions(batch), batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        actions, mine = gradients(stage, lambda: stage.predictions(batch), batch)
+    assert (actions.float() - exact).abs().max() < 0.1
+    flat = [torch.cat([g.flatten() for g in grads.values()]) for grads in (mine, wanted)]
+    assert torch.cosine_similarity(*flat, dim=0) > 0.99
+
+
+def test_router_trains_under_bf16_mixed(synthetic):
+    stage = stage_for(3, 3)
+    before = {n: p.clone() for n, p in stage.model.named_parameters()}
+    train(stage, data_for(synthetic, 3), precision="bf16-mixed")
+    for name, parameter in stage.model.named_parameters():
+        assert torch.equal(parameter, before[name]) != (".router." in name)
+        assert parameter.dtype == torch.float32
+
+
+def test_unfrozen_or_dropping_experts_are_mixed_together(monkeypatch):
+    """What the fast path does not do, it leaves to autograd."""
+
+    def refuse(*arguments):
+        raise AssertionError("taken")
+
+    monkeypatch.setattr(MixFrozenExperts, "apply", refuse)
+    model = make_model(2)
+    segment = random_segment(2, 5)
+    for case in ("training", "dropping", "together"):
+        model.requires_grad_(case == "training")
+        model.mixtures[0].router.requires_grad_(True)
+        model.train(case == "dropping")
+        for mixture in model.mixtures:
+            mixture.experts.dropout = 0.5
+            mixture.experts.reseed([0, 1])
+        model.use(ComputeConfig(experts="together" if case == "together" else "auto"))
+        model(segment)
+    model.use(replace(ComputeConfig(), experts="in_turn"))
+    with pytest.raises(AssertionError, match="taken"):
+        model.eval()(segment)
