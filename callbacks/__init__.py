@@ -1,7 +1,13 @@
 """Callbacks: they observe training and may stop it, but never change it."""
 
+from .expert_conflict import ExpertConflictCallback
 from .gradient_conflict import GradientConflictCallback
 from .progress import ProgressCallback
 from .router_usage import RouterUsageCallback
 
-__all__ = ["GradientConflictCallback", "ProgressCallback", "RouterUsageCallback"]
+__all__ = [
+    "ExpertConflictCallback",
+    "GradientConflictCallback",
+    "ProgressCallback",
+    "RouterUsageCallback",
+]

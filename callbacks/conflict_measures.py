@@ -136,3 +136,75 @@ def measure(
         per_part(t.square().sum() for t in total),
         float(sum(t.double().square().sum() for t in units)),
     )
+
+
+@dataclass(frozen=True)
+class ExpertTable:
+    """The same inner products inside each of E experts, over the R tasks of its own group.
+
+    Attributes:
+        dots: g_i . S of an expert's parameters, (E, R) float64, 0 behind the end of a group.
+        squares: |g_i|^2, (E, R) float64.
+        total_squares: |S|^2, (E,) float64.
+        sizes: Tasks of each group, (E,).
+    """
+
+    dots: Tensor
+    squares: Tensor
+    total_squares: Tensor
+    sizes: Tensor
+
+    def to_mean(self) -> float:
+        """Return the mean over experts of the mean over tasks of cos(g_i, G)."""
+        return self._mean(
+            _ratio(self.dots, self.squares.sqrt() * self.total_squares.sqrt()[:, None])
+        )
+
+    def leave_one_out(self) -> float:
+        """Return the same of cos(g_i, S - g_i)."""
+        others = (self.total_squares[:, None] - 2 * self.dots + self.squares).clamp(min=0).sqrt()
+        return self._mean(_ratio(self.dots - self.squares, self.squares.sqrt() * others))
+
+    def mean_tasks(self) -> float:
+        """Return the mean size of the groups that count: those of two tasks or more."""
+        several = self.sizes > 1
+        return float(self.sizes[several].double().mean()) if several.any() else 0.0
+
+    def _mean(self, cosines: Tensor) -> float:
+        several = self.sizes > 1
+        if not several.any():
+            return 1.0
+        return float((cosines.sum(dim=1) / self.sizes)[several].mean())
+
+
+def measure_experts(
+    gradient: Callable[[Sequence[int]], Gradient], groups: Sequence[Sequence[int]]
+) -> ExpertTable:
+    """Fill the table of E experts whose weights are stacked.
+
+    Args:
+        gradient: Given a task for each expert, returns the gradients of all, tensors (E, ...).
+        groups: The tasks of each expert, E lists of up to R.
+    """
+    E, R = len(groups), max(len(group) for group in groups)
+    sizes = torch.tensor([len(group) for group in groups])
+
+    def round_of(number: int) -> Gradient:
+        """Return each expert's gradient of its number-th task, 0 behind the end of its group."""
+        found = gradient([group[min(number, len(group) - 1)] for group in groups])
+        real = (number < sizes).to(found[0].device)
+        return [g * real.view(-1, *[1] * (g.ndim - 1)) for g in found]
+
+    def per_expert(values: Iterable[Tensor]) -> Tensor:
+        return torch.stack([v.flatten(1).double().sum(dim=1) for v in values]).sum(dim=0).cpu()
+
+    dots, squares = (torch.zeros(E, R, dtype=torch.float64) for _ in range(2))
+    total: list[Tensor] = []
+    for number in range(R):
+        g = round_of(number)
+        squares[:, number] = per_expert(t.square() for t in g)
+        total = [a + b for a, b in zip(total, g, strict=True)] if total else list(g)
+    for number in range(R):
+        pairs = zip(round_of(number), total, strict=True)
+        dots[:, number] = per_expert(a * b for a, b in pairs)
+    return ExpertTable(dots, squares, per_expert(t.square() for t in total), sizes)

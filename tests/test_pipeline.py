@@ -1,6 +1,7 @@
 """The commands, end to end, on trajectories from real simulators."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,19 @@ def test_repeating_changes_nothing_and_says_so(finished, data, capsys):
         assert call(command, finished, data) == 0
         assert "Nothing to do" in capsys.readouterr().out
     assert {p: p.stat().st_mtime_ns for p in (finished / "registry").rglob("*")} == before
+
+
+def test_settings_newer_than_a_run_had_their_defaults(finished, data, tmp_path, capsys):
+    """A run of a version that did not know a setting is still finished, at its default alone."""
+    run = shutil.copytree(finished, tmp_path / "run")
+    path = run / "registry" / "backbone" / "main" / "entry.json"
+    entry = json.loads(path.read_text())
+    del entry["settings"]["model"]["residual"], entry["settings"]["stage1"]["decay"]
+    path.write_text(json.dumps(entry))
+    assert call("stage1", run, data) == 0
+    assert "Nothing to do" in capsys.readouterr().out
+    assert call("stage1", run, data, "model.residual=official") == 2
+    assert "model.residual was paper, is official" in capsys.readouterr().err
 
 
 def test_evaluate_prints_a_table_and_writes_json(finished, data, tmp_path, capsys):

@@ -11,6 +11,7 @@ from m3dt.cli import main
 from m3dt.config import METHODS
 from m3dt.errors import UserError
 from m3dt.study import SCORES, load_study
+from m3dt.study.run import share
 
 STEPS = [f"{stage}.max_steps=4" for stage in ("stage1", "stage2", "stage3", "baseline")]
 
@@ -30,13 +31,51 @@ def test_the_grid_is_a_product(tmp_path):
     )
     study = load_study(path, ["baseline.max_steps=9"])
     assert [cell.name for cell in study.cells] == [
-        f"{method}_{seed}" for method in ("mtdt", "harmodt") for seed in range(3)
+        f"{method}_seed{seed}" for method in ("mtdt", "harmodt") for seed in range(3)
     ]
     assert study.cells[4].overrides == (
-        "reuse=elsewhere", "model.n_layer=2", "baseline.max_steps=9", "method=harmodt", "seed=1",
-        f"run={tmp_path}/runs/harmodt_1",
+        "model.n_layer=2", "baseline.max_steps=9", "method=harmodt", "seed=1",
+        f"run={tmp_path}/runs/harmodt_seed1",
     )  # fmt: skip
     assert "model.task_embedding=5" in study.cells[0].overrides
+    assert {cell.reuse for cell in study.cells} == {Path("elsewhere")}
+
+
+PARTS = """
+conf: mt160
+runs: {runs}
+set: ["suite_seed={{seed}}"]
+parts:
+  methods:
+    grid: {{method: [m3dt-random, m3dt-gradient], seed: [0, 1]}}
+    reuse: {runs}/m3dt-random_seed{{seed}}
+    models: [oracle, router]
+  experts:
+    grid: {{moe.num_experts: [2, 4], seed: [0, 1]}}
+    set: ["stage2.max_steps={{num_experts}}"]
+    reuse: {runs}/m3dt-random_seed{{seed}}
+"""
+
+
+def test_parts_share_runs_and_stay_together(tmp_path):
+    study = load_study(study_file(tmp_path, PARTS.format(runs=tmp_path)), [])
+    assert [(cell.part, cell.name) for cell in study.cells] == [
+        *(("methods", f"m3dt-{m}_seed{s}") for m in ("random", "gradient") for s in (0, 1)),
+        *(("experts", f"num_experts{e}_seed{s}") for e in (2, 4) for s in (0, 1)),
+    ]
+    assert [cell.reuse and cell.reuse.name for cell in study.cells] == [
+        None, None, *["m3dt-random_seed0", "m3dt-random_seed1"] * 3,
+    ]  # fmt: skip
+    assert study.cells[0].models == ("oracle", "router")
+    assert "suite_seed=1" in study.cells[1].overrides
+    assert "stage2.max_steps=4" in study.cells[7].overrides
+    for index in (0, 1):  # what shares a backbone is one job's
+        names = [cell.name for cell in share(study, f"{index}/2")]
+        values = ("m3dt-random", "m3dt-gradient", "num_experts2", "num_experts4")
+        assert names == [f"{value}_seed{index}" for value in values]
+        assert [cell.name for cell in share(study, "0/1", f"seed={index}")] == names
+    with pytest.raises(UserError, match="--where sed=1"):
+        share(study, "0/1", "sed=1")
 
 
 @pytest.mark.parametrize(
@@ -50,6 +89,10 @@ def test_the_grid_is_a_product(tmp_path):
         ("grid: {method: [mtdt]}\nonly: {mdt: [seed=1]}\n", "'mdt' is none"),
         ("grid: [unclosed\n", "not valid YAML"),
         ("- a list\n", "mapping"),
+        ("parts: {a: {grid: {seed: [1]}, sett: []}}\n", "unknown key 'sett'. Did you mean 'set'"),
+        ("parts: [a]\n", "'parts' must give"),
+        ("parts: {a: {grid: {seed: [1]}}, b: {grid: {seed: [1]}}}\n", "the same values: "),
+        ('grid: {seed: [1]}\nset: ["suite_seed={sed}"]\n', "no {sed}. Did you mean 'seed'"),
     ],
 )
 def test_mistakes_are_named(tmp_path, text, words):
@@ -68,7 +111,7 @@ def test_shards_are_checked(tmp_path, shard, capsys):
 def test_the_shipped_studies_have_all_methods():
     files = sorted((Path(__file__).parents[1] / "conf/study").glob("*.yaml"))
     cells = [cell for file in files for cell in load_study(file, []).cells]
-    assert {cell.values["method"] for cell in cells} == set(METHODS)
+    assert {cell.values["method"] for cell in cells if "method" in cell.values} == set(METHODS)
 
 
 def test_a_study_runs_resumes_and_survives_a_failing_cell(data, tmp_path, capfd):

@@ -94,7 +94,7 @@ class Run:
         entry = self.registry.find(kind, name) or self._reused(kind, name, settings)
         if entry is None:
             return None
-        changed = differences(entry.settings, settings)
+        changed = differences(with_defaults(entry.settings, settings), settings)
         if not changed and (Path(self.config.data) / INDEX).is_file():
             # Where the dataset has been removed, there is nothing to compare.
             changed = "data" if entry.dataset != self.store.checksum else ""
@@ -119,7 +119,7 @@ class Run:
         entry = other.find(kind, name)
         if entry is None:
             return None
-        changed = differences(entry.settings, settings)
+        changed = differences(with_defaults(entry.settings, settings), settings)
         if not changed and entry.dataset != self.store.checksum:
             changed = "data"
         if not changed and not self.registry.holds(entry.parents):
@@ -158,3 +158,14 @@ class Run:
             save_config(self.config, self.folder / CONFIG)
         except OSError as error:
             raise UserError(f"run={self.folder}: cannot be written ({error.strerror})") from None
+
+
+def with_defaults(found: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+    """Complete settings that were recorded before some keys existed: those had their defaults."""
+    defaults = asdict(Config())
+    filled = dict(found)
+    for section, keys in asked.items():
+        known, recorded = defaults.get(section), found.get(section)
+        if isinstance(keys, dict) and isinstance(known, dict) and isinstance(recorded, dict):
+            filled[section] = {**{k: known[k] for k in keys if k in known}, **recorded}
+    return filled

@@ -26,14 +26,16 @@ def median_seconds(step: Callable[[], Any], repeats: int, warmup: int = 3) -> fl
 
 
 def alternate_seconds(steps: Sequence[Callable[[], Any]], repeats: int) -> list[float]:
-    """Return each step's median CPU seconds; they take turns, so that a busy spell hits all."""
+    """Return each step's median CPU seconds; they take turns, so that a busy spell hits all.
+
+    The steps have run before.
+    """
     seconds: list[list[float]] = [[] for _ in steps]
-    for i in range(repeats + 1):
+    for _ in range(repeats):
         for step, times in zip(steps, seconds, strict=True):
             start = time.process_time()
             step()
-            if i:  # the first warms up
-                times.append(time.process_time() - start)
+            times.append(time.process_time() - start)
     return [median(times) for times in seconds]
 
 

@@ -75,7 +75,7 @@ def batches_row(num_tasks: int, trajectories: int) -> dict[str, Any]:
         "utilization": None,
         "peak_bytes": growth,
         "opened_seconds": opened,
-        "note": f"{size / 2**30:.1f} GiB opened in {opened:.2f} s; memory: growth of resident set",
+        "note": f"{size / 2**30:.1f} GiB opened in {opened:.2f} s",
     }
 
 

@@ -53,7 +53,7 @@ def _measured(
     rows: list[str], trajectories: int, peak: dict[str, float], console: Console
 ) -> Iterator[dict[str, Any]]:
     if "stages" in rows:
-        for training in stage_trainings(list(PRECISIONS)):
+        for training in stage_trainings():
             yield _shown(training_row(training, peak), console)
     if "acting" in rows:
         for row in acting_rows(peak["float32"]):
@@ -83,7 +83,7 @@ def _what(row: dict[str, Any]) -> str:
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(title="median of a step or action", title_justify="left")
+    table = Table(title="an optimiser step, batch or action: medians", title_justify="left")
     for column in ("row", "of", "ms", "plain ms", "ratio", "utilization", "memory MB", "note"):
         left = column in ("row", "of", "note")
         table.add_column(column, justify="left" if left else "right")

@@ -74,7 +74,7 @@ def ranks_row(ranks: int) -> dict[str, Any]:
         for job in jobs:
             job.result()
     row = _row("ranks", {"ranks": ranks, "batch_size": BATCH}, seconds, BATCH / seconds)
-    return {**row, "peak_bytes": memory, "note": "seconds by the clock; memory of one rank"}
+    return {**row, "peak_bytes": memory, "note": "by the clock; memory of one rank"}
 
 
 class _Predictions(torch.nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,17 +48,21 @@ class Training:
 
 
 STAGES = (
-    Training("stage1", 1, repeats=15),
-    Training("stage2", 2, 1, repeats=15),
-    Training("stage3", 3, 8),
+    Training("stage1", 1, repeats=9),
+    Training("stage2", 2, 1, repeats=9),
+    Training("stage3", 3, 8, repeats=3),
     Training("stage3", 3, 24, repeats=3),
     Training("stage3", 3, 40, repeats=3),
 )
 
 
-def stage_trainings(precisions: Sequence[str]) -> list[Training]:
-    """Return the rows of all stages in each precision."""
-    return [replace(training, precision=p) for p in precisions for training in STAGES]
+def stage_trainings() -> list[Training]:
+    """Return the rows of all stages in each precision, float32 beside the plain computation."""
+    lower = [
+        replace(t, precision="bf16-mixed", repeats=(t.repeats + 1) // 2, plain=False)
+        for t in STAGES
+    ]
+    return [*STAGES, *lower]
 
 
 def training_row(training: Training, gemm_gflops: dict[str, float]) -> dict[str, Any]:

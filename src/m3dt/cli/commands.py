@@ -114,7 +114,7 @@ def study(options: argparse.Namespace, console: Console) -> None:
 
     study = load_study(options.file, options.overrides)
     file = options.csv or Path("results") / f"{options.file.stem}.csv"
-    run_study(study, file, options.shard, console)
+    run_study(study, file, options.shard, options.where, console)
 
 
 def import_checkpoint(options: argparse.Namespace, console: Console) -> None:

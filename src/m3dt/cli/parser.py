@@ -88,8 +88,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--csv", type=Path, metavar="FILE", help="results; default results/<name of the study>.csv"
     )
     study.add_argument(
-        "--shard", default="0/1", metavar="I/N", help="every N-th cell from the I-th"
+        "--shard", default="0/1", metavar="I/N", help="the I-th of N parts of the cells"
     )
+    study.add_argument("--where", default="", metavar="KEY=VALUE", help="such cells alone")
     loading = add(
         "import-checkpoint", commands.import_checkpoint, "register the authors' checkpoints"
     )

@@ -87,6 +87,10 @@ class M3DTDataModule(pl.LightningDataModule):
         size = batch_size or self.loader.batch_size
         return _concatenate(self._draw(rng, [task], [size], 0, 1))
 
+    def probe_batches(self, tasks: Sequence[int], batch_size: int | None = None) -> Batch:
+        """Return the probe batches of several tasks in one, in their order."""
+        return _concatenate([self.probe_batch(task, batch_size=batch_size) for task in tasks])
+
     def _tasks_of(self, stream: Stream, step: int) -> tuple[list[int], list[int]]:
         """Return the tasks of a step and how many rows each gets."""
         n, B = len(stream.tasks), self.loader.batch_size

@@ -130,7 +130,7 @@ class Router(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return gate weights that sum to 1 over the experts: (..., D) -> (..., E)."""
         for layer in self.layers[:-1]:
-            x = F.relu(layer(x), inplace=True)
+            x = F.relu(layer(x))
         scores = self.layers[-1](x)
         if self.top_k:
             if self.training:

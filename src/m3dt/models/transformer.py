@@ -79,7 +79,7 @@ class FeedForward(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.c_proj(F.relu(self.c_fc(x), inplace=True)))
+        return self.dropout(self.c_proj(F.relu(self.c_fc(x))))
 
 
 class Block(nn.Module):

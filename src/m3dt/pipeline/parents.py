@@ -10,7 +10,7 @@ from m3dt.errors import UserError
 from m3dt.fitting import differences
 from m3dt.models import PromptDT
 from m3dt.registry import Entry
-from m3dt.run import Run
+from m3dt.run import Run, with_defaults
 
 
 def check_method(run: Run) -> None:
@@ -66,7 +66,8 @@ def trained_experts(run: Run, backbone: Entry) -> list[Entry]:
     asked = run.settings("grouping", "moe.num_experts", "moe.expert")
     experts = [entry for entry in found if entry is not None]
     for expert in experts:
-        changed = differences({k: expert.settings.get(k) for k in asked}, asked)
+        recorded = {k: expert.settings.get(k) for k in asked}
+        changed = differences(with_defaults(recorded, asked), asked)
         if changed:
             raise UserError(
                 f"{run.folder}: {expert.key} was trained with other settings: {changed}. "
