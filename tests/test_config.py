@@ -14,7 +14,7 @@ def test_every_shipped_conf_loads(name):
     assert config.conf == name
     assert config.run == f"runs/{name}"
     assert len(suite(config.suite, config.suite_seed)) >= config.moe.num_experts or name == "base"
-    assert {len(build_callbacks(config, f"stage{i}")) for i in (1, 2, 3)} == {1, 2}
+    assert [len(build_callbacks(config, f"stage{i}")) for i in (1, 2, 3)] == [2, 2, 3]
     first_line = shipped_confs()[name].read_text().splitlines()[0]
     assert first_line.startswith("#")
 
