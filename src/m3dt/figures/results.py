@@ -1,0 +1,100 @@
+"""What a study found: scores by cell and seed, and their means with intervals."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from m3dt.errors import UserError
+
+# Two-sided 95 % points of Student's t for 1, 2, ... degrees of freedom.
+_T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds and its 95 % interval; without an interval if there is one seed."""
+
+    mean: float
+    low: float
+    high: float
+    seeds: int
+
+    def __str__(self) -> str:
+        if self.seeds < 2:
+            return f"{self.mean:.1f} (one seed)"
+        return f"{self.mean:.1f} [{self.low:.1f}, {self.high:.1f}]"
+
+
+def estimate(values: Iterable[float]) -> Estimate | None:
+    """Return mean and interval of some seeds' values (Student's t), or None of none."""
+    x = np.array(list(values), float)
+    if not len(x):
+        return None
+    if len(x) == 1:
+        return Estimate(float(x[0]), float("nan"), float("nan"), 1)
+    t = _T[min(len(x) - 2, len(_T) - 1)]
+    half = t * x.std(ddof=1) / len(x) ** 0.5
+    return Estimate(float(x.mean()), float(x.mean() - half), float(x.mean() + half), len(x))
+
+
+@dataclass(frozen=True)
+class Results:
+    """A study's table and curves.
+
+    Attributes:
+        rows: One a cell: its part, values and scores, all as the CSV has them.
+        curves: By cell, then by what was measured.
+    """
+
+    rows: tuple[dict[str, str], ...]
+    curves: Mapping[str, Mapping[str, Any]]
+
+    @classmethod
+    def read(cls, file: Path) -> Results:
+        """Read a CSV of `m3dt study`, and the curves beside it.
+
+        Raises:
+            UserError: There is none.
+        """
+        if not file.is_file():
+            raise UserError(f"{file}: no such results. `m3dt study conf/study/lite.yaml` makes them.")
+        beside = file.with_name(f"{file.stem}_conflict.json")
+        curves = json.loads(beside.read_text()) if beside.is_file() else {}
+        with file.open() as lines:
+            return cls(tuple(csv.DictReader(lines)), curves)
+
+    def scores(self, part: str, column: str = "score", **values: Any) -> dict[int, float]:
+        """Return a column by seed of the cells of a part that have the given values.
+
+        Args:
+            part: Of the study.
+            column: Such as `score`, `oracle` or a domain.
+            **values: Of settings, by the last part of their names: `suite="mt10"`.
+        """
+        found = {}
+        for row in self.rows:
+            short = {key.rpartition(".")[2]: value for key, value in row.items()}
+            wanted = all(short.get(key) == str(value) for key, value in values.items())
+            if row["part"] == part and wanted and row.get(column):
+                found[int(row["seed"])] = float(row[column])
+        return found
+
+    def estimate(self, part: str, column: str = "score", **values: Any) -> Estimate | None:
+        """Return mean and interval over seeds of what `scores` finds."""
+        return estimate(self.scores(part, column, **values).values())
+
+    def curve(self, cell: str, measured: str) -> list[dict[str, Any]]:
+        """Return the records of a cell, such as those of `backbone/conflict`."""
+        return list(self.curves.get(cell, {}).get(measured, {}).get("history", []))
+
+
+def difference(a: Mapping[int, float], b: Mapping[int, float]) -> Estimate | None:
+    """Return mean and interval of a - b over the seeds that both have."""
+    return estimate(a[seed] - b[seed] for seed in sorted(a.keys() & b.keys()))
