@@ -1,10 +1,28 @@
-"""The benchmark command: its JSON, on a small dataset."""
+"""The benchmark command: its JSON, its rows, and its counts of products."""
 
 import json
 
+import pytest
 import torch
 
+from m3dt.bench import acting, run, scaling, steps
+from m3dt.bench.steps import Training
 from m3dt.cli import main
+from m3dt.models.frozen_experts import MixFrozenExperts
+
+ROW = {
+    "name", "config", "median_seconds", "samples_per_second", "model_flops", "utilization",
+    "peak_bytes", "note",
+}  # fmt: skip
+PEAKS = {"float32": 100.0, "bfloat16": 50.0}
+
+
+@pytest.fixture
+def same_threads():
+    """Rows are measured on one thread, as a rule in processes of their own."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 def test_bench_writes_the_documented_json(tmp_path, capsys):
@@ -15,11 +33,49 @@ def test_bench_writes_the_documented_json(tmp_path, capsys):
     result = json.loads(file.read_text())
     assert set(result["machine"]["gemm_gflops"]) == {"float32", "bfloat16"}
     (row,) = result["rows"]
-    assert {"name", "config", "median_seconds", "samples_per_second", "model_flops"} <= set(row)
+    assert set(row) >= ROW
     assert row["median_seconds"] > 0 and row["config"]["num_tasks"] == 160
-    assert "opened in" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "opened in" in shown and "GFLOP/s in float32" in shown
 
 
 def test_unknown_row_is_refused(capsys):
     assert main(["bench", "--rows", "stage9"]) == 2
     assert "stages, data" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16-mixed"])
+@pytest.mark.parametrize("stage, num_experts", [(1, 0), (2, 1), (3, 3)])
+def test_a_stage_is_timed_beside_the_plain_computation(same_threads, stage, num_experts, precision):
+    training = Training(f"stage{stage}", stage, num_experts, 1, precision, n_embd=16)
+    row = steps._measure(training, PEAKS)
+    assert set(row) >= ROW
+    assert 0 < row["performed_flops"] < row["model_flops"]  # that is what shortcuts are for
+    assert row["ratio"] == pytest.approx(row["plain_seconds"] / row["median_seconds"])
+    peak = PEAKS["float32" if precision == "float32" else "bfloat16"]
+    expected = row["performed_flops"] / row["median_seconds"] / 1e9 / peak
+    assert row["utilization"] == pytest.approx(expected)
+    assert run._table([row]).row_count == 1
+
+
+def test_counted_products_are_those_of_the_experts():
+    """2 M D F for each of two products, forward, and again for the gradient of x."""
+    M, D, F, E = 7, 16, 64, 3
+    weights = (torch.randn(E, D, F), torch.randn(E, F), torch.randn(E, F, D), torch.randn(E, D))
+    gates = torch.rand(M, E, requires_grad=True)
+    for wants, passes in ((True, 2), (False, 1)):
+        x = torch.randn(M, D, requires_grad=wants)
+        counted = steps.count_flops(
+            lambda x=x: MixFrozenExperts.apply(x, gates, *weights).sum().backward()
+        )
+        assert counted == passes * 2 * 2 * M * D * F * E
+
+
+def test_acting_and_scaling_rows(same_threads):
+    row = acting.act(2, 3, PEAKS["float32"], True)
+    assert set(row) >= ROW and row["config"]["environments"] == 3
+    assert row["ratio"] == pytest.approx(row["plain_seconds"] / row["median_seconds"])
+    assert row["performed_flops"] < row["model_flops"]
+    assert set(scaling.grouping_row(8)) >= ROW
+    row = scaling.ranks_row(2)
+    assert set(row) >= ROW and row["median_seconds"] > 0

@@ -64,7 +64,9 @@ class Results:
             UserError: There is none.
         """
         if not file.is_file():
-            raise UserError(f"{file}: no such results. `m3dt study conf/study/lite.yaml` makes them.")
+            raise UserError(
+                f"{file}: no such results. `m3dt study conf/study/lite.yaml` makes them."
+            )
         beside = file.with_name(f"{file.stem}_conflict.json")
         curves = json.loads(beside.read_text()) if beside.is_file() else {}
         with file.open() as lines:

@@ -90,7 +90,8 @@ class ExpertBank(nn.Module):
             kind = x.device.type
             lower = torch.is_autocast_enabled(kind)
             dtype = torch.get_autocast_dtype(kind) if lower else x.dtype
-            weights = (tensor.to(dtype) for tensor in self.parameters())
+            fc, proj = (self.c_fc_weight, self.c_fc_bias), (self.c_proj_weight, self.c_proj_bias)
+            weights = (tensor.to(dtype) for tensor in (*fc, *proj))
             with torch.autocast(kind, enabled=False):
                 return MixFrozenExperts.apply(x.to(dtype), gate_weights.float(), *weights)
         outputs = self(x.expand(self.num_experts, -1, -1))  # (E, M, D)
