@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,7 +12,7 @@ from m3dt.figures.results import Estimate, Results, estimate
 
 BLUE, RED, GREEN, PINK, GREY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "0.45"
 SUITES = {10: "mt10", 20: "mt20", 40: "mt40", 80: "mt80", 160: "mt160"}
-Points = Mapping[float, Estimate | None]
+Points = Mapping[Any, Estimate | None]  # by tasks, width, number of experts ...
 
 
 def panels(count: int, width: float = 4.6) -> tuple[Figure, Sequence[Axes]]:
