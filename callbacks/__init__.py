@@ -3,11 +3,13 @@
 from .expert_conflict import ExpertConflictCallback
 from .gradient_conflict import GradientConflictCallback
 from .progress import ProgressCallback
+from .rollouts import RolloutCallback
 from .router_usage import RouterUsageCallback
 
 __all__ = [
     "ExpertConflictCallback",
     "GradientConflictCallback",
     "ProgressCallback",
+    "RolloutCallback",
     "RouterUsageCallback",
 ]

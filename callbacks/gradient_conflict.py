@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from m3dt.data import M3DTDataModule
-from m3dt.figures import heat_map
+from m3dt.figures import conflict_curve, heat_map
 from m3dt.stages import Stage, evaluation_mode
 
 from .conflict_measures import ConflictTable, measure
@@ -33,7 +33,8 @@ class GradientConflictCallback(pl.Callback):
 
     Logged: `conflict/mean`, `conflict/smoothed`, `conflict/attention`, `conflict/mlp`,
     `conflict/block<i>` (all 1 - similarity), `similarity/to_mean`, `similarity/leave_one_out`,
-    `similarity/pairwise`, `similarity/independent`, and an image of every task's similarity.
+    `similarity/pairwise`, `similarity/independent`, and as images every task's similarity and the
+    curve with its peak and the step of the stop.
 
     Example, in a configuration::
 
@@ -97,6 +98,7 @@ class GradientConflictCallback(pl.Callback):
             if self.stop and self.peaked():
                 self.stopped_at = step
                 trainer.should_stop = True
+            self._draw(trainer)
 
     def selected_weights(self) -> tuple[int, dict[str, Tensor]] | None:
         """Return step and weights of the peak if it ended the training, else None."""
@@ -140,6 +142,14 @@ class GradientConflictCallback(pl.Callback):
         if trainer.logger is not None:
             trainer.logger.log_metrics(_scalars(record), step=step)
             _log_heat_map(trainer, self.history, [t.spec.name for t in data.store.tasks])
+
+    def _draw(self, trainer: pl.Trainer) -> None:
+        """Log the curve with its peak, which is the last picture's to tell where it stopped."""
+        if isinstance(trainer.logger, TensorBoardLogger) and trainer.is_global_zero:
+            peak = self._peak[0] if self._peak else None
+            figure = conflict_curve(self.history, peak, self.stopped_at)
+            step = self.history[-1]["step"]
+            trainer.logger.experiment.add_figure("conflict/curve", figure, global_step=step)
 
     def _measure(self, trainer: pl.Trainer, stage: Stage, data: M3DTDataModule) -> ConflictTable:
         parameters = stage.trainable()

@@ -23,6 +23,7 @@ ORDER = [
     {"agent"},
     {"evaluation"},
     {"figures"},
+    {"logs"},
     {"fitting", "report", "tables"},
     {"run"},
     {"pipeline", "checkpoints", "bench", "study"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -15,16 +16,29 @@ from rich.table import Table
 from m3dt.agent import MAIN, inference_device, load
 from m3dt.config import BASELINES, Config
 from m3dt.errors import UserError
-from m3dt.evaluation import AgentPolicy, OraclePolicy, Policy, RandomPolicy, evaluate_policy
+from m3dt.evaluation import (
+    AgentPolicy,
+    OraclePolicy,
+    Policy,
+    RandomPolicy,
+    animation,
+    evaluate_policy,
+    film,
+)
 from m3dt.evaluation.evaluate import method_name
 from m3dt.evaluation.workers import WorkerPool
-from m3dt.files import fingerprint, write_json
+from m3dt.files import atomic_path, fingerprint, write_json
+from m3dt.logs import write_hyperparameters, write_scores, write_video
 from m3dt.registry import Registry
-from m3dt.tasks import SIMULATORS, tasks_of
+from m3dt.tasks import SIMULATORS, get_task, tasks_of
 
 
 def evaluate_run(
-    config: Config, names: list[str], json_file: Path | None, console: Console
+    config: Config,
+    names: list[str],
+    json_file: Path | None,
+    console: Console,
+    films: Sequence[str] = (),
 ) -> None:
     """Evaluate models of a run, print a table, and write the last one's result as JSON.
 
@@ -36,9 +50,10 @@ def evaluate_run(
             the configuration's method, as far as it is trained.
         json_file: Where the last model's result goes.
         console: Where the table goes.
+        films: Tasks of which the last model is filmed.
 
     Raises:
-        UserError: The run lacks a model, or a name is none.
+        UserError: The run lacks a model, a name is none, or there is no rendering for films.
     """
     tasks = tasks_of(config)
     models = [_model(config, name) for name in names or [""]]
@@ -55,7 +70,9 @@ def evaluate_run(
                 measured = evaluate_policy(policy, tasks, config.evaluation, console, pool)
                 result = {"run": config.run, **described, **measured}
                 write_json(file, {"key": key, "result": result})
-                _log_scores(config, policy.name, described["step"], result)
+                run = Path(config.run)
+                write_scores(run, policy.name, described["step"], result)
+                write_hyperparameters(run, policy.name, _settings(config), result)
             else:
                 reused += 1
             results.append((policy.name, result))
@@ -67,6 +84,15 @@ def evaluate_run(
     console.print(score_table(results))
     if reused == len(results):
         console.print("These models were evaluated before. Nothing to do.")
+    policy, described = models[-1]
+    for task in films:
+        frames = film(policy, get_task(task).name, config.evaluation.seed)
+        path = Path(config.run) / "evaluation" / f"{policy.name.replace(':', '-')}-{task}.gif"
+        gif = animation(frames)
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(gif)
+        write_video(Path(config.run), policy.name, task, described["step"], gif, frames.shape[1:3])
+        console.print(f"filmed {path}")
 
 
 def score_table(results: list[tuple[str, dict[str, Any]]]) -> Table:
@@ -146,6 +172,13 @@ def _key(config: Config, tasks: tuple[str, ...], described: dict[str, Any]) -> s
     return fingerprint([settings, list(tasks), described, versions])
 
 
+def _settings(config: Config) -> dict[str, Any]:
+    """Return what tells experiments apart."""
+    chosen = asdict(config)
+    sections = ("model", "moe", "loader", "grouping", "stage1", "stage2", "stage3", "baseline")
+    return {k: chosen[k] for k in ("method", "suite", "suite_seed", "seed", *sections)}
+
+
 def _stored(file: Path, key: str) -> dict[str, Any] | None:
     if not file.is_file():
         return None
@@ -154,19 +187,6 @@ def _stored(file: Path, key: str) -> dict[str, Any] | None:
         return stored["result"] if stored["key"] == key else None
     except (json.JSONDecodeError, KeyError, TypeError):
         return None
-
-
-def _log_scores(config: Config, name: str, step: int, result: dict[str, Any]) -> None:
-    """Write scores to TensorBoard, one run a model."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    folder = Path(config.run) / "logs" / "evaluation" / name.replace(":", "-")
-    with SummaryWriter(str(folder)) as writer:
-        writer.add_scalar("eval/score", result["score"], step)
-        for domain, score in result["domains"].items():
-            writer.add_scalar(f"eval/{domain}/score", score, step)
-        for task, summary in result["tasks"].items():
-            writer.add_scalar(f"eval/task/{task}", summary["score"], step)
 
 
 def show_registry(run: Path, json_file: Path | None, console: Console) -> None:

@@ -14,6 +14,7 @@ from m3dt.data import DatasetStore, M3DTDataModule, Stream
 from m3dt.data.format import INDEX
 from m3dt.errors import UserError
 from m3dt.fitting import differences, is_first_rank
+from m3dt.logs import write_layout
 from m3dt.registry import Entry, Registry
 from m3dt.tasks import tasks_of
 
@@ -156,6 +157,8 @@ class Run:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             save_config(self.config, self.folder / CONFIG)
+            if is_first_rank():
+                write_layout(self.folder)
         except OSError as error:
             raise UserError(f"run={self.folder}: cannot be written ({error.strerror})") from None
 

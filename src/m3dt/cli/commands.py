@@ -105,7 +105,8 @@ def evaluate(options: argparse.Namespace, console: Console) -> None:
 
     config = load_config(options.conf, options.overrides)
     names = options.models.split(",") if options.models else []
-    evaluate_run(config, names, options.json, console)
+    films = options.film.split(",") if options.film else []
+    evaluate_run(config, names, options.json, console, films)
 
 
 def study(options: argparse.Namespace, console: Console) -> None:
@@ -115,6 +116,14 @@ def study(options: argparse.Namespace, console: Console) -> None:
     study = load_study(options.file, options.overrides)
     file = options.csv or Path("results") / f"{options.file.stem}.csv"
     run_study(study, file, options.shard, options.where, console)
+
+
+def figures(options: argparse.Namespace, console: Console) -> None:
+    """Draw the figures and tables of a study."""
+    from m3dt.figures import write_pages
+
+    for path in write_pages(options.file, options.out):
+        console.print(f"  {path}")
 
 
 def import_checkpoint(options: argparse.Namespace, console: Console) -> None:

@@ -81,6 +81,9 @@ def make_parser() -> argparse.ArgumentParser:
         "default: the method's model, as far as it is trained",
     )
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
+    evaluate.add_argument(
+        "--film", default="", metavar="TASKS", help="tasks whose episodes become pictures"
+    )
     study = add("study", commands.study, "train and evaluate a grid of settings", configured=False)
     study.add_argument("file", type=Path, metavar="FILE", help="of conf/study/")
     study.add_argument("overrides", nargs="*", metavar="key=value", help="for every cell")
@@ -91,6 +94,14 @@ def make_parser() -> argparse.ArgumentParser:
         "--shard", default="0/1", metavar="I/N", help="the I-th of N parts of the cells"
     )
     study.add_argument("--where", default="", metavar="KEY=VALUE", help="such cells alone")
+    figures = add("figures", commands.figures, "draw a study's figures and tables", False)
+    figures.add_argument(
+        "file", type=Path, nargs="?", default=Path("results/lite.csv"), metavar="FILE",
+        help="results of m3dt study",
+    )  # fmt: skip
+    figures.add_argument(
+        "--out", type=Path, default=Path("results/figures"), metavar="FOLDER", help="PNG, Markdown"
+    )
     loading = add(
         "import-checkpoint", commands.import_checkpoint, "register the authors' checkpoints"
     )

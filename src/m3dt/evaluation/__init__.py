@@ -3,6 +3,7 @@
 from m3dt.evaluation.evaluate import evaluate, evaluate_policy
 from m3dt.evaluation.policies import AgentPolicy, OraclePolicy, Policy, RandomPolicy
 from m3dt.evaluation.scores import Episode, summarize
+from m3dt.evaluation.video import animation, film
 
 __all__ = [
     "AgentPolicy",
@@ -10,7 +11,9 @@ __all__ = [
     "Episode",
     "Policy",
     "RandomPolicy",
+    "animation",
     "evaluate",
     "evaluate_policy",
+    "film",
     "summarize",
 ]

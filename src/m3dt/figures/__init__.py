@@ -1,7 +1,22 @@
 """Figures from arrays and results; none of them computes what it shows."""
 
+from m3dt.figures.curves import conflict_curve
 from m3dt.figures.datasets import coverage_figure, frame_sheet, return_figure, scale_figure
 from m3dt.figures.matrices import heat_map
+from m3dt.figures.pages import PAGES, TABLES, write_pages
+from m3dt.figures.results import Results
 from m3dt.figures.show import Shown
 
-__all__ = ["Shown", "coverage_figure", "frame_sheet", "heat_map", "return_figure", "scale_figure"]
+__all__ = [
+    "PAGES",
+    "TABLES",
+    "Results",
+    "Shown",
+    "conflict_curve",
+    "coverage_figure",
+    "frame_sheet",
+    "heat_map",
+    "return_figure",
+    "scale_figure",
+    "write_pages",
+]

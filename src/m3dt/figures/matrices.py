@@ -17,6 +17,7 @@ def heat_map(
     columns: Sequence[str],
     title: str,
     x_label: str,
+    borders: Sequence[int] = (),
 ) -> Figure:
     """Draw a matrix with named rows and columns.
 
@@ -26,6 +27,7 @@ def heat_map(
         columns: Names of the columns.
         title: Stands above.
         x_label: What the columns are.
+        borders: Rows and columns before which lines part a square matrix.
     """
     height = min(1.4 + 0.3 * len(rows), 24)
     figure = Figure(figsize=(3.5 + min(0.55 * len(columns), 9), height), layout="constrained")
@@ -38,6 +40,9 @@ def heat_map(
     axes.set_xticks(shown, [columns[i] for i in shown])
     axes.set_yticks(range(len(rows)), rows)
     axes.tick_params(labelsize=9)
+    for border in borders:
+        axes.axhline(border - 0.5, color="white", linewidth=1)
+        axes.axvline(border - 0.5, color="white", linewidth=1)
     if len(columns) <= _MAX_ANNOTATED:
         middle = (values.max() + values.min()) / 2
         for (row, column), value in np.ndenumerate(values):

@@ -65,7 +65,7 @@ class Results:
         """
         if not file.is_file():
             raise UserError(
-                f"{file}: no such results. `m3dt study conf/study/lite.yaml` makes them."
+                f"{file}: no such results. `m3dt study conf/study/{file.stem}.yaml` makes them."
             )
         beside = file.with_name(f"{file.stem}_conflict.json")
         curves = json.loads(beside.read_text()) if beside.is_file() else {}

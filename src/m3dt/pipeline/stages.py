@@ -17,6 +17,7 @@ from m3dt.fitting import (
     started_settings,
     wait_for_all,
 )
+from m3dt.logs import write_groups
 from m3dt.models import PromptDT
 from m3dt.pipeline.parents import (
     build_backbone,
@@ -74,7 +75,7 @@ def group(run: Run) -> Entry:
         check_parent(run.registry, done, backbone)
         run.console.print("tasks are grouped already. Nothing to do.")
         return done
-    tensors = {}
+    tensors, gram = {}, None
     if config.grouping.method == "random":
         groups = random_groups(num_tasks, num_groups, config.seed)
     else:
@@ -89,6 +90,7 @@ def group(run: Run) -> Entry:
     named = [[run.tasks[i] for i in members] for members in groups]
     entry = run.entry("grouping", MAIN, settings, [backbone], 0, {"groups": named})
     entry = run.registry.save(entry, {"labels": labels, **tensors})
+    write_groups(run.folder, gram, groups, run.tasks)
     for g, names in enumerate(named):
         run.console.print(f"  group {g}: {', '.join(names)}")
     return entry

@@ -1,0 +1,91 @@
+"""Scores of the model in the simulators while it trains (figure 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+from rich.console import Console
+
+from m3dt.agent import Agent
+from m3dt.config import EvaluationConfig
+from m3dt.data import M3DTDataModule, TaskContext
+from m3dt.evaluation import AgentPolicy, evaluate_policy
+from m3dt.logs import score_scalars
+from m3dt.registry import Entry
+from m3dt.stages import Stage, evaluation_mode
+
+
+class RolloutCallback(pl.Callback):
+    """Plays episodes as the model trains; off unless a configuration asks for it.
+
+    Training is bit-identical with and without it. Experts in stage 2 cannot act together, so that
+    it is for stages 1 and 3 and for baselines.
+
+    Logged: `eval/score`, `eval/<domain>/score`, `eval/task/<task>`.
+
+    Example, in a configuration::
+
+        callbacks:
+          rollouts:
+            class: m3dt.callbacks.RolloutCallback
+            stages: [stage1, stage3, baseline]
+            every_n_steps: 1000
+            episodes: 2
+
+    Args:
+        every_n_steps: Optimiser steps between evaluations.
+        episodes: Episodes per task.
+        tasks: Names; by default all of the dataset's.
+        workers: Processes that step environments; 0 means one per CPU core.
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int = 50_000,
+        episodes: int = 1,
+        tasks: Sequence[str] = (),
+        workers: int = 0,
+    ) -> None:
+        if every_n_steps < 1:
+            raise ValueError(f"every_n_steps={every_n_steps} must be 1 or more")
+        self.every_n_steps = every_n_steps
+        self.tasks = tuple(tasks)
+        self.rules = EvaluationConfig(episodes=episodes, tile=episodes, workers=workers)
+        self.history: list[dict[str, Any]] = []
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
+    ) -> None:
+        step = trainer.global_step
+        known = self.history[-1]["step"] if self.history else 0
+        if step % self.every_n_steps == 0 and step > known and trainer.is_global_zero:
+            self._record(trainer, pl_module)
+
+    def metrics(self) -> dict[str, Any]:
+        """Return the scores of all evaluations, for the registry."""
+        return {"rollouts": self.history} if self.history else {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": self.history}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.history = state_dict["history"]
+
+    def _record(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        stage, data = pl_module, trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(stage, Stage) and isinstance(data, M3DTDataModule)
+        if any(mixture.router is None for mixture in stage.model.mixtures):
+            return
+        context = TaskContext.from_store(data.store, data.loader, data.model)
+        entry = Entry("baseline", "training", {}, {}, "", 0, trainer.global_step, {}, [])
+        agent = Agent(stage.model, entry, context, "", getattr(stage, "masks", None))
+        tasks = self.tasks or context.tasks
+        with evaluation_mode(stage):
+            silent = Console(quiet=True)  # the progress of training stays on the screen
+            result = evaluate_policy(AgentPolicy(agent), tasks, self.rules, silent)
+        record = {"step": trainer.global_step, "score": result["score"]}
+        self.history.append({**record, "domains": result["domains"]})
+        if trainer.logger is not None:
+            trainer.logger.log_metrics(score_scalars(result), step=trainer.global_step)

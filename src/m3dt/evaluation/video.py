@@ -1,0 +1,52 @@
+"""An episode as pictures."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from m3dt.evaluation.policies import Policy, Tile
+from m3dt.tasks import make_env
+
+_FRAMES_PER_SECOND = 20
+
+
+def film(policy: Policy, task: str, seed: int = 0, max_frames: int = 120) -> np.ndarray:
+    """Play one episode and return evenly spaced pictures of it, (T, H, W, 3) uint8.
+
+    Args:
+        policy: What acts.
+        task: Name of the task.
+        seed: Seed of the evaluation; the episode is its first.
+        max_frames: Most pictures.
+
+    Raises:
+        UserError: Rendering is off.
+    """
+    env = make_env(task)
+    tile = Tile(task, (0,))
+    try:
+        observation, _ = env.reset(seed=tile.seeds(seed)[0])
+        session = policy.begin(tile, seed)
+        frames, rewards, ended = [env.render()], None, False
+        while not ended:
+            (action,) = session.act(observation[None], rewards)
+            observation, reward, terminated, truncated, _ = env.step(action)
+            rewards = np.array([reward])
+            ended = terminated or truncated
+            frames.append(env.render())
+    finally:
+        env.close()
+    every = -(-len(frames) // max_frames)
+    return np.stack(frames[::every])
+
+
+def animation(frames: np.ndarray) -> bytes:
+    """Return pictures as an animated GIF."""
+    first, *rest = (Image.fromarray(frame) for frame in frames)
+    buffer = io.BytesIO()
+    pause = 1000 // _FRAMES_PER_SECOND
+    first.save(buffer, "GIF", save_all=True, append_images=rest, duration=pause, loop=0)
+    return buffer.getvalue()

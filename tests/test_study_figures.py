@@ -1,0 +1,173 @@
+"""Figures and claims from results of which we know what they must say."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from m3dt.cli import main
+from m3dt.errors import UserError
+from m3dt.figures import PAGES, TABLES, Results
+from m3dt.figures.claims import FAILS, HOLDS, MISSING, OPEN, claims, claims_table, verdict
+from m3dt.figures.results import difference, estimate
+from m3dt.study import load_study
+
+CELLS = load_study(Path(__file__).parents[1] / "conf/study/lite.yaml", []).cells
+SIZES = {"mt10": 10, "mt20": 20, "mt40": 40, "mt80": 80, "mt160": 160}
+
+
+def score(cell, slope):
+    """Return a made-up score: fewer tasks, more experts and M3DT as it is are better by `slope`."""
+    values = {key.rpartition(".")[2]: value for key, value in cell.values.items()}
+    method = values["method"]
+    seed = 0.1 * int(values["seed"])
+    better = {"m3dt-gradient": 9, "m3dt-random": 7, "m3dt-top-k": 5, "promptdt": 3}.get(method, 1)
+    if "num_experts" in values and cell.part == "experts":
+        better -= {"2": 4, "4": 3, "16": -1}[values["num_experts"]]
+    if "max_steps" in values:
+        better -= 2
+    if values.get("residual") == "official":
+        better -= 1
+    width = {"32": -3, "128": 1}.get(values.get("n_embd"), 0)
+    tasks = -SIZES[values["suite"]] / (40 if "m3dt" in method else 20)
+    return 50 + slope * (better + width + tasks) + seed
+
+
+def history(slope):
+    return [
+        {"step": 500 * i, "mean": 0.5 + slope * rise, "smoothed": 0.5 + slope * rise,
+         "leave_one_out": 0.4 - slope * rise, "pairwise": 0.1, "independent": 0.08,
+         "parts": {"attention": 0.5, "mlp": 0.4}}
+        for i, rise in enumerate((0, 0.1, 0.2, 0.3, 0.32, 0.33, 0.33, 0.33, 0.33))
+    ]  # fmt: skip
+
+
+def expert_history(slope, seed):
+    inside, outside = 0.5 + slope * (0.2 + 0.01 * seed), 0.5
+    measured = {
+        name: {"conflict": 1 - value, "leave_one_out": value, "num_tasks": 3}
+        for name, value in (("grouped", inside), ("all", outside))
+    }
+    return [{"step": 0, **measured}, {"step": 1000, **measured}]
+
+
+@pytest.fixture
+def made_up(tmp_path):
+    """Return a function that writes results of the whole shipped study."""
+
+    def write(slope=1.0, seeds=(0, 1, 2)):
+        rows, curves = [], {}
+        for cell in CELLS:
+            seed = int(cell.values["seed"])
+            if seed not in seeds:
+                continue
+            value = score(cell, slope)
+            row = {"part": cell.part, **cell.values, "score": value, "parameters": 1000}
+            row |= {
+                "oracle": value + slope * (0.1 + 0.2 * len(cell.values)),
+                "backbone": value - slope,
+            }
+            row |= {d: value for d in ("metaworld", "dmcontrol", "cheetah-vel", "ant-dir")}
+            if cell.part == "experts":
+                row["oracle"] = value + slope * int(cell.values["moe.num_experts"])
+            rows.append(row)
+            curves[cell.name] = {
+                "backbone/conflict": {"history": history(slope)},
+                "baseline/conflict": {"history": history(slope)},
+                "expert/expert_conflict": {"history": expert_history(slope, seed)},
+                "router/expert_conflict": {"history": expert_history(slope, seed)},
+            }
+        file = tmp_path / "lite.csv"
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        with file.open("w") as lines:
+            writer = csv.DictWriter(lines, columns, restval="")
+            writer.writeheader()
+            writer.writerows(rows)
+        (tmp_path / "lite_conflict.json").write_text(json.dumps(curves))
+        return file
+
+    return write
+
+
+@pytest.mark.parametrize("slope, expected", [(1.0, HOLDS), (-1.0, FAILS)])
+def test_verdicts_follow_the_numbers(made_up, slope, expected):
+    """Results that favour every claim, and the same results turned round."""
+    found = {claim.name: claim for claim in claims(Results.read(made_up(slope)))}
+    assert {name: claim.verdict for name, claim in found.items()} == dict.fromkeys(found, expected)
+    assert all(claim.ours for claim in found.values())
+
+
+def test_one_seed_decides_nothing(made_up):
+    for claim in claims(Results.read(made_up(seeds=(0,)))):
+        assert claim.verdict in (OPEN, HOLDS) and (
+            claim.name != "tasks" or "one seed" in claim.ours
+        )
+    assert verdict(estimate([5.0])) == OPEN
+
+
+def test_an_unfinished_study_leaves_gaps(made_up):
+    file = made_up()
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(line for line in lines if not line.startswith("ablations")))
+    found = {claim.name: claim.verdict for claim in claims(Results.read(file))}
+    assert found["grouping"] == MISSING and found["tasks"] == HOLDS
+    assert MISSING in claims_table(Results.read(file))
+
+
+def test_estimates():
+    """Student's interval of 1, 2, 3: 2 +- 4.30 / sqrt(3)."""
+    found = estimate([1, 2, 3])
+    assert (found.mean, found.seeds) == (2, 3)
+    assert found.high - 2 == pytest.approx(4.303 / 3**0.5, rel=1e-3)
+    assert 2 - found.low == pytest.approx(4.303 / 3**0.5, rel=1e-3)
+    assert estimate([]) is None
+    paired = difference({0: 5.0, 1: 7.0, 2: 1.0}, {1: 4.0, 0: 2.0})  # by seed; 2 is alone
+    assert (paired.mean, paired.low, paired.seeds) == (3.0, 3.0, 2)
+
+
+def test_every_cell_of_the_study_is_shown(made_up, monkeypatch):
+    """No cell is computed that no figure, table or claim asks for."""
+    results, asked = Results.read(made_up()), set()
+    scores = Results.scores
+
+    def remember(self, part, column="score", **values):
+        for number, row in enumerate(self.rows):
+            short = {key.rpartition(".")[2]: value for key, value in row.items()}
+            if row["part"] == part and all(short.get(k) == str(v) for k, v in values.items()):
+                asked.add(number)
+        return scores(self, part, column, **values)
+
+    monkeypatch.setattr(Results, "scores", remember)
+    for page in PAGES.values():
+        page.draw(results)
+    for table in TABLES.values():
+        table(results)
+    claims(results)
+    missed = [row for number, row in enumerate(results.rows) if number not in asked]
+    assert missed == []
+
+
+def test_the_command_writes_pictures_and_markdown(made_up, tmp_path, capsys):
+    out = tmp_path / "figures"
+    assert main(["figures", str(made_up()), "--out", str(out)]) == 0
+    names = {path.name for path in out.iterdir()}
+    assert names == {*(f"{name}.png" for name in PAGES), "claims.md", "tables.md"}
+    assert all((out / f"{name}.png").read_bytes()[:4] == b"\x89PNG" for name in PAGES)
+    tables = (out / "tables.md").read_text()
+    assert "| M3DT-Gradient | 1,000 |" in tables and "without grouping" in tables
+    assert main(["figures", str(tmp_path / "none.csv")]) == 2
+    assert "m3dt study conf/study/none.yaml" in capsys.readouterr().err
+
+
+def test_captions_state_their_claims(made_up):
+    results = Results.read(made_up())
+    known = {claim.name for claim in claims(results)}
+    for page in PAGES.values():
+        assert set(page.claims) <= known
+        assert page.caption(results).count("**holds**") == len(page.claims)
+
+
+def test_results_must_exist(tmp_path):
+    with pytest.raises(UserError, match="no such results"):
+        Results.read(tmp_path / "lite.csv")
