@@ -23,10 +23,10 @@ ORDER = [
     {"agent"},
     {"evaluation"},
     {"figures"},
-    {"logs"},
+    {"logs", "signals"},
     {"fitting", "report", "tables"},
     {"run"},
-    {"pipeline", "checkpoints", "bench", "study"},
+    {"pipeline", "checkpoints", "bench", "study", "doctor"},
     {"cli"},
 ]
 RANK = {room: i for i, rooms in enumerate(ORDER) for room in rooms}

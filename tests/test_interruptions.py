@@ -2,17 +2,22 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import h5py
+import lightning.pytorch as pl
 import pytest
 import torch
-from quick_run import QUICK, STEPS, call, kill_after
+from quick_run import QUICK, STEPS, call, kill_after, wait_for
+from test_stages import FAST, data_for, fresh_model, train
 
 from m3dt.data import DatasetStore
 from m3dt.registry import Registry
+from m3dt.stages import BackboneStage
 
 
 @pytest.mark.parametrize("stage", ["stage1", "stage2", "stage3"])
@@ -88,9 +93,56 @@ def test_a_gradient_that_is_not_finite_stops_the_run(data, tmp_path, capsys):
     store = DatasetStore.open(broken, ["reach-v2"]).tasks[0]
     with h5py.File(broken / "reach-v2.hdf5", "r+") as file:
         file["actions"][: store.num_training_steps] = float("nan")
-    assert call("stage1", tmp_path / "run", broken) == 1
-    assert "not finite at step 0" in capsys.readouterr().err
+    assert call("stage1", tmp_path / "run", broken, "stage1.max_bad_steps=2") == 1
+    message = capsys.readouterr().err
+    # Every third step is of the broken task: 0, 3 and, one too many, 6.
+    assert "not finite at step 6, after 2 such steps were skipped." in message
+    assert "The batch is of reach-v2 (rows [0, " in message
     assert Registry(tmp_path / "run").entries() == []
+
+
+def test_a_step_that_is_not_finite_is_skipped(synthetic):
+    """Weights stay as they were, are finite, and learn on with the next batch."""
+    data = data_for(synthetic, 1)
+    stage = BackboneStage(fresh_model(), FAST, 0)
+    draw, weights = data.batch, []
+
+    def sometimes(step, rank=0, world_size=1):
+        batch = draw(step, rank, world_size)
+        broken = batch.loss_weight * (float("nan") if step in (1, 2) else 1)
+        return batch._replace(loss_weight=broken)
+
+    class Remember(pl.Callback):
+        def on_train_batch_end(self, trainer, stage, *arguments):
+            weights.append(torch.cat([p.detach().flatten() for p in stage.trainable().values()]))
+
+    data.batch = sometimes
+    train(stage, data, steps=4, callbacks=[Remember()])
+    assert torch.equal(weights[0], weights[1]) and torch.equal(weights[1], weights[2])
+    assert weights[3].isfinite().all() and not torch.equal(weights[2], weights[3])
+    assert stage.bad_steps == 2
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "Ctrl-C"]
+)
+def test_a_signal_saves_and_ends(finished, data, tmp_path, number, code):
+    """Between two steps, checkpoints being rare; the next run ends in the same bits."""
+    run = tmp_path / "run"
+    rare = "stage1.checkpoint_every=1000000"
+    command = [sys.executable, "-m", "m3dt", "stage1", *QUICK, f"data={data}", f"run={run}", rare]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    wait_for(lambda: list((run / "logs" / "stage1").glob("events*")))
+    time.sleep(1)
+    process.send_signal(number)
+    output = process.communicate(timeout=60)[0].decode()
+    assert process.returncode == code, output
+    (checkpoint,) = (run / "checkpoints" / "stage1").glob("step*.ckpt")
+    assert f"saved at step {checkpoint.stem.removeprefix('step')} on {number.name}" in output
+    assert "Traceback" not in output
+    assert call("stage1", run, data, rare) == 0
+    backbones = [Registry(folder).get("backbone", "main") for folder in (run, finished)]
+    assert backbones[0].hash == backbones[1].hash
 
 
 def test_interrupted_run_refuses_other_settings(finished, data, tmp_path, capsys):

@@ -44,7 +44,7 @@ def test_settings_newer_than_a_run_had_their_defaults(finished, data, tmp_path, 
     run = shutil.copytree(finished, tmp_path / "run")
     path = run / "registry" / "backbone" / "main" / "entry.json"
     entry = json.loads(path.read_text())
-    del entry["settings"]["model"]["residual"], entry["settings"]["stage1"]["decay"]
+    del entry["settings"]["model"]["residual"], entry["settings"]["stage1"]["weight_decay"]
     path.write_text(json.dumps(entry))
     assert call("stage1", run, data) == 0
     assert "Nothing to do" in capsys.readouterr().out

@@ -7,6 +7,7 @@ import inspect
 import json
 import logging
 import shutil
+import signal
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -28,6 +29,7 @@ from m3dt.config import Config
 from m3dt.data import M3DTDataModule
 from m3dt.errors import RunError, UserError, nearest
 from m3dt.files import atomic_path, remove_temporaries, write_json
+from m3dt.signals import SaveOnSignal, Told
 from m3dt.stages import Stage, WeightSelector
 
 SETTINGS = "settings.json"
@@ -159,7 +161,12 @@ def fit(
         warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
         try:
             trainer.fit(stage, datamodule=data, ckpt_path=checkpoint, weights_only=False)
-        except SIGTERMException:
+        except Told as told:
+            console.print(f"{folder.name}: saved at step {trainer.global_step} on {told}.")
+            if told.signal == signal.SIGTERM:
+                raise SystemExit(143) from None
+            raise KeyboardInterrupt from None
+        except SIGTERMException:  # before the first step
             raise SystemExit(143) from None
         except SystemExit:
             if trainer.interrupted:  # lightning turns Ctrl-C into exit code 1
@@ -242,7 +249,7 @@ def _trainer(
             max_steps=stage.config.max_steps,
             max_epochs=-1,
             logger=logger,
-            callbacks=[*callbacks, LearningRateMonitor("step"), saver],
+            callbacks=[*callbacks, LearningRateMonitor("step"), SaveOnSignal(folder), saver],
             plugins=[AtomicCheckpointIO()],
             default_root_dir=folder,
             enable_progress_bar=False,

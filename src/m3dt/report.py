@@ -26,6 +26,7 @@ from m3dt.evaluation import (
     film,
 )
 from m3dt.evaluation.evaluate import method_name
+from m3dt.evaluation.journal import Journal
 from m3dt.evaluation.workers import WorkerPool
 from m3dt.files import atomic_path, fingerprint, write_json
 from m3dt.logs import write_hyperparameters, write_scores, write_video
@@ -67,9 +68,12 @@ def evaluate_run(
             result = _stored(file, key)
             if result is None:
                 pool = pool or WorkerPool(config.evaluation.workers or os.cpu_count() or 1)
-                measured = evaluate_policy(policy, tasks, config.evaluation, console, pool)
+                journal = Journal(file.with_suffix(".episodes.jsonl"), key)
+                rules = config.evaluation
+                measured = evaluate_policy(policy, tasks, rules, console, pool, journal)
                 result = {"run": config.run, **described, **measured}
                 write_json(file, {"key": key, "result": result})
+                journal.delete()
                 run = Path(config.run)
                 write_scores(run, policy.name, described["step"], result)
                 write_hyperparameters(run, policy.name, _settings(config), result)

@@ -61,7 +61,7 @@ class Run:
         for section in sections:
             name, _, only = section.partition(".")
             found = asdict(getattr(config, name))
-            for key in ("checkpoint_every", "shard", "memory_gb"):
+            for key in ("checkpoint_every", "max_bad_steps", "shard", "memory_gb"):
                 found.pop(key, None)
             chosen.setdefault(name, {}).update({only: found[only]} if only else found)
         return chosen

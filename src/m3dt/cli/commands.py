@@ -173,6 +173,14 @@ def registry(options: argparse.Namespace, console: Console) -> None:
     show_registry(options.run, options.json, console)
 
 
+def doctor(options: argparse.Namespace, console: Console) -> None:
+    """Check the installation, the machine, the data and the run."""
+    from m3dt.config import load_config
+    from m3dt.doctor import doctor
+
+    doctor(load_config(options.conf, options.overrides), console)
+
+
 def bench(options: argparse.Namespace, console: Console) -> None:
     """Measure time and memory."""
     from m3dt.bench import ROWS, bench

@@ -138,6 +138,7 @@ def make_parser() -> argparse.ArgumentParser:
     registry = add("registry", commands.registry, "list the models of a run", configured=False)
     registry.add_argument("run", type=Path, metavar="RUN")
     registry.add_argument("--json", type=Path, metavar="FILE", help="write the entries as JSON")
+    add("doctor", commands.doctor, "say what is missing or broken, and what mends it")
     bench = add("bench", commands.bench, "time training steps, data and acting", configured=False)
     bench.add_argument(
         "--rows",

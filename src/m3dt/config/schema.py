@@ -147,6 +147,8 @@ class StageConfig:
     gradient_clip: float = 0.25
     """Largest global norm of the gradient (stage 2: of each expert's own gradient)."""
     checkpoint_every: int = 5000
+    max_bad_steps: int = 10
+    """Steps that are skipped because loss or gradient is not finite; one more ends the training."""
     frozen_dropout: bool = False
     """Whether dropout is on in frozen parts too, as in the authors' code."""
     shard: str = "0/1"
@@ -155,7 +157,7 @@ class StageConfig:
     def __post_init__(self) -> None:
         for name in ("max_steps", "checkpoint_every"):
             _at_least(name, getattr(self, name), 1)
-        for name in ("warmup_steps", "weight_decay"):
+        for name in ("warmup_steps", "weight_decay", "max_bad_steps"):
             _at_least(name, getattr(self, name), 0)
         _choice("decay", self.decay, ("none", "cosine"))
         for name in ("learning_rate", "gradient_clip"):

@@ -1,41 +1,25 @@
-"""Evaluate a policy: tiles of episodes, stepped by workers while the model serves others.
-
-Letters: R episodes of a tile, S state.
-"""
+"""Evaluate a policy or an agent: scores and their intervals from rollouts."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib import metadata
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from m3dt.agent import Agent
 from m3dt.config import EvaluationConfig, MoEConfig
 from m3dt.console import make_console, progress_bar
-from m3dt.evaluation.policies import AgentPolicy, Policy, Session, Tile
-from m3dt.evaluation.scores import Episode, summarize
-from m3dt.evaluation.workers import Transition, WorkerPool
-from m3dt.processes import single_threaded
+from m3dt.evaluation.journal import Journal
+from m3dt.evaluation.play import play
+from m3dt.evaluation.policies import AgentPolicy, Policy, Tile
+from m3dt.evaluation.scores import summarize
+from m3dt.evaluation.workers import WorkerPool
 from m3dt.tasks import SIMULATORS
-
-# Tiles of one worker: while the model serves some, the worker steps another.
-_TILES_PER_WORKER = 3
-
-
-@dataclass
-class _Running:
-    tile: Tile
-    session: Session
-    returns: np.ndarray  # (R,)
-    successes: np.ndarray  # (R,) of bool
-    steps: np.ndarray  # (R,)
 
 
 def make_tiles(tasks: Sequence[str], episodes: int, size: int) -> list[Tile]:
@@ -48,84 +32,47 @@ def make_tiles(tasks: Sequence[str], episodes: int, size: int) -> list[Tile]:
     return [Tile(task, tuple(range(s, s + size))) for task in tasks for s in starts]
 
 
-def play(
-    pool: WorkerPool, policy: Policy, tiles: Sequence[Tile], seed: int
-) -> Iterator[list[Episode]]:
-    """Play tiles and yield each one's episodes as it ends."""
-    waiting = list(enumerate(tiles))[::-1]
-    running: dict[int, _Running] = {}
-
-    def start(worker: int) -> None:
-        if waiting:
-            number, tile = waiting.pop()
-            R = len(tile.episodes)
-            zeros = (np.zeros(R), np.zeros(R, bool), np.zeros(R, int))
-            running[number] = _Running(tile, policy.begin(tile, seed), *zeros)
-            pool.reset(worker, number, tile.task, tile.seeds(seed))
-
-    def serve(worker: int, answer: Transition) -> None:
-        actions = running[answer.tile].session.act(answer.observations, answer.rewards)
-        pool.step(worker, answer.tile, actions)
-
-    with single_threaded(), ThreadPoolExecutor(policy.num_threads) as threads:
-        serving: list[Future[None]] = []
-        for _ in range(_TILES_PER_WORKER):
-            for worker in range(len(pool.connections)):
-                start(worker)
-        while running:
-            # The pause bounds how late an exception of the policy is seen.
-            for worker, answer in pool.receive(timeout=1.0):
-                now = running[answer.tile]
-                _account(now, answer)
-                if answer.done:
-                    del running[answer.tile]
-                    start(worker)
-                    yield _episodes(now)
-                else:
-                    serving.append(threads.submit(serve, worker, answer))
-            for future in [f for f in serving if f.done()]:
-                serving.remove(future)
-                future.result()  # raises what the policy raised
-
-
-def _account(now: _Running, answer: Transition) -> None:
-    if answer.rewards is not None:
-        assert answer.successes is not None and answer.played is not None
-        now.returns += answer.rewards
-        now.successes |= answer.successes
-        now.steps += answer.played
-
-
-def _episodes(ended: _Running) -> list[Episode]:
-    columns = (ended.tile.episodes, ended.returns, ended.successes, ended.steps)
-    return [
-        Episode(ended.tile.task, number, float(total), bool(success), int(steps))
-        for number, total, success, steps in zip(*columns, strict=True)
-    ]
-
-
 def evaluate_policy(
     policy: Policy,
     tasks: Sequence[str],
     config: EvaluationConfig,
     console: Console,
     pool: WorkerPool | None = None,
+    journal: Journal | None = None,
 ) -> dict[str, Any]:
     """Roll a policy out on tasks and summarise its scores.
 
+    Args:
+        policy: What acts.
+        tasks: Names.
+        config: Episodes, seed and so on.
+        console: Where progress is shown.
+        pool: Workers; by default as many as the configuration says, for this evaluation alone.
+        journal: Where episodes are kept as they end, and found if they are there already.
+
     Returns:
         Score, interval, domains, tasks, episodes, seed, speed and versions.
+
+    Raises:
+        RunError: Environments failed twice.
     """
     if pool is None:
         with WorkerPool(config.workers or os.cpu_count() or 1) as own:
-            return evaluate_policy(policy, tasks, config, console, own)
+            return evaluate_policy(policy, tasks, config, console, own, journal)
     tiles = make_tiles(tasks, config.episodes, config.tile)
-    episodes: list[Episode] = []
+    found = journal.episodes if journal else {}
+    episodes = [episode for tile in tiles for episode in found.get(tile, [])]
+    missing = [tile for tile in tiles if tile not in found]
+    played = 0
     started = time.monotonic()
     with progress_bar(console, "episodes") as bar:
-        row = bar.add_task(f"evaluating {policy.name}", total=len(tiles) * config.tile)
-        for ended in play(pool, policy, tiles, config.seed):
+        total = len(tiles) * config.tile
+        row = bar.add_task(f"evaluating {policy.name}", total=total, completed=len(episodes))
+        for tile, ended in play(pool, policy, missing, config.seed):
+            if journal:
+                journal.add(tile, ended)
             episodes += ended
+            played += sum(episode.env_steps for episode in ended)
             bar.advance(row, len(ended))
     seconds = time.monotonic() - started
     counted = [episode for episode in episodes if episode.number < config.episodes]
@@ -133,7 +80,7 @@ def evaluate_policy(
     return {
         **summarize(counted),
         "episodes": config.episodes,
-        "env_steps_per_second": sum(episode.env_steps for episode in episodes) / seconds,
+        "env_steps_per_second": played / max(seconds, 1e-9),
         "seed": config.seed,
         "versions": {n: metadata.version(n) for n in ("m3dt", "torch", *SIMULATORS)},
     }

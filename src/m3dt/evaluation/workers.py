@@ -7,8 +7,10 @@ import signal
 import threading
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
 from types import TracebackType
 from typing import Any
 
@@ -41,20 +43,32 @@ class Transition:
     done: bool = False
 
 
+@dataclass(frozen=True)
+class Failure:
+    """What went wrong with a tile, or with all tiles of a worker that died.
+
+    Attributes:
+        tile: Number of the tile; None for all of the worker's.
+        message: A traceback, or the worker's exit code.
+    """
+
+    tile: int | None
+    message: str
+
+
 class WorkerPool:
-    """Steps tiles of environments in processes; answers come back as they are ready."""
+    """Steps tiles of environments in processes; answers come back as they are ready.
+
+    A worker that dies is replaced by a fresh one.
+    """
 
     def __init__(self, num_workers: int) -> None:
-        context = multiprocessing.get_context("spawn")
         self.connections: list[Connection] = []
         self.locks: list[threading.Lock] = []  # a connection takes one sender at a time
-        self.processes = []
+        self.processes: list[SpawnProcess] = []
         for _ in range(num_workers):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs,), daemon=True)
-            process.start()
-            theirs.close()
-            self.connections.append(ours)
+            connection, process = _start()
+            self.connections.append(connection)
             self.locks.append(threading.Lock())
             self.processes.append(process)
 
@@ -83,27 +97,39 @@ class WorkerPool:
 
     def _send(self, worker: int, command: tuple[Any, ...]) -> None:
         with self.locks[worker]:
-            self.connections[worker].send(command)
+            # Where the worker has died, `receive` says so.
+            with suppress(OSError):
+                self.connections[worker].send(command)
 
-    def receive(self, timeout: float | None = None) -> list[tuple[int, Transition]]:
-        """Wait for answers, at most `timeout` seconds; return each with its worker's number.
-
-        Raises:
-            RuntimeError: An environment raised, or a worker died.
-        """
-        answers = []
+    def receive(self, timeout: float | None = None) -> list[tuple[int, Transition | Failure]]:
+        """Wait for answers, at most `timeout` seconds; return each with its worker's number."""
+        answers: list[tuple[int, Transition | Failure]] = []
         for ready in wait(self.connections, timeout):
             assert isinstance(ready, Connection)
             worker = self.connections.index(ready)
             try:
-                answer = ready.recv()
+                answers.append((worker, ready.recv()))
             except (EOFError, ConnectionResetError):
-                code = self.processes[worker].exitcode
-                raise RuntimeError(f"evaluation worker {worker} died, exit code {code}") from None
-            if isinstance(answer, str):
-                raise RuntimeError(f"an environment raised in evaluation:\n{answer}")
-            answers.append((worker, answer))
+                answers.append((worker, Failure(None, self._replace(worker))))
         return answers
+
+    def _replace(self, worker: int) -> str:
+        """Start a fresh worker in the place of one that died, and say how it died."""
+        process = self.processes[worker]
+        process.join()
+        with self.locks[worker]:
+            self.connections[worker].close()
+            self.connections[worker], self.processes[worker] = _start()
+        return f"evaluation worker {worker} died, exit code {process.exitcode}"
+
+
+def _start() -> tuple[Connection, SpawnProcess]:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs,), daemon=True)
+    process.start()
+    theirs.close()
+    return ours, process
 
 
 class _Tile:
@@ -145,20 +171,21 @@ def _serve(connection: Connection) -> None:
         try:
             if command == "reset":
                 task, seeds = arguments
-                running[number] = _Tile(number, task, [_take(environments, task) for _ in seeds])
-                connection.send(running[number].reset(seeds))
-                continue
-            transition = running[number].step(arguments[0])
-            connection.send(transition)
-            if transition.done:
-                tile = running.pop(number)
-                environments += [(tile.task, env) for env in tile.envs]
-                del environments[:-_POOL]
+                tile = _Tile(number, task, [_take(environments, task) for _ in seeds])
+                running[number] = tile
+                connection.send(tile.reset(seeds))
+            elif number in running:  # else it failed, and this step had been on its way
+                transition = running[number].step(arguments[0])
+                connection.send(transition)
+                if transition.done:
+                    tile = running.pop(number)
+                    environments += [(tile.task, env) for env in tile.envs]
+                    del environments[:-_POOL]
         except BrokenPipeError:
             return
         except Exception:
-            connection.send(traceback.format_exc())
-            return
+            running.pop(number, None)  # its environments may be in any state
+            connection.send(Failure(number, traceback.format_exc()))
 
 
 def _take(environments: list[tuple[str, Any]], task: str) -> Any:

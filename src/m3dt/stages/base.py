@@ -24,6 +24,8 @@ from m3dt.data.batch import Batch
 from m3dt.errors import RunError
 from m3dt.models import PromptDT
 
+_BAD_STEPS = "bad_steps"  # in checkpoints
+
 
 @runtime_checkable
 class WeightSelector(Protocol):
@@ -86,6 +88,8 @@ class Stage(pl.LightningModule):
         self.config = config
         self.seed = seed
         self.strict_loading = False  # checkpoints hold the trainable weights alone
+        self.bad_steps = 0  # whose loss or gradient was not finite
+        self._batch: Batch | None = None  # of the running step, for messages
         model.requires_grad_(False)
         for module in self.trained_modules():
             module.requires_grad_(True)
@@ -131,6 +135,7 @@ class Stage(pl.LightningModule):
         return range(self.model.mixtures[0].num_experts if self.model.mixtures else 0)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        self._batch = batch
         step, rank = self.trainer.global_step, self.global_rank
         torch.manual_seed(seed_of(self.seed, self.number, step, rank))
         for layer, mixture in enumerate(self.model.mixtures):
@@ -155,13 +160,39 @@ class Stage(pl.LightningModule):
     ) -> None:
         norm = self.clip(list(self.trainable().values()))
         # In float16, gradients overflow now and then; the scaler skips those steps.
-        if not norm.isfinite() and str(self.trainer.precision) != "16-mixed":
-            raise RunError(
-                f"{self.title}: the gradient is not finite at step "
-                f"{self.trainer.global_step}. The last checkpoint holds finite weights; lower the "
-                "learning rate, or look at the data with `m3dt verify`."
-            )
-        self.log("train/gradient_norm", norm)
+        if norm.isfinite() or str(self.trainer.precision) == "16-mixed":
+            self.log("train/gradient_norm", norm)
+        else:
+            self._skip()
+
+    def _skip(self) -> None:
+        """Leave the weights as they are: AdamW passes over parameters without a gradient.
+
+        Raises:
+            RunError: That was one step too many.
+        """
+        self.bad_steps += 1
+        for parameter in self.trainable().values():
+            parameter.grad = None
+        self.log("train/bad_steps", float(self.bad_steps))
+        if self.bad_steps <= self.config.max_bad_steps:
+            return
+        raise RunError(
+            f"{self.title}: loss or gradient is not finite at step {self.trainer.global_step}, "
+            f"after {self.bad_steps - 1} such steps were skipped. The batch is of "
+            f"{self._bad_tasks()}. The last checkpoint holds finite weights. Lower the learning "
+            "rate, or look at the data with `m3dt verify`."
+        )
+
+    @torch.no_grad()
+    def _bad_tasks(self) -> str:
+        """Return the tasks of the running batch, those first whose own loss is not finite."""
+        batch, data = self._batch, self.trainer.datamodule  # type: ignore[attr-defined]
+        assert batch is not None
+        bad = ~row_losses(self.predictions(batch), batch).isfinite()
+        chosen = batch.task_index[bad] if bad.any() else batch.task_index
+        names = ", ".join(data.store.tasks[i].spec.name for i in chosen.unique().tolist())
+        return f"{names} (rows {bad.nonzero().flatten().tolist()})" if bad.any() else names
 
     def clip(self, parameters: list[nn.Parameter]) -> Tensor:
         """Clip the gradients by their global norm and return the norm before."""
@@ -195,3 +226,7 @@ class Stage(pl.LightningModule):
         kept = {f"model.{name}" for name in self.trainable()}
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: state[name] for name in state if name in kept}
+        checkpoint[_BAD_STEPS] = self.bad_steps
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.bad_steps = checkpoint.get(_BAD_STEPS, 0)

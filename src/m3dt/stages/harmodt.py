@@ -139,5 +139,6 @@ class HarmoStage(BaselineStage):
         checkpoint[_MASKS] = self.masks.packed
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
         self.masks.packed = checkpoint[_MASKS]
         assert list(self.trainable()) == list(maskable(self.model))

@@ -1,0 +1,126 @@
+"""Play tiles of episodes: workers step them while the model serves others.
+
+Letters: R episodes of a tile.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from m3dt.errors import RunError
+from m3dt.evaluation.policies import Policy, Session, Tile
+from m3dt.evaluation.scores import Episode
+from m3dt.evaluation.workers import Failure, Transition, WorkerPool
+from m3dt.processes import single_threaded
+
+# Tiles of one worker: while the model serves some, the worker steps another.
+_TILES_PER_WORKER = 3
+# How often a tile may fail. Tiles that shared a worker with one that kills it fail with it.
+_ATTEMPTS = 2
+_ATTEMPTS_OF_DEAD = 3
+
+
+@dataclass
+class _Running:
+    tile: Tile
+    worker: int
+    session: Session
+    returns: np.ndarray  # (R,)
+    successes: np.ndarray  # (R,) of bool
+    steps: np.ndarray  # (R,)
+
+    def account(self, answer: Transition) -> None:
+        if answer.rewards is not None:
+            assert answer.successes is not None and answer.played is not None
+            self.returns += answer.rewards
+            self.successes |= answer.successes
+            self.steps += answer.played
+
+    def episodes(self) -> list[Episode]:
+        columns = (self.tile.episodes, self.returns, self.successes, self.steps)
+        return [
+            Episode(self.tile.task, number, float(total), bool(success), int(steps))
+            for number, total, success, steps in zip(*columns, strict=True)
+        ]
+
+
+def play(
+    pool: WorkerPool, policy: Policy, tiles: Sequence[Tile], seed: int
+) -> Iterator[tuple[Tile, list[Episode]]]:
+    """Play tiles and yield each with its episodes as it ends.
+
+    A tile whose environment raises, or whose worker dies, is played again from its seeds.
+
+    Raises:
+        RunError: Tiles failed again; all others have been yielded.
+    """
+    waiting = list(tiles)[::-1]
+    running: dict[int, _Running] = {}  # by attempt, so that late answers of a failed one are known
+    attempts: Counter[Tile] = Counter()
+    failed: dict[Tile, str] = {}
+    numbers = itertools.count()
+
+    def start(worker: int) -> None:
+        if waiting:
+            number, tile = next(numbers), waiting.pop()
+            R = len(tile.episodes)
+            zeros = (np.zeros(R), np.zeros(R, bool), np.zeros(R, int))
+            running[number] = _Running(tile, worker, policy.begin(tile, seed), *zeros)
+            pool.reset(worker, number, tile.task, tile.seeds(seed))
+
+    def serve(now: _Running, answer: Transition) -> None:
+        actions = now.session.act(answer.observations, answer.rewards)
+        pool.step(now.worker, answer.tile, actions)
+
+    def again(worker: int, failure: Failure) -> None:
+        lost = [failure.tile] if failure.tile is not None else list(running)
+        for number in lost:
+            now = running.get(number)
+            if now is None or now.worker != worker:
+                continue
+            del running[number]
+            attempts[now.tile] += 1
+            allowed = _ATTEMPTS if failure.tile is not None else _ATTEMPTS_OF_DEAD
+            if attempts[now.tile] < allowed:
+                waiting.append(now.tile)
+            else:
+                failed[now.tile] = failure.message
+            start(worker)
+
+    with single_threaded(), ThreadPoolExecutor(policy.num_threads) as threads:
+        serving: list[Future[None]] = []
+        for _ in range(_TILES_PER_WORKER):
+            for worker in range(len(pool.connections)):
+                start(worker)
+        while running:
+            # The pause bounds how late an exception of the policy is seen.
+            for worker, answer in pool.receive(timeout=1.0):
+                if isinstance(answer, Failure):
+                    again(worker, answer)
+                    continue
+                now = running.get(answer.tile)
+                if now is None:
+                    continue
+                now.account(answer)
+                if answer.done:
+                    del running[answer.tile]
+                    start(worker)
+                    yield now.tile, now.episodes()
+                else:
+                    serving.append(threads.submit(serve, now, answer))
+            for future in [f for f in serving if f.done()]:
+                serving.remove(future)
+                future.result()  # raises what the policy raised
+    if failed:
+        tasks = ", ".join(dict.fromkeys(tile.task for tile in failed))
+        reason = next(iter(failed.values())).strip()
+        raise RunError(
+            f"evaluation failed, again on a second try, in {tasks}. The other episodes are kept, "
+            f"and the same command goes on with these. One reason of {len(failed)}:\n{reason}"
+        )

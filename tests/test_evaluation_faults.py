@@ -1,0 +1,161 @@
+"""Workers that die, environments that raise, evaluations that are killed: no episode is lost."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+from quick_run import call
+
+from m3dt.config import EvaluationConfig
+from m3dt.console import make_console
+from m3dt.errors import RunError
+from m3dt.evaluation import RandomPolicy, evaluate_policy
+from m3dt.evaluation.journal import Journal
+from m3dt.evaluation.play import play
+from m3dt.evaluation.workers import Failure, WorkerPool
+
+RULES = EvaluationConfig(episodes=2, tile=1, workers=1)
+TASKS = ("ant-dir-6", "cheetah-vel-7")
+
+
+class Troubled(RandomPolicy):
+    """Random actions, but for some trouble at the 20th step of chosen episodes.
+
+    Args:
+        trouble: Called with the actions, returns what is sent in their place.
+        times: How often, over all episodes that are chosen.
+        task: Whose episodes; empty chooses all.
+    """
+
+    def __init__(self, trouble, times, task=""):
+        self.trouble, self.times, self.task = trouble, times, task
+
+    def begin(self, tile, seed):
+        session, steps = super().begin(tile, seed), iter(range(1, 10_000))
+        act = session.act
+
+        def acting(observations, rewards):
+            actions = act(observations, rewards)
+            if next(steps) == 20 and self.times and tile.task.startswith(self.task):
+                self.times -= 1
+                return self.trouble(actions)
+            return actions
+
+        session.act = acting
+        return session
+
+
+def too_wide(actions):
+    """The environment refuses these."""
+    return np.zeros((1, 99), np.float32)
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    return evaluate_policy(RandomPolicy(), TASKS, RULES, make_console())
+
+
+def kill_first(pool):
+    def kill(actions):
+        os.kill(pool.processes[0].pid, signal.SIGKILL)
+        return actions
+
+    return kill
+
+
+def test_an_environment_that_raises_is_played_again(undisturbed):
+    result = evaluate_policy(Troubled(too_wide, times=1), TASKS, RULES, make_console())
+    assert result["tasks"] == undisturbed["tasks"]
+
+
+def test_a_worker_that_dies_is_replaced(undisturbed):
+    with WorkerPool(1) as pool:
+        first = pool.processes[0].pid
+        policy = Troubled(kill_first(pool), times=1)
+        result = evaluate_policy(policy, TASKS, RULES, make_console(), pool)
+        assert pool.processes[0].pid != first and pool.processes[0].is_alive()
+    assert result["tasks"] == undisturbed["tasks"]
+
+
+def test_a_task_that_fails_twice_is_named_and_the_others_are_kept(undisturbed, tmp_path):
+    """And the same evaluation goes on with it alone once it works."""
+    path = tmp_path / "episodes.jsonl"
+    policy = Troubled(too_wide, times=99, task="ant")
+    with pytest.raises(RunError, match="again on a second try, in ant-dir-6") as error:
+        evaluate_policy(policy, TASKS, RULES, make_console(), journal=Journal(path, "k"))
+    assert "Traceback" in str(error.value)  # the environment's own, for who must mend it
+    kept = Journal(path, "k")
+    assert [tile.task for tile in kept.episodes] == ["cheetah-vel-7"] * 2
+    asked = []
+
+    class Watched(RandomPolicy):
+        def begin(self, tile, seed):
+            asked.append(tile.task)
+            return super().begin(tile, seed)
+
+    result = evaluate_policy(Watched(), TASKS, RULES, make_console(), journal=kept)
+    assert asked == ["ant-dir-6"] * 2
+    assert result["tasks"] == undisturbed["tasks"]
+
+
+def test_a_journal_survives_a_cut_line_and_another_key(tmp_path):
+    path = tmp_path / "episodes.jsonl"
+    tiles = {}
+    with WorkerPool(1) as pool:
+        journal = Journal(path, "k")
+        from m3dt.evaluation.evaluate import make_tiles
+
+        for tile, episodes in play(pool, RandomPolicy(), make_tiles(TASKS, 2, 1), 0):
+            journal.add(tile, episodes)
+            tiles[tile] = episodes
+    assert Journal(path, "k").episodes == tiles
+    whole = path.read_text()
+    path.write_text(whole[:-20])  # a kill in the middle of the last line
+    cut = Journal(path, "k")
+    lost = [tile for tile in tiles if tile not in cut.episodes]
+    assert len(lost) == 1
+    cut.add(lost[0], tiles[lost[0]])
+    assert Journal(path, "k").episodes == tiles
+    assert Journal(path, "other").episodes == {}
+    assert path.read_text() == '"other"\n'
+    journal.delete()
+    assert not path.exists()
+
+
+def test_an_evaluation_that_was_killed_goes_on(finished, data, monkeypatch, capsys):
+    """Interrupted after the first task; the command ends in the scores of an undisturbed one."""
+    folder = finished / "evaluation"
+    arguments = ["--models", "random", "evaluation.seed=3"]
+    assert call("evaluate", finished, data, *arguments) == 0
+    expected = json.loads((folder / "random.json").read_text())["result"]
+    (folder / "random.json").unlink()
+    add = Journal.add
+
+    def interrupted(self, tile, episodes):
+        add(self, tile, episodes)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "add", interrupted)
+        assert call("evaluate", finished, data, *arguments) == 130
+    (path,) = folder.glob("random.episodes.jsonl")
+    assert len(path.read_text().split()) > 1 and not (folder / "random.json").exists()
+    assert call("evaluate", finished, data, *arguments) == 0
+    result = json.loads((folder / "random.json").read_text())["result"]
+    assert result["tasks"] == expected["tasks"] and not path.exists()
+
+
+def test_workers_answer_for_what_failed():
+    with WorkerPool(1) as pool:
+        pool.reset(0, 7, "walker-jog", [1])
+        ((worker, failure),) = pool.receive()
+        assert (worker, failure.tile) == (0, 7) and "walker-jog" in failure.message
+        pool.step(0, 7, np.zeros((1, 6)))  # on its way when the tile failed: nobody answers
+        pool.reset(0, 8, "ant-dir-6", [1])
+        ((_, answer),) = pool.receive()
+        assert answer.tile == 8 and not isinstance(answer, Failure)
+        pool.processes[0].kill()
+        ((_, failure),) = pool.receive()
+        assert failure.tile is None and "died, exit code -9" in failure.message
