@@ -165,6 +165,14 @@ def test_mixed_weighs_tasks_equally(store):
         assert (batch.loss_weight * entries)[mine].sum().item() == pytest.approx(1 / 3, rel=1e-5)
 
 
+def test_fewer_tasks_may_share_a_batch(store):
+    """In turn: over three batches of two, each of three tasks comes twice, half a batch each."""
+    data = module(store, sampling="mixed", tasks_per_batch=2)
+    seen = [data.batch(step).task_index.tolist() for step in range(3)]
+    assert seen == [[0, 0, 0, 1, 1, 1], [2, 2, 2, 0, 0, 0], [1, 1, 1, 2, 2, 2]]
+    assert len(data.batch(0).prompt.states) == 4  # two prompts a task, each read by several rows
+
+
 def test_streams_are_independent(store):
     """An expert's batches do not depend on which other experts share the process."""
     alone = module(store, [Stream(4, (1,))]).batch(3)

@@ -118,6 +118,8 @@ class LoaderConfig:
     """Segments of one optimiser step, over all processes (stage 2: of one expert's step)."""
     sampling: str = "one_task"
     """`one_task`: round-robin, one task a step. `mixed`: tasks share the batch in equal parts."""
+    tasks_per_batch: int = 0
+    """With `mixed`, how many tasks share a batch, in turn; 0 means as many as it has segments."""
     std_floor: float = 0.01
     """Lower bound of a state dimension's standard deviation, where `normalization` is `floored`."""
     normalization: str = "floored"
@@ -128,6 +130,7 @@ class LoaderConfig:
     def __post_init__(self) -> None:
         _at_least("loader.batch_size", self.batch_size, 1)
         _at_least("loader.num_workers", self.num_workers, 0)
+        _at_least("loader.tasks_per_batch", self.tasks_per_batch, 0)
         _choice("loader.sampling", self.sampling, ("one_task", "mixed"))
         _choice("loader.normalization", self.normalization, ("floored", "official"))
         if self.std_floor <= 0:

@@ -96,7 +96,7 @@ class M3DTDataModule(pl.LightningDataModule):
         n, B = len(stream.tasks), self.loader.batch_size
         if self.loader.sampling == "one_task":
             return [stream.tasks[step % n]], [B]
-        share = min(n, B)
+        share = min(n, B, self.loader.tasks_per_batch or B)
         chosen = [stream.tasks[(step * share + i) % n] for i in range(share)]
         return chosen, [B // share + (i < B % share) for i in range(share)]
 
