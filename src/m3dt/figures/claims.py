@@ -172,7 +172,7 @@ def _experts(results: Results) -> list[Claim]:
             return results.scores("m3dt", column, suite="mt160", method="m3dt-gradient")
         return results.scores("experts", column, suite="mt160", num_experts=count)
 
-    listed = ", ".join(f"{e:g}: {v}" for e, v in sorted(experts_points(results, 160).items()) if v)
+    listed = ", ".join(f"{e:g}: {v}" for e, v in sorted(experts_points(results).items()) if v)
     more = difference(scores(8), scores(2))
     seeds = scores(2).keys() & scores(8).keys() & scores(16).keys()
     slower = difference(

@@ -88,39 +88,34 @@ def parameters_figure(results: Results) -> Figure:
     figure, (left, right) = panels(2)
     suites = (10, 80, 160)
     for width, color in ((32, PINK), (64, BLUE), (128, GREEN)):
-        points = {n: backbone_score(results, n, width) for n in suites}
+        points = {n: backbone_score(results, n, width) for n in suites if n != 80 or width == 64}
         draw(left, points, f"Prompt-DT, width {width}", color)
     m3dt = {n: results.estimate("m3dt", suite=SUITES[n], method="m3dt-gradient") for n in suites}
     draw(left, m3dt, "M3DT, width 64", RED)
     finish(left, "More tasks", "tasks", "normalized score", suites)
-    for n, color in ((10, PINK), (80, BLUE), (160, GREEN)):
+    for n, color in ((10, PINK), (160, GREEN)):
         points = {w: backbone_score(results, n, w) for w in (32, 64, 128)}
         draw(right, points, f"{n} tasks", color)
     finish(right, "Wider models", "width", "normalized score", (32, 64, 128))
     return figure
 
 
-def experts_points(results: Results, tasks: int, column: str = "score") -> Points:
-    """Return scores of M3DT-Gradient by the number of experts."""
-    suite = SUITES[tasks]
-    points = {
-        float(e): results.estimate("experts", column, suite=suite, num_experts=e)
-        for e in (2, 4, 16)
-    }
-    points[8.0] = results.estimate("m3dt", column, suite=suite, method="m3dt-gradient")
+def experts_points(results: Results, column: str = "score") -> Points:
+    """Return scores of M3DT-Gradient on 160 tasks by the number of experts."""
+    points = {float(e): results.estimate("experts", column, num_experts=e) for e in (2, 4, 16)}
+    points[8.0] = results.estimate("m3dt", column, suite="mt160", method="m3dt-gradient")
     return points
 
 
 def experts_figure(results: Results) -> Figure:
     """Draw M3DT's score over the number of experts, and the oracle's (figures 6 and 8)."""
-    figure, axes = panels(2)
-    for panel, n in zip(axes, (80, 160), strict=True):
-        draw(panel, experts_points(results, n, "oracle"), "oracle: own group's expert", GREY, "s--")
-        draw(panel, experts_points(results, n), "router", RED)
-        backbone = results.estimate("m3dt", "backbone", suite=SUITES[n], method="m3dt-gradient")
-        if backbone:
-            panel.axhline(backbone.mean, color=BLUE, linestyle=":", label="backbone alone")
-        finish(panel, f"{n} tasks", "experts", "normalized score", (2, 4, 8, 16))
+    figure, (axes,) = panels(1, 5.2)
+    draw(axes, experts_points(results, "oracle"), "oracle: own group's expert", GREY, "s--")
+    draw(axes, experts_points(results), "router", RED)
+    backbone = results.estimate("m3dt", "backbone", suite="mt160", method="m3dt-gradient")
+    if backbone:
+        axes.axhline(backbone.mean, color=BLUE, linestyle=":", label="backbone alone")
+    finish(axes, "160 tasks", "experts", "normalized score", (2, 4, 8, 16))
     return figure
 
 
