@@ -114,7 +114,7 @@ def _devices(config: Config) -> list[Finding]:
 
 def _rendering(config: Config) -> list[Finding]:
     """Try to draw in a process of its own: a wrong driver may end it."""
-    chosen = os.environ.get("MUJOCO_GL", "disable").lower()
+    chosen = (os.environ.get("MUJOCO_GL") or "disable").lower()
     for backend in [chosen] if chosen not in ("disable", "disabled", "off") else ["egl", "osmesa"]:
         command = [sys.executable, "-c", _RENDER]
         environment = {**os.environ, "MUJOCO_GL": backend, "PYOPENGL_PLATFORM": backend}

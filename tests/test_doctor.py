@@ -1,0 +1,87 @@
+"""The doctor: what is well, what is missing, what is broken, and the remedies."""
+
+import io
+import shutil
+
+import pytest
+from quick_run import QUICK
+from rich.console import Console
+
+from m3dt import doctor as module
+from m3dt.cli import main
+from m3dt.config import load_config
+from m3dt.doctor import GOOD, NOTE, doctor
+from m3dt.errors import RunError
+
+
+@pytest.fixture
+def findings(monkeypatch):
+    """Return a function that runs the doctor and gives its findings by name."""
+    monkeypatch.setattr(module, "_RENDER", "raise SystemExit(1)")  # drivers differ
+
+    def run(*overrides):
+        console = Console(file=io.StringIO(), width=4000)
+        try:
+            found = doctor(load_config("quickstart", [*QUICK, *overrides]), console)
+            return {finding.what: finding for finding in found}, ""
+        except RunError as error:
+            return console.file.getvalue(), str(error)
+
+    return run
+
+
+def test_all_is_well(findings, finished, data):
+    found, error = findings(f"run={finished}", f"data={data}")
+    assert error == ""
+    assert {name: f.state for name, f in found.items()} == {
+        "packages": GOOD, "processor": GOOD, "GPU": found["GPU"].state, "rendering": NOTE,
+        "data": GOOD, "run": GOOD, "dataset": GOOD, "registry": GOOD,
+    }  # fmt: skip
+    assert "1 backbone, 1 grouping, 2 expert, 1 router, all verified" in found["registry"].found
+    assert "libegl1" in found["rendering"].remedy
+
+
+def test_what_is_not_there_yet_has_its_command(findings, tmp_path):
+    found, error = findings(f"run={tmp_path / 'run'}", f"data={tmp_path / 'data'}")
+    assert error == ""
+    assert found["dataset"].state == found["registry"].state == NOTE
+    assert found["dataset"].remedy == "m3dt collect --conf quickstart"
+    assert found["registry"].remedy == "m3dt train --conf quickstart"
+
+
+def test_what_is_broken_is_named(findings, finished, data, tmp_path, monkeypatch):
+    broken = shutil.copytree(data, tmp_path / "data")
+    path = broken / "reach-v2.hdf5"
+    path.write_bytes(path.read_bytes()[:-100])
+    shown, error = findings(f"run={finished}", f"data={broken}")
+    assert "dataset" in error and "truncated" in shown and "m3dt verify" in shown
+    run = shutil.copytree(finished, tmp_path / "run")
+    weights = run / "registry" / "backbone" / "main" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    shown, error = findings(f"run={run}", f"data={data}")
+    assert "registry" in error and "does not match its checksum" in shown
+    shown, error = findings(f"run={finished}", f"data={data}", "tasks=[reach-v2,sweep-v2]")
+    assert "dataset" in error and "lacks sweep-v2" in shown
+    shown, error = findings(f"run={finished}", f"data={data}", "trainer.accelerator=gpu")
+    assert "GPU" in error and "trainer.accelerator=auto" in shown
+    monkeypatch.setattr(module, "_LOWEST_FREE", 2**80)
+    shown, error = findings(f"run={finished}", f"data={data}")
+    assert "data, run" in error and "free space" in shown
+
+
+def test_leftovers_and_interrupted_stages_are_mentioned(findings, finished, data, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    (run / "checkpoints" / "stage2").mkdir(parents=True)
+    (run / "registry" / ".main.0.tmp").mkdir()
+    found, error = findings(f"run={run}", f"data={data}")
+    assert error == ""
+    assert "stage2" in found["checkpoints"].found
+    assert "1 of killed processes" in found["leftovers"].found
+
+
+def test_the_command_says_what_is_bad(finished, data, capsys):
+    arguments = [*QUICK, f"run={finished}", f"data={data}"]
+    assert main(["doctor", *arguments]) == 0
+    assert "m3dt doctor --conf quickstart" in capsys.readouterr().out
+    assert main(["doctor", *arguments, "trainer.accelerator=gpu"]) == 1
+    assert "1 of " in capsys.readouterr().err

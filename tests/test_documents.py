@@ -1,0 +1,49 @@
+"""What documents promise: tests that exist, commands and settings that exist."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from m3dt.cli.parser import make_parser
+from m3dt.config import load_config
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_every_fault_has_a_test():
+    rows = re.findall(r"^\|.*\| `(test_\w+)` \|$", (ROOT / "docs/faults.md").read_text(), re.M)
+    defined = {
+        node.name
+        for path in (ROOT / "tests").glob("test_*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert len(rows) >= 30 and len(set(rows)) == len(rows)
+    assert set(rows) <= defined
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_in_documents_exist(path):
+    """Every `m3dt COMMAND` that starts a line of code parses, but for what stands for a name."""
+    lines = re.findall(r"^    (?:MUJOCO_GL=\w+ )?m3dt (.*?)(?:  +#.*)?$", path.read_text(), re.M)
+    for line in lines:
+        words = line.split()
+        options, rest = make_parser().parse_known_args(words)
+        assert not [word for word in rest if word.startswith("-")], line
+        overrides = [w for w in [*getattr(options, "overrides", []), *rest] if "=" in w]
+        known = [word for word in overrides if word.partition("=")[2].islower()]
+        if hasattr(options, "conf") and "/" not in options.conf and options.conf.islower():
+            load_config(options.conf, known)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_in_documents_lead_somewhere(path):
+    text = path.read_text()
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+        if "://" not in target:
+            assert (path.parent / target).exists(), target
+    for named in re.findall(r"`((?:results|conf|docs|notebooks|src|tests)/[\w/.-]+\.\w+)`", text):
+        assert (ROOT / named).exists(), named
