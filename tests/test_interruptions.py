@@ -1,6 +1,5 @@
 """Stages killed, resumed, spread over processes: they end as if nothing had happened."""
 
-import json
 import shutil
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from quick_run import QUICK, STEPS, call, kill_after, wait_for
 from test_stages import FAST, data_for, fresh_model, train
 
 from m3dt.data import DatasetStore
+from m3dt.pipeline.spread import shards_of
 from m3dt.registry import Registry
 from m3dt.stages import BackboneStage
 
@@ -145,14 +145,24 @@ def test_a_signal_saves_and_ends(finished, data, tmp_path, number, code):
     assert backbones[0].hash == backbones[1].hash
 
 
-def test_interrupted_run_refuses_other_settings(finished, data, tmp_path, capsys):
-    settings = tmp_path / "run" / "checkpoints" / "stage1" / "settings.json"
-    assert call("stage1", tmp_path / "run", data, "stage1.max_steps=2") == 0
-    shutil.rmtree(tmp_path / "run" / "registry")
-    settings.parent.mkdir(parents=True)
-    settings.write_text(json.dumps({"seed": 5}))
-    assert call("stage1", tmp_path / "run", data, "stage1.max_steps=2") == 2
-    assert "seed was 5, is 0" in capsys.readouterr().err
+def test_interrupted_run_refuses_other_settings(data, tmp_path, monkeypatch, capsys):
+    """Seed, batch, devices: refused by name; forced, it goes on and says so for good."""
+    run, short = tmp_path / "run", ["stage1.max_steps=2", "stage1.checkpoint_every=1"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Registry, "save", interrupt)
+        assert call("stage1", run, data, *short) == 130
+    for setting, told in (
+        ("seed=5", "seed was 0, is 5"),
+        ("loader.batch_size=2", "loader.batch_size was 4, is 2"),
+        ("trainer.devices=2", "trainer.devices was 1, is 2"),
+    ):
+        assert call("stage1", run, data, *short, setting) == 2
+        message = capsys.readouterr().err
+        assert told in message and "force=true" in message
+    assert call("stage1", run, data, *short, "loader.batch_size=2", "force=true") == 0
+    assert "goes on with other settings" in capsys.readouterr().out
+    metrics = Registry(run).get("backbone", "main").metrics
+    assert metrics["forced"] == ["loader.batch_size was 4, is 2"]
 
 
 def test_a_lost_expert_is_trained_again_alone(finished, data, tmp_path):
@@ -175,3 +185,33 @@ def test_shards_share_the_experts(finished, data, tmp_path):
     assert [e.key for e in Registry(run).entries() if e.kind == "expert"] == ["expert/1"]
     assert call("stage2", run, data, "stage2.shard=0/2") == 0
     assert call("stage3", run, data, "stage3.max_steps=2") == 0
+
+
+def test_devices_take_different_experts(finished, data, tmp_path, capfd):
+    """Two processes without DDP; one that fails takes no other with it and is done again alone."""
+    run = tmp_path / "run"
+    for kind in ("backbone", "grouping"):
+        shutil.copytree(finished / "registry" / kind, run / "registry" / kind)
+    blocked = run / "checkpoints" / "stage2-1-of-2"
+    blocked.parent.mkdir()
+    blocked.write_text("a file where a folder shall be")
+    two = ["trainer.devices=2", "trainer.strategy=ddp"]
+    assert call("stage2", run, data, *two) == 1
+    assert "shards 1/2 (exit code" in capfd.readouterr().err
+    registry = Registry(run)
+    first = registry.get("expert", "0")
+    blocked.unlink()
+    assert call("stage2", run, data, *two) == 0
+    assert registry.get("expert", "0") == first
+    for name in ("0", "1"):
+        mine, theirs = (r.tensors(r.get("expert", name)) for r in (registry, Registry(finished)))
+        for key, tensor in theirs.items():
+            torch.testing.assert_close(mine[key], tensor, rtol=0, atol=1e-4)
+    assert "shard: 0/1" in (run / "config.yaml").read_text()
+
+
+def test_shards_divide_further():
+    """Four devices of job 1 of 2: every odd expert once."""
+    shards = [tuple(map(int, s.split("/"))) for s in shards_of("1/2", 4)]
+    taken = [k for i, n in shards for k in range(24) if k % n == i]
+    assert sorted(taken) == list(range(1, 24, 2))

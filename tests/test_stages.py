@@ -7,8 +7,10 @@ import torch
 from conftest import SYNTHETIC_TASKS
 
 from m3dt.config import GroupingConfig, LoaderConfig, ModelConfig, StageConfig
+from m3dt.console import make_console
 from m3dt.data import DatasetStore, M3DTDataModule, Stream
 from m3dt.models import PromptDT
+from m3dt.run import Run
 from m3dt.stages import BackboneStage, ExpertStage, RouterStage, row_losses
 from m3dt.stages.grouping import agreement_gram, gradient_groups, mean_gradient, random_groups
 
@@ -203,3 +205,12 @@ def test_agreement_gram_equals_naive(synthetic, memory_gb):
         stage.loss(data.probe_batch(1, index)).backward()
         first.append(torch.cat([p.grad.flatten() for p in parameters]))
     torch.testing.assert_close(gradients[1], torch.stack(first).mean(dim=0), rtol=1e-4, atol=1e-7)
+
+
+def test_a_stage_may_have_its_own_batch_size(synthetic, tiny_config):
+    """Zero takes the loader's; what a stage learns from depends on it, so it is a setting."""
+    folders = [f"data={synthetic}", f"tasks=[{','.join(SYNTHETIC_TASKS)}]"]
+    run = Run(tiny_config(*folders, "loader.batch_size=6", "stage2.batch_size=3"), make_console())
+    sizes = [len(run.data_for(stage).batch(0).loss_weight) for stage in (0, 1, 2, 3)]
+    assert sizes == [6, 6, 3, 6]
+    assert run.settings("stage2")["stage2"]["batch_size"] == 3

@@ -33,6 +33,7 @@ from m3dt.signals import SaveOnSignal, Told
 from m3dt.stages import Stage, WeightSelector
 
 SETTINGS = "settings.json"
+_FORCED = "forced"  # settings that changed in the middle of a training, there and in its metrics
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -137,16 +138,22 @@ def fit(
         The step behind the weights, and what the callbacks measured.
     """
     found = started_settings(folder)
+    forced = found.pop(_FORCED, []) if found is not None else []
     if found is not None and found != settings:
-        raise UserError(
-            f"{folder}: an interrupted run had other settings: {differences(found, settings)}. "
-            "Repeat them to resume, delete the folder to start over, or give another run=FOLDER."
-        )
+        changed = differences(found, settings)
+        if not config.force:
+            raise UserError(
+                f"{folder}: an interrupted run had other settings: {changed}. Repeat them to "
+                "resume, delete the folder to start over, or give another run=FOLDER. force=true "
+                "resumes all the same, which is recorded with the model."
+            )
+        console.print(f"[yellow]{folder.name} goes on with other settings[/]: {changed}")
+        forced = [*forced, changed]
     folder.mkdir(parents=True, exist_ok=True)
     if is_first_rank():
         remove_temporaries(folder)
-        if found is None:
-            write_json(folder / SETTINGS, settings)
+        if found != settings:
+            write_json(folder / SETTINGS, {**settings, **({_FORCED: forced} if forced else {})})
     checkpoint = newest_checkpoint(folder)
     start = int(checkpoint.stem.removeprefix("step")) if checkpoint else 0
     if checkpoint:
@@ -175,7 +182,7 @@ def fit(
     step = trainer.global_step
     if step < stage.config.max_steps and not trainer.should_stop:
         raise RunError(f"{folder.name} ended early, at step {step} of {stage.config.max_steps}")
-    metrics: dict[str, Any] = {}
+    metrics: dict[str, Any] = {_FORCED: forced} if forced else {}
     for callback in callbacks:
         if isinstance(callback, WeightSelector):
             selected = callback.selected_weights()

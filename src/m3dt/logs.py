@@ -117,28 +117,20 @@ def score_scalars(result: Mapping[str, Any]) -> dict[str, float]:
 
 
 def write_hyperparameters(
-    run: Path, name: str, settings: Mapping[str, Any], result: Mapping[str, Any]
+    run: Path,
+    name: str,
+    settings: Mapping[str, bool | int | float | str],
+    result: Mapping[str, Any],
 ) -> None:
     """Write a model's settings and final scores for the HParams page.
 
     Args:
         run: The run's folder.
         name: Of the model.
-        settings: Nested; flattened to dotted keys, lists to text.
+        settings: What tells it from others: numbers and words.
         result: What an evaluation returned.
     """
     scores = {k: v for k, v in score_scalars(result).items() if not k.startswith("eval/task/")}
-    flat = {"model": name, **_flatten(settings)}
     with SummaryWriter(str(run / "logs" / "hparams" / name.replace(":", "-"))) as writer:
-        writer.add_hparams(flat, {f"final/{k}": v for k, v in scores.items()}, run_name=".")
-
-
-def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            plain = isinstance(value, bool | int | float | str)
-            flat[prefix + key] = value if plain else str(value)
-    return flat
+        final = {f"final/{key}": value for key, value in scores.items()}
+        writer.add_hparams({"model": name, **settings}, final, run_name=".")

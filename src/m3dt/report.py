@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import metadata
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -176,11 +177,17 @@ def _key(config: Config, tasks: tuple[str, ...], described: dict[str, Any]) -> s
     return fingerprint([settings, list(tasks), described, versions])
 
 
+_TELLING = (
+    "method", "suite", "seed", "model.n_embd", "model.n_layer", "model.context_length",
+    "moe.num_experts", "moe.top_k", "grouping.method", "loader.batch_size", "loader.sampling",
+    "stage1.max_steps", "stage1.learning_rate", "stage2.max_steps", "stage3.max_steps",
+    "baseline.max_steps",
+)  # fmt: skip
+
+
 def _settings(config: Config) -> dict[str, Any]:
-    """Return what tells experiments apart."""
-    chosen = asdict(config)
-    sections = ("model", "moe", "loader", "grouping", "stage1", "stage2", "stage3", "baseline")
-    return {k: chosen[k] for k in ("method", "suite", "suite_seed", "seed", *sections)}
+    """Return the settings that tell experiments apart, few enough for a table."""
+    return {key: attrgetter(key)(config) for key in _TELLING}
 
 
 def _stored(file: Path, key: str) -> dict[str, Any] | None:

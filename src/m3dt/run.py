@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,9 @@ class Run:
         """Return the batches of a stage; by default one stream over all tasks."""
         everything = [Stream(0, tuple(range(len(self.tasks))))]
         c = self.config
-        return M3DTDataModule(self.store, c.loader, c.model, c.seed, stage, streams or everything)
+        own = (c.baseline, c.stage1, c.stage2, c.stage3)[stage].batch_size
+        loader = replace(c.loader, batch_size=own or c.loader.batch_size)
+        return M3DTDataModule(self.store, loader, c.model, c.seed, stage, streams or everything)
 
     def finished(self, kind: str, name: str, settings: dict[str, Any]) -> Entry | None:
         """Return a registered model if it is the one that these settings and data make.

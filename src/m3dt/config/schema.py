@@ -149,6 +149,8 @@ class StageConfig:
     """After the warm-up: `none` keeps the learning rate, `cosine` takes it to zero at max_steps."""
     gradient_clip: float = 0.25
     """Largest global norm of the gradient (stage 2: of each expert's own gradient)."""
+    batch_size: int = 0
+    """Segments of an optimiser step; 0 means loader.batch_size."""
     checkpoint_every: int = 5000
     max_bad_steps: int = 10
     """Steps that are skipped because loss or gradient is not finite; one more ends the training."""
@@ -160,7 +162,7 @@ class StageConfig:
     def __post_init__(self) -> None:
         for name in ("max_steps", "checkpoint_every"):
             _at_least(name, getattr(self, name), 1)
-        for name in ("warmup_steps", "weight_decay", "max_bad_steps"):
+        for name in ("warmup_steps", "weight_decay", "max_bad_steps", "batch_size"):
             _at_least(name, getattr(self, name), 0)
         _choice("decay", self.decay, ("none", "cosine"))
         for name in ("learning_rate", "gradient_clip"):
@@ -291,6 +293,9 @@ class Config:
     reuse: str = ""
     """Folder of another run: models that the same settings, data and parents would make are taken
     from it in place of training them again."""
+    force: bool = False
+    """Whether an interrupted training goes on although its settings, data, batch or devices have
+    changed; what changed is recorded with the model."""
     suite: str = "mt160"
     """Task suite: mt10, mt20, mt40, mt80, mt120, mt160 (the paper's lists), any other mtN (chosen
     by the paper's rule) or quickstart."""

@@ -5,13 +5,14 @@ from m3dt.figures.datasets import coverage_figure, frame_sheet, return_figure, s
 from m3dt.figures.matrices import heat_map
 from m3dt.figures.pages import PAGES, TABLES, write_pages
 from m3dt.figures.results import Results
-from m3dt.figures.show import Shown
+from m3dt.figures.show import Shown, Told
 
 __all__ = [
     "PAGES",
     "TABLES",
     "Results",
     "Shown",
+    "Told",
     "conflict_curve",
     "coverage_figure",
     "frame_sheet",

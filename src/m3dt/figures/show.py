@@ -1,4 +1,4 @@
-"""Figures in a notebook, whatever its plotting back end."""
+"""Figures and text in a notebook, whatever its plotting back end."""
 
 from __future__ import annotations
 
@@ -19,3 +19,13 @@ class Shown:
         buffer = BytesIO()
         self.figure.savefig(buffer, format="png", dpi=_DOTS_PER_INCH)
         return buffer.getvalue()
+
+
+class Told:
+    """Markdown that a notebook displays as text."""
+
+    def __init__(self, markdown: str) -> None:
+        self.markdown = markdown
+
+    def _repr_markdown_(self) -> str:
+        return self.markdown

@@ -27,6 +27,7 @@ from m3dt.pipeline.parents import (
     trained_backbone,
     trained_experts,
 )
+from m3dt.pipeline.spread import devices_of, spread_experts
 from m3dt.registry import Entry
 from m3dt.run import Run
 from m3dt.stages import BackboneStage, ExpertStage, RouterStage, seed_of
@@ -123,6 +124,13 @@ def stage2(run: Run) -> list[Entry]:
     if not missing:
         run.console.print(f"stage 2 is finished: {len(mine)} experts. Nothing to do.")
         return [expert for expert in done.values() if expert is not None]
+    devices = devices_of(run)
+    if len(devices) > 1:
+        names = [str(k) for k in mine]
+        spread_experts(
+            run, devices, lambda: all(run.registry.find("expert", name) for name in names)
+        )
+        return [run.registry.get("expert", name) for name in names]
     folder = run.checkpoints("stage2" if count == "1" else f"stage2-{index}-of-{count}")
     started = started_settings(folder)
     experts = started["experts"] if started else missing

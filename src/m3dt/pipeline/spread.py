@@ -1,0 +1,88 @@
+"""Stage 2 on several devices of a machine: each trains its own experts in its own process.
+
+Experts do not depend on each other, so that nothing needs to be exchanged between the processes.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+
+from m3dt.config import save_config
+from m3dt.errors import RunError
+from m3dt.fitting import is_first_rank
+from m3dt.run import Run
+
+# What lightning tells the processes of a distributed training; these here are none.
+_RANKS = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+def devices_of(run: Run) -> list[int]:
+    """Return the devices that stage 2 spreads over; one or none if there is nothing to spread."""
+    trainer = run.config.trainer
+    asked, on_cpu = trainer.get("devices", 1), not torch.cuda.is_available()
+    if trainer.get("num_nodes", 1) != 1:
+        return []  # a job a shard is the way there
+    if isinstance(asked, list | tuple):
+        return [int(device) for device in asked]
+    if str(asked) in ("auto", "-1"):
+        return [] if on_cpu else list(range(torch.cuda.device_count()))
+    return list(range(int(asked))) if str(asked).isdigit() else []
+
+
+def shards_of(shard: str, parts: int) -> list[str]:
+    """Divide a shard further: part i of `a/b` in n takes the experts k with k % (b n) = a + b i."""
+    a, b = map(int, shard.split("/"))
+    return [f"{a + b * i}/{b * parts}" for i in range(parts)]
+
+
+def spread_experts(run: Run, devices: list[int], finished: Callable[[], bool]) -> None:
+    """Train a process's experts by one process a device, and wait for all.
+
+    Args:
+        run: The run.
+        devices: As `devices_of` gives them.
+        finished: Tells whether all experts are registered, for ranks that only wait.
+
+    Raises:
+        RunError: Some of them failed; the experts of the others are registered.
+    """
+    if not is_first_rank():
+        while not finished():
+            if os.getppid() == 1:
+                raise RunError("stage 2: the first process has ended.")
+            time.sleep(1)
+        return
+    run.begin()
+    file = run.folder / "checkpoints" / "stage2.yaml"
+    save_config(run.config, file)
+    on_gpu = torch.cuda.is_available() and run.config.trainer.get("accelerator") != "cpu"
+    environment = {key: value for key, value in os.environ.items() if key not in _RANKS}
+    shards = shards_of(run.config.stage2.shard, len(devices))
+    codes: dict[str, int] = {}
+    processes = {}
+    try:
+        for shard, device in zip(shards, devices, strict=True):
+            own = f"trainer.devices={f'[{device}]' if on_gpu else 1}"
+            words = ["--conf", str(file), f"stage2.shard={shard}", own, "trainer.strategy=auto"]
+            command = [sys.executable, "-m", "m3dt", "stage2", *words]
+            processes[shard] = subprocess.Popen(command, env=environment)
+        codes = {shard: process.wait() for shard, process in processes.items()}
+    finally:
+        for process in processes.values():
+            if process.poll() is None:
+                process.terminate()  # it saves a checkpoint and leaves
+                process.wait()
+    run.begin()  # each shard has written its own configuration there
+    failed = [f"{shard} (exit code {code})" for shard, code in codes.items() if code]
+    if failed:
+        raise RunError(
+            f"stage 2: shards {', '.join(failed)} failed, see above. The experts of the others are "
+            "registered; the same command trains the rest."
+        )
+    file.unlink()
