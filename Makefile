@@ -15,7 +15,7 @@ M3DT := $(BIN)/m3dt
 # Stages depend on each other's results, so `make -j` must not run them at once.
 .NOTPARALLEL:
 .PHONY: help setup data stage1 group stage2 stage3 eval baselines registry tensorboard bench notebooks behaviour lint types test \
-        test-slow clean
+        test-slow faults clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,6 +80,10 @@ test: lint types ## Lint, types and all quick tests
 
 test-slow: setup ## The tests that take minutes
 	$(BIN)/python -m pytest -q -m slow
+
+faults: setup ## Random kills and thousands of damaged inputs: about an hour
+	$(BIN)/python -m pytest -q -m faults tests/test_kills.py
+	M3DT_FUZZ_EXAMPLES=400 $(BIN)/python -m pytest -q tests/test_fuzz.py
 
 clean: ## Remove .venv and caches; data/ and runs/ stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist src/*.egg-info

@@ -14,14 +14,15 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def test_every_fault_has_a_test():
-    rows = re.findall(r"^\|.*\| `(test_\w+)` \|$", (ROOT / "docs/faults.md").read_text(), re.M)
+    table = re.findall(r"^\|.*\| (`test_.*) \|$", (ROOT / "docs/faults.md").read_text(), re.M)
+    rows = [name for cell in table for name in re.findall(r"`(test_\w+)`", cell)]
     defined = {
         node.name
         for path in (ROOT / "tests").glob("test_*.py")
         for node in ast.parse(path.read_text()).body
         if isinstance(node, ast.FunctionDef)
     }
-    assert len(rows) >= 30 and len(set(rows)) == len(rows)
+    assert len(table) >= 30 and len(set(rows)) == len(rows)
     assert set(rows) <= defined
 
 

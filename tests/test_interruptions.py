@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import h5py
 import lightning.pytorch as pl
@@ -57,35 +56,41 @@ def interrupt(*args, **kwargs):
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("stage", ["stage1", "stage2"])
-def test_two_processes_equal_one(finished, data, tmp_path, stage):
-    """DDP over gloo with the same global batch; only the order of sums differs."""
-    kinds = [] if stage == "stage1" else ["backbone", "grouping"]
-    plain = ["model.dropout=0", "stage1.max_steps=10", "stage2.max_steps=10"]
-    runs = {n: tmp_path / f"ranks{n}" for n in (1, 2)}
-    assert call("stage1", runs[1], data, *plain) == 0
-    if kinds:
-        assert call("group", runs[1], data, *plain) == 0
-        for kind in kinds:
-            folder = Path("registry") / kind
-            shutil.copytree(runs[1] / folder, runs[2] / folder)
-        assert call("stage2", runs[1], data, *plain) == 0
-    two = [f"data={data}", f"run={runs[2]}", "trainer.devices=2", "trainer.strategy=ddp"]
-    command = [sys.executable, "-m", "m3dt", stage, *QUICK, *plain, *two]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+@pytest.mark.parametrize("command", ["stage1", "stage2", "stage3", "train"])
+def test_two_processes_equal_one(data, tmp_path, command):
+    """Over gloo with the same global batch; only the order of sums differs.
+
+    Stage 2 needs no DDP: each process has experts of its own. `train` trains a baseline.
+    """
+    ten = [f"{stage}.max_steps=10" for stage in ("stage1", "stage2", "stage3", "baseline")]
+    plain = ["model.dropout=0", *ten]
+    if command == "train":
+        plain.append("method=promptdt")
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    before = {"stage2": ("stage1", "group"), "stage3": ("stage1", "stage2")}
+    for earlier in before.get(command, ()):
+        assert call(earlier, alone, data, *plain) == 0
+    if before.get(command):
+        shutil.copytree(alone / "registry", together / "registry")
+    assert call(command, alone, data, *plain) == 0
+    two = [f"data={data}", f"run={together}", "trainer.devices=2", "trainer.strategy=ddp"]
+    words = [sys.executable, "-m", "m3dt", command, *QUICK, *plain, *two]
+    result = subprocess.run(words, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr[-3000:]
-    for entry in Registry(runs[1]).entries():
-        alone, together = Registry(runs[1]), Registry(runs[2])
-        other = together.get(entry.kind, entry.name)
-        for name, tensor in alone.tensors(entry).items():
-            torch.testing.assert_close(together.tensors(other)[name], tensor, rtol=0, atol=2e-4)
-    if stage == "stage1":
-        histories = [
-            Registry(run).get("backbone", "main").metrics["conflict"]["history"]
-            for run in runs.values()
-        ]
-        assert histories[1][0]["mean"] == pytest.approx(histories[0][0]["mean"], abs=1e-5)
-        assert histories[1][0]["pairwise"] == pytest.approx(histories[0][0]["pairwise"], abs=1e-5)
+    registries = Registry(alone), Registry(together)
+    keys = [[entry.key for entry in registry.entries()] for registry in registries]
+    assert keys[0] == keys[1]
+    for entry in registries[0].entries():
+        other = registries[1].get(entry.kind, entry.name)
+        for name, tensor in registries[0].tensors(entry).items():
+            found = registries[1].tensors(other)[name]
+            torch.testing.assert_close(found, tensor, rtol=0, atol=2e-4)
+        loss = entry.metrics.get("train/loss")
+        assert loss is None or other.metrics["train/loss"] == pytest.approx(loss, rel=1e-3)
+    if command == "stage1":
+        first, second = (r.get("backbone", "main").metrics["conflict"] for r in registries)
+        for key in ("mean", "pairwise", "leave_one_out"):
+            assert second["history"][0][key] == pytest.approx(first["history"][0][key], abs=1e-5)
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run(data, tmp_path, capsys):

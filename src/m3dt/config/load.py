@@ -94,7 +94,7 @@ def load_config(conf: str | Path, overrides: Sequence[str] = ()) -> Config:
         _check_keys(layer, merged, source)
         try:
             merged = OmegaConf.merge(merged, layer)
-        except OmegaConfBaseException as error:
+        except (OmegaConfBaseException, TypeError, ValueError) as error:
             raise UserError(f"{source}: {_first_line(error)}") from None
     merged.conf = path.stem
     try:
@@ -131,7 +131,10 @@ def _presets(naming: Sequence[DictConfig], everything: Sequence[_Layer]) -> list
 
 
 def _last(key: str, layers: Sequence[DictConfig]) -> str | None:
-    values = [str(layer.get(key)) for layer in layers if layer.get(key) is not None]
+    try:
+        values = [str(layer.get(key)) for layer in layers if layer.get(key) is not None]
+    except OmegaConfBaseException as error:  # an interpolation that leads nowhere
+        raise UserError(f"{key}: {_first_line(error)}") from None
     return values[-1] if values else None
 
 

@@ -1,0 +1,66 @@
+"""Kill -9 at random moments, again and again: nothing differs at the end."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from quick_run import QUICK
+
+from m3dt.files import sha256
+from m3dt.registry import Registry
+
+KILLS = int(os.environ.get("M3DT_KILLS", 100))  # of training, and as many of collection
+
+pytestmark = pytest.mark.faults
+
+
+def survive(command, kills, rng, reset=None):
+    """Run a command until it has been killed often enough and then once to its end.
+
+    Args:
+        command: What is run.
+        kills: How often it is killed, at a random moment after it has begun to work.
+        rng: Chooses the moments.
+        reset: Called where the command had finished before its time to die.
+    """
+    longest, done = 12.0, 0
+    while done < kills:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        time.sleep(rng.uniform(2.0, longest))
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            done += 1
+            continue
+        output = process.communicate()[0].decode()
+        assert process.returncode == 0, output[-3000:]
+        longest = max(longest * 0.8, 3.0)
+        assert reset is not None
+        reset()
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
+def test_training_survives_random_kills(finished, data, tmp_path):
+    """All three stages by one command; what a kill hits is chance."""
+    run, rng = tmp_path / "run", random.Random(0)
+    command = [sys.executable, "-m", "m3dt", "train", *QUICK, f"data={data}", f"run={run}"]
+    survive(command, KILLS, rng, lambda: shutil.rmtree(run))
+    hashes = [{e.key: e.hash for e in Registry(r).entries()} for r in (run, finished)]
+    assert hashes[0] == hashes[1]
+    assert not [path for path in run.rglob(".*.tmp")]
+
+
+def test_collection_survives_random_kills(data, tmp_path):
+    folder, rng = tmp_path / "data", random.Random(1)
+    command = [sys.executable, "-m", "m3dt", "collect", *QUICK, f"data={folder}"]
+    survive(command, KILLS, rng, lambda: shutil.rmtree(folder))
+    names = sorted(path.name for path in data.glob("*.hdf5"))
+    assert names == sorted(path.name for path in folder.glob("*.hdf5"))
+    assert [sha256(folder / name) for name in names] == [sha256(data / name) for name in names]
+    assert not [path for path in folder.rglob(".*.tmp")]
