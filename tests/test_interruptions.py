@@ -86,7 +86,8 @@ def test_two_processes_equal_one(data, tmp_path, command):
             found = registries[1].tensors(other)[name]
             torch.testing.assert_close(found, tensor, rtol=0, atol=2e-4)
         loss = entry.metrics.get("train/loss")
-        assert loss is None or other.metrics["train/loss"] == pytest.approx(loss, rel=1e-3)
+        if loss is not None and entry.kind != "expert":  # those have their process's mean
+            assert other.metrics["train/loss"] == pytest.approx(loss, rel=1e-3)
     if command == "stage1":
         first, second = (r.get("backbone", "main").metrics["conflict"] for r in registries)
         for key in ("mean", "pairwise", "leave_one_out"):
