@@ -59,7 +59,7 @@ tensorboard: setup ## Show losses, conflict curves, router usage and scores
 	$(BIN)/tensorboard --logdir runs
 
 bench: setup ## Time steps, data and acting beside the plain computation, into results/bench.json
-	@$(M3DT) bench --json results/bench.json $(ARGS)
+	@$(M3DT) bench $(if $(ARGS),$(ARGS),--json results/bench.json)
 
 notebooks: setup ## Execute the notebooks in place
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[notebooks]'

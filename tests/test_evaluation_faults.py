@@ -79,11 +79,22 @@ def test_a_worker_that_dies_is_replaced(undisturbed):
     assert result["tasks"] == undisturbed["tasks"]
 
 
+def test_a_task_that_kills_its_worker_takes_no_other_with_it(undisturbed, tmp_path):
+    """Its neighbours on the worker are played one at a time then, and kept."""
+    with WorkerPool(1) as pool:
+        policy = Troubled(kill_first(pool), times=99, task="ant")
+        journal = Journal(tmp_path / "episodes.jsonl", "k")
+        with pytest.raises(RunError, match="failed twice in ant-dir-6") as error:
+            evaluate_policy(policy, TASKS, RULES, make_console(), pool, journal)
+    assert "died, exit code -9" in str(error.value)
+    assert [tile.task for tile in journal.episodes] == ["cheetah-vel-7"] * 2
+
+
 def test_a_task_that_fails_twice_is_named_and_the_others_are_kept(undisturbed, tmp_path):
     """And the same evaluation goes on with it alone once it works."""
     path = tmp_path / "episodes.jsonl"
     policy = Troubled(too_wide, times=99, task="ant")
-    with pytest.raises(RunError, match="again on a second try, in ant-dir-6") as error:
+    with pytest.raises(RunError, match="failed twice in ant-dir-6") as error:
         evaluate_policy(policy, TASKS, RULES, make_console(), journal=Journal(path, "k"))
     assert "Traceback" in str(error.value)  # the environment's own, for who must mend it
     kept = Journal(path, "k")
@@ -118,8 +129,10 @@ def test_a_journal_survives_a_cut_line_and_another_key(tmp_path):
     assert len(lost) == 1
     cut.add(lost[0], tiles[lost[0]])
     assert Journal(path, "k").episodes == tiles
-    assert Journal(path, "other").episodes == {}
-    assert path.read_text() == '"other"\n'
+    other = Journal(path, "other")  # of another seed, say: neither reads the other's
+    assert other.episodes == {}
+    other.add(lost[0], [])
+    assert Journal(path, "k").episodes == tiles
     journal.delete()
     assert not path.exists()
 
@@ -141,7 +154,7 @@ def test_an_evaluation_that_was_killed_goes_on(finished, data, monkeypatch, caps
         patch.setattr(Journal, "add", interrupted)
         assert call("evaluate", finished, data, *arguments) == 130
     (path,) = folder.glob("random.episodes.jsonl")
-    assert len(path.read_text().split()) > 1 and not (folder / "random.json").exists()
+    assert path.read_text().strip() and not (folder / "random.json").exists()
     assert call("evaluate", finished, data, *arguments) == 0
     result = json.loads((folder / "random.json").read_text())["result"]
     assert result["tasks"] == expected["tasks"] and not path.exists()

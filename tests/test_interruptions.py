@@ -165,10 +165,30 @@ def test_interrupted_run_refuses_other_settings(data, tmp_path, monkeypatch, cap
         assert call("stage1", run, data, *short, setting) == 2
         message = capsys.readouterr().err
         assert told in message and "force=true" in message
-    assert call("stage1", run, data, *short, "loader.batch_size=2", "force=true") == 0
+    assert call("stage1", run, data, *short, "model.n_embd=32", "force=true") == 2
+    assert "cannot go on with another model" in capsys.readouterr().err
+    slower = ["stage1.learning_rate=1e-9", "stage1.max_steps=4", "force=true"]
+    assert call("stage1", run, data, *short, "loader.batch_size=2", *slower) == 0
     assert "goes on with other settings" in capsys.readouterr().out
     metrics = Registry(run).get("backbone", "main").metrics
-    assert metrics["forced"] == ["loader.batch_size was 4, is 2"]
+    (forced,) = metrics["forced"]
+    assert "loader.batch_size was 4, is 2" in forced and "learning_rate was" in forced
+
+
+def test_a_forced_learning_rate_is_taken(data, tmp_path, monkeypatch):
+    """A checkpoint brings its optimiser's rate; the configuration's goes before it."""
+    run, short = tmp_path / "run", ["stage1.max_steps=2", "stage1.checkpoint_every=1"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Registry, "save", interrupt)
+        assert call("stage1", run, data, *short) == 130
+    (path,) = (run / "checkpoints" / "stage1").glob("step2.ckpt")
+    before = torch.load(path, weights_only=False)["state_dict"]
+    still = ["stage1.learning_rate=1e-30", "stage1.max_steps=4", "force=true"]
+    assert call("stage1", run, data, *still) == 0
+    registry = Registry(run)
+    after = registry.tensors(registry.get("backbone", "main"))
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name.removeprefix("model.")], tensor, rtol=0, atol=1e-9)
 
 
 def test_a_lost_expert_is_trained_again_alone(finished, data, tmp_path):

@@ -83,7 +83,7 @@ def test_experts_of_unequal_groups_read_their_own_prompts(synthetic, sampling):
 
 
 def test_mixing_frozen_experts_has_the_right_gradients():
-    """Against finite differences, in double precision, with and without a gradient of x."""
+    """Those of autograd through the batched form, with and without a gradient of x."""
     bank = ExpertBank(SMALL, 3).double().eval()
     for parameter in bank.parameters():
         parameter.data.normal_()

@@ -26,7 +26,7 @@ def score(cell, slope):
     if "num_experts" in values and cell.part == "experts":
         better -= {"2": 4, "4": 3, "16": -1}[values["num_experts"]]
     if "max_steps" in values:
-        better -= 2
+        better -= {"1000": 2, "2000": 1, "6000": 3}[values["max_steps"]]
     if values.get("residual") == "official":
         better -= 1
     width = {"32": -3, "128": 1}.get(values.get("n_embd"), 0)

@@ -118,7 +118,10 @@ def _rendering(config: Config) -> list[Finding]:
     for backend in [chosen] if chosen not in ("disable", "disabled", "off") else ["egl", "osmesa"]:
         command = [sys.executable, "-c", _RENDER]
         environment = {**os.environ, "MUJOCO_GL": backend, "PYOPENGL_PLATFORM": backend}
-        drawn = subprocess.run(command, env=environment, capture_output=True, timeout=120)
+        try:
+            drawn = subprocess.run(command, env=environment, capture_output=True, timeout=60)
+        except subprocess.TimeoutExpired:
+            continue
         if drawn.returncode == 0:
             remedy = "" if backend == chosen else f"MUJOCO_GL={backend} before a command"
             return [Finding("rendering", GOOD, f"{backend} works", remedy)]

@@ -12,7 +12,7 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning.pytorch as pl
 import torch
@@ -29,7 +29,7 @@ from m3dt.config import Config
 from m3dt.data import M3DTDataModule
 from m3dt.errors import RunError, UserError, nearest
 from m3dt.files import atomic_path, remove_temporaries, write_json
-from m3dt.signals import SaveOnSignal, Told
+from m3dt.signals import CHECKPOINT, SaveOnSignal, Told
 from m3dt.stages import Stage, WeightSelector
 
 SETTINGS = "settings.json"
@@ -141,6 +141,14 @@ def fit(
     forced = found.pop(_FORCED, []) if found is not None else []
     if found is not None and found != settings:
         changed = differences(found, settings)
+        shaped = [
+            k for k in ("model", "tasks", "moe", "experts") if found.get(k) != settings.get(k)
+        ]
+        if config.force and shaped:
+            raise UserError(
+                f"{folder}: force=true cannot go on with another {shaped[0]}: {changed}. Delete "
+                "the folder to start over, or give another run=FOLDER."
+            )
         if not config.force:
             raise UserError(
                 f"{folder}: an interrupted run had other settings: {changed}. Repeat them to "
@@ -159,7 +167,8 @@ def fit(
     if checkpoint:
         console.print(f"resuming [bold]{folder.name}[/] at step {start}")
     stage.model.use(config.compute)
-    trainer = _trainer(config, stage, callbacks, folder, start)
+    signals = SaveOnSignal(folder)
+    trainer = _trainer(config, stage, [*callbacks, signals], folder, start)
     with warnings.catch_warnings():
         # Choices made here, and a word of lightning to torch.
         warnings.filterwarnings("ignore", ".*LeafSpec.*")
@@ -170,15 +179,17 @@ def fit(
             trainer.fit(stage, datamodule=data, ckpt_path=checkpoint, weights_only=False)
         except Told as told:
             console.print(f"{folder.name}: saved at step {trainer.global_step} on {told}.")
-            if told.signal == signal.SIGTERM:
-                raise SystemExit(143) from None
-            raise KeyboardInterrupt from None
+            _leave(told.signal)
         except SIGTERMException:  # before the first step
             raise SystemExit(143) from None
         except SystemExit:
             if trainer.interrupted:  # lightning turns Ctrl-C into exit code 1
                 raise KeyboardInterrupt from None
             raise
+        finally:
+            signals.restore()
+    if signals.received:  # behind the last step: the training is over, what follows it is not
+        _leave(signals.received)
     step = trainer.global_step
     if step < stage.config.max_steps and not trainer.should_stop:
         raise RunError(f"{folder.name} ended early, at step {step} of {stage.config.max_steps}")
@@ -195,6 +206,12 @@ def fit(
     if loss is not None:
         metrics["train/loss"] = float(loss)
     return step, metrics
+
+
+def _leave(number: int) -> NoReturn:
+    if number == signal.SIGTERM:
+        raise SystemExit(143) from None
+    raise KeyboardInterrupt from None
 
 
 def _restore(stage: Stage, weights: dict[str, Tensor]) -> None:
@@ -239,7 +256,7 @@ def _trainer(
         logging.getLogger(name).setLevel(logging.WARNING)
     saver = ModelCheckpoint(
         folder,
-        filename="step{step}",
+        filename=CHECKPOINT.removesuffix(".ckpt"),
         auto_insert_metric_name=False,
         monitor="step",
         mode="max",
@@ -256,7 +273,7 @@ def _trainer(
             max_steps=stage.config.max_steps,
             max_epochs=-1,
             logger=logger,
-            callbacks=[*callbacks, LearningRateMonitor("step"), SaveOnSignal(folder), saver],
+            callbacks=[*callbacks, LearningRateMonitor("step"), saver],
             plugins=[AtomicCheckpointIO()],
             default_root_dir=folder,
             enable_progress_bar=False,

@@ -96,6 +96,10 @@ class Registry:
             write_json(folder / ENTRY, known)
         return Entry(**known)
 
+    def has(self, kind: str, name: str) -> bool:
+        """Tell whether there is an entry, without verifying it."""
+        return (self.folder / kind / name / ENTRY).is_file()
+
     def find(self, kind: str, name: str) -> Entry | None:
         """Return an entry after verifying its files, or None if there is none.
 

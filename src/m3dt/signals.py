@@ -29,7 +29,8 @@ class Told(Exception):
 class SaveOnSignal(pl.Callback):
     """Writes a checkpoint between two steps once a signal has come, then raises `Told`.
 
-    A second Ctrl-C does not wait for the step. Ranks agree, whichever of them was told.
+    A second Ctrl-C does not wait for the step. Ranks agree, whichever of them was told. Whoever
+    runs the trainer calls `restore` behind it, whatever happened, and looks at `received`.
 
     Args:
         folder: Where checkpoints are.
@@ -40,13 +41,14 @@ class SaveOnSignal(pl.Callback):
         self.received = 0
         self._previous: dict[int, Any] = {}
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return  # signals are the main thread's alone
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._previous[number] = signal.signal(number, self._receive)
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Lightning has set its own handlers by now; these take their place.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._receive)
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def restore(self) -> None:
+        """Give the signals back to whom they belonged."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}

@@ -13,27 +13,29 @@ from m3dt.evaluation.scores import Episode
 
 
 class Journal:
-    """A file with a line a tile, behind a line that says of what.
+    """A file with a line a tile, each with the key of what its episodes depend on.
+
+    Lines of other keys are left alone: two evaluations may write at the same time.
 
     Args:
         path: The file.
-        key: What the episodes depend on; a file of another key is begun anew.
+        key: What the episodes depend on.
     """
 
     def __init__(self, path: Path, key: str) -> None:
         self.path = path
+        self.key = key
         self.episodes: dict[Tile, list[Episode]] = {}
-        lines = path.read_text().splitlines() if path.is_file() else []
-        if lines and lines[0] == json.dumps(key):
-            self._read(lines[1:])
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(key) + "\n")
+        if path.is_file():
+            self._read(path.read_text().splitlines())
 
     def _read(self, lines: Sequence[str]) -> None:
         for line in lines:
             try:
-                found = [Episode(*values) for values in json.loads(line)]
+                key, rows = json.loads(line)
+                if key != self.key:
+                    continue
+                found = [Episode(*values) for values in rows]
                 tile = Tile(found[0].task, tuple(episode.number for episode in found))
             except (ValueError, TypeError, IndexError):
                 continue  # a line that a kill cut short
@@ -42,9 +44,10 @@ class Journal:
     def add(self, tile: Tile, episodes: list[Episode]) -> None:
         """Keep the episodes of a tile."""
         self.episodes[tile] = episodes
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        line = json.dumps([self.key, [astuple(episode) for episode in episodes]])
         with self.path.open("a") as file:
-            # A line that a kill cut short must not swallow this one.
-            file.write("\n" + json.dumps([astuple(episode) for episode in episodes]) + "\n")
+            file.write(f"\n{line}\n")  # a line that a kill cut short must not swallow this one
             file.flush()
             os.fsync(file.fileno())
 

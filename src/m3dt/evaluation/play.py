@@ -21,15 +21,14 @@ from m3dt.processes import single_threaded
 
 # Tiles of one worker: while the model serves some, the worker steps another.
 _TILES_PER_WORKER = 3
-# How often a tile may fail. Tiles that shared a worker with one that kills it fail with it.
 _ATTEMPTS = 2
-_ATTEMPTS_OF_DEAD = 3
 
 
 @dataclass
 class _Running:
     tile: Tile
     worker: int
+    alone: bool  # on its worker
     session: Session
     returns: np.ndarray  # (R,)
     successes: np.ndarray  # (R,) of bool
@@ -55,7 +54,8 @@ def play(
 ) -> Iterator[tuple[Tile, list[Episode]]]:
     """Play tiles and yield each with its episodes as it ends.
 
-    A tile whose environment raises, or whose worker dies, is played again from its seeds.
+    A tile whose environment raises, or whose worker dies, is played again from its seeds. After a
+    death, the tiles of that worker are played one at a time, so that it is seen which kills.
 
     Raises:
         RunError: Tiles failed again; all others have been yielded.
@@ -65,44 +65,58 @@ def play(
     attempts: Counter[Tile] = Counter()
     failed: dict[Tile, str] = {}
     numbers = itertools.count()
+    suspects: list[Tile] = []  # one of them has killed a worker; each is played alone
 
     def start(worker: int) -> None:
-        if waiting:
-            number, tile = next(numbers), waiting.pop()
-            R = len(tile.episodes)
-            zeros = (np.zeros(R), np.zeros(R, bool), np.zeros(R, int))
-            running[number] = _Running(tile, worker, policy.begin(tile, seed), *zeros)
-            pool.reset(worker, number, tile.task, tile.seeds(seed))
+        mine = [now for now in running.values() if now.worker == worker]
+        if any(now.alone for now in mine) or len(mine) == _TILES_PER_WORKER:
+            return
+        if suspects and not mine:
+            begin(worker, suspects.pop(), alone=True)
+        elif waiting and not suspects:
+            begin(worker, waiting.pop(), alone=False)
+
+    def begin(worker: int, tile: Tile, alone: bool) -> None:
+        number, R = next(numbers), len(tile.episodes)
+        zeros = (np.zeros(R), np.zeros(R, bool), np.zeros(R, int))
+        running[number] = _Running(tile, worker, alone, policy.begin(tile, seed), *zeros)
+        pool.reset(worker, number, tile.task, tile.seeds(seed))
+
+    def fill() -> None:
+        for _ in range(_TILES_PER_WORKER):
+            for worker in range(len(pool.connections)):
+                start(worker)
 
     def serve(now: _Running, answer: Transition) -> None:
         actions = now.session.act(answer.observations, answer.rewards)
         pool.step(now.worker, answer.tile, actions)
 
     def again(worker: int, failure: Failure) -> None:
-        lost = [failure.tile] if failure.tile is not None else list(running)
+        died = failure.tile is None
+        mine = [number for number, now in running.items() if now.worker == worker]
+        lost = [number for number in mine if died or number == failure.tile]
         for number in lost:
-            now = running.get(number)
-            if now is None or now.worker != worker:
+            now = running.pop(number)
+            if died and len(lost) > 1:
+                suspects.append(now.tile)  # nobody knows yet which of them it was
                 continue
-            del running[number]
             attempts[now.tile] += 1
-            allowed = _ATTEMPTS if failure.tile is not None else _ATTEMPTS_OF_DEAD
-            if attempts[now.tile] < allowed:
-                waiting.append(now.tile)
-            else:
+            if attempts[now.tile] == _ATTEMPTS:
                 failed[now.tile] = failure.message
-            start(worker)
+            elif died:
+                suspects.append(now.tile)
+            else:
+                waiting.append(now.tile)
 
     with single_threaded(), ThreadPoolExecutor(policy.num_threads) as threads:
         serving: list[Future[None]] = []
-        for _ in range(_TILES_PER_WORKER):
-            for worker in range(len(pool.connections)):
-                start(worker)
+        fill()
         while running:
             # The pause bounds how late an exception of the policy is seen.
             for worker, answer in pool.receive(timeout=1.0):
                 if isinstance(answer, Failure):
                     again(worker, answer)
+                    fill()
                     continue
                 now = running.get(answer.tile)
                 if now is None:
@@ -110,7 +124,7 @@ def play(
                 now.account(answer)
                 if answer.done:
                     del running[answer.tile]
-                    start(worker)
+                    fill()
                     yield now.tile, now.episodes()
                 else:
                     serving.append(threads.submit(serve, now, answer))
@@ -121,6 +135,6 @@ def play(
         tasks = ", ".join(dict.fromkeys(tile.task for tile in failed))
         reason = next(iter(failed.values())).strip()
         raise RunError(
-            f"evaluation failed, again on a second try, in {tasks}. The other episodes are kept, "
+            f"evaluation failed twice in {tasks}. The other episodes are kept, "
             f"and the same command goes on with these. One reason of {len(failed)}:\n{reason}"
         )

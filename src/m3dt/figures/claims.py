@@ -128,12 +128,12 @@ def _conflict(results: Results) -> list[Claim]:
         return values[-1] - values[0]
 
     whole = estimate(100 * rise(c, "smoothed", slice(None)) for c in curves)
-    late = estimate(100 * rise(c, "smoothed", slice(-third, None)) for c in curves)
+    late = estimate(100 * rise(c, "smoothed", slice(-third - 1, None)) for c in curves)
     early = estimate(100 * rise(c, "smoothed", slice(0, third + 1)) for c in curves)
     others = estimate(-100 * rise(c, "leave_one_out", slice(None)) for c in curves)
     slower = difference(
         {i: 100 * rise(c, "smoothed", slice(0, third + 1)) for i, c in enumerate(curves)},
-        {i: 100 * rise(c, "smoothed", slice(-third, None)) for i, c in enumerate(curves)},
+        {i: 100 * rise(c, "smoothed", slice(-third - 1, None)) for i, c in enumerate(curves)},
     )
     return [
         Claim("conflict", text, f"by {whole} hundredths", verdict(whole)),
@@ -197,15 +197,17 @@ def _experts(results: Results) -> list[Claim]:
 
 
 def _stopping(results: Results) -> Claim:
-    text = "A backbone stopped at the conflict's peak is best, less and more steps are worse"
+    text = "Past some number of steps, a longer trained backbone makes M3DT worse"
     found = {s: results.scores("backbone", max_steps=s) for s in BACKBONE_STEPS}
     found[3000] = results.scores("m3dt", suite="mt160", method="m3dt-gradient")
     if not all(found.values()):
         return Claim("stopping", text, "", MISSING)
-    longer = difference(found[3000], found[6000])
+    longest = max(BACKBONE_STEPS)
+    best = max(found, key=lambda s: sum(found[s].values()) / len(found[s]))
+    shorter = best if best != longest else sorted(found)[-2]
     listed = ", ".join(f"{s}: {estimate(v.values())}" for s, v in found.items())
     told = f"M3DT by the backbone's steps: {listed}"
-    return Claim("stopping", text, told, verdict(longer))
+    return Claim("stopping", text, told, verdict(difference(found[shorter], found[longest])))
 
 
 def _top_k(results: Results, dense: Scores) -> Claim:

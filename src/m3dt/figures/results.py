@@ -70,7 +70,10 @@ class Results:
         beside = file.with_name(f"{file.stem}_conflict.json")
         curves = json.loads(beside.read_text()) if beside.is_file() else {}
         with file.open() as lines:
-            return cls(tuple(csv.DictReader(lines)), curves)
+            rows = tuple(csv.DictReader(lines))
+        if not rows or not {"part", "seed", "score"} <= set(rows[0]):
+            raise UserError(f"{file}: not the results of a study in parts, such as lite.yaml")
+        return cls(rows, curves)
 
     def scores(self, part: str, column: str = "score", **values: Any) -> dict[int, float]:
         """Return a column by seed of the cells of a part that have the given values.

@@ -53,8 +53,9 @@ def spread_experts(run: Run, devices: list[int], finished: Callable[[], bool]) -
         RunError: Some of them failed; the experts of the others are registered.
     """
     if not is_first_rank():
+        parent = os.getppid()
         while not finished():
-            if os.getppid() == 1:
+            if os.getppid() != parent:
                 raise RunError("stage 2: the first process has ended.")
             time.sleep(1)
         return
@@ -75,9 +76,9 @@ def spread_experts(run: Run, devices: list[int], finished: Callable[[], bool]) -
         codes = {shard: process.wait() for shard, process in processes.items()}
     finally:
         for process in processes.values():
-            if process.poll() is None:
-                process.terminate()  # it saves a checkpoint and leaves
-                process.wait()
+            process.terminate()  # where it still runs, it saves a checkpoint and leaves
+        for process in processes.values():
+            process.wait()
     run.begin()  # each shard has written its own configuration there
     failed = [f"{shard} (exit code {code})" for shard, code in codes.items() if code]
     if failed:

@@ -128,7 +128,7 @@ def stage2(run: Run) -> list[Entry]:
     if len(devices) > 1:
         names = [str(k) for k in mine]
         spread_experts(
-            run, devices, lambda: all(run.registry.find("expert", name) for name in names)
+            run, devices, lambda: all(run.registry.has("expert", name) for name in names)
         )
         return [run.registry.get("expert", name) for name in names]
     folder = run.checkpoints("stage2" if count == "1" else f"stage2-{index}-of-{count}")

@@ -134,6 +134,21 @@ class Stage(pl.LightningModule):
         """Return the numbers of the model's experts, which key their dropout."""
         return range(self.model.mixtures[0].num_experts if self.model.mixtures else 0)
 
+    def on_train_start(self) -> None:
+        """Take the configuration's rates, where a checkpoint brought those of another one."""
+        config, scheduler = self.config, self.lr_schedulers()
+        assert isinstance(scheduler, LambdaLR)
+        if scheduler.base_lrs == [config.learning_rate]:
+            decays = [group["weight_decay"] for group in scheduler.optimizer.param_groups]
+            if decays == [config.weight_decay]:
+                return
+        scheduler.base_lrs = [config.learning_rate]
+        factor = self.learning_rate_factor(self.trainer.global_step)
+        for group in scheduler.optimizer.param_groups:
+            group["initial_lr"] = config.learning_rate
+            group["lr"] = config.learning_rate * factor
+            group["weight_decay"] = config.weight_decay
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         self._batch = batch
         step, rank = self.trainer.global_step, self.global_rank

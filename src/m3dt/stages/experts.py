@@ -20,7 +20,7 @@ class ExpertStage(Stage):
 
     The model holds an unrouted mixture of E experts; batches are the experts' own, concatenated.
     Weights, dropout, data, gradient norm and Adam state of an expert depend on its number, never on
-    which others are in the process.
+    which others are in the process; but for a step that is not finite, which all of them skip.
 
     Args:
         model: Backbone with `add_mixtures(E, routed=False)`.

@@ -72,6 +72,13 @@ def _run(study: Study, cell: Cell) -> bool:
     models = ["--models", ",".join(cell.models)] if cell.models else []
     for command in (["train"], ["evaluate", *models, "--json", str(scores)]):
         words = [command[0], "--conf", study.conf, *overrides, *command[1:]]
-        if subprocess.run([sys.executable, "-m", "m3dt", *words]).returncode:
+        process = subprocess.Popen([sys.executable, "-m", "m3dt", *words])
+        try:
+            process.wait()
+        finally:
+            if process.poll() is None:
+                process.terminate()  # it saves a checkpoint and leaves
+                process.wait()
+        if process.returncode:
             return False
     return True
