@@ -76,7 +76,7 @@ types: setup ## Check types
 	$(BIN)/mypy
 
 test: lint types ## Lint, types and all quick tests
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-slow: setup ## The tests that take minutes
 	$(BIN)/python -m pytest -q -m slow
