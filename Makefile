@@ -86,4 +86,4 @@ faults: setup ## Random kills and thousands of damaged inputs: about an hour
 	M3DT_FUZZ_EXAMPLES=400 $(BIN)/python -m pytest -q tests/test_fuzz.py
 
 clean: ## Remove .venv and caches; data/ and runs/ stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist src/*.egg-info
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist src/*.egg-info
