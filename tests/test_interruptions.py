@@ -13,9 +13,13 @@ import torch
 from quick_run import QUICK, STEPS, call, kill_after, wait_for
 from test_stages import FAST, data_for, fresh_model, train
 
+from m3dt.config import load_config
+from m3dt.console import make_console
 from m3dt.data import DatasetStore
 from m3dt.pipeline.spread import shards_of
+from m3dt.pipeline.stages import stage1
 from m3dt.registry import Registry
+from m3dt.run import Run
 from m3dt.stages import BackboneStage
 
 
@@ -149,6 +153,15 @@ def test_a_signal_saves_and_ends(finished, data, tmp_path, number, code):
     assert call("stage1", run, data, rare) == 0
     backbones = [Registry(folder).get("backbone", "main") for folder in (run, finished)]
     assert backbones[0].hash == backbones[1].hash
+
+
+def test_signals_come_back_to_their_owners(data, tmp_path):
+    """What runs next in the process inherits neither our handlers nor lightning's."""
+    config = load_config("quickstart", [*QUICK, f"data={data}", f"run={tmp_path}"])
+    config.stage1.max_steps = 2
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    stage1(Run(config, make_console()))
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
 def test_interrupted_run_refuses_other_settings(data, tmp_path, monkeypatch, capsys):

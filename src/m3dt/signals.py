@@ -39,19 +39,20 @@ class SaveOnSignal(pl.Callback):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.received = 0
-        self._previous: dict[int, Any] = {}
+        # As they are before lightning sets its own, which it means to take back too.
+        self._owners = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Lightning has set its own handlers by now; these take their place.
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._previous[number] = signal.signal(number, self._receive)
+            for number in self._owners:
+                signal.signal(number, self._receive)
 
     def restore(self) -> None:
         """Give the signals back to whom they belonged."""
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous = {}
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in self._owners.items():
+                signal.signal(number, handler)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
