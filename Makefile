@@ -82,7 +82,7 @@ test-slow: setup ## The tests that take minutes
 	$(BIN)/python -m pytest -q -m slow
 
 faults: setup ## Random kills and thousands of damaged inputs: about an hour
-	$(BIN)/python -m pytest -q -m faults tests/test_kills.py
+	$(BIN)/python -m pytest -q -m faults
 	M3DT_FUZZ_EXAMPLES=400 $(BIN)/python -m pytest -q tests/test_fuzz.py
 
 clean: ## Remove .venv and caches; data/ and runs/ stay

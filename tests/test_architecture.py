@@ -23,7 +23,7 @@ ORDER = [
     {"agent"},
     {"evaluation"},
     {"figures"},
-    {"logs", "signals"},
+    {"logs", "signals", "resuming"},
     {"fitting", "report", "tables"},
     {"run"},
     {"pipeline", "checkpoints", "bench", "study", "doctor"},

@@ -79,6 +79,19 @@ def test_truncated_data_is_one_message(error_of, tmp_path):
     assert "1 problems" in error_of("verify", folder)
 
 
+def test_checksums_of_the_data_are_compared_on_demand(error_of, data, tmp_path):
+    folder = shutil.copytree(data, tmp_path / "data")
+    content = bytearray((folder / "cup-catch.hdf5").read_bytes())
+    content[-100] ^= 1
+    (folder / "cup-catch.hdf5").write_bytes(content)
+    run = f"run={tmp_path / 'run'}"
+    message = error_of("stage1", *QUICK, f"data={folder}", run, "check_data=true")
+    assert "cup-catch.hdf5: not as the dataset's checksums say" in message
+    assert "reach-v2" not in message and not (tmp_path / "run").exists()
+    few = "stage1.max_steps=2"
+    assert call("stage1", tmp_path / "run", data, "check_data=true", few) == 0
+
+
 def test_missing_experts_are_named(error_of, finished, data, tmp_path):
     run = shutil.copytree(finished, tmp_path / "run")
     shutil.rmtree(run / "registry" / "expert" / "1")

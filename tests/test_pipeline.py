@@ -71,6 +71,14 @@ def test_evaluate_prints_a_table_and_writes_json(finished, data, tmp_path, capsy
     assert list(scores["tasks"]) == list(TASKS)
     assert call("evaluate", finished, data, *arguments) == 0
     assert "Nothing to do" in capsys.readouterr().out
+    # Another run that takes the backbone takes its scores too, unless they are of other rules.
+    other = ["--models", "backbone", "--json", str(file), f"reuse={finished}"]
+    assert call("stage1", tmp_path / "run", data, f"reuse={finished}") == 0
+    assert call("evaluate", tmp_path / "run", data, *other) == 0
+    assert "Nothing to do" in capsys.readouterr().out
+    assert json.loads(file.read_text())["run"] == str(tmp_path / "run")
+    assert call("evaluate", tmp_path / "run", data, *other, "evaluation.seed=1") == 0
+    assert "Nothing to do" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

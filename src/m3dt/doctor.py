@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from m3dt.config import Config
 from m3dt.data.format import INDEX, DatasetIndex
 from m3dt.data.store import DatasetStore
 from m3dt.errors import RunError, UserError
-from m3dt.files import TEMPORARY_SUFFIX
+from m3dt.files import TEMPORARY_SUFFIX, free_space
 from m3dt.registry import Registry
 from m3dt.tasks import SIMULATORS, tasks_of
 
@@ -134,7 +133,7 @@ def _disk(config: Config) -> list[Finding]:
     for setting in ("data", "run"):
         folder = Path(getattr(config, setting)).absolute()
         existing = next(p for p in (folder, *folder.parents) if p.exists())
-        free = shutil.disk_usage(existing).free
+        free = free_space(existing)
         found = f"{existing}: {free / 2**30:.1f} GiB free"
         if not os.access(existing, os.W_OK | os.X_OK):
             remedy = f"another {setting}=FOLDER"

@@ -116,6 +116,13 @@ def staging_folder(parent: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def free_space(folder: Path) -> int:
+    """Return the bytes that can still be written to a folder, which need not exist yet."""
+    folder = folder.absolute()
+    existing = next(p for p in (folder, *folder.parents) if p.exists())
+    return shutil.disk_usage(existing).free
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON with a trailing newline, atomically."""
     with atomic_path(path) as temporary:

@@ -1,24 +1,19 @@
-"""Run Lightning's Trainer on a stage: callbacks, logs, checkpoints, resuming."""
+"""Run Lightning's Trainer on a stage: callbacks, logs, signals."""
 
 from __future__ import annotations
 
+import errno
 import importlib
 import inspect
-import json
 import logging
-import shutil
 import signal
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning.pytorch as pl
 import torch
-import torch.distributed as dist
-from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
@@ -28,22 +23,10 @@ from torch import Tensor
 from m3dt.config import Config
 from m3dt.data import M3DTDataModule
 from m3dt.errors import RunError, UserError, nearest
-from m3dt.files import atomic_path, remove_temporaries, write_json
+from m3dt.processes import quiet_writers
+from m3dt.resuming import FORCED, AtomicCheckpointIO, check_space, newest_checkpoint, take_up
 from m3dt.signals import CHECKPOINT, SaveOnSignal, Told
 from m3dt.stages import Stage, WeightSelector
-
-SETTINGS = "settings.json"
-_FORCED = "forced"  # settings that changed in the middle of a training, there and in its metrics
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints beside their place, fsyncs and renames them."""
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
-    ) -> None:
-        with atomic_path(Path(path)) as temporary:
-            torch.save(checkpoint, temporary)
 
 
 class StepLogger(TensorBoardLogger):
@@ -95,25 +78,6 @@ def _import_class(where: str, path: str) -> type[pl.Callback]:
     return kind
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint whose content is whole, or None."""
-    paths = sorted(folder.glob("step*.ckpt"), key=lambda p: int(p.stem.removeprefix("step")))
-    for path in reversed(paths):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                if archive.testzip() is None:
-                    return path
-        except (OSError, zipfile.BadZipFile):
-            continue
-    return None
-
-
-def started_settings(folder: Path) -> dict[str, Any] | None:
-    """Return the settings of an interrupted run of a stage, or None."""
-    path = folder / SETTINGS
-    return json.loads(path.read_text()) if path.is_file() else None
-
-
 def fit(
     config: Config,
     stage: Stage,
@@ -131,37 +95,14 @@ def fit(
         data: Its batches.
         callbacks: What `build_callbacks` returned.
         settings: What the weights depend on; an interrupted run must have had the same.
-        folder: Where checkpoints are kept while training.
+        folder: Where checkpoints are kept while training, held by `training_folder`.
         console: Where messages go.
 
     Returns:
         The step behind the weights, and what the callbacks measured.
     """
-    found = started_settings(folder)
-    forced = found.pop(_FORCED, []) if found is not None else []
-    if found is not None and found != settings:
-        changed = differences(found, settings)
-        shaped = [
-            k for k in ("model", "tasks", "moe", "experts") if found.get(k) != settings.get(k)
-        ]
-        if config.force and shaped:
-            raise UserError(
-                f"{folder}: force=true cannot go on with another {shaped[0]}: {changed}. Delete "
-                "the folder to start over, or give another run=FOLDER."
-            )
-        if not config.force:
-            raise UserError(
-                f"{folder}: an interrupted run had other settings: {changed}. Repeat them to "
-                "resume, delete the folder to start over, or give another run=FOLDER. force=true "
-                "resumes all the same, which is recorded with the model."
-            )
-        console.print(f"[yellow]{folder.name} goes on with other settings[/]: {changed}")
-        forced = [*forced, changed]
-    folder.mkdir(parents=True, exist_ok=True)
-    if is_first_rank():
-        remove_temporaries(folder)
-        if found != settings:
-            write_json(folder / SETTINGS, {**settings, **({_FORCED: forced} if forced else {})})
+    forced = take_up(folder, settings, config.force, console)
+    check_space(folder, stage.model)
     checkpoint = newest_checkpoint(folder)
     start = int(checkpoint.stem.removeprefix("step")) if checkpoint else 0
     if checkpoint:
@@ -169,7 +110,7 @@ def fit(
     stage.model.use(config.compute)
     signals = SaveOnSignal(folder)
     trainer = _trainer(config, stage, [*callbacks, signals], folder, start)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), quiet_writers():
         # Choices made here, and a word of lightning to torch.
         warnings.filterwarnings("ignore", ".*LeafSpec.*")
         warnings.filterwarnings("ignore", r".*module\(s\) in eval mode at the start of training.*")
@@ -182,6 +123,13 @@ def fit(
             _leave(told.signal)
         except SIGTERMException:  # before the first step
             raise SystemExit(143) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise UserError(
+                f"{config.run}: {error.strerror}. The newest checkpoint is whole: free space, and "
+                "the same command goes on from there."
+            ) from None
         except SystemExit:
             if trainer.interrupted:  # lightning turns Ctrl-C into exit code 1
                 raise KeyboardInterrupt from None
@@ -193,7 +141,7 @@ def fit(
     step = trainer.global_step
     if step < stage.config.max_steps and not trainer.should_stop:
         raise RunError(f"{folder.name} ended early, at step {step} of {stage.config.max_steps}")
-    metrics: dict[str, Any] = {_FORCED: forced} if forced else {}
+    metrics: dict[str, Any] = {FORCED: forced} if forced else {}
     for callback in callbacks:
         if isinstance(callback, WeightSelector):
             selected = callback.selected_weights()
@@ -218,35 +166,6 @@ def _restore(stage: Stage, weights: dict[str, Tensor]) -> None:
     with torch.no_grad():
         for name, parameter in stage.trainable().items():
             parameter.copy_(weights[name])
-
-
-def finish(folder: Path) -> None:
-    """Delete the checkpoints of a stage whose weights are registered."""
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def is_first_rank() -> bool:
-    """Tell whether this process writes the files that all ranks share."""
-    return getattr(rank_zero_only, "rank", 0) == 0
-
-
-def wait_for_all() -> None:
-    """Return when every rank has come here."""
-    if dist.is_available() and dist.is_initialized():
-        dist.barrier()
-
-
-def differences(found: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> str:
-    """Return `key was X, is Y` for every setting that differs."""
-    parts = []
-    for key in dict.fromkeys((*found, *asked)):
-        old, new = found.get(key), asked.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            below = differences(old, new, f"{prefix}{key}.")
-            parts += [below] if below else []
-        elif old != new:
-            parts.append(f"{prefix}{key} was {old}, is {new}")
-    return ", ".join(parts)
 
 
 def _trainer(

@@ -56,6 +56,25 @@ def end_with_parent() -> None:
 
 
 @contextmanager
+def quiet_writers() -> Iterator[None]:
+    """Print no traceback where a thread cannot write a file.
+
+    For threads that hand the error on: TensorBoard's raises it again at the next event.
+    """
+    owner = threading.excepthook
+
+    def hook(raised: threading.ExceptHookArgs) -> None:
+        if not isinstance(raised.exc_value, OSError):
+            owner(raised)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = owner
+
+
+@contextmanager
 def single_threaded() -> Iterator[None]:
     """Keep torch's operations to one thread: what calls it runs side by side instead.
 

@@ -44,7 +44,8 @@ def evaluate_run(
 ) -> None:
     """Evaluate models of a run, print a table, and write the last one's result as JSON.
 
-    A result that stands in the run's folder, for the same weights and settings, is not repeated.
+    A result for the same weights and settings that stands in the run's folder, or in that of the
+    run `reuse`, is not repeated.
 
     Args:
         config: The experiment.
@@ -67,6 +68,9 @@ def evaluate_run(
             file = Path(config.run) / "evaluation" / f"{policy.name.replace(':', '-')}.json"
             key = _key(config, tasks, described)
             result = _stored(file, key)
+            if result is None and config.reuse:
+                taken = _stored(Path(config.reuse) / "evaluation" / file.name, key)
+                result = taken and {**taken, "run": config.run}
             if result is None:
                 pool = pool or WorkerPool(config.evaluation.workers or os.cpu_count() or 1)
                 journal = Journal(file.with_suffix(".episodes.jsonl"), key)

@@ -13,9 +13,9 @@ from m3dt.config import Config, save_config
 from m3dt.data import DatasetStore, M3DTDataModule, Stream
 from m3dt.data.format import INDEX
 from m3dt.errors import UserError
-from m3dt.fitting import differences, is_first_rank
 from m3dt.logs import write_layout
 from m3dt.registry import Entry, Registry
+from m3dt.resuming import differences, is_first_rank
 from m3dt.tasks import tasks_of
 
 CONFIG = "config.yaml"  # of a run, as it was last given
@@ -36,7 +36,8 @@ class Run:
     def store(self) -> DatasetStore:
         """The dataset."""
         if self._store is None:
-            self._store = DatasetStore.open(self.config.data, self.tasks)
+            config = self.config
+            self._store = DatasetStore.open(config.data, self.tasks, config.check_data)
         return self._store
 
     def checkpoints(self, stage: str) -> Path:

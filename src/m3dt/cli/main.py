@@ -50,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in _NOT_OUR_FAULT:
             raise
-        print(f"m3dt: {error.filename}: {error.strerror}", file=sys.stderr)
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"m3dt: {where}{error.strerror}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(

@@ -292,10 +292,12 @@ class Config:
     """`official` sets what checkpoints and datasets of the authors need."""
     reuse: str = ""
     """Folder of another run: models that the same settings, data and parents would make are taken
-    from it in place of training them again."""
+    from it in place of training them again, and so are their scores."""
     force: bool = False
     """Whether an interrupted training goes on although its settings, data, batch or devices have
     changed; what changed is recorded with the model."""
+    check_data: bool = False
+    """Whether the checksums of the data are compared before training (seconds per gigabyte)."""
     suite: str = "mt160"
     """Task suite: mt10, mt20, mt40, mt80, mt120, mt160 (the paper's lists), any other mtN (chosen
     by the paper's rule) or quickstart."""

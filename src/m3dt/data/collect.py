@@ -22,7 +22,7 @@ from m3dt.console import progress_bar
 from m3dt.data.collector import Collector, made_by
 from m3dt.data.format import COLLECTED, INDEX, DatasetIndex, TaskEntry, write_task
 from m3dt.errors import UserError
-from m3dt.files import remove_temporaries, sole_writer
+from m3dt.files import free_space, remove_temporaries, sole_writer
 from m3dt.processes import process_pool
 from m3dt.tasks import SIMULATORS, get_task
 
@@ -55,9 +55,23 @@ def collect(
         index = _existing(folder, tasks, config, library)  # may have grown meanwhile
         missing = [task for task in tasks if task not in index.tasks]
         remove_temporaries(folder)
+        _check_space(folder, missing, config)
         if missing:
             _collect_missing(folder, missing, index, config, console)
     return index
+
+
+def _check_space(folder: Path, missing: list[str], config: CollectConfig) -> None:
+    """Refuse to begin what would not fit: trajectories of full length, the most there can be."""
+    steps = [(s.horizon, s.state_dim + s.action_dim + 1) for s in map(get_task, missing)]
+    needed = config.trajectories * sum(4 * horizon * width for horizon, width in steps)
+    free = free_space(folder)
+    if free < needed:
+        raise UserError(
+            f"{folder}: {free / 2**20:,.0f} MiB are free, but {len(missing)} tasks take up to "
+            f"{needed / 2**20:,.0f} MiB. Free space, give data=FOLDER on another disk, or collect "
+            "fewer by collect.trajectories."
+        )
 
 
 def _collect_missing(

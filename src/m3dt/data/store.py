@@ -17,6 +17,7 @@ import numpy as np
 from m3dt.config.schema import ACTION_DIM, STATE_DIM, LoaderConfig
 from m3dt.data.format import NUM_PROMPTS, DatasetIndex
 from m3dt.errors import UserError
+from m3dt.files import sha256
 from m3dt.tasks import TaskSpec, get_task
 
 _LAYOUT = {"observations": 2, "actions": 2, "rewards": 1}  # mapped: name, rank
@@ -153,8 +154,15 @@ class DatasetStore:
     checksum: str
 
     @classmethod
-    def open(cls, folder: str | Path, names: Sequence[str]) -> DatasetStore:
+    def open(
+        cls, folder: str | Path, names: Sequence[str], checksums: bool = False
+    ) -> DatasetStore:
         """Open the named tasks of a dataset.
+
+        Args:
+            folder: The dataset's.
+            names: Of the tasks, in the order wanted.
+            checksums: Whether to read all of the files and compare their checksums.
 
         Raises:
             UserError: There is no dataset, tasks are missing, or a file is damaged.
@@ -169,6 +177,15 @@ class DatasetStore:
             )
         specs = [get_task(name) for name in names]
         tasks = [TaskStore.open(folder / index.tasks[s.name].file, s) for s in specs]
+        if checksums:
+            found = {task.path.name: sha256(task.path) for task in tasks}
+            recorded = {index.tasks[name].file: index.tasks[name].sha256 for name in names}
+            changed = [name for name in recorded if found[name] != recorded[name]]
+            if changed:
+                raise UserError(
+                    f"{folder}: {', '.join(changed)}: not as the dataset's checksums say. Delete "
+                    "what is damaged and run `m3dt collect` again, or import it again."
+                )
         return cls(folder, tuple(tasks), index.checksum(names))
 
 

@@ -7,9 +7,10 @@ import torch
 from m3dt.config import BASELINES
 from m3dt.data import TaskContext
 from m3dt.errors import UserError
-from m3dt.fitting import build_callbacks, finish, fit, is_first_rank, wait_for_all
+from m3dt.fitting import build_callbacks, fit
 from m3dt.pipeline.stages import stage1, stage2, stage3
 from m3dt.registry import Entry
+from m3dt.resuming import is_first_rank, training_folder
 from m3dt.run import Run
 from m3dt.stages import HarmoStage, baseline_stage, seed_of
 
@@ -39,19 +40,17 @@ def baseline(run: Run) -> Entry:
             f"loader.sampling={config.loader.sampling}: a step of HarmoDT belongs to one task's "
             "mask. Set loader.sampling=one_task."
         )
-    run.begin()
     torch.manual_seed(seed_of(config.seed, 0))
     stage = baseline_stage(config, len(run.tasks))
-    folder = run.checkpoints(name)
     unchanged = run.resume_settings(settings)
-    step, metrics = fit(config, stage, data, callbacks, unchanged, folder, run.console)
-    entry = run.entry("baseline", name, settings, [], step, metrics)
-    extra = {"tasks": TaskContext.from_store(run.store, config.loader, config.model).tensors()}
-    if isinstance(stage, HarmoStage):
-        extra["masks"] = {"packed": stage.masks.packed}
-    if is_first_rank():
-        entry = run.registry.save(entry, stage.model.state_dict(), **extra)
-        finish(folder)
-    wait_for_all()
+    with training_folder(run.checkpoints(name)) as folder:
+        run.begin()
+        step, metrics = fit(config, stage, data, callbacks, unchanged, folder, run.console)
+        entry = run.entry("baseline", name, settings, [], step, metrics)
+        extra = {"tasks": TaskContext.from_store(run.store, config.loader, config.model).tensors()}
+        if isinstance(stage, HarmoStage):
+            extra["masks"] = {"packed": stage.masks.packed}
+        if is_first_rank():
+            entry = run.registry.save(entry, stage.model.state_dict(), **extra)
     run.console.print(f"{name}: registered, {step} steps.")
     return entry

@@ -7,9 +7,9 @@ from typing import Any
 from m3dt.agent import MAIN, check_parent
 from m3dt.config import BASELINES, Config
 from m3dt.errors import UserError
-from m3dt.fitting import differences
 from m3dt.models import PromptDT
 from m3dt.registry import Entry
+from m3dt.resuming import differences
 from m3dt.run import Run, with_defaults
 
 

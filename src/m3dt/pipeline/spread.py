@@ -15,7 +15,7 @@ import torch
 
 from m3dt.config import save_config
 from m3dt.errors import RunError
-from m3dt.fitting import is_first_rank
+from m3dt.resuming import is_first_rank
 from m3dt.run import Run
 
 # What lightning tells the processes of a distributed training; these here are none.

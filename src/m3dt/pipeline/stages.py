@@ -9,14 +9,7 @@ import torch
 from m3dt.agent import MAIN, check_parent, inference_device, load_expert
 from m3dt.data import Stream, TaskContext
 from m3dt.errors import UserError
-from m3dt.fitting import (
-    build_callbacks,
-    finish,
-    fit,
-    is_first_rank,
-    started_settings,
-    wait_for_all,
-)
+from m3dt.fitting import build_callbacks, fit
 from m3dt.logs import write_groups
 from m3dt.models import PromptDT
 from m3dt.pipeline.parents import (
@@ -29,6 +22,7 @@ from m3dt.pipeline.parents import (
 )
 from m3dt.pipeline.spread import devices_of, spread_experts
 from m3dt.registry import Entry
+from m3dt.resuming import is_first_rank, started_settings, training_folder
 from m3dt.run import Run
 from m3dt.stages import BackboneStage, ExpertStage, RouterStage, seed_of
 from m3dt.stages.grouping import agreement_gram, gradient_groups, random_groups
@@ -45,18 +39,16 @@ def stage1(run: Run) -> Entry:
         run.console.print(f"stage 1 is finished: backbone at step {done.step}. Nothing to do.")
         return done
     data = run.data_for(1)
-    run.begin()
     torch.manual_seed(seed_of(run.config.seed, 1))
     stage = BackboneStage(PromptDT(run.config.model), run.config.stage1, run.config.seed)
-    folder = run.checkpoints("stage1")
     unchanged = run.resume_settings(settings)
-    step, metrics = fit(run.config, stage, data, callbacks, unchanged, folder, run.console)
-    entry = run.entry("backbone", MAIN, settings, [], step, metrics)
-    context = TaskContext.from_store(run.store, run.config.loader, run.config.model)
-    if is_first_rank():
-        entry = run.registry.save(entry, stage.model.state_dict(), tasks=context.tensors())
-        finish(folder)
-    wait_for_all()
+    with training_folder(run.checkpoints("stage1")) as folder:
+        run.begin()
+        step, metrics = fit(run.config, stage, data, callbacks, unchanged, folder, run.console)
+        entry = run.entry("backbone", MAIN, settings, [], step, metrics)
+        context = TaskContext.from_store(run.store, run.config.loader, run.config.model)
+        if is_first_rank():
+            entry = run.registry.save(entry, stage.model.state_dict(), tasks=context.tensors())
     run.console.print(f"stage 1: backbone registered, weights of step {step}.")
     return entry
 
@@ -131,27 +123,26 @@ def stage2(run: Run) -> list[Entry]:
             run, devices, lambda: all(run.registry.has("expert", name) for name in names)
         )
         return [run.registry.get("expert", name) for name in names]
-    folder = run.checkpoints("stage2" if count == "1" else f"stage2-{index}-of-{count}")
-    started = started_settings(folder)
-    experts = started["experts"] if started else missing
-    groups = grouping.metrics["groups"]
-    position = {name: i for i, name in enumerate(run.tasks)}
-    streams = [Stream(k, tuple(position[name] for name in groups[k])) for k in experts]
-    model = build_backbone(run, backbone)
-    model.add_mixtures(len(experts), routed=False, moe=config.moe)
-    stage = ExpertStage(model, config.stage2, config.seed, experts)
-    unchanged = {**run.resume_settings(settings, backbone, grouping), "experts": experts}
-    data = run.data_for(2, streams)
-    run.begin()
-    step, metrics = fit(config, stage, data, callbacks, unchanged, folder, run.console)
-    if is_first_rank():
-        for k, weights in stage.expert_weights().items():
-            parents, tasks = [backbone, grouping], tuple(groups[k])
-            entry = run.entry("expert", str(k), settings, parents, step, metrics, tasks)
-            if k in missing:
-                run.registry.save(entry, weights)
-        finish(folder)
-    wait_for_all()
+    name = "stage2" if count == "1" else f"stage2-{index}-of-{count}"
+    with training_folder(run.checkpoints(name)) as folder:
+        run.begin()
+        started = started_settings(folder)
+        experts = started["experts"] if started else missing
+        groups = grouping.metrics["groups"]
+        position = {task: i for i, task in enumerate(run.tasks)}
+        streams = [Stream(k, tuple(position[task] for task in groups[k])) for k in experts]
+        model = build_backbone(run, backbone)
+        model.add_mixtures(len(experts), routed=False, moe=config.moe)
+        stage = ExpertStage(model, config.stage2, config.seed, experts)
+        unchanged = {**run.resume_settings(settings, backbone, grouping), "experts": experts}
+        data = run.data_for(2, streams)
+        step, metrics = fit(config, stage, data, callbacks, unchanged, folder, run.console)
+        if is_first_rank():
+            for k, weights in stage.expert_weights().items():
+                parents, tasks = [backbone, grouping], tuple(groups[k])
+                entry = run.entry("expert", str(k), settings, parents, step, metrics, tasks)
+                if k in missing:
+                    run.registry.save(entry, weights)
     run.console.print(f"stage 2: {len(missing)} experts registered, {step} steps each.")
     return [run.registry.get("expert", str(k)) for k in mine]
 
@@ -176,7 +167,6 @@ def stage3(run: Run) -> Entry:
         run.console.print(f"stage 3 is finished: router at step {done.step}. Nothing to do.")
         return done
     data = run.data_for(3)
-    run.begin()
     model = build_backbone(run, backbone)
     torch.manual_seed(seed_of(config.seed, 3))
     model.add_mixtures(config.moe.num_experts, routed=True, moe=config.moe)
@@ -186,13 +176,12 @@ def stage3(run: Run) -> Entry:
     stage = RouterStage(model, config.stage3, config.seed, train_experts)
     if ungrouped:
         stage.reset_experts()
-    folder = run.checkpoints("stage3")
     unchanged = run.resume_settings(settings, backbone, *experts)
-    step, metrics = fit(config, stage, data, callbacks, unchanged, folder, run.console)
-    entry = run.entry("router", MAIN, settings, [backbone, *experts], step, metrics)
-    if is_first_rank():
-        entry = run.registry.save(entry, stage.weights())
-        finish(folder)
-    wait_for_all()
+    with training_folder(run.checkpoints("stage3")) as folder:
+        run.begin()
+        step, metrics = fit(config, stage, data, callbacks, unchanged, folder, run.console)
+        entry = run.entry("router", MAIN, settings, [backbone, *experts], step, metrics)
+        if is_first_rank():
+            entry = run.registry.save(entry, stage.weights())
     run.console.print(f"stage 3: router registered, {step} steps.")
     return entry

@@ -1,0 +1,162 @@
+"""A stage's folder of checkpoints: who may write there, what an interrupted training left in it.
+
+The folder lives from the first step of a stage until its weights are registered.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from rich.console import Console
+
+from m3dt.errors import UserError
+from m3dt.files import atomic_path, free_space, remove_temporaries, sole_writer, write_json
+
+SETTINGS = "settings.json"
+FORCED = "forced"  # settings that changed in the middle of a training, there and in its metrics
+_KEPT = 3  # checkpoints that lie there at once: two that are whole, and one in the making
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes checkpoints beside their place, fsyncs and renames them."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        try:
+            with atomic_path(Path(path)) as temporary:
+                torch.save(checkpoint, temporary)
+        except (OSError, RuntimeError) as error:  # torch tells of a full disk by the latter
+            raise UserError(
+                f"{path}: cannot be written ({error}). The checkpoint before it is whole: free "
+                "space, and the same command goes on from there."
+            ) from None
+
+
+@contextmanager
+def training_folder(folder: Path) -> Iterator[Path]:
+    """Hold a stage's folder while it trains and is registered; then all ranks leave together.
+
+    It is deleted behind a training that came to its end, and kept otherwise.
+
+    Raises:
+        UserError: Another process trains the same.
+    """
+    with ExitStack() as held:
+        if is_first_rank():
+            held.enter_context(sole_writer(folder))
+            remove_temporaries(folder)
+        yield folder
+        if is_first_rank():
+            shutil.rmtree(folder, ignore_errors=True)
+        wait_for_all()
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """Return the newest checkpoint whose content is whole, or None."""
+    paths = sorted(folder.glob("step*.ckpt"), key=lambda p: int(p.stem.removeprefix("step")))
+    for path in reversed(paths):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                if archive.testzip() is None:
+                    return path
+        except (OSError, zipfile.BadZipFile):
+            continue
+    return None
+
+
+def started_settings(folder: Path) -> dict[str, Any] | None:
+    """Return the settings of an interrupted run of a stage, or None."""
+    path = folder / SETTINGS
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def take_up(folder: Path, settings: dict[str, Any], force: bool, console: Console) -> list[str]:
+    """Record what a training's weights depend on, or compare with an interrupted one's record.
+
+    Args:
+        folder: Of the stage's checkpoints.
+        settings: What the weights depend on; an interrupted run must have had the same.
+        force: Whether it goes on although some differ.
+        console: Where messages go.
+
+    Returns:
+        What was forced, now and before.
+
+    Raises:
+        UserError: Settings differ.
+    """
+    found = started_settings(folder)
+    forced = found.pop(FORCED, []) if found is not None else []
+    if found is not None and found != settings:
+        changed = differences(found, settings)
+        shaped = [
+            k for k in ("model", "tasks", "moe", "experts") if found.get(k) != settings.get(k)
+        ]
+        if force and shaped:
+            raise UserError(
+                f"{folder}: force=true cannot go on with another {shaped[0]}: {changed}. Delete "
+                "the folder to start over, or give another run=FOLDER."
+            )
+        if not force:
+            raise UserError(
+                f"{folder}: an interrupted run had other settings: {changed}. Repeat them to "
+                "resume, delete the folder to start over, or give another run=FOLDER. force=true "
+                "resumes all the same, which is recorded with the model."
+            )
+        console.print(f"[yellow]{folder.name} goes on with other settings[/]: {changed}")
+        forced = [*forced, changed]
+    if is_first_rank() and found != settings:
+        write_json(folder / SETTINGS, {**settings, **({FORCED: forced} if forced else {})})
+    return forced
+
+
+def check_space(folder: Path, model: torch.nn.Module) -> None:
+    """Refuse to start where a training's checkpoints would not fit.
+
+    Raises:
+        UserError: The disk has too little space.
+    """
+    weights = sum(p.nbytes for p in model.parameters())
+    moments = 2 * sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    needed, free = _KEPT * (weights + moments), free_space(folder)
+    if free < needed:
+        raise UserError(
+            f"{folder}: {free / 2**20:,.0f} MiB are free, but checkpoints take {_KEPT} times "
+            f"{(weights + moments) / 2**20:,.1f} MiB. Free space, or give run=FOLDER on another "
+            "disk."
+        )
+
+
+def differences(found: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> str:
+    """Return `key was X, is Y` for every setting that differs."""
+    parts = []
+    for key in dict.fromkeys((*found, *asked)):
+        old, new = found.get(key), asked.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            below = differences(old, new, f"{prefix}{key}.")
+            parts += [below] if below else []
+        elif old != new:
+            parts.append(f"{prefix}{key} was {old}, is {new}")
+    return ", ".join(parts)
+
+
+def is_first_rank() -> bool:
+    """Tell whether this process writes the files that all ranks share."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def wait_for_all() -> None:
+    """Return when every rank has come here."""
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()

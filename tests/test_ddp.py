@@ -1,0 +1,122 @@
+"""Two processes over gloo in place of one: the same batches, and so the same models."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from quick_run import QUICK, call, wait_for
+
+from m3dt.registry import Registry
+
+TWO = ("trainer.devices=2", "trainer.strategy=ddp")
+TEN = tuple(f"{stage}.max_steps=10" for stage in ("stage1", "stage2", "stage3", "baseline"))
+# How far weights may be apart after ten steps: sums in another order, where products are rounded
+# to 24 or to 8 bits. Adam's first steps have the length of the learning rate, whatever the
+# gradient's: where it is about 0, its sign is a matter of rounding.
+NEAR = {"32": 2e-4, "bf16-mixed": 1e-3}
+QUICKLY = ("stage1", "stage2", "stage3", "promptdt")
+COMMANDS = (*QUICKLY, "mtdt", "harmodt")
+
+
+class SameOnAllRanks(pl.Callback):
+    """Fails where the ranks' weights differ in one bit; trainings name it by its dotted path."""
+
+    def on_train_end(self, trainer, stage):
+        weights = torch.cat([p.detach().flatten() for p in stage.model.parameters()])
+        first = trainer.strategy.broadcast(weights, src=0)
+        assert trainer.world_size == 2 and torch.equal(first, weights)
+        if trainer.is_global_zero:
+            Path(os.environ["M3DT_TEST_WITNESS"]).write_text("the same")
+
+
+def words(command, data, run, *extra):
+    return [sys.executable, "-m", "m3dt", command, *QUICK, f"data={data}", f"run={run}", *extra]
+
+
+@pytest.mark.parametrize(
+    ("command", "precision"),
+    [
+        pytest.param(c, p, marks=() if c in QUICKLY and p == "32" else pytest.mark.faults)
+        for p in NEAR
+        for c in COMMANDS
+    ],
+)
+def test_two_processes_equal_one(data, tmp_path, command, precision):
+    """With the same global batch; only the order of sums differs.
+
+    Stage 2 needs no DDP: each process has experts of its own.
+    """
+    plain = ["model.dropout=0", *TEN, f"trainer.precision={precision}"]
+    if not command.startswith("stage"):
+        plain, command = [*plain, f"method={command}"], "train"
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    before = {"stage2": ("stage1", "group"), "stage3": ("stage1", "stage2")}
+    for earlier in before.get(command, ()):
+        assert call(earlier, alone, data, *plain) == 0
+    if before.get(command):
+        shutil.copytree(alone / "registry", together / "registry")
+    assert call(command, alone, data, *plain) == 0
+    watch = "callbacks.same={class: test_ddp.SameOnAllRanks, stages: [stage1, stage3, baseline]}"
+    paths = {"PYTHONPATH": str(Path(__file__).parent), "M3DT_TEST_WITNESS": f"{tmp_path}/witness"}
+    result = subprocess.run(
+        words(command, data, together, *plain, *TWO, watch),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **paths},
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert (tmp_path / "witness").exists() == (command != "stage2")
+    registries = Registry(alone), Registry(together)
+    keys = [[entry.key for entry in registry.entries()] for registry in registries]
+    assert keys[0] == keys[1]
+    for entry in registries[0].entries():
+        other = registries[1].get(entry.kind, entry.name)
+        for name, tensor in registries[0].tensors(entry).items():
+            found = registries[1].tensors(other)[name]
+            torch.testing.assert_close(found, tensor, rtol=0, atol=NEAR[precision])
+        loss = entry.metrics.get("train/loss")
+        if loss is not None and entry.kind != "expert":  # those have their process's mean
+            near = 1e-3 if precision == "32" else 1e-2
+            assert other.metrics["train/loss"] == pytest.approx(loss, rel=near)
+    if command == "stage1":
+        first, second = (r.get("backbone", "main").metrics["conflict"] for r in registries)
+        near = 1e-5 if precision == "32" else 1e-2
+        for key in ("mean", "pairwise", "leave_one_out"):
+            assert second["history"][0][key] == pytest.approx(first["history"][0][key], abs=near)
+
+
+def test_a_signal_to_one_rank_ends_all(data, tmp_path):
+    """The rank that was told tells the others; one checkpoint, from which the run goes on."""
+    run = tmp_path / "run"
+    rare = ("stage1.checkpoint_every=1000000", "model.dropout=0")
+    command = words("stage1", data, run, *rare, *TWO)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    wait_for(lambda: list((run / "logs" / "stage1").glob("events*")))
+    time.sleep(1)
+    pids = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout
+    (other,) = (int(pid) for pid in pids.split() if is_training(pid))
+    os.kill(other, signal.SIGTERM)
+    output = process.communicate(timeout=60)[0].decode()
+    assert process.returncode == 143, output
+    assert "Traceback" not in output
+    wait_for(lambda: not is_training(other))
+    assert len(list((run / "checkpoints" / "stage1").glob("step*.ckpt"))) == 1
+    assert subprocess.run(command, capture_output=True, timeout=120).returncode == 0
+    assert call("stage1", tmp_path / "whole", data, *rare) == 0
+    registries = Registry(run), Registry(tmp_path / "whole")
+    found, whole = (r.tensors(r.get("backbone", "main")) for r in registries)
+    for name, tensor in whole.items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=2e-3)
+
+
+def is_training(pid):
+    command = Path(f"/proc/{pid}/cmdline")
+    return command.exists() and b"stage1" in command.read_bytes()
