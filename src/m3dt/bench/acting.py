@@ -27,7 +27,7 @@ def in_own_process(function: Any, *arguments: Any) -> dict[str, Any]:
         return pool.submit(function, *arguments).result()
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def act(
     num_experts: int, environments: int, gemm_gflops: float, beside_plain: bool
 ) -> dict[str, Any]:

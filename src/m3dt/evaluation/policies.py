@@ -185,7 +185,7 @@ class _AgentSession(Session):
         self.t = -1
         self.prompt = self._encode(context.prompts, index, tile.episodes)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def _encode(self, prompts: Segment, task: int, episodes: Sequence[int]) -> Prompt:
         """Run each episode's prompt through the model, once for the whole rollout."""
         which = torch.tensor(episodes) % NUM_PROMPTS
@@ -193,7 +193,7 @@ class _AgentSession(Session):
         number = torch.full((len(episodes),), task, device=self.device)
         return self.model.encode_prompt(rows, number)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def act(self, observations: np.ndarray, rewards: np.ndarray | None) -> np.ndarray:
         self.t += 1
         t, dim = self.t, self.spec.action_dim
