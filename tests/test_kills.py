@@ -19,19 +19,23 @@ KILLS = int(os.environ.get("M3DT_KILLS", 100))  # of training, and as many of co
 pytestmark = pytest.mark.faults
 
 
-def survive(command, kills, rng, reset=None):
+def survive(command, kills, rng, reset, speaks):
     """Run a command until it has been killed often enough and then once to its end.
 
     Args:
         command: What is run.
-        kills: How often it is killed, at a random moment after it has begun to work.
+        kills: How often it is killed, at a random moment.
         rng: Chooses the moments.
         reset: Called where the command had finished before its time to die.
+        speaks: Whether its first line tells that imports are over and work begins; only then does
+            its time to die begin.
     """
-    longest, done = 12.0, 0
+    longest, done = 10.0, 0
     while done < kills:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        time.sleep(rng.uniform(2.0, longest))
+        if speaks:
+            process.stdout.readline()
+        time.sleep(rng.uniform(0.0 if speaks else 2.0, longest))
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
             process.wait()
@@ -40,7 +44,6 @@ def survive(command, kills, rng, reset=None):
         output = process.communicate()[0].decode()
         assert process.returncode == 0, output[-3000:]
         longest = max(longest * 0.8, 3.0)
-        assert reset is not None
         reset()
     result = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr[-3000:]
@@ -50,7 +53,7 @@ def test_training_survives_random_kills(finished, data, tmp_path):
     """All three stages by one command; what a kill hits is chance."""
     run, rng = tmp_path / "run", random.Random(0)
     command = [sys.executable, "-m", "m3dt", "train", *QUICK, f"data={data}", f"run={run}"]
-    survive(command, KILLS, rng, lambda: shutil.rmtree(run))
+    survive(command, KILLS, rng, lambda: shutil.rmtree(run), speaks=True)
     hashes = [{e.key: e.hash for e in Registry(r).entries()} for r in (run, finished)]
     assert hashes[0] == hashes[1]
     assert not [path for path in run.rglob(".*.tmp")]
@@ -59,7 +62,7 @@ def test_training_survives_random_kills(finished, data, tmp_path):
 def test_collection_survives_random_kills(data, tmp_path):
     folder, rng = tmp_path / "data", random.Random(1)
     command = [sys.executable, "-m", "m3dt", "collect", *QUICK, f"data={folder}"]
-    survive(command, KILLS, rng, lambda: shutil.rmtree(folder))
+    survive(command, KILLS, rng, lambda: shutil.rmtree(folder), speaks=False)
     names = sorted(path.name for path in data.glob("*.hdf5"))
     assert names == sorted(path.name for path in folder.glob("*.hdf5"))
     assert [sha256(folder / name) for name in names] == [sha256(data / name) for name in names]
