@@ -92,6 +92,20 @@ def test_checksums_of_the_data_are_compared_on_demand(error_of, data, tmp_path):
     assert call("stage1", tmp_path / "run", data, "check_data=true", few) == 0
 
 
+@pytest.mark.parametrize("file", ["config.yaml", "notes.txt", "src/main.py"])
+def test_a_folder_of_another_project_is_left_alone(error_of, data, tmp_path, file):
+    run = tmp_path / "theirs"
+    (run / "checkpoints" / "stage1").mkdir(parents=True)
+    (run / file).parent.mkdir(exist_ok=True)
+    (run / file).write_text("model: {name: theirs}\n")
+    weights = run / "checkpoints" / "stage1" / "step7.ckpt"
+    weights.write_text("theirs")
+    before = sorted(run.rglob("*"))
+    message = error_of("stage1", *QUICK, f"data={data}", f"run={run}")
+    assert f"holds {file.split('/')[0]}, which is of no run of m3dt" in message
+    assert sorted(run.rglob("*")) == before and weights.read_text() == "theirs"
+
+
 def test_missing_experts_are_named(error_of, finished, data, tmp_path):
     run = shutil.copytree(finished, tmp_path / "run")
     shutil.rmtree(run / "registry" / "expert" / "1")

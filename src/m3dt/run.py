@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -10,15 +12,17 @@ from typing import Any
 from rich.console import Console
 
 from m3dt.config import Config, save_config
+from m3dt.config.load import read_yaml
 from m3dt.data import DatasetStore, M3DTDataModule, Stream
 from m3dt.data.format import INDEX
 from m3dt.errors import UserError
 from m3dt.logs import write_layout
 from m3dt.registry import Entry, Registry
-from m3dt.resuming import differences, is_first_rank
+from m3dt.resuming import differences, is_first_rank, training_folder
 from m3dt.tasks import tasks_of
 
 CONFIG = "config.yaml"  # of a run, as it was last given
+_OURS = {"registry", "checkpoints", "logs", "evaluation", "scores.json"}  # beside it
 
 
 class Run:
@@ -39,10 +43,6 @@ class Run:
             config = self.config
             self._store = DatasetStore.open(config.data, self.tasks, config.check_data)
         return self._store
-
-    def checkpoints(self, stage: str) -> Path:
-        """Return the folder of a stage's checkpoints."""
-        return self.folder / "checkpoints" / stage
 
     def settings(self, *sections: str) -> dict[str, Any]:
         """Return what weights depend on: seed, tasks, model, batches, and what is named.
@@ -155,8 +155,41 @@ class Run:
             kind, name, settings, lineage, checksum, self.config.seed, step, metrics, names
         )
 
+    @contextmanager
+    def training(self, stage: str) -> Iterator[Path]:
+        """Hold the folder of a stage's checkpoints until its weights are registered.
+
+        Raises:
+            UserError: Another process trains the same stage, or the run's folder is not ours.
+        """
+        self._check_folder()
+        with training_folder(self.folder / "checkpoints" / stage) as folder:
+            self.begin()
+            yield folder
+
+    def _check_folder(self) -> None:
+        """Refuse a folder of something else, whose files would be taken for ours and deleted."""
+        if not self.folder.is_dir():
+            return
+        config = self.folder / CONFIG
+        if config.is_file():
+            ours = {"run", "conf", "suite"} <= read_yaml(config).keys()
+            strange = set() if ours else {CONFIG}
+        else:
+            strange = {path.name for path in self.folder.glob("[!.]*")} - _OURS
+        if strange:
+            raise UserError(
+                f"run={self.folder}: holds {', '.join(sorted(strange)[:3])}, which is of no run of "
+                "m3dt. Give another run=FOLDER."
+            )
+
     def begin(self) -> None:
-        """Create the run's folder and keep the configuration in it."""
+        """Create the run's folder and keep the configuration in it.
+
+        Raises:
+            UserError: It cannot be written, or is a folder of something else.
+        """
+        self._check_folder()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             save_config(self.config, self.folder / CONFIG)

@@ -10,7 +10,7 @@ from m3dt.errors import UserError
 from m3dt.fitting import build_callbacks, fit
 from m3dt.pipeline.stages import stage1, stage2, stage3
 from m3dt.registry import Entry
-from m3dt.resuming import is_first_rank, training_folder
+from m3dt.resuming import is_first_rank
 from m3dt.run import Run
 from m3dt.stages import HarmoStage, baseline_stage, seed_of
 
@@ -43,8 +43,7 @@ def baseline(run: Run) -> Entry:
     torch.manual_seed(seed_of(config.seed, 0))
     stage = baseline_stage(config, len(run.tasks))
     unchanged = run.resume_settings(settings)
-    with training_folder(run.checkpoints(name)) as folder:
-        run.begin()
+    with run.training(name) as folder:
         step, metrics = fit(config, stage, data, callbacks, unchanged, folder, run.console)
         entry = run.entry("baseline", name, settings, [], step, metrics)
         extra = {"tasks": TaskContext.from_store(run.store, config.loader, config.model).tensors()}

@@ -22,7 +22,7 @@ from m3dt.pipeline.parents import (
 )
 from m3dt.pipeline.spread import devices_of, spread_experts
 from m3dt.registry import Entry
-from m3dt.resuming import is_first_rank, started_settings, training_folder
+from m3dt.resuming import is_first_rank, started_settings
 from m3dt.run import Run
 from m3dt.stages import BackboneStage, ExpertStage, RouterStage, seed_of
 from m3dt.stages.grouping import agreement_gram, gradient_groups, random_groups
@@ -42,8 +42,7 @@ def stage1(run: Run) -> Entry:
     torch.manual_seed(seed_of(run.config.seed, 1))
     stage = BackboneStage(PromptDT(run.config.model), run.config.stage1, run.config.seed)
     unchanged = run.resume_settings(settings)
-    with training_folder(run.checkpoints("stage1")) as folder:
-        run.begin()
+    with run.training("stage1") as folder:
         step, metrics = fit(run.config, stage, data, callbacks, unchanged, folder, run.console)
         entry = run.entry("backbone", MAIN, settings, [], step, metrics)
         context = TaskContext.from_store(run.store, run.config.loader, run.config.model)
@@ -124,8 +123,7 @@ def stage2(run: Run) -> list[Entry]:
         )
         return [run.registry.get("expert", name) for name in names]
     name = "stage2" if count == "1" else f"stage2-{index}-of-{count}"
-    with training_folder(run.checkpoints(name)) as folder:
-        run.begin()
+    with run.training(name) as folder:
         started = started_settings(folder)
         experts = started["experts"] if started else missing
         groups = grouping.metrics["groups"]
@@ -177,8 +175,7 @@ def stage3(run: Run) -> Entry:
     if ungrouped:
         stage.reset_experts()
     unchanged = run.resume_settings(settings, backbone, *experts)
-    with training_folder(run.checkpoints("stage3")) as folder:
-        run.begin()
+    with run.training("stage3") as folder:
         step, metrics = fit(config, stage, data, callbacks, unchanged, folder, run.console)
         entry = run.entry("router", MAIN, settings, [backbone, *experts], step, metrics)
         if is_first_rank():
