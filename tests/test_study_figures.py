@@ -149,11 +149,12 @@ def test_every_cell_of_the_study_is_shown(made_up, monkeypatch):
 
 
 def test_the_command_writes_pictures_and_markdown(made_up, tmp_path, capsys):
-    out = tmp_path / "figures"
+    out = tmp_path / "results"
     assert main(["figures", str(made_up()), "--out", str(out)]) == 0
-    names = {path.name for path in out.iterdir()}
-    assert names == {*(f"{name}.png" for name in PAGES), "claims.md", "tables.md"}
-    assert all((out / f"{name}.png").read_bytes()[:4] == b"\x89PNG" for name in PAGES)
+    assert {path.name for path in out.iterdir()} == {"figures", "claims.md", "tables.md"}
+    pictures = {path.name: path.read_bytes() for path in (out / "figures").iterdir()}
+    assert set(pictures) == {f"{name}.png" for name in PAGES}
+    assert all(content[:4] == b"\x89PNG" for content in pictures.values())
     tables = (out / "tables.md").read_text()
     assert "| M3DT-Gradient | 1,000 |" in tables and "without grouping" in tables
     assert main(["figures", str(tmp_path / "none.csv")]) == 2

@@ -100,7 +100,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="results of m3dt study",
     )  # fmt: skip
     figures.add_argument(
-        "--out", type=Path, default=Path("results/figures"), metavar="FOLDER", help="PNG, Markdown"
+        "--out", type=Path, default=Path("results"), metavar="FOLDER", help="Markdown, PNG below"
     )
     loading = add(
         "import-checkpoint", commands.import_checkpoint, "register the authors' checkpoints"

@@ -75,7 +75,7 @@ TABLES = {
 
 
 def write_pages(file: Path, folder: Path) -> list[Path]:
-    """Write every figure as PNG, and the tables and claims as Markdown.
+    """Write every figure as PNG into `figures/`, and tables and claims as Markdown beside it.
 
     Args:
         file: CSV of a study's results.
@@ -90,7 +90,7 @@ def write_pages(file: Path, folder: Path) -> list[Path]:
     results = Results.read(file)
     written = []
     for name, page in PAGES.items():
-        written.append(folder / f"{name}.png")
+        written.append(folder / "figures" / f"{name}.png")
         with atomic_path(written[-1]) as temporary:
             page.draw(results).savefig(temporary, format="png", dpi=120)
     for path, text in (
