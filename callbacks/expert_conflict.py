@@ -13,9 +13,10 @@ from m3dt.models.moe import ExpertBank
 from m3dt.stages import Stage, evaluation_mode
 
 from .conflict_measures import ExpertTable, measure_experts
+from .recorder import Recorder
 
 
-class ExpertConflictCallback(pl.Callback):
+class ExpertConflictCallback(Recorder):
     """Tracks the gradient conflict between tasks in the experts' own parameters.
 
     In stage 2, between the tasks of each expert's group, and, as it would be without grouping,
@@ -41,59 +42,45 @@ class ExpertConflictCallback(pl.Callback):
     """
 
     def __init__(self, every_n_steps: int = 10_000, batch_size: int | None = None) -> None:
-        if every_n_steps < 1:
-            raise ValueError(f"every_n_steps={every_n_steps} must be 1 or more")
-        self.every_n_steps = every_n_steps
+        super().__init__(every_n_steps)
         self.batch_size = batch_size
-        self.history: list[dict[str, Any]] = []
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not self.history:
-            self._record(trainer, pl_module)
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
-    ) -> None:
-        step = trainer.global_step
-        if step % self.every_n_steps == 0 and self.history and step > self.history[-1]["step"]:
-            self._record(trainer, pl_module)
 
     def metrics(self) -> dict[str, Any]:
         """Return the whole record, for the registry."""
         return {"expert_conflict": {"history": self.history}} if self.history else {}
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"history": self.history}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.history = state_dict["history"]
-
-    def _record(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        stage, data = pl_module, trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(stage, Stage) and isinstance(data, M3DTDataModule)
+    def record(
+        self, trainer: pl.Trainer, stage: Stage, data: M3DTDataModule
+    ) -> dict[str, Any] | None:
+        """Measure the conflict inside the experts, if they train."""
         banks = [mixture.experts for mixture in stage.model.mixtures]
         trained = all(p.requires_grad for bank in banks for p in bank.parameters())
         if not trained or not all(isinstance(bank, ExpertBank) for bank in banks):
-            return
+            return None
         everything = range(len(data.store.tasks))
         routed = stage.model.mixtures[0].router is not None
         num_experts = stage.model.mixtures[0].num_experts
-        record: dict[str, Any] = {"step": trainer.global_step}
         tables = {"all": self._measure(stage, data, [everything] * num_experts, routed)}
         if not routed:
             groups = [stream.tasks for stream in data.streams]
             tables["grouped"] = self._measure(stage, data, groups, routed)
-        for name, table in tables.items():
-            record[name] = {
+        return {
+            name: {
                 "conflict": 1 - table.to_mean(),
                 "leave_one_out": table.leave_one_out(),
                 "num_tasks": table.mean_tasks(),
             }
-        self.history.append(record)
-        if trainer.logger is not None:
-            conflicts = {f"conflict/experts_{n}": record[n]["conflict"] for n in tables}
-            similar = {f"similarity/experts_{n}": record[n]["leave_one_out"] for n in tables}
-            trainer.logger.log_metrics({**conflicts, **similar}, step=trainer.global_step)
+            for name, table in tables.items()
+        }
+
+    def show(self, trainer: pl.Trainer, data: M3DTDataModule) -> None:
+        """Log the means over the experts."""
+        if trainer.logger is None:
+            return
+        tables = {name: table for name, table in self.history[-1].items() if name != "step"}
+        conflicts = {f"conflict/experts_{n}": table["conflict"] for n, table in tables.items()}
+        similar = {f"similarity/experts_{n}": t["leave_one_out"] for n, t in tables.items()}
+        trainer.logger.log_metrics({**conflicts, **similar}, step=trainer.global_step)
 
     def _measure(
         self,

@@ -17,9 +17,10 @@ from m3dt.figures import conflict_curve, heat_map
 from m3dt.stages import Stage, evaluation_mode
 
 from .conflict_measures import ConflictTable, measure
+from .recorder import Recorder
 
 
-class GradientConflictCallback(pl.Callback):
+class GradientConflictCallback(Recorder):
     """Tracks gradient conflict between tasks, and stops when it has peaked.
 
     Conflict is 1 - mean_i cos(g_i, G), with G the mean of the tasks' gradients g_i (appendix A.4),
@@ -66,37 +67,32 @@ class GradientConflictCallback(pl.Callback):
         stop: bool = True,
         batch_size: int | None = None,
     ) -> None:
-        for name, value in (("every_n_steps", every_n_steps), ("patience", patience)):
+        super().__init__(every_n_steps)
+        for name, value in (("patience", patience), ("window", window)):
             if value < 1:
                 raise ValueError(f"{name}={value} must be 1 or more")
-        if window < 1:
-            raise ValueError(f"window={window} must be 1 or more")
-        self.every_n_steps = every_n_steps
         self.min_steps = min_steps
         self.patience = patience
         self.window = window
         self.min_rise = min_rise
         self.stop = stop
         self.batch_size = batch_size
-        self.history: list[dict[str, Any]] = []
         self.stopped_at: int | None = None
         self._peak: tuple[int, dict[str, Tensor]] | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.stopped_at is not None:  # resumed from the checkpoint of the stop itself
             trainer.should_stop = True
-        elif not self.history:
-            self._record(trainer, pl_module)
+        super().on_train_start(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
     ) -> None:
-        step = trainer.global_step
-        due = step % self.every_n_steps == 0
-        if due and step > self.history[-1]["step"]:
-            self._record(trainer, pl_module)
+        known = len(self.history)
+        super().on_train_batch_end(trainer, pl_module)
+        if len(self.history) > known:
             if self.stop and self.peaked():
-                self.stopped_at = step
+                self.stopped_at = trainer.global_step
                 trainer.should_stop = True
             self._draw(trainer)
 
@@ -109,10 +105,10 @@ class GradientConflictCallback(pl.Callback):
         return {"conflict": {"stopped_at": self.stopped_at, "history": self.history}}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"history": self.history, "stopped_at": self.stopped_at, "peak": self._peak}
+        return {**super().state_dict(), "stopped_at": self.stopped_at, "peak": self._peak}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.history = state_dict["history"]
+        super().load_state_dict(state_dict)
         self.stopped_at = state_dict["stopped_at"]
         self._peak = state_dict["peak"]
 
@@ -126,21 +122,22 @@ class GradientConflictCallback(pl.Callback):
         rise = smoothed[peak] - min(smoothed[: peak + 1])
         return len(smoothed) - 1 - peak >= self.patience and rise >= self.min_rise
 
-    def _record(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        stage, data = pl_module, trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(stage, Stage) and isinstance(data, M3DTDataModule)
-        table = self._measure(trainer, stage, data)
+    def record(self, trainer: pl.Trainer, stage: Stage, data: M3DTDataModule) -> dict[str, Any]:
+        """Measure, and keep the weights if the conflict has never been higher."""
+        record = _summary(self._measure(trainer, stage, data))
+        means = [r["mean"] for r in (*self.history, record)][-self.window :]
+        record["smoothed"] = sum(means) / len(means)
         step = trainer.global_step
-        record = _summary(table, step)
-        recent = [r["mean"] for r in self.history[-self.window + 1 :]] if self.window > 1 else []
-        record["smoothed"] = sum([*recent, record["mean"]]) / (len(recent) + 1)
-        self.history.append(record)
-        eligible = [r["smoothed"] for r in self.history if r["step"] >= self.min_steps]
-        if eligible and record["smoothed"] >= max(eligible) and step >= self.min_steps:
+        before = [r["smoothed"] for r in self.history if r["step"] >= self.min_steps]
+        if step >= self.min_steps and record["smoothed"] >= max(before, default=-math.inf):
             weights = {n: p.detach().cpu().clone() for n, p in stage.trainable().items()}
             self._peak = (step, weights)
+        return record
+
+    def show(self, trainer: pl.Trainer, data: M3DTDataModule) -> None:
+        """Log every measure, and each task's similarity as an image."""
         if trainer.logger is not None:
-            trainer.logger.log_metrics(_scalars(record), step=step)
+            trainer.logger.log_metrics(_scalars(self.history[-1]), step=trainer.global_step)
             _log_heat_map(trainer, self.history, [t.spec.name for t in data.store.tasks])
 
     def _draw(self, trainer: pl.Trainer) -> None:
@@ -170,7 +167,7 @@ class GradientConflictCallback(pl.Callback):
             )
 
 
-def _summary(table: ConflictTable, step: int) -> dict[str, Any]:
+def _summary(table: ConflictTable) -> dict[str, Any]:
     """Return one record: every measure that is logged, and each task's similarity."""
     per_task = table.to_mean()
 
@@ -181,7 +178,6 @@ def _summary(table: ConflictTable, step: int) -> dict[str, Any]:
     blocks = dict.fromkeys(block for block, _ in inside)
     kinds = dict.fromkeys(kind for _, kind in inside)
     return {
-        "step": step,
         "mean": 1 - per_task.mean().item(),
         "leave_one_out": table.leave_one_out().mean().item(),
         "pairwise": table.pairwise(),

@@ -16,8 +16,10 @@ from m3dt.logs import score_scalars
 from m3dt.registry import Entry
 from m3dt.stages import Stage, evaluation_mode
 
+from .recorder import Recorder
 
-class RolloutCallback(pl.Callback):
+
+class RolloutCallback(Recorder):
     """Plays episodes as the model trains; off unless a configuration asks for it.
 
     Training is bit-identical with and without it. Experts in stage 2 cannot act together, so that
@@ -41,6 +43,8 @@ class RolloutCallback(pl.Callback):
         workers: Processes that step environments; 0 means one per CPU core.
     """
 
+    before_training = False
+
     def __init__(
         self,
         every_n_steps: int = 50_000,
@@ -48,36 +52,22 @@ class RolloutCallback(pl.Callback):
         tasks: Sequence[str] = (),
         workers: int = 0,
     ) -> None:
-        if every_n_steps < 1:
-            raise ValueError(f"every_n_steps={every_n_steps} must be 1 or more")
-        self.every_n_steps = every_n_steps
+        super().__init__(every_n_steps)
         self.tasks = tuple(tasks)
         self.rules = EvaluationConfig(episodes=episodes, tile=episodes, workers=workers)
-        self.history: list[dict[str, Any]] = []
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
-    ) -> None:
-        step = trainer.global_step
-        known = self.history[-1]["step"] if self.history else 0
-        if step % self.every_n_steps == 0 and step > known and trainer.is_global_zero:
-            self._record(trainer, pl_module)
+        self._scalars: dict[str, float] = {}
 
     def metrics(self) -> dict[str, Any]:
         """Return the scores of all evaluations, for the registry."""
         return {"rollouts": self.history} if self.history else {}
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"history": self.history}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.history = state_dict["history"]
-
-    def _record(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        stage, data = pl_module, trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(stage, Stage) and isinstance(data, M3DTDataModule)
-        if any(mixture.router is None for mixture in stage.model.mixtures):
-            return
+    def record(
+        self, trainer: pl.Trainer, stage: Stage, data: M3DTDataModule
+    ) -> dict[str, Any] | None:
+        """Play, on the first rank, if the model can act."""
+        routed = all(mixture.router is not None for mixture in stage.model.mixtures)
+        if not (routed and trainer.is_global_zero):
+            return None
         context = TaskContext.from_store(data.store, data.loader, data.model)
         entry = Entry("baseline", "training", {}, {}, "", 0, trainer.global_step, {}, [])
         agent = Agent(stage.model, entry, context, "", getattr(stage, "masks", None))
@@ -85,7 +75,10 @@ class RolloutCallback(pl.Callback):
         with evaluation_mode(stage):
             silent = Console(quiet=True)  # the progress of training stays on the screen
             result = evaluate_policy(AgentPolicy(agent), tasks, self.rules, silent)
-        record = {"step": trainer.global_step, "score": result["score"]}
-        self.history.append({**record, "domains": result["domains"]})
+        self._scalars = score_scalars(result)
+        return {"score": result["score"], "domains": result["domains"]}
+
+    def show(self, trainer: pl.Trainer, data: M3DTDataModule) -> None:
+        """Log the scores in total, by domain and by task."""
         if trainer.logger is not None:
-            trainer.logger.log_metrics(score_scalars(result), step=trainer.global_step)
+            trainer.logger.log_metrics(self._scalars, step=trainer.global_step)

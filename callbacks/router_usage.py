@@ -13,8 +13,10 @@ from m3dt.data import M3DTDataModule
 from m3dt.figures import heat_map
 from m3dt.stages import Stage, evaluation_mode
 
+from .recorder import Recorder
 
-class RouterUsageCallback(pl.Callback):
+
+class RouterUsageCallback(Recorder):
     """Logs the routers' mean gate weights per task and expert.
 
     Measured on one fixed batch a task, over real tokens and all blocks, before training, every
@@ -37,54 +39,44 @@ class RouterUsageCallback(pl.Callback):
     """
 
     def __init__(self, every_n_steps: int = 10_000, batch_size: int | None = None) -> None:
-        if every_n_steps < 1:
-            raise ValueError(f"every_n_steps={every_n_steps} must be 1 or more")
-        self.every_n_steps = every_n_steps
+        super().__init__(every_n_steps)
         self.batch_size = batch_size
-        self.usage: Tensor | None = None  # (N, E), the last record
-        self.entropy = 0.0
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._record(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._record(trainer, pl_module)
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
-    ) -> None:
-        if trainer.global_step % self.every_n_steps == 0:
-            self._record(trainer, pl_module)
+        if self.history and trainer.global_step > self.history[-1]["step"]:
+            self._take(trainer, pl_module)
 
     def metrics(self) -> dict[str, Any]:
         """Return the last record, for the registry."""
-        if self.usage is None:
+        if not self.history:
             return {}
-        return {"router_usage": self.usage.tolist(), "router_entropy": self.entropy}
+        last = self.history[-1]
+        return {"router_usage": last["usage"], "router_entropy": last["entropy"]}
 
-    def _record(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        stage, data = pl_module, trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(stage, Stage) and isinstance(data, M3DTDataModule)
-        if not trainer.is_global_zero:
+    def show(self, trainer: pl.Trainer, data: M3DTDataModule) -> None:
+        """Log the table as an image, the entropy and the largest load."""
+        if not isinstance(trainer.logger, TensorBoardLogger):
             return
-        self._measure(stage, data)
-        if not isinstance(trainer.logger, TensorBoardLogger) or self.usage is None:
-            return
-        step = trainer.global_step
-        load = self.usage.mean(dim=0)
-        scalars = {"router/entropy": self.entropy, "router/load_max": load.max().item()}
+        step, usage = trainer.global_step, torch.tensor(self.history[-1]["usage"])
+        load = usage.mean(dim=0).max().item()
+        scalars = {"router/entropy": self.history[-1]["entropy"], "router/load_max": load}
         trainer.logger.log_metrics(scalars, step=step)
         figure = heat_map(
-            self.usage.numpy(),
+            usage.numpy(),
             rows=[task.spec.name for task in data.store.tasks],
-            columns=[str(e) for e in range(self.usage.shape[1])],
+            columns=[str(e) for e in range(usage.shape[1])],
             title=f"mean gate weight, step {step}",
             x_label="expert",
         )
         trainer.logger.experiment.add_figure("router/usage", figure, global_step=step)
 
     @torch.no_grad()
-    def _measure(self, stage: Stage, data: M3DTDataModule) -> None:
+    def record(
+        self, trainer: pl.Trainer, stage: Stage, data: M3DTDataModule
+    ) -> dict[str, Any] | None:
+        """Measure gate weights and entropy, on the first rank."""
+        if not trainer.is_global_zero:
+            return None
         seen: list[Tensor] = []
         routers = [mixture.router for mixture in stage.model.mixtures if mixture.router is not None]
         hooks = [r.register_forward_hook(lambda m, a, out: seen.append(out)) for r in routers]
@@ -103,6 +95,6 @@ class RouterUsageCallback(pl.Callback):
                 entropies.append(-(gates * gates.clamp(min=1e-12).log()).sum(dim=-1).mean().item())
         for hook in hooks:
             hook.remove()
-        self.usage = torch.stack(usage)
-        highest = torch.tensor(float(self.usage.shape[1])).log().item()
-        self.entropy = sum(entropies) / len(entropies) / max(highest, 1e-12)
+        highest = torch.tensor(float(len(usage[0]))).log().item()
+        entropy = sum(entropies) / len(entropies) / max(highest, 1e-12)
+        return {"usage": torch.stack(usage).tolist(), "entropy": entropy}

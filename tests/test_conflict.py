@@ -97,10 +97,10 @@ def test_router_callback_leaves_training_alone(synthetic):
         train(RouterStage(model, FAST, 0), data_for(synthetic, 3), 4, callbacks)
         results.append(copy_of(model))
     assert all(torch.equal(tensor, results[1][name]) for name, tensor in results[0].items())
-    usage = callbacks[0].usage
+    usage = torch.tensor(callbacks[0].history[-1]["usage"])
     assert usage.shape == (len(SYNTHETIC_TASKS), 2)
     torch.testing.assert_close(usage.sum(dim=1), torch.ones(3))
-    assert 0 < callbacks[0].entropy <= 1
+    assert 0 < callbacks[0].history[-1]["entropy"] <= 1
 
 
 def test_measured_similarity_equals_backward_on_the_probe_batches(synthetic):

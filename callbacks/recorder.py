@@ -1,0 +1,65 @@
+"""What measuring callbacks have in common: when a record is taken, and that none is lost."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import lightning.pytorch as pl
+
+from m3dt.data import M3DTDataModule
+from m3dt.stages import Stage
+
+
+class Recorder(pl.Callback, ABC):
+    """Takes a record every so many optimiser steps; checkpoints carry them all.
+
+    Args:
+        every_n_steps: Optimiser steps between records.
+
+    Attributes:
+        history: The records, each with its `step`.
+    """
+
+    before_training = True  # whether the first record is taken before the first step
+
+    def __init__(self, every_n_steps: int) -> None:
+        if every_n_steps < 1:
+            raise ValueError(f"every_n_steps={every_n_steps} must be 1 or more")
+        self.every_n_steps = every_n_steps
+        self.history: list[dict[str, Any]] = []
+
+    @abstractmethod
+    def record(
+        self, trainer: pl.Trainer, stage: Stage, data: M3DTDataModule
+    ) -> dict[str, Any] | None:
+        """Measure; None where there is nothing to measure, or another rank does it."""
+
+    @abstractmethod
+    def show(self, trainer: pl.Trainer, data: M3DTDataModule) -> None:
+        """Log the newest record."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.before_training and not self.history:
+            self._take(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
+    ) -> None:
+        last = self.history[-1]["step"] if self.history else 0
+        if trainer.global_step % self.every_n_steps == 0 and trainer.global_step > last:
+            self._take(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": self.history}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.history = state_dict["history"]
+
+    def _take(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        stage, data = pl_module, trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(stage, Stage) and isinstance(data, M3DTDataModule)
+        measured = self.record(trainer, stage, data)
+        if measured is not None:
+            self.history.append({"step": trainer.global_step, **measured})
+            self.show(trainer, data)
