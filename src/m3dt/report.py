@@ -70,7 +70,9 @@ def evaluate_run(
             result = _stored(file, key)
             if result is None and config.reuse:
                 taken = _stored(Path(config.reuse) / "evaluation" / file.name, key)
-                result = taken and {**taken, "run": config.run}
+                if taken is not None:
+                    result = {**taken, "run": config.run}
+                    write_json(file, {"key": key, "result": result})
             if result is None:
                 pool = pool or WorkerPool(config.evaluation.workers or os.cpu_count() or 1)
                 journal = Journal(file.with_suffix(".episodes.jsonl"), key)
