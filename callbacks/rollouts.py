@@ -54,7 +54,7 @@ class RolloutCallback(Recorder):
     ) -> None:
         super().__init__(every_n_steps)
         self.tasks = tuple(tasks)
-        self.rules = EvaluationConfig(episodes=episodes, tile=episodes, workers=workers)
+        self.rules = EvaluationConfig(episodes=episodes, workers=workers)
         self._scalars: dict[str, float] = {}
 
     def metrics(self) -> dict[str, Any]:
@@ -74,7 +74,7 @@ class RolloutCallback(Recorder):
         tasks = self.tasks or context.tasks
         with evaluation_mode(stage):
             silent = Console(quiet=True)  # the progress of training stays on the screen
-            result = evaluate_policy(AgentPolicy(agent), tasks, self.rules, silent)
+            result = evaluate_policy(AgentPolicy(agent, self.rules), tasks, self.rules, silent)
         self._scalars = score_scalars(result)
         return {"score": result["score"], "domains": result["domains"]}
 

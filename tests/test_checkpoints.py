@@ -9,7 +9,7 @@ from golden import load_inputs, part, prompt_of, segment_of
 
 import m3dt
 from m3dt.cli import main
-from m3dt.config import ModelConfig
+from m3dt.config import EvaluationConfig, ModelConfig
 from m3dt.evaluation import AgentPolicy
 from m3dt.models import PromptDT
 from m3dt.models.official import (
@@ -254,7 +254,8 @@ def test_experts_are_numbered_by_their_names(files, imported, tmp_path, capsys):
 def test_an_imported_model_remembers_as_theirs_did(imported):
     assert m3dt.load(imported).history == "all_dims"
     assert AgentPolicy(m3dt.load(imported)).history == "all_dims"
-    assert AgentPolicy(m3dt.load(imported), history="real_dims").history == "real_dims"
+    rules = EvaluationConfig(history="real_dims")
+    assert AgentPolicy(m3dt.load(imported), rules).history == "real_dims"
 
 
 def test_an_oracle_needs_to_know_the_groups(imported, capsys):

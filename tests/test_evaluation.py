@@ -16,10 +16,11 @@ from m3dt.data import DatasetStore, TaskContext
 from m3dt.errors import UserError
 from m3dt.evaluation import AgentPolicy, Episode, RandomPolicy, evaluate_policy, summarize
 from m3dt.evaluation.evaluate import make_tiles
-from m3dt.evaluation.policies import Tile, episode_seed
 from m3dt.evaluation.scores import bootstrap_interval, wilson_interval
+from m3dt.evaluation.sessions import Tile, episode_seed
 from m3dt.evaluation.workers import _Tile
 from m3dt.models import PromptDT
+from m3dt.processes import single_threaded
 from m3dt.registry import Entry
 
 MODEL = ModelConfig(n_layer=2, n_head=2, n_embd=16, context_length=4, prompt_length=3)
@@ -84,12 +85,9 @@ def test_seeds_are_keyed_by_task_and_episode():
     assert Tile("reach-v2", (3, 4)).seeds(0)[1] == episode_seed(0, "reach-v2", 4)
 
 
-def test_tiles_have_one_shape():
+def test_tiles_hold_each_episode_once():
     tiles = make_tiles(TASKS, episodes=7, size=5)
-    assert [t.episodes for t in tiles if t.task == "reach-v2"] == [
-        (0, 1, 2, 3, 4),
-        (5, 6, 7, 8, 9),
-    ]
+    assert [t.episodes for t in tiles if t.task == "reach-v2"] == [(0, 1, 2, 3, 4), (5, 6)]
 
 
 def test_session_equals_the_whole_history(agent):
@@ -104,7 +102,8 @@ def test_session_equals_the_whole_history(agent):
     prompt = [tensor[index][torch.tensor([0, 1, 0])] for tensor in context.prompts]
     for t in range(7):
         observations.append(rng.normal(size=(3, 39)).astype(np.float32))
-        actions.append(session.act(observations[-1], rewards[-1] if rewards else None))
+        session.observe(observations[-1], rewards[-1] if rewards else None)
+        actions += policy.act([session])
         rewards.append(rng.uniform(0, 10, 3))
         steps = range(max(0, t - 3), t + 1)
         mean, std = context.state_mean[index].numpy(), context.state_std[index].numpy()
@@ -125,17 +124,38 @@ def test_session_equals_the_whole_history(agent):
         np.testing.assert_allclose(actions[-1], expected.numpy(), rtol=1e-4, atol=1e-5)
 
 
+def test_a_row_does_not_depend_on_its_company(agent):
+    """Alone with copies of itself, or among others: the same bits, on one thread."""
+    policy = AgentPolicy(agent, EvaluationConfig(batch_size=7, tile=1))
+    rng = np.random.default_rng(1)
+    tiles = [Tile(task, (e,)) for e, task in enumerate(TASKS * 3)]
+    together, alone = ([policy.begin(tile, 0) for tile in tiles] for _ in range(2))
+    for t in range(6):
+        seen = rng.normal(size=(len(tiles), 1, 39)).astype(np.float32)
+        for session, twin, observation in zip(together, alone, seen, strict=True):
+            session.observe(observation, np.ones(1) if t else None)
+            twin.observe(observation, np.ones(1) if t else None)
+        order = rng.permutation(len(tiles))
+        with single_threaded():
+            actions = policy.act([together[i] for i in order])
+            for i, chosen in zip(order, actions, strict=True):
+                (expected,) = policy.act([alone[i]])
+                np.testing.assert_array_equal(chosen, expected)
+    assert len({session.actions.tobytes() for session in together}) == len(tiles)
+
+
 def test_target_return(agent):
     assert AgentPolicy(agent).target_return("reach-v2") == 4500
-    best = AgentPolicy(agent, target="data").target_return("reach-v2")
+    best = AgentPolicy(agent, EvaluationConfig(target="data")).target_return("reach-v2")
     assert best == pytest.approx(float(agent.context.best_return[0]))
 
 
 @pytest.mark.parametrize("which", ["random", "agent"])
-def test_workers_and_company_change_no_score(agent, which):
-    """Bit-equal returns for 1 or 2 workers, one task or two, one tile or more."""
-    policy = RandomPolicy() if which == "random" else AgentPolicy(agent)
-    config = EvaluationConfig(episodes=2, tile=2, workers=1)
+@pytest.mark.parametrize(("tile", "batch_size"), [(2, 2), (1, 3)])
+def test_workers_and_company_change_no_score(agent, which, tile, batch_size):
+    """Bit-equal returns for 1 or 2 workers, one task or two, whoever shares a forward pass."""
+    config = EvaluationConfig(episodes=2, tile=tile, batch_size=batch_size, workers=1)
+    policy = RandomPolicy() if which == "random" else AgentPolicy(agent, config)
     console = make_console()
     one = evaluate_policy(policy, ["reach-v2"], config, console)["tasks"]["reach-v2"]
     two = evaluate_policy(policy, TASKS[::-1], replace(config, workers=2), console)

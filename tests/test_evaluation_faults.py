@@ -34,16 +34,16 @@ class Troubled(RandomPolicy):
 
     def begin(self, tile, seed):
         session, steps = super().begin(tile, seed), iter(range(1, 10_000))
-        act = session.act
+        draw = session.draw
 
-        def acting(observations, rewards):
-            actions = act(observations, rewards)
+        def drawing():
+            actions = draw()
             if next(steps) == 20 and self.times and tile.task.startswith(self.task):
                 self.times -= 1
                 return self.trouble(actions)
             return actions
 
-        session.act = acting
+        session.draw = drawing
         return session
 
 

@@ -135,7 +135,7 @@ def _cell(summary: dict[str, Any]) -> str:
     return f"{summary['score']:5.1f} [{low:3.0f}, {high:3.0f}]"
 
 
-def _model(config: Config, name: str) -> tuple[Policy, dict[str, Any]]:
+def _model(config: Config, name: str) -> tuple[Policy[Any], dict[str, Any]]:
     """Return a policy and what identifies it."""
     if name == "random":
         return RandomPolicy(), {"method": "random", "num_parameters": 0, "weights": "", "step": 0}
@@ -156,15 +156,15 @@ def _model(config: Config, name: str) -> tuple[Policy, dict[str, Any]]:
         "weights": agent.entry.hash,
         "step": agent.entry.step,
     }
-    return AgentPolicy(agent, rules.target, label, rules.history), described
+    return AgentPolicy(agent, rules, label), described
 
 
-def _oracle(config: Config, device: str) -> tuple[Policy, dict[str, Any]]:
+def _oracle(config: Config, device: str) -> tuple[Policy[Any], dict[str, Any]]:
     entries = [entry for entry in Registry(config.run).entries() if entry.kind == "expert"]
     if not entries:
         raise UserError(f"{config.run}: has no experts for an oracle. Run `m3dt stage2` first.")
     experts = [load(config.run, "expert", entry.name, device) for entry in entries]
-    policy = OraclePolicy(experts, config.evaluation.target, config.evaluation.history)
+    policy = OraclePolicy(experts, config.evaluation)
     for task in tasks_of(config):
         policy.agent_for(task)  # refuses before any simulator starts
     described = {

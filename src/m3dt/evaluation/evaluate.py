@@ -16,24 +16,21 @@ from m3dt.config import EvaluationConfig, MoEConfig
 from m3dt.console import make_console, progress_bar
 from m3dt.evaluation.journal import Journal
 from m3dt.evaluation.play import play
-from m3dt.evaluation.policies import AgentPolicy, Policy, Tile
+from m3dt.evaluation.policies import AgentPolicy, Policy
 from m3dt.evaluation.scores import summarize
+from m3dt.evaluation.sessions import Tile
 from m3dt.evaluation.workers import WorkerPool
 from m3dt.tasks import SIMULATORS
 
 
 def make_tiles(tasks: Sequence[str], episodes: int, size: int) -> list[Tile]:
-    """Cut each task's episodes into tiles of `size`, the last one filled up.
-
-    The surplus episodes of a last tile are played but not counted: every forward pass of a
-    task has the same shape, however many episodes are asked for.
-    """
+    """Cut each task's episodes into tiles of at most `size`."""
     starts = range(0, episodes, size)
-    return [Tile(task, tuple(range(s, s + size))) for task in tasks for s in starts]
+    return [Tile(t, tuple(range(s, min(s + size, episodes)))) for t in tasks for s in starts]
 
 
 def evaluate_policy(
-    policy: Policy,
+    policy: Policy[Any],
     tasks: Sequence[str],
     config: EvaluationConfig,
     console: Console,
@@ -59,14 +56,16 @@ def evaluate_policy(
     if pool is None:
         with WorkerPool(config.workers or os.cpu_count() or 1) as own:
             return evaluate_policy(policy, tasks, config, console, own, journal)
-    tiles = make_tiles(tasks, config.episodes, config.tile)
+    companies = list(dict.fromkeys(map(policy.company, tasks)))
+    together = sorted(tasks, key=lambda task: companies.index(policy.company(task)))
+    tiles = make_tiles(together, config.episodes, config.tile)
     found = journal.episodes if journal else {}
     episodes = [episode for tile in tiles for episode in found.get(tile, [])]
     missing = [tile for tile in tiles if tile not in found]
     played = 0
     started = time.monotonic()
     with progress_bar(console, "episodes") as bar:
-        total = len(tiles) * config.tile
+        total = len(tasks) * config.episodes
         row = bar.add_task(f"evaluating {policy.name}", total=total, completed=len(episodes))
         for tile, ended in play(pool, policy, missing, config.seed):
             if journal:
@@ -75,10 +74,9 @@ def evaluate_policy(
             played += sum(episode.env_steps for episode in ended)
             bar.advance(row, len(ended))
     seconds = time.monotonic() - started
-    counted = [episode for episode in episodes if episode.number < config.episodes]
-    counted.sort(key=lambda episode: (list(tasks).index(episode.task), episode.number))
+    episodes.sort(key=lambda episode: (list(tasks).index(episode.task), episode.number))
     return {
-        **summarize(counted),
+        **summarize(episodes),
         "episodes": config.episodes,
         "env_steps_per_second": played / max(seconds, 1e-9),
         "seed": config.seed,
@@ -107,7 +105,7 @@ def evaluate(
     names = list(tasks or agent.context.tasks)
     for name in names:
         agent.context.index(name)  # refuses unknown ones before any simulator starts
-    policy = AgentPolicy(agent, config.target, agent.entry.kind, config.history)
+    policy = AgentPolicy(agent, config, agent.entry.kind)
     result = evaluate_policy(policy, names, config, make_console())
     return {
         "run": agent.run,

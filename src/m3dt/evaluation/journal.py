@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
 
-from m3dt.evaluation.policies import Tile
 from m3dt.evaluation.scores import Episode
+from m3dt.evaluation.sessions import Tile
 
 
 class Journal:

@@ -1,4 +1,4 @@
-"""Play tiles of episodes: workers step them while the model serves others.
+"""Play tiles of episodes: workers step some while the policy serves others together.
 
 Letters: R episodes of a tile.
 """
@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from m3dt.errors import RunError
-from m3dt.evaluation.policies import Policy, Session, Tile
+from m3dt.evaluation.policies import Policy
 from m3dt.evaluation.scores import Episode
+from m3dt.evaluation.sessions import Session, Tile
 from m3dt.evaluation.workers import Failure, Transition, WorkerPool
 from m3dt.processes import single_threaded
 
-# Tiles of one worker: while the model serves some, the worker steps another.
+# While some tiles are served, others are stepped, and others wait to be served together.
 _TILES_PER_WORKER = 3
+_BATCHES = 3
 _ATTEMPTS = 2
 
 
@@ -29,10 +32,12 @@ class _Running:
     tile: Tile
     worker: int
     alone: bool  # on its worker
+    company: Hashable  # with which tiles it may be served
     session: Session
     returns: np.ndarray  # (R,)
     successes: np.ndarray  # (R,) of bool
     steps: np.ndarray  # (R,)
+    stepping: bool = True  # else the policy has its answer
 
     def account(self, answer: Transition) -> None:
         if answer.rewards is not None:
@@ -50,9 +55,12 @@ class _Running:
 
 
 def play(
-    pool: WorkerPool, policy: Policy, tiles: Sequence[Tile], seed: int
+    pool: WorkerPool, policy: Policy[Any], tiles: Sequence[Tile], seed: int
 ) -> Iterator[tuple[Tile, list[Episode]]]:
     """Play tiles and yield each with its episodes as it ends.
+
+    Tiles of one company are served together, as many as fill a batch of the policy, or as there are
+    when none of them is being stepped.
 
     A tile whose environment raises, or whose worker dies, is played again from its seeds. After a
     death, the tiles of that worker are played one at a time, so that it is seen which kills.
@@ -62,14 +70,18 @@ def play(
     """
     waiting = list(tiles)[::-1]
     running: dict[int, _Running] = {}  # by attempt, so that late answers of a failed one are known
+    ready: list[int] = []  # attempts that have observed, in the order of their answers
     attempts: Counter[Tile] = Counter()
     failed: dict[Tile, str] = {}
     numbers = itertools.count()
     suspects: list[Tile] = []  # one of them has killed a worker; each is played alone
+    widest = max((len(tile.episodes) for tile in tiles), default=1)
+    wanted = -(-_BATCHES * policy.batch_size // (widest * len(pool.connections)))
+    per_worker = max(_TILES_PER_WORKER, wanted)
 
     def start(worker: int) -> None:
         mine = [now for now in running.values() if now.worker == worker]
-        if any(now.alone for now in mine) or len(mine) == _TILES_PER_WORKER:
+        if any(now.alone for now in mine) or len(mine) == per_worker:
             return
         if suspects and not mine:
             begin(worker, suspects.pop(), alone=True)
@@ -79,17 +91,40 @@ def play(
     def begin(worker: int, tile: Tile, alone: bool) -> None:
         number, R = next(numbers), len(tile.episodes)
         zeros = (np.zeros(R), np.zeros(R, bool), np.zeros(R, int))
-        running[number] = _Running(tile, worker, alone, policy.begin(tile, seed), *zeros)
+        company, session = policy.company(tile.task), policy.begin(tile, seed)
+        running[number] = _Running(tile, worker, alone, company, session, *zeros)
         pool.reset(worker, number, tile.task, tile.seeds(seed))
 
     def fill() -> None:
-        for _ in range(_TILES_PER_WORKER):
+        for _ in range(per_worker):
             for worker in range(len(pool.connections)):
                 start(worker)
 
-    def serve(now: _Running, answer: Transition) -> None:
-        actions = now.session.act(answer.observations, answer.rewards)
-        pool.step(now.worker, answer.tile, actions)
+    def batches() -> Iterator[list[int]]:
+        """Take out of `ready` what is to be served now."""
+        companies: dict[Hashable, list[int]] = {}
+        for number in ready:
+            if number in running:  # else it has failed
+                companies.setdefault(running[number].company, []).append(number)
+        ready.clear()
+        for company, numbers in companies.items():
+            rest = list(numbers)
+            while rest:
+                batch, rows = [rest.pop(0)], len(running[numbers[0]].returns)
+                while rest and rows + len(running[rest[0]].returns) <= policy.batch_size:
+                    rows += len(running[rest[0]].returns)
+                    batch.append(rest.pop(0))
+                others = (now for now in running.values() if now.company == company)
+                if rows + widest > policy.batch_size or not any(now.stepping for now in others):
+                    yield batch
+                else:
+                    ready.extend(batch)
+
+    def serve(batch: list[tuple[int, _Running]]) -> None:
+        actions = policy.act([now.session for _, now in batch])
+        for (number, now), chosen in zip(batch, actions, strict=True):
+            now.stepping = True
+            pool.step(now.worker, number, chosen)
 
     def again(worker: int, failure: Failure) -> None:
         died = failure.tile is None
@@ -127,7 +162,12 @@ def play(
                     fill()
                     yield now.tile, now.episodes()
                 else:
-                    serving.append(threads.submit(serve, now, answer))
+                    now.session.observe(answer.observations, answer.rewards)
+                    now.stepping = False
+                    ready.append(answer.tile)
+            for batch in batches():
+                served = [(number, running[number]) for number in batch]
+                serving.append(threads.submit(serve, served))
             for future in [f for f in serving if f.done()]:
                 serving.remove(future)
                 future.result()  # raises what the policy raised

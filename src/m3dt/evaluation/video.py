@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from m3dt.evaluation.policies import Policy, Tile
+from m3dt.evaluation.policies import Policy
+from m3dt.evaluation.sessions import Tile
 from m3dt.tasks import make_env
 
 _FRAMES_PER_SECOND = 20
 
 
-def film(policy: Policy, task: str, seed: int = 0, max_frames: int = 120) -> np.ndarray:
+def film(policy: Policy[Any], task: str, seed: int = 0, max_frames: int = 120) -> np.ndarray:
     """Play one episode and return evenly spaced pictures of it, (T, H, W, 3) uint8.
 
     Args:
@@ -32,7 +34,8 @@ def film(policy: Policy, task: str, seed: int = 0, max_frames: int = 120) -> np.
         session = policy.begin(tile, seed)
         frames, rewards, ended = [env.render()], None, False
         while not ended:
-            (action,) = session.act(observation[None], rewards)
+            session.observe(observation[None], rewards)
+            ((action,),) = policy.act([session])
             observation, reward, terminated, truncated, _ = env.step(action)
             rewards = np.array([reward])
             ended = terminated or truncated

@@ -7,6 +7,7 @@ Letters: B batch, T timesteps, P prompt steps, L tokens, D embedding, S state, A
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -29,10 +30,29 @@ class Prompt(NamedTuple):
 
     def take(self, rows: Tensor) -> Prompt:
         """Return the prompts of the given rows."""
-        if self.key_values is None or self.valid is None:
-            return self
-        key_values = [(k[rows], v[rows]) for k, v in self.key_values]
-        return self._replace(key_values=key_values, valid=self.valid[rows])
+        return Prompt(
+            self.key_values and [(k[rows], v[rows]) for k, v in self.key_values],
+            None if self.valid is None else self.valid[rows],
+            None if self.task_index is None else self.task_index[rows],
+        )
+
+    @classmethod
+    def join(cls, prompts: Sequence[Prompt]) -> Prompt:
+        """Return the rows of several prompts, in their order."""
+        if len(prompts) == 1:
+            return prompts[0]
+
+        layers = zip(*(prompt.key_values or () for prompt in prompts), strict=True)
+        key_values = [
+            (torch.cat([k for k, _ in layer]), torch.cat([v for _, v in layer])) for layer in layers
+        ]
+        valid = [prompt.valid for prompt in prompts if prompt.valid is not None]
+        numbers = [prompt.task_index for prompt in prompts if prompt.task_index is not None]
+        return cls(
+            key_values or None,
+            torch.cat(valid) if valid else None,
+            torch.cat(numbers) if numbers else None,
+        )
 
 
 class _Embedding(nn.Module):
@@ -114,7 +134,8 @@ class PromptDT(nn.Module):
         T = segment.states.shape[1]
         if prompt is not None and prompt_rows is not None:
             if self._shares(prompt, prompt_rows):
-                shared = self.encode_prompt(prompt, task_index).take(prompt_rows)
+                shared = self.encode_prompt(prompt).take(prompt_rows)
+                shared = shared._replace(task_index=task_index)
                 return self._act(self._after(segment, shared, slice(1, None, 3)))
             prompt = prompt.take(prompt_rows)
         return self._act(self._hidden(segment, prompt, task_index, slice(-3 * T + 1, None, 3)))
