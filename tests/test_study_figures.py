@@ -1,20 +1,29 @@
 """Figures and claims from results of which we know what they must say."""
 
 import csv
+import io
 import json
+import re
+from math import log2
 from pathlib import Path
 
 import pytest
 
 from m3dt.cli import main
+from m3dt.config import load_config
 from m3dt.errors import UserError
 from m3dt.figures import PAGES, TABLES, Results
+from m3dt.figures.cells import control
 from m3dt.figures.claims import FAILS, HOLDS, MISSING, OPEN, claims, claims_table, verdict
+from m3dt.figures.methods import best_baseline
 from m3dt.figures.results import difference, estimate
 from m3dt.study import load_study
 
 CELLS = load_study(Path(__file__).parents[1] / "conf/study/lite.yaml", []).cells
 SIZES = {"mt10": 10, "mt20": 20, "mt40": 40, "mt80": 80, "mt160": 160}
+
+
+BASE = load_config("lite")
 
 
 def score(cell, slope):
@@ -23,23 +32,30 @@ def score(cell, slope):
     method = values["method"]
     seed = 0.1 * int(values["seed"])
     better = {"m3dt-gradient": 9, "m3dt-random": 7, "m3dt-top-k": 5, "promptdt": 3}.get(method, 1)
-    if "num_experts" in values and cell.part == "experts":
-        better -= {"2": 4, "4": 3, "16": -1}[values["num_experts"]]
+    if cell.part == "experts":
+        better += 2 * log2(min(int(values["num_experts"]), BASE.moe.num_experts))
+        better += 0.5 * (int(values["num_experts"]) > BASE.moe.num_experts)
+        better -= 2 * log2(BASE.moe.num_experts)
     if "max_steps" in values:
-        better -= {"1000": 2, "2000": 1, "6000": 3}[values["max_steps"]]
+        better -= abs(log2(int(values["max_steps"]) / BASE.stage1.max_steps))
     if values.get("residual") == "official":
         better -= 1
-    width = {"32": -3, "128": 1}.get(values.get("n_embd"), 0)
+    wider = log2(int(values.get("n_embd", BASE.model.n_embd)) / BASE.model.n_embd)
+    better += min(wider, 0.3 * wider) + ("mlp_width" in values)
     tasks = -SIZES[values["suite"]] / (40 if "m3dt" in method else 20)
-    return 50 + slope * (better + width + tasks) + seed
+    return 50 + slope * (better + tasks) + seed
 
 
-def history(slope):
+def history(slope, tasks):
+    """Return a made-up conflict curve; more tasks and longer training conflict more by `slope`."""
+    apart = [rise + tasks / 2000 for rise in (0, 0.1, 0.2, 0.3, 0.32, 0.33, 0.33, 0.33, 0.33)]
+    blocks = {f"block{i}": 0.5 - 0.05 * i for i in range(BASE.model.n_layer)}
     return [
         {"step": 500 * i, "mean": 0.5 + slope * rise, "smoothed": 0.5 + slope * rise,
-         "leave_one_out": 0.4 - slope * rise, "pairwise": 0.1, "independent": 0.08,
-         "parts": {"attention": 0.5, "mlp": 0.4}}
-        for i, rise in enumerate((0, 0.1, 0.2, 0.3, 0.32, 0.33, 0.33, 0.33, 0.33))
+         "leave_one_out": 0.4 - slope * rise, "pairwise": 0.3 - slope * rise / 2,
+         "independent": tasks**-0.5,
+         "parts": {"attention": 0.5, "mlp": 0.5 + slope * (0.1 + rise / 10), **blocks}}
+        for i, rise in enumerate(apart)
     ]  # fmt: skip
 
 
@@ -62,6 +78,7 @@ def made_up(tmp_path):
             seed = int(cell.values["seed"])
             if seed not in seeds:
                 continue
+            tasks = SIZES[cell.values["suite"]]
             value = score(cell, slope)
             row = {"part": cell.part, **cell.values, "score": value, "parameters": 1000}
             row |= {
@@ -73,8 +90,8 @@ def made_up(tmp_path):
                 row["oracle"] = value + slope * int(cell.values["moe.num_experts"])
             rows.append(row)
             curves[cell.name] = {
-                "backbone/conflict": {"history": history(slope)},
-                "baseline/conflict": {"history": history(slope)},
+                "backbone/conflict": {"history": history(slope, tasks)},
+                "baseline/conflict": {"history": history(slope, tasks)},
                 "expert/expert_conflict": {"history": expert_history(slope, seed)},
                 "router/expert_conflict": {"history": expert_history(slope, seed)},
             }
@@ -115,6 +132,60 @@ def test_an_unfinished_study_leaves_gaps(made_up):
     assert MISSING in claims_table(Results.read(file))
 
 
+def test_what_is_not_measured_says_so(made_up):
+    """All pages and tables of a study of which one cell is there."""
+    file = made_up()
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[:2]))
+    file.with_name("lite_conflict.json").unlink()
+    results = Results.read(file)
+    for page in PAGES.values():
+        page.draw(results).savefig(io.BytesIO())
+        told = page.caption(results)
+        assert "**not measured**" in told and "**holds**" not in told
+        assert "**not measured** here" not in told
+    for table in TABLES.values():
+        assert "not measured" in table(results)
+    assert {claim.verdict for claim in claims(results)} <= {MISSING, OPEN}
+
+
+def test_a_summary_names_incomplete_cells(made_up):
+    file = made_up()
+    everything = Results.read(file)
+    assert f"{len(CELLS)} cells" in everything.summary()
+    assert "missing" not in everything.summary()
+    rows = [row for row in everything.rows if row["part"] != "mlp" or row["seed"] == "1"]
+    told = Results(tuple(rows), everything.curves).summary()
+    width = everything.values("mlp", "mlp_width")[0]
+    assert told.endswith(f"Seeds are missing of mlp mt160 promptdt {width} (1 of 3).")
+
+
+def test_numbers_of_the_paper_stand_beside_ours(made_up):
+    results = Results.read(made_up())
+    rows = TABLES["Methods (table 1)"](results).splitlines()
+    assert [row.split(" | ")[3] for row in rows if "M3DT-" in row] == ["89.09", "89.23"]
+    assert "| 67.34 |" in TABLES["Ablations (table 2)"](results)
+    assert TABLES["Domains (tables 6 and 7)"](results).count("| 70.52 |") == 1
+    assert sum("77.89" in claim.paper for claim in claims(results)) == 3
+
+
+def test_domains_together_weigh_each_task_equally(made_up):
+    """160 tasks have 50 of Meta-World and 30 of DMControl."""
+    rows = Results.read(made_up()).rows
+    for row in rows:
+        row.update(metaworld="80", dmcontrol="40")
+    found = control(Results(rows, {}), 160, "m3dt", "m3dt-gradient")
+    assert found == dict.fromkeys(range(3), pytest.approx((50 * 80 + 30 * 40) / 80))
+
+
+def test_the_best_baseline_is_one_with_all_seeds(made_up):
+    results = Results.read(made_up(seeds=(0, 1)))
+    assert best_baseline(results, 160)[0] == "Prompt-DT, width 128"
+    unfinished = [row for row in results.rows if row["model.n_embd"] != "128" or row["seed"] == "0"]
+    assert best_baseline(Results(tuple(unfinished), {}), 160)[0] == "Prompt-DT"
+    assert best_baseline(Results((), {}), 160) == ("the baselines", {})
+
+
 def test_estimates():
     """Student's interval of 1, 2, 3: 2 +- 4.30 / sqrt(3)."""
     found = estimate([1, 2, 3])
@@ -122,6 +193,10 @@ def test_estimates():
     assert found.high - 2 == pytest.approx(4.303 / 3**0.5, rel=1e-3)
     assert 2 - found.low == pytest.approx(4.303 / 3**0.5, rel=1e-3)
     assert estimate([]) is None
+    assert (str(estimate([2.0])), estimate([1, 1]).text(" %")) == (
+        "2.0 (one seed)",
+        "1.0 [1.0, 1.0] %",
+    )
     paired = difference({0: 5.0, 1: 7.0, 2: 1.0}, {1: 4.0, 0: 2.0})  # by seed; 2 is alone
     assert (paired.mean, paired.low, paired.seeds) == (3.0, 3.0, 2)
 
@@ -151,10 +226,14 @@ def test_every_cell_of_the_study_is_shown(made_up, monkeypatch):
 def test_the_command_writes_pictures_and_markdown(made_up, tmp_path, capsys):
     out = tmp_path / "results"
     assert main(["figures", str(made_up()), "--out", str(out)]) == 0
-    assert {path.name for path in out.iterdir()} == {"figures", "claims.md", "tables.md"}
+    written = {path.name for path in out.iterdir()}
+    assert written == {"figures", "figures.md", "tables.md", "claims.md"}
     pictures = {path.name: path.read_bytes() for path in (out / "figures").iterdir()}
     assert set(pictures) == {f"{name}.png" for name in PAGES}
     assert all(content[:4] == b"\x89PNG" for content in pictures.values())
+    shown = (out / "figures.md").read_text()
+    assert all((out / link).is_file() for link in re.findall(r"\]\((.*?)\)", shown))
+    assert shown.count("![]") == len(PAGES) and shown.count("# ") == len(PAGES)
     tables = (out / "tables.md").read_text()
     assert "| M3DT-Gradient | 1,000 |" in tables and "without grouping" in tables
     assert main(["figures", str(tmp_path / "none.csv")]) == 2
@@ -163,9 +242,10 @@ def test_the_command_writes_pictures_and_markdown(made_up, tmp_path, capsys):
 
 def test_captions_state_their_claims(made_up):
     results = Results.read(made_up())
-    known = {claim.name for claim in claims(results)}
+    known = [claim.name for claim in claims(results)]
+    assert len(set(known)) == len(known)
     for page in PAGES.values():
-        assert set(page.claims) <= known
+        assert page.claims and set(page.claims) <= set(known)
         assert page.caption(results).count("**holds**") == len(page.claims)
 
 

@@ -1,5 +1,6 @@
 """Figures from arrays and results; none of them computes what it shows."""
 
+from m3dt.figures.claims import claims, claims_table
 from m3dt.figures.curves import conflict_curve
 from m3dt.figures.datasets import coverage_figure, frame_sheet, return_figure, scale_figure
 from m3dt.figures.matrices import heat_map
@@ -13,6 +14,8 @@ __all__ = [
     "Results",
     "Shown",
     "Told",
+    "claims",
+    "claims_table",
     "conflict_curve",
     "coverage_figure",
     "frame_sheet",

@@ -1,91 +1,129 @@
-"""Tables 1, 2, 6, 7 and figure 11: methods and ablations side by side."""
+"""Tables 1, 6, 7 and figure 11: methods side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from matplotlib.figure import Figure
 
-from m3dt.figures.results import Estimate, Results
-from m3dt.figures.scaling import BLUE, GREEN, GREY, PINK, RED, draw, finish, panels
+from m3dt.figures import paper
+from m3dt.figures.cells import SUITES, control, parameters, prompt_dt, widths
+from m3dt.figures.markdown import markdown, measured, stated
+from m3dt.figures.panels import (
+    BLUE,
+    GREEN,
+    GREY,
+    PINK,
+    RED,
+    SCORE,
+    draw,
+    draw_paper,
+    finish,
+    panels,
+    share_legend,
+)
+from m3dt.figures.results import Results, Scores, estimate
 from m3dt.tasks import DOMAINS
 
+BASELINES = {"promptdt": "Prompt-DT", "mtdt": "MTDT", "harmodt": "HarmoDT"}
+M3DT = {"m3dt-random": "M3DT-Random", "m3dt-gradient": "M3DT-Gradient"}
 METHODS = (
-    ("baselines", "promptdt", "Prompt-DT"),
-    ("baselines", "mtdt", "MTDT"),
-    ("baselines", "harmodt", "HarmoDT"),
-    ("m3dt", "m3dt-random", "M3DT-Random"),
-    ("m3dt", "m3dt-gradient", "M3DT-Gradient"),
+    *(("baselines", method, title) for method, title in BASELINES.items()),
+    *(("m3dt", method, title) for method, title in M3DT.items()),
 )
-ABLATIONS = (
-    ("m3dt", "m3dt-gradient", "M3DT-Gradient"),
-    ("m3dt", "m3dt-random", "M3DT-Random"),
-    ("ablations", "m3dt-end-to-end", "without 3-stage"),
-    ("ablations", "m3dt-ungrouped", "without grouping"),
-    ("ablations", "m3dt-unfrozen-gradient", "without expert freezing (gradient)"),
-    ("ablations", "m3dt-unfrozen-random", "without expert freezing (random)"),
-    ("ablations", "m3dt-big-experts", "big experts"),
-)
-_SUITES = ("mt10", "mt80", "mt160")
+TASKS = (10, 80, 160)
 
 
 def methods_table(results: Results) -> str:
     """Return table 1 as Markdown: methods by 10, 80 and 160 tasks."""
-    header = ["method", "parameters", *(f"{suite.removeprefix('mt')} tasks" for suite in _SUITES)]
-    rows = []
-    for part, method, title in METHODS:
-        cells = [results.estimate(part, suite=suite, method=method) for suite in _SUITES]
-        sizes = results.scores(part, "parameters", suite="mt160", method=method)
-        size = f"{next(iter(sizes.values())):,.0f}" if sizes else ""
-        rows.append([title, size, *map(_text, cells)])
-    for width in (32, 128):
-        cells = [results.estimate("size", suite=suite, n_embd=width) for suite in _SUITES]
-        sizes = results.scores("size", "parameters", suite="mt160", n_embd=width)
-        size = f"{next(iter(sizes.values())):,.0f}" if sizes else ""
-        rows.append([f"Prompt-DT, width {width}", size, *map(_text, cells)])
+    header = ["method", "parameters, 160 tasks"]
+    rows = [[title, parameters(results, part, method=method)] for part, method, title in METHODS]
+    scores: list[dict[int, Scores]] = [
+        {n: results.scores(part, suite=SUITES[n], method=method) for n in TASKS}
+        for part, method, _ in METHODS
+    ]
+    for width in results.values("size", "n_embd"):
+        rows.append([f"Prompt-DT, width {width}", parameters(results, "size", n_embd=width)])
+        scores.append({n: prompt_dt(results, n, width) for n in TASKS})
+    methods = [method for _, method, _ in METHODS]
+    for n in TASKS:
+        header.append(f"{n} tasks")
+        for row, found in zip(rows, scores, strict=True):
+            row.append(measured(estimate(found[n].values())))
+        if any(n in known for known in paper.SCORES.values()):
+            header.append("paper")
+            for row, method in zip(rows, [*methods, *[""] * len(rows)], strict=False):
+                row.append(stated(paper.SCORES.get(method), n))
     return markdown(header, rows)
 
 
-def ablations_table(results: Results) -> str:
-    """Return table 2 as Markdown: ablations on 160 tasks."""
-    rows = [
-        [title, _text(results.estimate(part, suite="mt160", method=method))]
-        for part, method, title in ABLATIONS
-    ]
-    return markdown(["160 tasks", "normalized score"], rows)
+def best_baseline(results: Results, tasks: int, column: str = "score") -> tuple[str, Scores]:
+    """Return the name and scores of the baseline that does best; empty ones if there is none."""
+    found: dict[str, Scores] = {
+        title: results.scores("baselines", column, suite=SUITES[tasks], method=method)
+        for method, title in BASELINES.items()
+    }
+    for width in widths(results):
+        wide = results.scores("size", column, suite=SUITES[tasks], n_embd=width)
+        found |= {f"Prompt-DT, width {width}": wide} if wide else {}
+    known = {title: scores for title, scores in found.items() if scores}
+    if not known:
+        return "the baselines", {}
+
+    def seeds_then_mean(title: str) -> tuple[int, float]:
+        return len(known[title]), sum(known[title].values()) / len(known[title])
+
+    best = max(known, key=seeds_then_mean)  # what has all seeds goes before what is unfinished
+    return best, known[best]
 
 
-def domains_table(results: Results, suite: str = "mt160") -> str:
-    """Return tables 6 and 7 as Markdown: methods by domain."""
-    rows = [
-        [title, *(_text(results.estimate(part, d, suite=suite, method=method)) for d in DOMAINS)]
-        for part, method, title in METHODS
-    ]
-    return markdown(["method", *DOMAINS], rows)
+def gain(results: Results, tasks: int, method: str) -> dict[int, float]:
+    """Return what M3DT gains over the best baseline, per cent of that, by seed."""
+    ours = results.scores("m3dt", suite=SUITES[tasks], method=method)
+    _, best = best_baseline(results, tasks)
+    return {s: 100 * (ours[s] / best[s] - 1) for s in sorted(ours.keys() & best.keys())}
+
+
+def gains_table(results: Results) -> str:
+    """Return M3DT's gains over the best baseline as Markdown, per cent."""
+    header = ["gain over the best baseline, %"]
+    rows = [[title] for title in M3DT.values()]
+    for n in TASKS:
+        header += [f"{n} tasks ({best_baseline(results, n)[0]})", "paper"]
+        for row, method in zip(rows, M3DT, strict=True):
+            row.append(measured(estimate(gain(results, n, method).values())))
+            row.append(stated(paper.GAINS[method], n))
+    return markdown(header, rows)
+
+
+def domains_table(results: Results) -> str:
+    """Return tables 6 and 7 as Markdown: methods by number of tasks and domain."""
+    rows = []
+    for n in TASKS:
+        for part, method, title in METHODS:
+            by_domain = [results.scores(part, d, suite=SUITES[n], method=method) for d in DOMAINS]
+            both = control(results, n, part, method)
+            scores = [measured(estimate(s.values())) for s in (*by_domain, both)]
+            known = paper.METAWORLD_DMCONTROL if method == "m3dt-gradient" else None
+            rows.append([str(n), title, *scores, stated(known, n)])
+    return markdown(["tasks", "method", *DOMAINS, "metaworld + dmcontrol", "paper"], rows)
 
 
 def domains_figure(results: Results) -> Figure:
     """Draw each domain's score over the number of tasks, by method (figure 11)."""
-    figure, axes = panels(4, 3.4)
+    figure, axes = panels(len(DOMAINS) + 1, 3.8)
     colors = (BLUE, GREEN, GREY, PINK, RED)
-    for panel, domain in zip(axes, DOMAINS, strict=True):
-        for (part, method, title), color in zip(METHODS, colors, strict=True):
+    for panel, domain in zip(axes, DOMAINS, strict=False):
+        for place, (part, method, title) in enumerate(METHODS, -2):
             points = {
-                float(suite.removeprefix("mt")): results.estimate(
-                    part, domain, suite=suite, method=method
-                )
-                for suite in _SUITES
+                n: estimate(results.scores(part, domain, suite=SUITES[n], method=method).values())
+                for n in TASKS
             }
-            draw(panel, points, title if domain == DOMAINS[0] else "", color)
-        finish(panel, domain, "tasks", "normalized score", (10, 80, 160))
+            draw(panel, points, title, colors[place + 2], place=place)
+        finish(panel, domain, "tasks", SCORE, TASKS)
+    both = axes[len(DOMAINS)]
+    for place, (part, method, title) in enumerate(METHODS, -2):
+        points = {n: estimate(control(results, n, part, method).values()) for n in TASKS}
+        draw(both, points, title, colors[place + 2], place=place)
+    draw_paper(both, paper.METAWORLD_DMCONTROL, "M3DT-Gradient, the paper's")
+    finish(both, "metaworld and dmcontrol together", "tasks", SCORE, TASKS)
+    share_legend(axes[: len(DOMAINS) + 1], axes[len(DOMAINS) + 1])
     return figure
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
-def _text(value: Estimate | None) -> str:
-    return "" if value is None else str(value)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from m3dt.figures import methods, scaling, training
-from m3dt.figures.claims import claims, claims_table
+from m3dt.figures import ablations, conflicts, methods, modules, scaling
+from m3dt.figures.claims import SUBJECTS, claims, claims_table
 from m3dt.figures.results import Results
 from m3dt.files import atomic_path
 
@@ -31,26 +31,32 @@ class Page:
     claims: tuple[str, ...] = ()
 
     def caption(self, results: Results) -> str:
-        """Return a sentence for each claim, as Markdown."""
+        """Return a sentence for each claim and its verdict, as Markdown."""
         told = [c.sentence() for c in claims(results) if c.name in self.claims]
         return "\n".join(f"- {sentence}" for sentence in told)
 
 
 PAGES = {
     "tasks": Page("More tasks", "figure 2", scaling.tasks_figure, ("tasks", "drop")),
+    "similarity": Page(
+        "Agreement of gradients",
+        "figure 2",
+        conflicts.similarity_figure,
+        ("similarity", "similarity remains"),
+    ),
     "parameters": Page(
         "Tasks and parameters", "figure 3", scaling.parameters_figure, ("width", "equal size")
     ),
     "conflict": Page(
         "Conflict over training",
         "figures 2 and 7",
-        training.conflict_figure,
+        conflicts.conflict_figure,
         ("conflict", "levels", "artefact"),
     ),
     "expert_conflict": Page(
         "Conflict inside experts",
         "figure 5",
-        training.expert_conflict_figure,
+        conflicts.expert_conflict_figure,
         ("group conflict", "grouping"),
     ),
     "experts": Page(
@@ -60,22 +66,37 @@ PAGES = {
         ("experts", "experts level", "oracle"),
     ),
     "stopping": Page(
-        "When the backbone stops", "figure 7", training.stopping_figure, ("stopping", "backbone")
+        "When the backbone stops",
+        "figure 7",
+        ablations.stopping_figure,
+        ("stopping", "stopping early", "backbone"),
     ),
-    "width": Page("Width and shape", "figures 8 and 10", scaling.width_figure),
-    "top_k": Page("Top-k routing", "figure 9", scaling.top_k_figure, ("top-k",)),
-    "domains": Page("Domains", "figure 11", methods.domains_figure),
-    "modules": Page("Attention or MLP alone", "figure 12", training.modules_figure),
+    "width": Page(
+        "Width and shape", "figures 8 and 10", scaling.width_figure, ("router gap", "shape")
+    ),
+    "top_k": Page("Top-k routing", "figure 9", ablations.top_k_figure, ("top-k",)),
+    "domains": Page("Domains", "figure 11", methods.domains_figure, ("domains", "control")),
+    "modules": Page(
+        "Attention or MLP alone",
+        "figure 12",
+        modules.modules_figure,
+        ("modules", "module conflict"),
+    ),
+    "residual": Page(
+        "What experts are added to", "equations 3 and 4", ablations.residual_figure, ("residual",)
+    ),
 }
 TABLES = {
     "Methods (table 1)": methods.methods_table,
-    "Ablations (table 2)": methods.ablations_table,
+    "Gains (table 1)": methods.gains_table,
+    "Ablations (table 2)": ablations.ablations_table,
     "Domains (tables 6 and 7)": methods.domains_table,
+    "Residual (equations 3 and 4)": ablations.residual_table,
 }
 
 
 def write_pages(file: Path, folder: Path) -> list[Path]:
-    """Write every figure as PNG into `figures/`, and tables and claims as Markdown beside it.
+    """Write every figure as PNG into `figures/`; captions, tables and claims as Markdown beside it.
 
     Args:
         file: CSV of a study's results.
@@ -93,15 +114,24 @@ def write_pages(file: Path, folder: Path) -> list[Path]:
         written.append(folder / "figures" / f"{name}.png")
         with atomic_path(written[-1]) as temporary:
             page.draw(results).savefig(temporary, format="png", dpi=120)
-    for path, text in (
-        (folder / "tables.md", _tables(results)),
-        (folder / "claims.md", f"# Claims\n\n{claims_table(results)}"),
+    for name, text in (
+        ("figures", _captions(results)),
+        ("tables", _sections({title: table(results) for title, table in TABLES.items()})),
+        ("claims", _sections({f"Claims: {s}": claims_table(results, s) for s in SUBJECTS})),
     ):
-        written.append(path)
-        with atomic_path(path) as temporary:
+        written.append(folder / f"{name}.md")
+        with atomic_path(written[-1]) as temporary:
             temporary.write_text(text)
     return written
 
 
-def _tables(results: Results) -> str:
-    return "\n".join(f"# {title}\n\n{table(results)}" for title, table in TABLES.items())
+def _captions(results: Results) -> str:
+    shown = {
+        f"{page.title} ({page.of})": f"![](figures/{name}.png)\n\n{page.caption(results)}\n"
+        for name, page in PAGES.items()
+    }
+    return f"{results.summary()}\n\n{_sections(shown)}"
+
+
+def _sections(texts: Mapping[str, str]) -> str:
+    return "\n".join(f"# {title}\n\n{text}" for title, text in texts.items())

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +15,10 @@ from typing import Any
 import numpy as np
 
 from m3dt.errors import UserError
+
+NOT_MEASURED = "not measured"
+Scores = Mapping[int, float]  # by seed
+Record = dict[str, Any]  # of a conflict curve: `step` and measures
 
 # Two-sided 95 % points of Student's t for 1, 2, ... degrees of freedom.
 _T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
@@ -27,9 +34,13 @@ class Estimate:
     seeds: int
 
     def __str__(self) -> str:
+        return self.text()
+
+    def text(self, unit: str = "") -> str:
+        """Return the mean, in a unit, with its interval."""
         if self.seeds < 2:
-            return f"{self.mean:.1f} (one seed)"
-        return f"{self.mean:.1f} [{self.low:.1f}, {self.high:.1f}]"
+            return f"{self.mean:z.1f}{unit} (one seed)"
+        return f"{self.mean:z.1f} [{self.low:z.1f}, {self.high:z.1f}]{unit}"
 
 
 def estimate(values: Iterable[float]) -> Estimate | None:
@@ -57,12 +68,13 @@ class Results:
     curves: Mapping[str, Mapping[str, Any]]
 
     @classmethod
-    def read(cls, file: Path) -> Results:
+    def read(cls, file: Path | str) -> Results:
         """Read a CSV of `m3dt study`, and the curves beside it.
 
         Raises:
             UserError: There is none.
         """
+        file = Path(file)
         if not file.is_file():
             raise UserError(
                 f"{file}: no such results. `m3dt study conf/study/{file.stem}.yaml` makes them."
@@ -89,17 +101,68 @@ class Results:
             wanted = all(short.get(key) == str(value) for key, value in values.items())
             if row["part"] == part and wanted and row.get(column):
                 found[int(row["seed"])] = float(row[column])
-        return found
+        return {seed: value for seed, value in found.items() if not math.isnan(value)}
 
     def estimate(self, part: str, column: str = "score", **values: Any) -> Estimate | None:
         """Return mean and interval over seeds of what `scores` finds."""
         return estimate(self.scores(part, column, **values).values())
 
-    def curve(self, cell: str, measured: str) -> list[dict[str, Any]]:
-        """Return the records of a cell, such as those of `backbone/conflict`."""
-        return list(self.curves.get(cell, {}).get(measured, {}).get("history", []))
+    def values(self, part: str, setting: str) -> list[int]:
+        """Return which values of a numeric setting the cells of a part have, in order.
+
+        Args:
+            part: Of the study.
+            setting: The last part of its name.
+        """
+        found = {
+            value
+            for row in self.rows
+            for key, value in row.items()
+            if row["part"] == part and key.rpartition(".")[2] == setting and value
+        }
+        return sorted(map(int, found))
+
+    def histories(self, cell: str, measured: str) -> dict[int, list[Record]]:
+        """Return by seed the records of cells, such as those of `backbone/conflict`.
+
+        Args:
+            cell: Their name without the seed: `mt160_promptdt`.
+            measured: Kind of model and measure.
+        """
+        found = {}
+        for name, curves in self.curves.items():
+            match = re.fullmatch(rf"seed(\d+)_{re.escape(cell)}", name)
+            history = curves.get(measured, {}).get("history")
+            if match and history:
+                found[int(match[1])] = list(history)
+        return dict(sorted(found.items()))
+
+    def summary(self) -> str:
+        """Return in Markdown how many cells and seeds there are, and where some are missing."""
+        seeds: dict[str, set[str]] = defaultdict(set)
+        for row in self.rows:
+            settings = [v for k, v in row.items() if k in ("suite", "method") or "." in k]
+            seeds[" ".join(filter(None, (row["part"], *settings)))].add(row["seed"])
+        every = sorted(set.union(*seeds.values()), key=int)
+        short = [
+            f"{cell} ({len(found)} of {len(every)})"
+            for cell, found in seeds.items()
+            if len(found) < len(every)
+        ]
+        told = f"{len(self.rows)} cells of the study have results, seeds {', '.join(every)}."
+        return told + (f" Seeds are missing of {', '.join(short)}." if short else "")
 
 
-def difference(a: Mapping[int, float], b: Mapping[int, float]) -> Estimate | None:
+def difference(a: Scores, b: Scores) -> Estimate | None:
     """Return mean and interval of a - b over the seeds that both have."""
-    return estimate(a[seed] - b[seed] for seed in sorted(a.keys() & b.keys()))
+    return estimate(minus(a, b).values())
+
+
+def minus(a: Scores, b: Scores) -> dict[int, float]:
+    """Return a - b by seed, of the seeds that both have."""
+    return {seed: a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())}
+
+
+def estimates(scores: Mapping[Any, Scores]) -> dict[Any, Estimate | None]:
+    """Return mean and interval over seeds of each point of a curve."""
+    return {x: estimate(found.values()) for x, found in scores.items()}

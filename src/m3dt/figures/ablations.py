@@ -1,0 +1,98 @@
+"""Table 2, figures 7 and 9: what M3DT owes to its parts; and the residual of paper and code."""
+
+from __future__ import annotations
+
+from matplotlib.figure import Figure
+
+from m3dt.figures import paper
+from m3dt.figures.cells import base, by_backbone_steps, by_top_k, m3dt
+from m3dt.figures.markdown import markdown, measured, stated
+from m3dt.figures.panels import BLUE, RED, SCORE, draw, finish, name_points, panels
+from m3dt.figures.results import Results, Scores, difference, estimate, estimates
+from m3dt.tasks import DOMAINS
+
+ABLATIONS = {
+    "m3dt-gradient": "M3DT-Gradient",
+    "m3dt-random": "M3DT-Random",
+    "m3dt-end-to-end": "without 3-stage",
+    "m3dt-ungrouped": "without grouping",
+    "m3dt-unfrozen-gradient": "without expert freezing (gradient)",
+    "m3dt-unfrozen-random": "without expert freezing (random)",
+    "m3dt-big-experts": "big experts",
+}
+_RESIDUALS = ("to h (equations 3 and 4)", "to LN(h) (the published code)")
+
+
+def ablation(results: Results, method: str) -> Scores:
+    """Return the scores of M3DT or a variant of it on 160 tasks."""
+    part = "m3dt" if method in ("m3dt-gradient", "m3dt-random") else "ablations"
+    return results.scores(part, suite="mt160", method=method)
+
+
+def ablations_table(results: Results) -> str:
+    """Return table 2 as Markdown: ablations on 160 tasks."""
+    dense = m3dt(results)
+    rows = [
+        [
+            title,
+            measured(estimate(ablation(results, method).values())),
+            measured(difference(ablation(results, method), dense)) if number else "",
+            stated(paper.ABLATIONS, method),
+        ]
+        for number, (method, title) in enumerate(ABLATIONS.items())
+    ]
+    header = ["160 tasks", "normalized score", "beside M3DT-Gradient, by seed", "paper"]
+    return markdown(header, rows)
+
+
+def stopping_figure(results: Results) -> Figure:
+    """Draw the scores of backbone and M3DT over the backbone's steps (figure 7)."""
+    figure, (axes,) = panels(1, 5.8)
+    draw(axes, estimates(by_backbone_steps(results, "backbone")), "backbone alone", BLUE)
+    draw(axes, estimates(by_backbone_steps(results)), "M3DT", RED, place=1)
+    told = "paper: best at the conflict peak, about 400k; worse at 200k and from 600k on"
+    steps = list(by_backbone_steps(results))
+    finish(axes, "When the backbone stops, 160 tasks", "steps of the backbone", SCORE, steps, told)
+    return figure
+
+
+def top_k_figure(results: Results) -> Figure:
+    """Draw the score of noisy top-k routers beside the dense one (figure 9)."""
+    figure, (axes,) = panels(1, 5.8)
+    chosen, every = by_top_k(results), base().moe.num_experts
+    draw(axes, estimates(chosen), "noisy top-k", BLUE)
+    draw(axes, estimates({every: m3dt(results)}), f"all {every} experts, weighed", RED)
+    ticks = [*chosen, every]
+    finish(axes, "Noisy top-k routers, 160 tasks", "experts a token goes to", SCORE, ticks)
+    return figure
+
+
+def residuals(results: Results, column: str = "score") -> tuple[Scores, Scores]:
+    """Return M3DT's scores with experts added to h, and with experts added to LN(h)."""
+    return m3dt(results, column=column), results.scores("residual", column, residual="official")
+
+
+def residual_figure(results: Results) -> Figure:
+    """Draw scores with experts added to h, and to LN(h) (deviation 1 of the README)."""
+    figure, (axes,) = panels(1, 7.2)
+    columns = ["score", *DOMAINS]
+    both = [residuals(results, column) for column in columns]
+    series = [
+        (label, color, [estimate(pair[i].values()) for pair in both])
+        for i, (label, color) in enumerate(zip(_RESIDUALS, (RED, BLUE), strict=True))
+    ]
+    name_points(axes, ["all 160 tasks", *DOMAINS], series)
+    finish(axes, "What experts are added to", "", SCORE, paper="a question of ours")
+    return figure
+
+
+def residual_table(results: Results) -> str:
+    """Return as Markdown which residual is better by how much, over all tasks and by domain."""
+    columns = ["score", *DOMAINS]
+    both = [residuals(results, column) for column in columns]
+    rows = [
+        [label, *(measured(estimate(pair[i].values())) for pair in both)]
+        for i, label in enumerate(_RESIDUALS)
+    ]
+    rows.append(["difference, by seed", *(measured(difference(*pair)) for pair in both)])
+    return markdown(["experts are added", "all 160 tasks", *DOMAINS], rows)

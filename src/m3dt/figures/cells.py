@@ -1,0 +1,137 @@
+"""Which cells of the study hold what a figure or a claim asks for; everything is by seed.
+
+What varies is read from the results; where it does not, a cell is as `conf/lite.yaml` has it.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from m3dt.config import Config, load_config
+from m3dt.figures.results import Record, Results, Scores
+from m3dt.tasks import get_task, suite
+
+SUITES = {10: "mt10", 20: "mt20", 40: "mt40", 80: "mt80", 160: "mt160"}
+CONTROL = ("metaworld", "dmcontrol")  # the paper states scores over both together
+
+
+@cache
+def base() -> Config:
+    """Return the configuration that the study's cells deviate from."""
+    return load_config("lite")
+
+
+def m3dt(
+    results: Results, tasks: int = 160, column: str = "score", method: str = "m3dt-gradient"
+) -> Scores:
+    """Return scores of M3DT as it is."""
+    return results.scores("m3dt", column, suite=SUITES[tasks], method=method)
+
+
+def prompt_dt(results: Results, tasks: int, width: int | None = None) -> Scores:
+    """Return scores of Prompt-DT with the whole budget, at M3DT's width unless another is named."""
+    if width not in (None, base().model.n_embd):
+        return results.scores("size", suite=SUITES[tasks], n_embd=width)
+    part = "tasks" if tasks in (20, 40) else "baselines"
+    return results.scores(part, suite=SUITES[tasks], method="promptdt")
+
+
+def control(results: Results, tasks: int, part: str, method: str) -> Scores:
+    """Return scores over the tasks of Meta-World and DMControl together."""
+    found = {
+        domain: results.scores(part, domain, suite=SUITES[tasks], method=method)
+        for domain in CONTROL
+    }
+    scores = {}
+    for seed in sorted(set.intersection(*(set(by_seed) for by_seed in found.values()))):
+        domains = [get_task(task).domain for task in suite(SUITES[tasks], seed)]
+        counts = {domain: domains.count(domain) for domain in CONTROL}
+        total = sum(counts[domain] * found[domain][seed] for domain in CONTROL)
+        scores[seed] = total / sum(counts.values())
+    return scores
+
+
+def widths(results: Results, part: str = "size") -> list[int]:
+    """Return the widths that a part has, and that of all others."""
+    return sorted({*results.values(part, "n_embd"), base().model.n_embd})
+
+
+def by_experts(results: Results, column: str = "score") -> dict[int, Scores]:
+    """Return scores of M3DT on 160 tasks by its number of experts."""
+    found: dict[int, Scores] = {
+        count: results.scores("experts", column, num_experts=count)
+        for count in results.values("experts", "num_experts")
+    }
+    return dict(sorted({**found, base().moe.num_experts: m3dt(results, column=column)}.items()))
+
+
+def by_width(results: Results, column: str = "score") -> dict[int, Scores]:
+    """Return scores of M3DT on 160 tasks by its width."""
+    own = base().model.n_embd
+    return {
+        width: m3dt(results, column=column)
+        if width == own
+        else results.scores("width", column, n_embd=width)
+        for width in widths(results, "width")
+    }
+
+
+def by_backbone_steps(results: Results, column: str = "score") -> dict[int, Scores]:
+    """Return scores of M3DT on 160 tasks by the steps of its backbone."""
+    found: dict[int, Scores] = {
+        steps: results.scores("backbone", column, max_steps=steps)
+        for steps in results.values("backbone", "max_steps")
+    }
+    return dict(sorted({**found, base().stage1.max_steps: m3dt(results, column=column)}.items()))
+
+
+def shapes(results: Results) -> dict[str, Scores]:
+    """Return scores of M3DT by experts x width, with about as many parameters in experts."""
+    found = {f"{base().moe.num_experts} x {base().model.n_embd}": m3dt(results)}
+    many, few = (
+        {
+            f"{experts} x {width}": results.scores(part)
+            for experts in results.values(part, "num_experts")
+            for width in results.values(part, "n_embd")
+        }
+        or {part: {}}
+        for part in ("narrow", "wide")
+    )
+    return {**many, **found, **few}
+
+
+def by_top_k(results: Results) -> dict[int, Scores]:
+    """Return scores of routers that choose k experts."""
+    return {k: results.scores("top-k", top_k=k) for k in results.values("top-k", "top_k")}
+
+
+def parameters(results: Results, part: str, tasks: int = 160, **values: object) -> str:
+    """Return how many parameters cells have, or nothing if there are none."""
+    found = results.scores(part, "parameters", suite=SUITES[tasks], **values)
+    return f"{next(iter(found.values())):,.0f}" if found else ""
+
+
+def final_similarity(results: Results, tasks: int, key: str) -> Scores:
+    """Return a similarity at the end of Prompt-DT's training."""
+    ends = results.histories(f"{SUITES[tasks]}_promptdt", "baseline/conflict")
+    return {
+        seed: 1 - records[-1]["mean"] if key == "to_mean" else records[-1][key]
+        for seed, records in ends.items()
+    }
+
+
+def backbone_histories(results: Results) -> dict[int, list[Record]]:
+    """Return conflict over the longest training of a backbone on 160 tasks that there is."""
+    longest = sorted(results.values("backbone", "max_steps"), reverse=True)
+    for ending in (*(f"_max_steps{steps}" for steps in longest), ""):
+        found = results.histories(f"mt160_m3dt-gradient{ending}", "backbone/conflict")
+        if found:
+            return found
+    return {}
+
+
+def expert_conflict(results: Results, method: str, name: str, key: str) -> Scores:
+    """Return a measure of the trained experts' conflict on 160 tasks."""
+    kind = "router" if method == "m3dt-ungrouped" else "expert"
+    ends = results.histories(f"mt160_{method}", f"{kind}/expert_conflict")
+    return {seed: r[-1][name][key] for seed, r in ends.items() if name in r[-1]}

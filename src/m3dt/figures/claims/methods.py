@@ -1,0 +1,104 @@
+"""Claims on M3DT beside other methods: tables 1, 6, 7, figure 11."""
+
+from __future__ import annotations
+
+from m3dt.figures import paper
+from m3dt.figures.cells import base, control, m3dt, parameters, prompt_dt, widths
+from m3dt.figures.claims.claim import (
+    NO_NUMBER,
+    OURS,
+    Claim,
+    compare,
+    joint_verdict,
+    say,
+    verdict,
+)
+from m3dt.figures.methods import M3DT, best_baseline, gain
+from m3dt.figures.results import Results, difference, minus
+from m3dt.tasks import DOMAINS
+
+_FEW, _MANY = 10, 160
+
+
+def method_claims(results: Results) -> list[Claim]:
+    """Return the claims on M3DT's lead over other methods."""
+    return [
+        *(_lead(results, method, tasks) for method in M3DT for tasks in (80, _MANY)),
+        _growing_lead(results),
+        *_at_equal_cost(results),
+        _groupings(results),
+        _domains(results),
+        _control(results),
+    ]
+
+
+def _lead(results: Results, method: str, tasks: int) -> Claim:
+    ours = M3DT[method], m3dt(results, tasks, method=method)
+    text = f"{ours[0]} beats the best baseline at {tasks} tasks"
+    stated = f"by {paper.GAINS[method][tasks]} %"
+    found = compare(f"{method} {tasks}", text, stated, ours, best_baseline(results, tasks))
+    change = gain(results, tasks, method)
+    told = f"{found.ours}, {say(change, ' %')}" if change else found.ours
+    return Claim(found.name, text, stated, told, found.verdict)
+
+
+def _growing_lead(results: Results) -> Claim:
+    method = "m3dt-random"
+    stated = "from {} to {} %".format(*(paper.GAINS[method][n] for n in (_FEW, _MANY)))
+    return compare(
+        "growing lead",
+        f"{M3DT[method]}'s lead over the best baseline grows with tasks",
+        stated,
+        (f"At {_MANY} tasks", gain(results, _MANY, method)),
+        (f"at {_FEW}", gain(results, _FEW, method)),
+        " %",
+    )
+
+
+def _at_equal_cost(results: Results) -> list[Claim]:
+    dense = "M3DT-Gradient", m3dt(results)
+    width, own = widths(results)[-1], base().model.n_embd
+    part = {"part": "size", "n_embd": width} if width != own else {"part": "baselines"}
+    size = parameters(results, **part, method="promptdt")
+    ours = parameters(results, "m3dt", method="m3dt-gradient")
+    sizes = f": {size} parameters, M3DT has {ours}" if size and ours else ""
+    text = f"M3DT beats a wider Prompt-DT (width {width}{sizes})"
+    return [
+        compare("equal size", text,
+                NO_NUMBER, dense, (f"width {width}", prompt_dt(results, _MANY, width))),
+        compare("equal steps", "M3DT beats Prompt-DT of its backbone's width with all its steps",
+                NO_NUMBER, dense, ("Prompt-DT", prompt_dt(results, _MANY))),
+        compare("backbone", "M3DT beats its own backbone", NO_NUMBER, dense,
+                ("backbone", m3dt(results, column="backbone"))),
+    ]  # fmt: skip
+
+
+def _groupings(results: Results) -> Claim:
+    gains = (paper.GAINS[method][_MANY] for method in ("m3dt-gradient", "m3dt-random"))
+    stated = "{} against {} % over the best baseline".format(*gains)
+    gradient, random = (
+        (M3DT[method], m3dt(results, method=method)) for method in ("m3dt-gradient", "m3dt-random")
+    )
+    text = f"Gradient groups beat random ones at {_MANY} tasks"
+    return compare("gradient groups", text, stated, gradient, random)
+
+
+def _domains(results: Results) -> Claim:
+    verdicts, told = [], []
+    for domain in DOMAINS:
+        ours = m3dt(results, column=domain)
+        best, scores = best_baseline(results, _MANY, domain)
+        verdicts.append(verdict(difference(ours, scores)))
+        told.append(f"{domain}: {say(minus(ours, scores))} over {best}")
+    text = f"M3DT-Gradient is ahead in every domain at {_MANY} tasks"
+    listed = f"Points over the best baseline in {', '.join(told)}"
+    return Claim("domains", text, OURS, listed, joint_verdict(verdicts))
+
+
+def _control(results: Results) -> Claim:
+    scores = {n: control(results, n, "m3dt", "m3dt-gradient") for n in paper.METAWORLD_DMCONTROL}
+    text = "M3DT-Gradient's score in Meta-World and DMControl falls with tasks"
+    stated = ", ".join(f"{n} tasks: {value}" for n, value in paper.METAWORLD_DMCONTROL.items())
+    told = ", ".join(f"{n} tasks: {say(found)}" for n, found in scores.items())
+    found = difference(scores[_FEW], scores[_MANY])
+    return Claim("control", text, stated, told, verdict(found))
