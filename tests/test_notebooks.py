@@ -34,6 +34,16 @@ def test_notebooks_run_from_top_to_bottom(path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebooks_define_nothing(path):
+    """What has a name of its own belongs into figures, where it is tested."""
+    defining = (ast.FunctionDef, ast.ClassDef, ast.Lambda, ast.For, ast.While)
+    for cell in code_of(path):
+        assert not [
+            n for n in ast.walk(ast.parse("".join(cell["source"]))) if isinstance(n, defining)
+        ]
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_notebooks_were_saved_with_their_outputs(path):
     for cell in code_of(path):
         kinds = {output["output_type"] for output in cell["outputs"]}
