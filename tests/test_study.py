@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from m3dt.cli import main
 from m3dt.config import METHODS
 from m3dt.errors import UserError
 from m3dt.study import SCORES, load_study
-from m3dt.study.run import share
+from m3dt.study.results import results, write_results
+from m3dt.study.run import known, share
 
 STEPS = [f"{stage}.max_steps=4" for stage in ("stage1", "stage2", "stage3", "baseline")]
 
@@ -133,3 +135,31 @@ def test_a_study_runs_resumes_and_survives_a_failing_cell(data, tmp_path, capfd)
     assert main(["study", str(path), *shared]) == 0
     assert "promptdt is finished" in capfd.readouterr().out
     assert [row["method"] for row in csv.DictReader(table.open())] == ["promptdt", "mtdt"]
+
+
+def test_a_table_outlives_its_runs(data, tmp_path, capfd):
+    """What it holds is not made again, unless its settings changed or others want its models."""
+    path = study_file(
+        tmp_path,
+        f"runs: {tmp_path}/runs\nparts:\n"
+        f"  first:\n    grid: {{seed: [0, 1], method: [promptdt]}}\n"
+        f"  second:\n    grid: {{seed: [0], method: [m3dt-random]}}\n"
+        f"    reuse: {tmp_path}/runs/seed{{seed}}_promptdt\n",
+    )
+    table = tmp_path / "table.csv"
+    shared = ["study", str(path), *QUICK, *STEPS, f"data={data}", "--csv", str(table)]
+    shared += ["callbacks.conflict.stages=[baseline]"]
+    assert main([*shared, "--where", "method=promptdt"]) == 0
+    rows, curves = table.read_text(), (tmp_path / "table_conflict.json").read_text()
+    assert "seed1_promptdt" in curves
+    shutil.rmtree(tmp_path / "runs")
+    capfd.readouterr()
+    assert main([*shared, "--where", "method=promptdt"]) == 0
+    assert "holds 2 of 2 cells already" in capfd.readouterr().out
+    assert not (tmp_path / "runs").exists()
+    study = load_study(path, shared[2:-3] + shared[-1:])
+    assert known(study, study.cells, table) == {"seed1_promptdt"}
+    write_results(study, table)
+    assert (table.read_text(), (tmp_path / "table_conflict.json").read_text()) == (rows, curves)
+    other = load_study(path, [*shared[2:-3], shared[-1], "baseline.learning_rate=0.5"])
+    assert known(other, other.cells, table) == set() and results(other, table) == []

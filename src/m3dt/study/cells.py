@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from m3dt.config import load_config, read_yaml
+from m3dt.config import Config, load_config, read_yaml
 from m3dt.errors import UserError, nearest
+from m3dt.files import fingerprint
 
 SCORES = "scores.json"  # of a cell, in its run
 _PART_KEYS = ("grid", "set", "only", "reuse", "models")
@@ -30,6 +31,7 @@ class Cell:
         overrides: Everything that is given to the commands but for `reuse`, run's folder included.
         reuse: Another run to take models from.
         models: What is evaluated, the method's own model last; empty for that alone.
+        key: Of everything that its scores depend on but the data and the code.
     """
 
     part: str
@@ -38,6 +40,7 @@ class Cell:
     overrides: tuple[str, ...]
     reuse: Path | None = None
     models: tuple[str, ...] = ()
+    key: str = ""
 
     @property
     def chain(self) -> str:
@@ -82,11 +85,21 @@ def load_study(path: Path, overrides: Sequence[str]) -> Study:
     for name, part in parts.items():
         _check_keys(path, part, _PART_KEYS)
         for cell in _cells(path, str(name), part, shared, overrides, runs):
-            load_config(conf, cell.overrides)
+            key = _key(load_config(conf, cell.overrides), cell.models)
             if cell.name in cells:
                 raise UserError(f"{path}: two cells have the same values: {cell.name}")
-            cells[cell.name] = cell
+            cells[cell.name] = replace(cell, key=key)
     return Study(conf, runs, tuple(cells.values()))
+
+
+def _key(config: Config, models: Sequence[str]) -> str:
+    """Return a fingerprint of the settings that results depend on."""
+    settings = asdict(config)
+    for name in ("run", "data", "reuse", "force", "check_data", "collect", "trainer", "compute"):
+        settings.pop(name)
+    settings["precision"] = config.trainer.get("precision")
+    del settings["evaluation"]["workers"], settings["loader"]["num_workers"]
+    return fingerprint([settings, list(models)])[:12]
 
 
 def _check_keys(path: Path, content: dict[str, Any], known: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from m3dt.tasks import DOMAINS
 
 def write_results(study: Study, file: Path) -> None:
     """Write the scores of all evaluated cells, and their conflict curves beside them."""
-    rows = results(study)
+    rows = results(study, file)
     if not rows:
         return
     columns = list(dict.fromkeys(key for row in rows for key in row))
@@ -27,73 +28,100 @@ def write_results(study: Study, file: Path) -> None:
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
+    beside = curves_file(file)
+    known = json.loads(beside.read_text()) if beside.is_file() else {}
+    curves = {}
+    for row in rows:
+        found = _curves(study, row["cell"]) or known.get(row["cell"])
+        if found:
+            curves[row["cell"]] = found
+    if curves:
+        write_json(beside, curves)
     with atomic_path(file) as temporary:
         temporary.write_text(text.getvalue())
-    curves = {cell.name: found for cell in study.cells if (found := _curves(study, cell))}
-    if curves:
-        write_json(file.with_name(f"{file.stem}_conflict.json"), curves)
 
 
-def results(study: Study) -> list[dict[str, Any]]:
+def curves_file(file: Path) -> Path:
+    """Return where the conflict curves stand that belong to a table."""
+    return file.with_name(f"{file.stem}_conflict.json")
+
+
+def results(study: Study, file: Path) -> list[dict[str, Any]]:
     """Return a row for every cell that has been evaluated: its values, scores and sizes.
 
-    Other models of the cell that were evaluated too have a column each, such as `oracle`.
+    Other models of the cell that were evaluated too have a column each, such as `oracle`. A cell
+    whose run is not here has the row that the table holds, if it was made with the same settings.
     """
-    settings = list(dict.fromkeys(setting for cell in study.cells for setting in cell.values))
+    before = {row["cell"]: row for row in _table(file) if "cell" in row}
     rows = []
     for cell in study.cells:
-        file = study.runs / cell.name / SCORES
-        if not file.is_file():
-            continue
-        found = json.loads(file.read_text())
-        low, high = found["ci95"]
-        row: dict[str, Any] = {"part": cell.part} if cell.part else {}
-        row |= {setting: cell.values.get(setting, "") for setting in settings}
-        row |= {
-            "title": found["method"],
-            "score": round(found["score"], 2),
-            "low": round(low, 2),
-            "high": round(high, 2),
-            **{d: round(found["domains"].get(d, float("nan")), 2) for d in DOMAINS},
-            "parameters": found["num_parameters"],
-            "episodes": found["episodes"],
-        }
-        for model in cell.models[:-1]:
-            path = study.runs / cell.name / "evaluation" / f"{model.replace(':', '-')}.json"
-            if path.is_file():
-                row[model] = round(json.loads(path.read_text())["result"]["score"], 2)
-        rows.append(row)
+        if (study.runs / cell.name / SCORES).is_file():
+            rows.append(_row(study, cell))
+        elif cell.name in before and before[cell.name].get("settings") == cell.key:
+            rows.append({key: value for key, value in before[cell.name].items() if value})
     return rows
 
 
-def _curves(study: Study, cell: Cell) -> dict[str, Any]:
+def _table(file: Path) -> list[dict[str, str]]:
+    if not file.is_file():
+        return []
+    with file.open() as lines:
+        return list(csv.DictReader(lines))
+
+
+def _row(study: Study, cell: Cell) -> dict[str, Any]:
+    settings = list(dict.fromkeys(setting for cell in study.cells for setting in cell.values))
+    found = json.loads((study.runs / cell.name / SCORES).read_text())
+    low, high = found["ci95"]
+    row: dict[str, Any] = {"part": cell.part} if cell.part else {}
+    row |= {setting: cell.values.get(setting, "") for setting in settings}
+    row |= {
+        "title": found["method"],
+        "score": round(found["score"], 2),
+        "low": round(low, 2),
+        "high": round(high, 2),
+        **{d: round(found["domains"].get(d, float("nan")), 2) for d in DOMAINS},
+        "parameters": found["num_parameters"],
+        "episodes": found["episodes"],
+        "cell": cell.name,
+        "settings": cell.key,
+    }
+    for model in cell.models[:-1]:
+        path = study.runs / cell.name / "evaluation" / f"{model.replace(':', '-')}.json"
+        if path.is_file():
+            row[model] = round(json.loads(path.read_text())["result"]["score"], 2)
+    return row
+
+
+def _curves(study: Study, name: str) -> dict[str, Any]:
     """Return the conflict curves that a cell's models were registered with, without tasks'."""
     curves: dict[str, Any] = {}
-    for path in sorted((study.runs / cell.name / "registry").glob(f"*/*/{ENTRY}")):
+    (cell,) = (cell for cell in study.cells if cell.name == name)
+    for path in sorted((study.runs / name / "registry").glob(f"*/*/{ENTRY}")):
         entry = json.loads(path.read_text())
-        for name in ("conflict", "expert_conflict"):
-            measured = entry["metrics"].get(name)
+        for kind in ("conflict", "expert_conflict"):
+            measured = entry["metrics"].get(kind)
             if measured and entry["name"] in ("main", "0", cell.values.get("method")):
                 history = [
                     {k: v for k, v in record.items() if k != "per_task"}
                     for record in measured["history"]
                 ]
-                curves[f"{entry['kind']}/{name}"] = {**measured, "history": history}
+                curves[f"{entry['kind']}/{kind}"] = {**measured, "history": history}
     return curves
 
 
-def show(study: Study, console: Console) -> None:
+def show(study: Study, file: Path, console: Console) -> None:
     """Print the scores of all evaluated cells."""
-    rows = results(study)
+    rows = results(study, file)
     table = Table(title="normalized score [95 % interval]", title_justify="left")
-    domains = [d for d in DOMAINS if any(row[d] == row[d] for row in rows)]  # not nan
+    domains = [d for d in DOMAINS if any(not math.isnan(float(row[d])) for row in rows)]
     several = len({row["title"] for row in rows}) < len(rows)
     for column in ("method", *(["cell"] * several), "mean over tasks", *domains, "parameters"):
         table.add_column(column, justify="left" if column in ("method", "cell") else "right")
-    names = [c.name for c in study.cells if (study.runs / c.name / SCORES).is_file()]
-    for name, row in zip(names, rows, strict=True):
-        mean = f"{row['score']:.1f} [{row['low']:.0f}, {row['high']:.0f}]"
-        scores = [f"{row[d]:.1f}" for d in domains]
-        told = [row["title"], *([name] * several)]
-        table.add_row(*told, mean, *scores, f"{row['parameters']:,}")
+    for row in rows:
+        score, low, high = (float(row[key]) for key in ("score", "low", "high"))
+        scores = [f"{float(row[d]):.1f}" for d in domains]
+        told = [row["title"], *([row["cell"]] * several)]
+        mean = f"{score:.1f} [{low:.0f}, {high:.0f}]"
+        table.add_row(*told, mean, *scores, f"{int(row['parameters']):,}")
     console.print(table)

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from m3dt.errors import RunError, UserError
 from m3dt.study.cells import SCORES, Cell, Study
-from m3dt.study.results import show, write_results
+from m3dt.study.results import results, show, write_results
 
 
 def run_study(study: Study, file: Path, shard: str, where: str, console: Console) -> None:
     """Train and evaluate the cells, and write the table of all that have results.
 
-    Cells that are finished say so in seconds.
+    Cells that are finished say so in seconds. A cell that the table holds, made with the same
+    settings, needs no run here, unless others want its models.
 
     Args:
         study: The study.
@@ -35,12 +37,18 @@ def run_study(study: Study, file: Path, shard: str, where: str, console: Console
         RunError: Cells failed; the others have run.
     """
     failed = []
-    for cell in share(study, shard, where):
+    mine = share(study, shard, where)
+    skipped = known(study, mine, file)
+    if skipped:
+        console.print(f"{file} holds {len(skipped)} of {len(mine)} cells already.")
+    for cell in mine:
+        if cell.name in skipped:
+            continue
         console.rule(cell.name, align="left")
         if not _run(study, cell):
             failed.append(cell.name)
         write_results(study, file)
-    show(study, console)
+    show(study, file, console)
     if failed:
         raise RunError(
             f"{len(failed)} cells failed: {', '.join(failed)}. See their messages above."
@@ -59,6 +67,14 @@ def share(study: Study, shard: str, where: str = "") -> list[Cell]:
     chains = list(dict.fromkeys(cell.chain for cell in cells))
     mine = chains[int(index) :: int(count)]
     return [cell for cell in cells if cell.chain in mine]
+
+
+def known(study: Study, cells: Sequence[Cell], file: Path) -> set[str]:
+    """Return the cells that the table holds and that need no run here."""
+    listed = {row["cell"] for row in results(study, file)}
+    absent = {cell.name for cell in cells if not (study.runs / cell.name).is_dir()}
+    wanted = {cell.reuse.name for cell in cells if cell.reuse and cell.name not in listed}
+    return (listed & absent) - wanted
 
 
 def _run(study: Study, cell: Cell) -> bool:
