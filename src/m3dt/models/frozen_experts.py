@@ -2,7 +2,7 @@
 
 Autograd would keep each expert's hidden units, 4 bytes each, and stream them all through memory
 several times. Here one expert is finished at a time while its units are in the cache; kept are its
-output, which the gates' gradient needs, and one byte a unit for the ReLU's.
+output, which the gates' gradient needs, and for the ReLU's a byte a unit, in bfloat16 two.
 
 Letters: E experts, M tokens, D embedding, F hidden width.
 """
@@ -29,23 +29,25 @@ class MixFrozenExperts(torch.autograd.Function):
             ctx: Autograd's context.
             x: Tokens, (M, D), in the precision of the products.
             gates: (M, E), float32.
-            weights: W1 (E, D, F), b1 (E, F), W2 (E, F, D), b2 (E, D), as precise as x.
+            weights: W1 (E, D, F), b1 (E, F), W2 (E, F, D), b2 (E, D); brought to the precision of x
+                one expert at a time.
 
         Returns:
             (M, D) in float32.
         """
-        w1, b1, w2, b2 = weights
+        w1, _, w2, _ = weights
         mixed = torch.zeros(x.shape, device=x.device)
         wanted = any(ctx.needs_input_grad[:2])
-        outputs, active = [], []
+        outputs, units = [], []
         for e in range(len(w1)):
-            h = torch.addmm(b1[e], x, w1[e]).relu_()  # (M, F)
-            y = torch.addmm(b2[e], h, w2[e])  # (M, D)
+            fc, fc_bias, proj, proj_bias = (tensor[e].to(x.dtype) for tensor in weights)
+            h = torch.addmm(fc_bias, x, fc).relu_()  # (M, F)
+            y = torch.addmm(proj_bias, h, proj)  # (M, D)
             mixed.addcmul_(y.float(), gates[:, e : e + 1])
             if wanted:
                 outputs.append(y)
-                active.append(h.to(torch.bool))
-        ctx.save_for_backward(gates, w1, w2, *outputs, *active)
+                units.append(h if h.dtype == torch.bfloat16 else h.to(torch.bool))
+        ctx.save_for_backward(gates, w1, w2, *outputs, *units)
         return mixed
 
     @staticmethod
@@ -53,15 +55,18 @@ class MixFrozenExperts(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of x, where it is wanted, and of the gates."""
         gates, w1, w2, *kept = ctx.saved_tensors
-        E = len(w1)
+        E, dtype = len(w1), kept[0].dtype  # of the products
         gates_grad = torch.stack([(y * grad).sum(dim=1) for y in kept[:E]], dim=1)  # (M, E)
         x_grad = None
         if ctx.needs_input_grad[0]:
             x_grad = torch.zeros_like(grad)
-            for e, active in enumerate(kept[E:]):
-                h_grad = (grad * gates[:, e : e + 1]).to(w2.dtype) @ w2[e].T  # (M, F)
-                h_grad.mul_(active.to(h_grad.dtype))
-                _add_product(x_grad, h_grad, w1[e].T)
+            for e, h in enumerate(kept[E:]):
+                h_grad = (grad * gates[:, e : e + 1]).to(dtype) @ w2[e].to(dtype).T  # (M, F)
+                if h.dtype == dtype:  # six times as fast as a product with a mask of bool
+                    h_grad = torch.ops.aten.threshold_backward(h_grad, h, 0)
+                else:
+                    h_grad.mul_(h.to(dtype))
+                _add_product(x_grad, h_grad, w1[e].to(dtype).T)
         return x_grad, gates_grad, None, None, None, None
 
 

@@ -91,9 +91,8 @@ class ExpertBank(nn.Module):
             lower = torch.is_autocast_enabled(kind)
             dtype = torch.get_autocast_dtype(kind) if lower else x.dtype
             fc, proj = (self.c_fc_weight, self.c_fc_bias), (self.c_proj_weight, self.c_proj_bias)
-            weights = (tensor.to(dtype) for tensor in (*fc, *proj))
             with torch.autocast(kind, enabled=False):
-                return MixFrozenExperts.apply(x.to(dtype), gate_weights.float(), *weights)
+                return MixFrozenExperts.apply(x.to(dtype), gate_weights.float(), *fc, *proj)
         outputs = self(x.expand(self.num_experts, -1, -1))  # (E, M, D)
         return torch.einsum("emd,me->md", outputs, gate_weights)
 

@@ -60,12 +60,15 @@ class Attention(nn.Module):
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float) -> Tensor:
-    if dropout == 0 or q.device.type != "cpu":
+    slow = q.dtype == torch.bfloat16 and q.requires_grad
+    if q.device.type != "cpu" or not (dropout or slow):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-    # With dropout torch has no fused kernel for the CPU, and our mask is the cheaper one.
+    # Torch's fused kernel for the CPU has no dropout, and in bfloat16 a slow backward pass.
     scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-2, -1)) + mask
     weights = scores.softmax(dim=-1)
-    return torch.matmul(weights * dropout_mask(weights, dropout), v)
+    if dropout:
+        weights = weights * dropout_mask(weights, dropout)
+    return torch.matmul(weights, v)
 
 
 class FeedForward(nn.Module):
