@@ -157,7 +157,7 @@ def test_a_summary_names_incomplete_cells(made_up):
     rows = [row for row in everything.rows if row["part"] != "mlp" or row["seed"] == "1"]
     told = Results(tuple(rows), everything.curves).summary()
     width = everything.values("mlp", "mlp_width")[0]
-    assert told.endswith(f"Seeds are missing of mlp mt160 promptdt {width} (1 of 3).")
+    assert told.endswith(f"Seeds are missing of mlp mt40 promptdt {width} (1 of 3).")
 
 
 def test_numbers_of_the_paper_stand_beside_ours(made_up):
@@ -165,7 +165,7 @@ def test_numbers_of_the_paper_stand_beside_ours(made_up):
     rows = TABLES["Methods (table 1)"](results).splitlines()
     assert [row.split(" | ")[3] for row in rows if "M3DT-" in row] == ["89.09", "89.23"]
     assert "| 67.34 |" in TABLES["Ablations (table 2)"](results)
-    assert TABLES["Domains (tables 6 and 7)"](results).count("| 70.52 |") == 1
+    assert TABLES["Domains (tables 6 and 7)"](results).count("| 84.77 |") == 1
     assert sum("77.89" in claim.paper for claim in claims(results)) == 3
 
 
@@ -180,10 +180,10 @@ def test_domains_together_weigh_each_task_equally(made_up):
 
 def test_the_best_baseline_is_one_with_all_seeds(made_up):
     results = Results.read(made_up(seeds=(0, 1)))
-    assert best_baseline(results, 160)[0] == "Prompt-DT, width 128"
+    assert best_baseline(results, 40)[0] == "Prompt-DT, width 128"
     unfinished = [row for row in results.rows if row["model.n_embd"] != "128" or row["seed"] == "0"]
-    assert best_baseline(Results(tuple(unfinished), {}), 160)[0] == "Prompt-DT"
-    assert best_baseline(Results((), {}), 160) == ("the baselines", {})
+    assert best_baseline(Results(tuple(unfinished), {}), 40)[0] == "Prompt-DT"
+    assert best_baseline(Results((), {}), 40) == ("the baselines", {})
 
 
 def test_estimates():

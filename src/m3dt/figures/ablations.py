@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from m3dt.figures import paper
-from m3dt.figures.cells import base, by_backbone_steps, by_top_k, m3dt
+from m3dt.figures.cells import MAIN, SUITES, base, by_backbone_steps, by_top_k, m3dt
 from m3dt.figures.markdown import markdown, measured, stated
 from m3dt.figures.panels import BLUE, RED, SCORE, draw, finish, name_points, panels
 from m3dt.figures.results import Results, Scores, difference, estimate, estimates
@@ -24,13 +24,13 @@ _RESIDUALS = ("to h (equations 3 and 4)", "to LN(h) (the published code)")
 
 
 def ablation(results: Results, method: str) -> Scores:
-    """Return the scores of M3DT or a variant of it on 160 tasks."""
+    """Return the scores of M3DT or a variant of it."""
     part = "m3dt" if method in ("m3dt-gradient", "m3dt-random") else "ablations"
-    return results.scores(part, suite="mt160", method=method)
+    return results.scores(part, suite=SUITES[MAIN], method=method)
 
 
 def ablations_table(results: Results) -> str:
-    """Return table 2 as Markdown: ablations on 160 tasks."""
+    """Return table 2 as Markdown: ablations."""
     dense = m3dt(results)
     rows = [
         [
@@ -41,7 +41,12 @@ def ablations_table(results: Results) -> str:
         ]
         for number, (method, title) in enumerate(ABLATIONS.items())
     ]
-    header = ["160 tasks", "normalized score", "beside M3DT-Gradient, by seed", "paper"]
+    header = [
+        f"{MAIN} tasks",
+        "normalized score",
+        "beside M3DT-Gradient, by seed",
+        "paper, 160 tasks",
+    ]
     return markdown(header, rows)
 
 
@@ -52,7 +57,9 @@ def stopping_figure(results: Results) -> Figure:
     draw(axes, estimates(by_backbone_steps(results)), "M3DT", RED, place=1)
     told = "paper: best at the conflict peak, about 400k; worse at 200k and from 600k on"
     steps = list(by_backbone_steps(results))
-    finish(axes, "When the backbone stops, 160 tasks", "steps of the backbone", SCORE, steps, told)
+    finish(
+        axes, f"When the backbone stops, {MAIN} tasks", "steps of the backbone", SCORE, steps, told
+    )
     return figure
 
 
@@ -63,7 +70,7 @@ def top_k_figure(results: Results) -> Figure:
     draw(axes, estimates(chosen), "noisy top-k", BLUE)
     draw(axes, estimates({every: m3dt(results)}), f"all {every} experts, weighed", RED)
     ticks = [*chosen, every]
-    finish(axes, "Noisy top-k routers, 160 tasks", "experts a token goes to", SCORE, ticks)
+    finish(axes, f"Noisy top-k routers, {MAIN} tasks", "experts a token goes to", SCORE, ticks)
     return figure
 
 
@@ -81,7 +88,7 @@ def residual_figure(results: Results) -> Figure:
         (label, color, [estimate(pair[i].values()) for pair in both])
         for i, (label, color) in enumerate(zip(_RESIDUALS, (RED, BLUE), strict=True))
     ]
-    name_points(axes, ["all 160 tasks", *DOMAINS], series)
+    name_points(axes, [f"all {MAIN} tasks", *DOMAINS], series)
     finish(axes, "What experts are added to", "", SCORE, paper="a question of ours")
     return figure
 
@@ -95,4 +102,4 @@ def residual_table(results: Results) -> str:
         for i, label in enumerate(_RESIDUALS)
     ]
     rows.append(["difference, by seed", *(measured(difference(*pair)) for pair in both)])
-    return markdown(["experts are added", "all 160 tasks", *DOMAINS], rows)
+    return markdown(["experts are added", f"all {MAIN} tasks", *DOMAINS], rows)

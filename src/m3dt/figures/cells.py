@@ -5,6 +5,7 @@ What varies is read from the results; where it does not, a cell is as `conf/lite
 
 from __future__ import annotations
 
+from collections import ChainMap
 from functools import cache
 
 from m3dt.config import Config, load_config
@@ -12,6 +13,7 @@ from m3dt.figures.results import Record, Results, Scores
 from m3dt.tasks import get_task, suite
 
 SUITES = {10: "mt10", 20: "mt20", 40: "mt40", 80: "mt80", 160: "mt160"}
+MAIN = 40  # tasks of all comparisons but those of their number
 CONTROL = ("metaworld", "dmcontrol")  # the paper states scores over both together
 
 
@@ -22,7 +24,7 @@ def base() -> Config:
 
 
 def m3dt(
-    results: Results, tasks: int = 160, column: str = "score", method: str = "m3dt-gradient"
+    results: Results, tasks: int = MAIN, column: str = "score", method: str = "m3dt-gradient"
 ) -> Scores:
     """Return scores of M3DT as it is."""
     return results.scores("m3dt", column, suite=SUITES[tasks], method=method)
@@ -32,8 +34,11 @@ def prompt_dt(results: Results, tasks: int, width: int | None = None) -> Scores:
     """Return scores of Prompt-DT with the whole budget, at M3DT's width unless another is named."""
     if width not in (None, base().model.n_embd):
         return results.scores("size", suite=SUITES[tasks], n_embd=width)
-    part = "tasks" if tasks in (20, 40) else "baselines"
-    return results.scores(part, suite=SUITES[tasks], method="promptdt")
+    parts = (
+        results.scores(part, suite=SUITES[tasks], method="promptdt")
+        for part in ("tasks", "baselines")
+    )
+    return dict(ChainMap(*parts))
 
 
 def control(results: Results, tasks: int, part: str, method: str) -> Scores:
@@ -57,7 +62,7 @@ def widths(results: Results, part: str = "size") -> list[int]:
 
 
 def by_experts(results: Results, column: str = "score") -> dict[int, Scores]:
-    """Return scores of M3DT on 160 tasks by its number of experts."""
+    """Return scores of M3DT by its number of experts."""
     found: dict[int, Scores] = {
         count: results.scores("experts", column, num_experts=count)
         for count in results.values("experts", "num_experts")
@@ -66,7 +71,7 @@ def by_experts(results: Results, column: str = "score") -> dict[int, Scores]:
 
 
 def by_width(results: Results, column: str = "score") -> dict[int, Scores]:
-    """Return scores of M3DT on 160 tasks by its width."""
+    """Return scores of M3DT by its width."""
     own = base().model.n_embd
     return {
         width: m3dt(results, column=column)
@@ -77,7 +82,7 @@ def by_width(results: Results, column: str = "score") -> dict[int, Scores]:
 
 
 def by_backbone_steps(results: Results, column: str = "score") -> dict[int, Scores]:
-    """Return scores of M3DT on 160 tasks by the steps of its backbone."""
+    """Return scores of M3DT by the steps of its backbone."""
     found: dict[int, Scores] = {
         steps: results.scores("backbone", column, max_steps=steps)
         for steps in results.values("backbone", "max_steps")
@@ -105,7 +110,7 @@ def by_top_k(results: Results) -> dict[int, Scores]:
     return {k: results.scores("top-k", top_k=k) for k in results.values("top-k", "top_k")}
 
 
-def parameters(results: Results, part: str, tasks: int = 160, **values: object) -> str:
+def parameters(results: Results, part: str, tasks: int = MAIN, **values: object) -> str:
     """Return how many parameters cells have, or nothing if there are none."""
     found = results.scores(part, "parameters", suite=SUITES[tasks], **values)
     return f"{next(iter(found.values())):,.0f}" if found else ""
@@ -121,17 +126,17 @@ def final_similarity(results: Results, tasks: int, key: str) -> Scores:
 
 
 def backbone_histories(results: Results) -> dict[int, list[Record]]:
-    """Return conflict over the longest training of a backbone on 160 tasks that there is."""
+    """Return conflict over the longest training of a backbone that there is."""
     longest = sorted(results.values("backbone", "max_steps"), reverse=True)
     for ending in (*(f"_max_steps{steps}" for steps in longest), ""):
-        found = results.histories(f"mt160_m3dt-gradient{ending}", "backbone/conflict")
+        found = results.histories(f"{SUITES[MAIN]}_m3dt-gradient{ending}", "backbone/conflict")
         if found:
             return found
     return {}
 
 
 def expert_conflict(results: Results, method: str, name: str, key: str) -> Scores:
-    """Return a measure of the trained experts' conflict on 160 tasks."""
+    """Return a measure of the trained experts' conflict."""
     kind = "router" if method == "m3dt-ungrouped" else "expert"
-    ends = results.histories(f"mt160_{method}", f"{kind}/expert_conflict")
+    ends = results.histories(f"{SUITES[MAIN]}_{method}", f"{kind}/expert_conflict")
     return {seed: r[-1][name][key] for seed, r in ends.items() if name in r[-1]}

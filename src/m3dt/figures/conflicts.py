@@ -38,7 +38,7 @@ def similarity_figure(results: Results) -> Figure:
 
 
 def conflict_figure(results: Results) -> Figure:
-    """Draw conflict over the training of the backbone on 160 tasks (figures 2 and 7)."""
+    """Draw conflict over the training of the backbone (figures 2 and 7)."""
     figure, (left, right) = panels(2)
     found = backbone_histories(results).values()
     draw_curve(left, found, lambda r: r["mean"], "all parameters", BLUE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from m3dt.figures import paper
-from m3dt.figures.cells import SUITES, control, parameters, prompt_dt, widths
+from m3dt.figures.cells import MAIN, SUITES, control, parameters, prompt_dt, widths
 from m3dt.figures.markdown import markdown, measured, stated
 from m3dt.figures.panels import (
     BLUE,
@@ -29,12 +29,12 @@ METHODS = (
     *(("baselines", method, title) for method, title in BASELINES.items()),
     *(("m3dt", method, title) for method, title in M3DT.items()),
 )
-TASKS = (10, 80, 160)
+TASKS = (10, MAIN, 160)
 
 
 def methods_table(results: Results) -> str:
-    """Return table 1 as Markdown: methods by 10, 80 and 160 tasks."""
-    header = ["method", "parameters, 160 tasks"]
+    """Return table 1 as Markdown: methods by number of tasks."""
+    header = ["method", f"parameters, {MAIN} tasks"]
     rows = [[title, parameters(results, part, method=method)] for part, method, title in METHODS]
     scores: list[dict[int, Scores]] = [
         {n: results.scores(part, suite=SUITES[n], method=method) for n in TASKS}

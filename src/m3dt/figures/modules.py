@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from m3dt.figures.cells import base, prompt_dt
+from m3dt.figures.cells import MAIN, SUITES, base, prompt_dt
 from m3dt.figures.panels import BLUE, GREEN, PINK, SCORE, finish, name_points, panels
 from m3dt.figures.results import Results, Scores, estimate
 
@@ -19,7 +19,7 @@ class Variant:
 
     Attributes:
         title: How wide it is.
-        scores: On 160 tasks.
+        scores: On `MAIN` tasks.
         cell: Name of its cells, without the seed.
     """
 
@@ -30,13 +30,13 @@ class Variant:
 
 def variants(results: Results) -> dict[str, Variant]:
     """Return Prompt-DT as it is and with either module widened, as far as there are results."""
-    found = {"none": Variant("as it is", prompt_dt(results, 160), "mt160_promptdt")}
+    found = {"none": Variant("as it is", prompt_dt(results, MAIN), f"{SUITES[MAIN]}_promptdt")}
     own = {"attention": base().model.n_embd, "mlp": 4 * base().model.n_embd}
     for module, width in own.items():
         name = "attention" if module == "attention" else "MLP"
         wide = results.values(module, f"{module}_width")
         times = f" x {wide[0] / width:g}" if wide else " wider"
-        cell = f"mt160_promptdt_{module}_width{wide[0]}" if wide else ""
+        cell = f"{SUITES[MAIN]}_promptdt_{module}_width{wide[0]}" if wide else ""
         found[module] = Variant(name + times, results.scores(module), cell)
     return found
 
@@ -54,7 +54,7 @@ def modules_figure(results: Results) -> Figure:
     titles = [variant.title for variant in found]
     scores = [estimate(variant.scores.values()) for variant in found]
     name_points(left, titles, [("", BLUE, scores)])
-    finish(left, "One module widened, 160 tasks", "", SCORE)
+    finish(left, f"One module widened, {MAIN} tasks", "", SCORE)
     ends = [
         (
             "MLP" if module == "mlp" else module,
@@ -66,7 +66,7 @@ def modules_figure(results: Results) -> Figure:
     name_points(middle, titles, ends)
     finish(middle, "Conflict at the end, by module", "", "1 - cos(g_i, G)")
     blocks = [f"block{i}" for i in range(base().model.n_layer)]
-    by_block = [module_conflict(results, "mt160_promptdt", block) for block in blocks]
+    by_block = [module_conflict(results, f"{SUITES[MAIN]}_promptdt", block) for block in blocks]
     points = [estimate(scores.values()) for scores in by_block]
     name_points(right, [str(i + 1) for i in range(len(blocks))], [("", BLUE, points)])
     finish(right, "and by block, as it is", "block", "1 - cos(g_i, G)")

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from m3dt.figures import paper
 from m3dt.figures.cells import (
+    MAIN,
     SUITES,
     base,
     by_experts,
@@ -30,7 +31,7 @@ from m3dt.figures.panels import (
 )
 from m3dt.figures.results import Results, estimate, estimates
 
-M3DT_SUITES = (10, 80, 160)
+M3DT_SUITES = (10, MAIN, 160)
 _COLORS = (PINK, BLUE, GREEN, GREY)
 
 
@@ -51,15 +52,15 @@ def parameters_figure(results: Results) -> Figure:
     figure, (left, right) = panels(2)
     sizes, own = widths(results), base().model.n_embd
     for place, (width, color) in enumerate(zip(sizes, _COLORS, strict=False)):
-        suites = (10, 80, 160) if width == own else (10, 160)
+        suites = M3DT_SUITES if width == own else (10, MAIN)
         points = estimates({n: prompt_dt(results, n, width) for n in suites})
         draw(left, points, f"Prompt-DT, width {width}", color, place=place - 1)
     points = estimates({n: m3dt(results, n) for n in M3DT_SUITES})
     draw(left, points, f"M3DT-Gradient, width {own}", RED, place=2)
     finish(left, "More tasks", "tasks", SCORE, M3DT_SUITES)
-    for n, color in ((10, PINK), (160, GREEN)):
+    for n, color in ((10, PINK), (MAIN, GREEN)):
         points = estimates({w: prompt_dt(results, n, w) for w in sizes})
-        draw(right, points, f"{n} tasks", color, place=n == 160)
+        draw(right, points, f"{n} tasks", color, place=n == MAIN)
     told = "paper: saturates at 160 tasks"
     finish(right, "Wider models", "width of Prompt-DT", SCORE, sizes, told)
     return figure
@@ -75,7 +76,7 @@ def experts_figure(results: Results) -> Figure:
         axes.axhline(backbone.mean, color=BLUE, linestyle=":", label="backbone alone")
     told = "paper: more experts add {} to {} %".format(*paper.MORE_EXPERTS)
     counts = list(by_experts(results))
-    finish(axes, "Number of experts, 160 tasks", "experts", SCORE, counts, told)
+    finish(axes, f"Number of experts, {MAIN} tasks", "experts", SCORE, counts, told)
     return figure
 
 

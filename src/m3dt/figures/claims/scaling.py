@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from m3dt.figures import paper
-from m3dt.figures.cells import base, by_experts, by_width, m3dt, prompt_dt, shapes, widths
+from m3dt.figures.cells import MAIN, base, by_experts, by_width, m3dt, prompt_dt, shapes, widths
 from m3dt.figures.claims.claim import (
     MISSING,
     NO_NUMBER,
@@ -47,11 +47,11 @@ def _lost(few: Scores, many: Scores) -> Scores:
 
 
 def _saturation(results: Results) -> Claim:
-    text = f"Wider models saturate at {_MANY} tasks"
+    text = f"Wider models saturate at {MAIN} tasks"
     sizes = widths(results)
     if len(sizes) < 3:
         return Claim("width", text, NO_NUMBER, "", MISSING)
-    scores = [prompt_dt(results, _MANY, width) for width in (*sizes[:2], *sizes[-2:])]
+    scores = [prompt_dt(results, MAIN, width) for width in (*sizes[:2], *sizes[-2:])]
     return compare(
         "width",
         text,
