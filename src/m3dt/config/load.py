@@ -93,7 +93,7 @@ def load_config(conf: str | Path, overrides: Sequence[str] = ()) -> Config:
     for source, layer in layers:
         _check_keys(layer, merged, source)
         try:
-            merged = OmegaConf.merge(merged, layer)
+            merged.merge_with(layer)  # in place: copies took most of the time
         except (OmegaConfBaseException, TypeError, ValueError) as error:
             raise UserError(f"{source}: {_first_line(error)}") from None
     merged.conf = path.stem
