@@ -107,18 +107,21 @@ def play(
             if number in running:  # else it has failed
                 companies.setdefault(running[number].company, []).append(number)
         ready.clear()
-        for company, numbers in companies.items():
-            rest = list(numbers)
+        for company, rest in companies.items():
+            others = [now for now in running.values() if now.company == company]
             while rest:
-                batch, rows = [rest.pop(0)], len(running[numbers[0]].returns)
-                while rest and rows + len(running[rest[0]].returns) <= policy.batch_size:
-                    rows += len(running[rest[0]].returns)
+                batch: list[int] = []
+                rows = 0
+                while rest and (not batch or rows + size(rest[0]) <= policy.batch_size):
+                    rows += size(rest[0])
                     batch.append(rest.pop(0))
-                others = (now for now in running.values() if now.company == company)
                 if rows + widest > policy.batch_size or not any(now.stepping for now in others):
                     yield batch
                 else:
                     ready.extend(batch)
+
+    def size(number: int) -> int:
+        return len(running[number].tile.episodes)
 
     def serve(batch: list[tuple[int, _Running]]) -> None:
         actions = policy.act([now.session for _, now in batch])
