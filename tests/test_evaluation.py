@@ -150,8 +150,9 @@ def test_target_return(agent):
     assert best == pytest.approx(float(agent.context.best_return[0]))
 
 
-@pytest.mark.parametrize("which", ["random", "agent"])
-@pytest.mark.parametrize(("tile", "batch_size"), [(2, 2), (1, 3)])
+@pytest.mark.parametrize(
+    ("which", "tile", "batch_size"), [("random", 2, 2), ("agent", 2, 2), ("agent", 1, 3)]
+)
 def test_workers_and_company_change_no_score(agent, which, tile, batch_size):
     """Bit-equal returns for 1 or 2 workers, one task or two, whoever shares a forward pass."""
     config = EvaluationConfig(episodes=2, tile=tile, batch_size=batch_size, workers=1)
