@@ -54,7 +54,8 @@ class RolloutCallback(Recorder):
     ) -> None:
         super().__init__(every_n_steps)
         self.tasks = tuple(tasks)
-        self.rules = EvaluationConfig(episodes=episodes, workers=workers)
+        tile = min(episodes, EvaluationConfig.tile)
+        self.rules = EvaluationConfig(episodes=episodes, tile=tile, workers=workers)
         self._scalars: dict[str, float] = {}
 
     def metrics(self) -> dict[str, Any]:

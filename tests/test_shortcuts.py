@@ -15,6 +15,7 @@ from m3dt.data import DatasetStore, M3DTDataModule, Stream
 from m3dt.models import PromptDT
 from m3dt.models.frozen_experts import MixFrozenExperts
 from m3dt.models.moe import ExpertBank
+from m3dt.models.transformer import _attend, attention_mask
 from m3dt.stages import BackboneStage, ExpertStage, RouterStage, row_losses
 
 
@@ -103,6 +104,41 @@ def test_mixing_frozen_experts_has_the_right_gradients():
         torch.testing.assert_close(mine[1].grad, theirs[1].grad, rtol=1e-5, atol=1e-5)
         if wants:
             torch.testing.assert_close(mine[0].grad, theirs[0].grad, rtol=1e-5, atol=1e-5)
+
+
+def test_mixing_in_bf16_has_the_gradients_of_the_same_products():
+    """Those of autograd through the loop with weights that were brought to bfloat16 before."""
+    torch.manual_seed(0)
+    bank = ExpertBank(SMALL, 3).eval()
+    weights = tuple(p.detach().normal_() for p in bank.parameters())
+    x, gates = torch.randn(40, 16, dtype=torch.bfloat16), torch.rand(40, 3)
+
+    def mix(x, gates):
+        w1, b1, w2, b2 = (w.to(torch.bfloat16) for w in weights)
+        hidden = [torch.addmm(b1[e], x, w1[e]).relu() for e in range(3)]
+        outputs = [torch.addmm(b2[e], hidden[e], w2[e]) for e in range(3)]
+        return sum(gates[:, e : e + 1] * outputs[e].float() for e in range(3))
+
+    mine, theirs = ((x.clone(), gates.clone()) for _ in range(2))
+    for tensor in (*mine, *theirs):
+        tensor.requires_grad_()
+    target = torch.randn(40, 16)
+    (MixFrozenExperts.apply(*mine, *weights) * target).sum().backward()
+    (mix(*theirs) * target).sum().backward()
+    for got, wanted in zip(mine, theirs, strict=True):
+        error = (got.grad - wanted.grad).float().norm() / wanted.grad.float().norm()
+        assert error < 0.02  # sums are rounded to 8 bits at other places
+
+
+def test_attention_in_bf16_equals_the_fused_kernel():
+    """With a gradient, attention in bfloat16 is computed step by step on a CPU."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(3, 2, 9, 8, dtype=torch.bfloat16) for _ in range(3))
+    mask = attention_mask(torch.ones(3, 9, dtype=torch.bool), None, torch.bfloat16)
+    fused = _attend(q, k, v, mask, 0.0)
+    stepwise = _attend(q.requires_grad_(), k, v, mask, 0.0)
+    assert "ScaledDotProduct" not in type(stepwise.grad_fn).__name__
+    torch.testing.assert_close(stepwise.detach(), fused, rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize("number, num_experts", [(1, 0), (2, 1), (3, 5)])

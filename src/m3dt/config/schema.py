@@ -240,8 +240,9 @@ class EvaluationConfig:
     """Episodes of one task that a worker steps together."""
     batch_size: int = 10
     """Episodes that share a forward pass, of one task or several. Every pass has as many rows,
-    filled up with copies: rounding depends on the shape alone, and so a score on neither workers
-    nor company. Small models gain by 16 or 32 where tasks have few episodes, GPUs by more."""
+    filled up with copies: with one shape, on one CPU thread, a row rounds alike in any company, and
+    a score depends on neither workers nor tasks. Small models gain by 16 or 32 where tasks have few
+    episodes, GPUs by more."""
     target: str = "paper"
     """Return to ask for: `paper`, the domain's constant, or `data`, the task's best in the data."""
     history: str = "auto"

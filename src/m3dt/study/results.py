@@ -28,7 +28,7 @@ def write_results(study: Study, file: Path) -> None:
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    beside = curves_file(file)
+    beside = file.with_name(f"{file.stem}_conflict.json")
     known = json.loads(beside.read_text()) if beside.is_file() else {}
     curves = {}
     for row in rows:
@@ -39,11 +39,6 @@ def write_results(study: Study, file: Path) -> None:
         write_json(beside, curves)
     with atomic_path(file) as temporary:
         temporary.write_text(text.getvalue())
-
-
-def curves_file(file: Path) -> Path:
-    """Return where the conflict curves stand that belong to a table."""
-    return file.with_name(f"{file.stem}_conflict.json")
 
 
 def results(study: Study, file: Path) -> list[dict[str, Any]]:
@@ -58,7 +53,7 @@ def results(study: Study, file: Path) -> list[dict[str, Any]]:
         if (study.runs / cell.name / SCORES).is_file():
             rows.append(_row(study, cell))
         elif cell.name in before and before[cell.name].get("settings") == cell.key:
-            rows.append({key: value for key, value in before[cell.name].items() if value})
+            rows.append(before[cell.name])
     return rows
 
 
