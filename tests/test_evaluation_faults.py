@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -77,6 +79,24 @@ def test_a_worker_that_dies_is_replaced(undisturbed):
         result = evaluate_policy(policy, TASKS, RULES, make_console(), pool)
         assert pool.processes[0].pid != first and pool.processes[0].is_alive()
     assert result["tasks"] == undisturbed["tasks"]
+
+
+def test_a_worker_that_cannot_start_is_not_replaced(tmp_path):
+    """Such as that of a script which evaluates whenever it is imported."""
+    script = tmp_path / "own.py"
+    script.write_text(
+        "from m3dt.config import EvaluationConfig\n"
+        "from m3dt.console import make_console\n"
+        "from m3dt.evaluation import RandomPolicy, evaluate_policy\n"
+        "rules = EvaluationConfig(episodes=1, workers=1)\n"
+        "evaluate_policy(RandomPolicy(), ['cheetah-vel-7'], rules, make_console())\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1
+    assert last.startswith("m3dt.errors.RunError: evaluation worker 0 cannot start, exit code 1")
+    assert "__main__" in last
+    assert done.stderr.count("\nRuntimeError: ") == 1  # of Python, of one worker
 
 
 def test_a_task_that_kills_its_worker_takes_no_other_with_it(undisturbed, tmp_path):

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from m3dt.errors import RunError
 from m3dt.processes import end_with_parent
 
 # Environments a worker keeps for reuse; a Meta-World one takes about 20 MB.
@@ -59,13 +60,15 @@ class Failure:
 class WorkerPool:
     """Steps tiles of environments in processes; answers come back as they are ready.
 
-    A worker that dies is replaced by a fresh one.
+    A worker that dies is replaced by a fresh one, but for one that cannot even start: the next one
+    could not either.
     """
 
     def __init__(self, num_workers: int) -> None:
         self.connections: list[Connection] = []
         self.locks: list[threading.Lock] = []  # a connection takes one sender at a time
         self.processes: list[SpawnProcess] = []
+        self._started: set[int] = set()
         for _ in range(num_workers):
             connection, process = _start()
             self.connections.append(connection)
@@ -102,21 +105,41 @@ class WorkerPool:
                 self.connections[worker].send(command)
 
     def receive(self, timeout: float | None = None) -> list[tuple[int, Transition | Failure]]:
-        """Wait for answers, at most `timeout` seconds; return each with its worker's number."""
+        """Wait for answers, about `timeout` seconds; return each with its worker's number.
+
+        Raises:
+            RunError: A worker failed before it could take commands.
+        """
         answers: list[tuple[int, Transition | Failure]] = []
-        for ready in wait(self.connections, timeout):
-            assert isinstance(ready, Connection)
-            worker = self.connections.index(ready)
-            try:
-                answers.append((worker, ready.recv()))
-            except (EOFError, ConnectionResetError):
-                answers.append((worker, Failure(None, self._replace(worker))))
+        while not answers:
+            finished = wait(self.connections, timeout)
+            if not finished:
+                break
+            for connection in finished:
+                assert isinstance(connection, Connection)
+                worker = self.connections.index(connection)
+                answer: Transition | Failure | None
+                try:
+                    answer = connection.recv()
+                except (EOFError, ConnectionResetError):
+                    answer = Failure(None, self._replace(worker))
+                if answer is None:
+                    self._started.add(worker)
+                else:
+                    answers.append((worker, answer))
         return answers
 
     def _replace(self, worker: int) -> str:
         """Start a fresh worker in the place of one that died, and say how it died."""
         process = self.processes[worker]
         process.join()
+        if worker not in self._started and (process.exitcode or 0) > 0:
+            raise RunError(
+                f"evaluation worker {worker} cannot start, exit code {process.exitcode}; its "
+                "message is above. A script of yours that evaluates must do so under "
+                '`if __name__ == "__main__":`, since each worker imports it.'
+            ) from None
+        self._started.discard(worker)
         with self.locks[worker]:
             self.connections[worker].close()
             self.connections[worker], self.processes[worker] = _start()
@@ -161,6 +184,8 @@ def _serve(connection: Connection) -> None:
     """Answer commands until the other end closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     end_with_parent()
+    with suppress(OSError):  # the evaluation is over already
+        connection.send(None)  # it has started
     environments: list[tuple[str, Any]] = []  # free ones, the most recently used last
     running: dict[int, _Tile] = {}
     while True:
