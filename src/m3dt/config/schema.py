@@ -42,6 +42,9 @@ class ModelConfig:
     dropout: float = 0.1
     max_timesteps: int = 1000
     """Rows of the two timestep tables."""
+    timestep_std: float = 1.0
+    """Of the timestep tables' first values. The authors' code has 1, under which states are hard to
+    see at first; 0.02, as all other weights have, learns several times faster."""
     residual: str = "paper"
     """`paper`: h + FFN(LN h) + Expert(LN h). `official`: the authors' code, LN h in place of h."""
     attention_width: int = 0
@@ -57,6 +60,7 @@ class ModelConfig:
             _at_least(f"model.{name}", getattr(self, name), 1)
         for name in ("attention_width", "mlp_width", "task_embedding"):
             _at_least(f"model.{name}", getattr(self, name), 0)
+        _at_least("model.timestep_std", self.timestep_std, 0)
         _choice("model.residual", self.residual, ("paper", "official"))
         split = "attention_width" if self.attention_width else "n_embd"
         if getattr(self, split) % self.n_head:

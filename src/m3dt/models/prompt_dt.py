@@ -61,6 +61,7 @@ class _Embedding(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.timestep = nn.Embedding(config.max_timesteps, config.n_embd)  # N(0, 1)
+        self.timestep.weight.data *= config.timestep_std
         self.returns_to_go = nn.Linear(1, config.n_embd)
         self.state = nn.Linear(STATE_DIM + config.task_embedding, config.n_embd)
         self.action = nn.Linear(ACTION_DIM, config.n_embd)
