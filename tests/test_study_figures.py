@@ -38,7 +38,7 @@ def score(cell, slope):
         better -= 2 * log2(BASE.moe.num_experts)
     if "max_steps" in values:
         better -= abs(log2(int(values["max_steps"]) / BASE.stage1.max_steps))
-    if values.get("residual") == "official":
+    if "official" in values.values() or "timestep_std" in values:
         better -= 1
     wider = log2(int(values.get("n_embd", BASE.model.n_embd)) / BASE.model.n_embd)
     better += min(wider, 0.3 * wider) + ("mlp_width" in values)

@@ -1,6 +1,8 @@
-"""Table 2, figures 7 and 9: what M3DT owes to its parts; and the residual of paper and code."""
+"""Table 2, figures 7 and 9: what M3DT owes to its parts; and two questions of ours."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
@@ -21,6 +23,8 @@ ABLATIONS = {
     "m3dt-big-experts": "big experts",
 }
 _RESIDUALS = ("to h (equations 3 and 4)", "to LN(h) (the published code)")
+_TIMESTEPS = (f"N(0, {base().model.timestep_std}^2)", "N(0, 1) (the published code)")
+_COLUMNS = ("score", *DOMAINS)
 
 
 def ablation(results: Results, method: str) -> Scores:
@@ -79,11 +83,16 @@ def residuals(results: Results, column: str = "score") -> tuple[Scores, Scores]:
     return m3dt(results, column=column), results.scores("residual", column, residual="official")
 
 
+def timesteps(results: Results, column: str = "score") -> tuple[Scores, Scores]:
+    """Return Prompt-DT's scores with timestep tables that begin small, and with N(0, 1)."""
+    small = results.scores("baselines", column, suite=SUITES[MAIN], method="promptdt")
+    return small, results.scores("timestep", column)
+
+
 def residual_figure(results: Results) -> Figure:
     """Draw scores with experts added to h, and to LN(h) (deviation 1 of the README)."""
     figure, (axes,) = panels(1, 7.2)
-    columns = ["score", *DOMAINS]
-    both = [residuals(results, column) for column in columns]
+    both = [residuals(results, column) for column in _COLUMNS]
     series = [
         (label, color, [estimate(pair[i].values()) for pair in both])
         for i, (label, color) in enumerate(zip(_RESIDUALS, (RED, BLUE), strict=True))
@@ -95,11 +104,20 @@ def residual_figure(results: Results) -> Figure:
 
 def residual_table(results: Results) -> str:
     """Return as Markdown which residual is better by how much, over all tasks and by domain."""
-    columns = ["score", *DOMAINS]
-    both = [residuals(results, column) for column in columns]
+    both = [residuals(results, column) for column in _COLUMNS]
+    return _beside("experts are added", _RESIDUALS, both)
+
+
+def timestep_table(results: Results) -> str:
+    """Return the same of timestep tables (deviation 8 of the README)."""
+    both = [timesteps(results, column) for column in _COLUMNS]
+    return _beside("timesteps begin as", _TIMESTEPS, both)
+
+
+def _beside(header: str, labels: Sequence[str], both: Sequence[tuple[Scores, Scores]]) -> str:
     rows = [
         [label, *(measured(estimate(pair[i].values())) for pair in both)]
-        for i, label in enumerate(_RESIDUALS)
+        for i, label in enumerate(labels)
     ]
     rows.append(["difference, by seed", *(measured(difference(*pair)) for pair in both)])
-    return markdown(["experts are added", f"all {MAIN} tasks", *DOMAINS], rows)
+    return markdown([header, f"all {MAIN} tasks", *DOMAINS], rows)

@@ -92,6 +92,7 @@ TABLES = {
     "Ablations (table 2)": ablations.ablations_table,
     "Domains (tables 6 and 7)": methods.domains_table,
     "Residual (equations 3 and 4)": ablations.residual_table,
+    "Timestep tables": ablations.timestep_table,
 }
 
 

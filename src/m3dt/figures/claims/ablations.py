@@ -1,9 +1,9 @@
-"""Claims on the parts of M3DT: table 2, figures 7 and 9, and the residual."""
+"""Claims on the parts of M3DT: table 2, figures 7 and 9, and two questions of ours."""
 
 from __future__ import annotations
 
 from m3dt.figures import paper
-from m3dt.figures.ablations import ABLATIONS, ablation, residuals
+from m3dt.figures.ablations import ABLATIONS, ablation, residuals, timesteps
 from m3dt.figures.cells import base, by_backbone_steps, by_top_k, m3dt
 from m3dt.figures.claims.claim import NO_NUMBER, OURS, Claim, compare, say
 from m3dt.figures.results import Results
@@ -36,6 +36,7 @@ def ablation_claims(results: Results) -> list[Claim]:
         *_stopping(results),
         _top_k(results),
         _residual(results),
+        _timesteps(results),
     ]
 
 
@@ -68,3 +69,9 @@ def _residual(results: Results) -> Claim:
     ours, official = residuals(results)
     text = "Adding experts to h, as the paper writes, beats adding them to LN(h), as its code does"
     return compare("residual", text, OURS, ("to h", ours), ("to LN(h)", official))
+
+
+def _timesteps(results: Results) -> Claim:
+    small, whole = timesteps(results)
+    text = f"Timestep tables that begin at N(0, {base().model.timestep_std}^2) beat N(0, 1)"
+    return compare("timesteps", text, OURS, ("small", small), ("N(0, 1)", whole))
