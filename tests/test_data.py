@@ -237,6 +237,20 @@ def test_wrong_width_and_schema_are_refused(tmp_path):
         DatasetIndex.read(folder)
 
 
+@pytest.mark.parametrize("ends", [[10, 10, 18], [0, 10, 18], [10, 14], [18, 10, 18], []])
+def test_empty_trajectories_are_refused(tmp_path, ends):
+    """Or ones that run backwards, or leave steps over, or are too few for two prompts and more."""
+    folder = write_dataset(tmp_path, ["reach-v2", "push-v2"])
+    with h5py.File(folder / "push-v2.hdf5", "r+") as file:
+        steps = len(file["rewards"])
+        del file["episode_ends"]
+        file["episode_ends"] = np.array([*ends[:-1], steps][: len(ends)], np.int64)
+    problems = [p for p in verify(folder)["problems"] if "episode_ends" in p]
+    assert len(problems) == 1 and "push-v2" in problems[0]
+    with pytest.raises(UserError, match="push-v2.*'episode_ends' does not divide"):
+        DatasetStore.open(folder, ["reach-v2", "push-v2"])
+
+
 def test_verify_finds_flipped_bytes_and_bad_values(tmp_path):
     folder = write_dataset(tmp_path, ["reach-v2", "push-v2", "ant-dir-3"])
     assert verify(folder)["problems"] == []

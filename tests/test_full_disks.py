@@ -56,6 +56,29 @@ def test_a_full_disk_is_refused_before_work_begins(finished, data, tmp_path):
     assert "data=FOLDER on another disk" in collecting
 
 
+@pytest.mark.faults
+def test_a_disk_that_is_read_only_is_told(finished, data, tmp_path):
+    """Wherever something is written, also into a run and a dataset that are there."""
+    script = """
+        cp -r $FINISHED $DISK/run && cp -r $DATA $DISK/data && rm -r $DISK/run/registry/router
+        rm $(ls $DISK/data/*.hdf5 | head -1)
+        mount -o remount,ro "$DISK"
+        $M3DT stage1 "$@" run=$DISK/other; echo code $?
+        $M3DT stage3 "$@" run=$DISK/run; echo code $?
+        $M3DT collect "$@" data=$DISK/other; echo code $?
+        $M3DT collect "$@" data=$DISK/data; echo code $?
+        $M3DT evaluate "$@" run=$DISK/run --models random evaluation.episodes=1; echo code $?
+    """
+    script = script.replace("$FINISHED", str(finished)).replace("$DATA", str(data))
+    words = (*QUICK, f"data={data}")
+    result, _ = on_disk(script, "64m", tmp_path, *words)
+    codes = [line for line in result.stdout.split("\n") if line.startswith("code")]
+    assert codes == ["code 2"] * 5, result.stdout + result.stderr
+    told = result.stderr.strip().split("\n")
+    assert len(told) == 5, result.stderr
+    assert all(line.startswith("m3dt: ") and "Read-only file system" in line for line in told)
+
+
 def test_a_disk_that_fills_up_in_training_loses_nothing(finished, data, tmp_path):
     """Filled behind the first checkpoint; with space again, the run ends in the same bits."""
     script = """

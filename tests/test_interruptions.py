@@ -1,5 +1,6 @@
 """Stages killed, resumed, spread over processes: they end as if nothing had happened."""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -146,7 +147,7 @@ def test_signals_come_back_to_their_owners(data, tmp_path):
 
 
 def test_interrupted_run_refuses_other_settings(data, tmp_path, monkeypatch, capsys):
-    """Seed, batch, devices: refused by name; forced, it goes on and says so for good."""
+    """Seed, batch, devices, data: refused by name; forced, it goes on and says so for good."""
     run, short = tmp_path / "run", ["stage1.max_steps=2", "stage1.checkpoint_every=1"]
     with monkeypatch.context() as patch:
         patch.setattr(Registry, "save", interrupt)
@@ -159,6 +160,12 @@ def test_interrupted_run_refuses_other_settings(data, tmp_path, monkeypatch, cap
         assert call("stage1", run, data, *short, setting) == 2
         message = capsys.readouterr().err
         assert told in message and "force=true" in message
+    other = shutil.copytree(data, tmp_path / "other")
+    index = json.loads((other / "dataset.json").read_text())
+    next(iter(index["tasks"].values()))["sha256"] = 64 * "0"
+    (other / "dataset.json").write_text(json.dumps(index))
+    assert call("stage1", run, other, *short) == 2
+    assert "dataset was " in capsys.readouterr().err
     assert call("stage1", run, data, *short, "model.n_embd=32", "force=true") == 2
     assert "cannot go on with another model" in capsys.readouterr().err
     slower = ["stage1.learning_rate=1e-9", "stage1.max_steps=4", "force=true"]

@@ -84,9 +84,14 @@ def sole_writer(folder: Path) -> Iterator[None]:
     The system lets go of it when the process ends, however it ends.
 
     Raises:
-        UserError: Another process holds it.
+        UserError: Another process holds it, or it cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror}). Give another folder."
+        ) from None
     lock = FileLock(folder / ".lock", timeout=0)
     try:
         lock.acquire()
