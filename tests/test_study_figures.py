@@ -18,6 +18,7 @@ from m3dt.figures.claims import FAILS, HOLDS, MISSING, OPEN, claims, claims_tabl
 from m3dt.figures.methods import best_baseline
 from m3dt.figures.results import difference, estimate
 from m3dt.study import load_study
+from m3dt.tasks import suite
 
 CELLS = load_study(Path(__file__).parents[1] / "conf/study/lite.yaml", []).cells
 SIZES = {"mt10": 10, "mt20": 20, "mt40": 40, "mt80": 80, "mt160": 160}
@@ -59,8 +60,8 @@ def history(slope, tasks):
     ]  # fmt: skip
 
 
-def expert_history(slope, seed):
-    inside, outside = 0.5 + slope * (0.2 + 0.01 * seed), 0.5
+def expert_history(slope, seed, method):
+    inside, outside = 0.5 + slope * (0.2 + 0.01 * seed - 0.1 * ("random" in method)), 0.5
     measured = {
         name: {"conflict": 1 - value, "leave_one_out": value, "num_tasks": 3}
         for name, value in (("grouped", inside), ("all", outside))
@@ -73,7 +74,7 @@ def made_up(tmp_path):
     """Return a function that writes results of the whole shipped study."""
 
     def write(slope=1.0, seeds=(0, 1, 2)):
-        rows, curves = [], {}
+        rows, curves, played = [], {}, {}
         for cell in CELLS:
             seed = int(cell.values["seed"])
             if seed not in seeds:
@@ -81,6 +82,8 @@ def made_up(tmp_path):
             tasks = SIZES[cell.values["suite"]]
             value = score(cell, slope)
             row = {"part": cell.part, **cell.values, "score": value, "parameters": 1000}
+            row["cell"] = cell.name
+            played[cell.name] = dict.fromkeys(suite(cell.values["suite"], seed), value)
             row |= {
                 "oracle": value + slope * (0.1 + 0.2 * len(cell.values)),
                 "backbone": value - slope,
@@ -92,8 +95,12 @@ def made_up(tmp_path):
             curves[cell.name] = {
                 "backbone/conflict": {"history": history(slope, tasks)},
                 "baseline/conflict": {"history": history(slope, tasks)},
-                "expert/expert_conflict": {"history": expert_history(slope, seed)},
-                "router/expert_conflict": {"history": expert_history(slope, seed)},
+                "expert/expert_conflict": {
+                    "history": expert_history(slope, seed, cell.values["method"])
+                },
+                "router/expert_conflict": {
+                    "history": expert_history(slope, seed, cell.values["method"])
+                },
             }
         file = tmp_path / "lite.csv"
         columns = list(dict.fromkeys(key for row in rows for key in row))
@@ -102,6 +109,7 @@ def made_up(tmp_path):
             writer.writeheader()
             writer.writerows(rows)
         (tmp_path / "lite_conflict.json").write_text(json.dumps(curves))
+        (tmp_path / "lite_tasks.json").write_text(json.dumps(played))
         return file
 
     return write
@@ -137,7 +145,8 @@ def test_what_is_not_measured_says_so(made_up):
     file = made_up()
     lines = file.read_text().splitlines(keepends=True)
     file.write_text("".join(lines[:2]))
-    file.with_name("lite_conflict.json").unlink()
+    for name in ("conflict", "tasks"):
+        file.with_name(f"lite_{name}.json").unlink()
     results = Results.read(file)
     for page in PAGES.values():
         page.draw(results).savefig(io.BytesIO())
@@ -180,9 +189,9 @@ def test_domains_together_weigh_each_task_equally(made_up):
 
 def test_the_best_baseline_is_one_with_all_seeds(made_up):
     results = Results.read(made_up(seeds=(0, 1)))
-    assert best_baseline(results, 40)[0] == "Prompt-DT, width 128"
-    unfinished = [row for row in results.rows if row["model.n_embd"] != "128" or row["seed"] == "0"]
-    assert best_baseline(Results(tuple(unfinished), {}), 40)[0] == "Prompt-DT"
+    assert best_baseline(results, 40)[0] == "Prompt-DT"
+    unfinished = [row for row in results.rows if row["method"] != "promptdt" or row["seed"] == "0"]
+    assert best_baseline(Results(tuple(unfinished), {}), 40)[0] == "MTDT"
     assert best_baseline(Results((), {}), 40) == ("the baselines", {})
 
 

@@ -6,11 +6,13 @@ What varies is read from the results; where it does not, a cell is as `conf/lite
 from __future__ import annotations
 
 from collections import ChainMap
+from collections.abc import Collection
 from functools import cache
+from typing import NamedTuple
 
 from m3dt.config import Config, load_config
 from m3dt.figures.results import Record, Results, Scores
-from m3dt.tasks import get_task, suite
+from m3dt.tasks import DOMAINS, get_task, suite
 
 SUITES = {10: "mt10", 20: "mt20", 40: "mt40", 80: "mt80", 160: "mt160"}
 MAIN = 40  # tasks of all comparisons but those of their number
@@ -56,9 +58,62 @@ def control(results: Results, tasks: int, part: str, method: str) -> Scores:
     return scores
 
 
+def on_list(
+    results: Results,
+    listed: int,
+    learned: int,
+    method: str,
+    domains: Collection[str] = DOMAINS,
+) -> Scores:
+    """Return scores over the list of `listed` tasks, of models that learned `learned` of them.
+
+    Lists differ in their tasks, domains and difficulty: what more tasks do to a model is seen on
+    the same ones. Where the model has not played all of them, there is no score.
+    """
+    parts = ("m3dt",) if method.startswith("m3dt") else ("tasks", "baselines")
+    found = {}
+    for part in parts:
+        played = results.task_scores(part, suite=SUITES[learned], method=method)
+        for seed, scores in played.items():
+            names = [t for t in suite(SUITES[listed], seed) if get_task(t).domain in domains]
+            if names and scores.keys() >= set(names):
+                found[seed] = sum(scores[name] for name in names) / len(names)
+    return dict(sorted(found.items()))
+
+
 def widths(results: Results, part: str = "size") -> list[int]:
     """Return the widths that a part has, and that of all others."""
     return sorted({*results.values(part, "n_embd"), base().model.n_embd})
+
+
+class Sized(NamedTuple):
+    """Scores of a model of some size."""
+
+    title: str
+    scores: Scores
+
+
+def equal_sizes(results: Results) -> tuple[Sized, Sized]:
+    """Return the narrowest M3DT, and the Prompt-DT whose number of parameters is nearest to its."""
+    narrow = min(widths(results, "width"))
+    ours = results.scores("width", "parameters", n_embd=narrow)
+    size = next(iter(ours.values()), 0.0)
+
+    def distance(width: int) -> float:
+        found = results.scores("size", "parameters", n_embd=width)
+        return abs(next(iter(found.values()), float("inf")) - size)
+
+    width = min(widths(results), key=distance)
+    theirs = results.scores("size", "parameters", n_embd=width)
+    if not theirs or not ours:
+        return Sized(f"width {narrow}", {}), Sized("of that size", {})
+    return (
+        Sized(f"width {narrow}, {size:,.0f} parameters", by_width(results)[narrow]),
+        Sized(
+            f"width {width}, {next(iter(theirs.values())):,.0f} parameters",
+            prompt_dt(results, MAIN, width),
+        ),
+    )
 
 
 def by_experts(results: Results, column: str = "score") -> dict[int, Scores]:
@@ -91,7 +146,7 @@ def by_backbone_steps(results: Results, column: str = "score") -> dict[int, Scor
 
 
 def shapes(results: Results) -> dict[str, Scores]:
-    """Return scores of M3DT by experts x width, with about as many parameters in experts."""
+    """Return scores of M3DT by experts x width; experts alone have about as many parameters."""
     found = {f"{base().moe.num_experts} x {base().model.n_embd}": m3dt(results)}
     many, few = (
         {
@@ -127,8 +182,9 @@ def final_similarity(results: Results, tasks: int, key: str) -> Scores:
 
 def backbone_histories(results: Results) -> dict[int, list[Record]]:
     """Return conflict over the longest training of a backbone that there is."""
-    longest = sorted(results.values("backbone", "max_steps"), reverse=True)
-    for ending in (*(f"_max_steps{steps}" for steps in longest), ""):
+    own = base().stage1.max_steps
+    for steps in sorted({*results.values("backbone", "max_steps"), own}, reverse=True):
+        ending = "" if steps == own else f"_max_steps{steps}"
         found = results.histories(f"{SUITES[MAIN]}_m3dt-gradient{ending}", "backbone/conflict")
         if found:
             return found

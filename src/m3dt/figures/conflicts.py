@@ -44,6 +44,7 @@ def conflict_figure(results: Results) -> Figure:
     draw_curve(left, found, lambda r: r["mean"], "all parameters", BLUE)
     draw_curve(left, found, lambda r: r["parts"]["attention"], "attention", GREEN)
     draw_curve(left, found, lambda r: r["parts"]["mlp"], "MLP", PINK)
+    draw_curve(left, found, lambda r: 1 - r["independent"], "independent: 1 - 1/sqrt(N)", GREY, ":")
     finish(left, "Conflict, as the paper defines it", "step", "1 - cos(g_i, G)",
            paper="paper: rises to a peak at about 400k steps")  # fmt: skip
     draw_curve(right, found, lambda r: 1 - r["mean"], "to the mean gradient (the paper's)", BLUE)
@@ -95,6 +96,6 @@ def expert_conflict_figure(results: Results) -> Figure:
         name_points(panel, list(_GROUPINGS.values()), series)
     finish(left, "Conflict in the experts' parameters", "", "1 - cos(g_i, G)",
            paper="question: is it lower within groups?")  # fmt: skip
-    finish(right, "without the bonus of small groups", "", "cos(g_i, mean of the others)",
+    finish(right, "0 for independent gradients", "", "cos(g_i, mean of the others)",
            paper="a question of ours")  # fmt: skip
     return figure

@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from m3dt.figures import paper
-from m3dt.figures.cells import MAIN, SUITES, control, parameters, prompt_dt, widths
+from m3dt.figures.cells import MAIN, SUITES, control, parameters, prompt_dt
 from m3dt.figures.markdown import markdown, measured, stated
 from m3dt.figures.panels import (
     BLUE,
@@ -56,14 +56,11 @@ def methods_table(results: Results) -> str:
 
 
 def best_baseline(results: Results, tasks: int, column: str = "score") -> tuple[str, Scores]:
-    """Return the name and scores of the baseline that does best; empty ones if there is none."""
+    """Return name and scores of the best baseline of M3DT's width; empty ones if there is none."""
     found: dict[str, Scores] = {
         title: results.scores("baselines", column, suite=SUITES[tasks], method=method)
         for method, title in BASELINES.items()
     }
-    for width in widths(results):
-        wide = results.scores("size", column, suite=SUITES[tasks], n_embd=width)
-        found |= {f"Prompt-DT, width {width}": wide} if wide else {}
     known = {title: scores for title, scores in found.items() if scores}
     if not known:
         return "the baselines", {}

@@ -57,7 +57,7 @@ PAGES = {
         "Conflict inside experts",
         "figure 5",
         conflicts.expert_conflict_figure,
-        ("group conflict", "grouping"),
+        ("group conflict", "group agreement", "gradient agreement"),
     ),
     "experts": Page(
         "Number of experts",

@@ -8,7 +8,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +62,16 @@ class Results:
     Attributes:
         rows: One a cell: its part, values and scores, all as the CSV has them.
         curves: By cell, then by what was measured.
+        tasks: By cell, the score of each of its tasks.
     """
 
     rows: tuple[dict[str, str], ...]
     curves: Mapping[str, Mapping[str, Any]]
+    tasks: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, file: Path | str) -> Results:
-        """Read a CSV of `m3dt study`, and the curves beside it.
+        """Read a CSV of `m3dt study`, and the curves and tasks beside it.
 
         Raises:
             UserError: There is none.
@@ -79,13 +81,13 @@ class Results:
             raise UserError(
                 f"{file}: no such results. `m3dt study conf/study/{file.stem}.yaml` makes them."
             )
-        beside = file.with_name(f"{file.stem}_conflict.json")
-        curves = json.loads(beside.read_text()) if beside.is_file() else {}
+        beside = [file.with_name(f"{file.stem}_{name}.json") for name in ("conflict", "tasks")]
+        found = [json.loads(path.read_text()) if path.is_file() else {} for path in beside]
         with file.open() as lines:
             rows = tuple(csv.DictReader(lines))
         if not rows or not {"part", "seed", "score"} <= set(rows[0]):
             raise UserError(f"{file}: not the results of a study in parts, such as lite.yaml")
-        return cls(rows, curves)
+        return cls(rows, *found)
 
     def scores(self, part: str, column: str = "score", **values: Any) -> dict[int, float]:
         """Return a column by seed of the cells of a part that have the given values.
@@ -95,13 +97,26 @@ class Results:
             column: Such as `score`, `oracle` or a domain.
             **values: Of settings, by the last part of their names: `suite="mt10"`.
         """
-        found = {}
+        found = {
+            int(row["seed"]): float(row[column])
+            for row in self._rows(part, values)
+            if row.get(column)
+        }
+        return {seed: value for seed, value in found.items() if not math.isnan(value)}
+
+    def task_scores(self, part: str, **values: Any) -> dict[int, Mapping[str, float]]:
+        """Return the scores of single tasks by seed, of the cells that `scores` would find."""
+        rows = self._rows(part, values)
+        return {int(r["seed"]): self.tasks[r["cell"]] for r in rows if r["cell"] in self.tasks}
+
+    def _rows(self, part: str, values: Mapping[str, Any]) -> list[dict[str, str]]:
+        found = []
         for row in self.rows:
             short = {key.rpartition(".")[2]: value for key, value in row.items()}
             wanted = all(short.get(key) == str(value) for key, value in values.items())
-            if row["part"] == part and wanted and row.get(column):
-                found[int(row["seed"])] = float(row[column])
-        return {seed: value for seed, value in found.items() if not math.isnan(value)}
+            if row["part"] == part and wanted:
+                found.append(row)
+        return found
 
     def estimate(self, part: str, column: str = "score", **values: Any) -> Estimate | None:
         """Return mean and interval over seeds of what `scores` finds."""

@@ -12,6 +12,7 @@ from m3dt.figures.cells import (
     by_experts,
     by_width,
     m3dt,
+    on_list,
     prompt_dt,
     shapes,
     widths,
@@ -41,6 +42,8 @@ def tasks_figure(results: Results) -> Figure:
     draw(axes, estimates({n: prompt_dt(results, n) for n in SUITES}), "Prompt-DT", BLUE)
     points = estimates({n: m3dt(results, n) for n in M3DT_SUITES})
     draw(axes, points, "M3DT-Gradient", RED, place=1)
+    same = estimates({n: on_list(results, n, 160, "promptdt") for n in list(SUITES)[:-1]})
+    draw(axes, same, "Prompt-DT of 160 tasks, on these", GREEN, "s--", place=-1)
     draw_paper(axes, paper.SCORES["m3dt-random"], "M3DT-Random, the paper's")
     told = f"paper: M3DT loses {paper.DROP_10_TO_160} % from 10 to 160 tasks, others about 20 %"
     finish(axes, "Score over tasks", "tasks", SCORE, list(SUITES), told)
@@ -52,17 +55,16 @@ def parameters_figure(results: Results) -> Figure:
     figure, (left, right) = panels(2)
     sizes, own = widths(results), base().model.n_embd
     for place, (width, color) in enumerate(zip(sizes, _COLORS, strict=False)):
-        suites = M3DT_SUITES if width == own else (10, MAIN)
+        suites = M3DT_SUITES if width == own else (MAIN,)
         points = estimates({n: prompt_dt(results, n, width) for n in suites})
         draw(left, points, f"Prompt-DT, width {width}", color, place=place - 1)
     points = estimates({n: m3dt(results, n) for n in M3DT_SUITES})
     draw(left, points, f"M3DT-Gradient, width {own}", RED, place=2)
     finish(left, "More tasks", "tasks", SCORE, M3DT_SUITES)
-    for n, color in ((10, PINK), (MAIN, GREEN)):
-        points = estimates({w: prompt_dt(results, n, w) for w in sizes})
-        draw(right, points, f"{n} tasks", color, place=n == MAIN)
+    draw(right, estimates({w: prompt_dt(results, MAIN, w) for w in sizes}), "Prompt-DT", GREEN)
+    draw(right, estimates(by_width(results)), "M3DT-Gradient, 8 times the experts", RED, place=1)
     told = "paper: saturates at 160 tasks"
-    finish(right, "Wider models", "width of Prompt-DT", SCORE, sizes, told)
+    finish(right, f"Wider models, {MAIN} tasks", "width", SCORE, sizes, told)
     return figure
 
 
@@ -96,5 +98,5 @@ def width_figure(results: Results) -> Figure:
     found = estimates(shapes(results))
     name_points(right, list(found), [("", RED, list(found.values()))])
     told = "a question of ours: which shape is best?"
-    finish(right, "Equal parameters in experts", "experts x width", SCORE, paper=told)
+    finish(right, "As many parameters in experts", "experts x width", SCORE, paper=told)
     return figure

@@ -1,4 +1,4 @@
-"""What a study has found: a table of scores, and curves of conflict."""
+"""What a study has found: a table of scores, each task's scores, and curves of conflict."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import json
 import math
 from pathlib import Path
+from statistics import pstdev
 from typing import Any
 
 from rich.console import Console
@@ -19,7 +20,7 @@ from m3dt.tasks import DOMAINS
 
 
 def write_results(study: Study, file: Path) -> None:
-    """Write the scores of all evaluated cells, and their conflict curves beside them."""
+    """Write the scores of all evaluated cells; beside them each task's, and conflict curves."""
     rows = results(study, file)
     if not rows:
         return
@@ -28,15 +29,11 @@ def write_results(study: Study, file: Path) -> None:
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    beside = file.with_name(f"{file.stem}_conflict.json")
-    known = json.loads(beside.read_text()) if beside.is_file() else {}
-    curves = {}
-    for row in rows:
-        found = _curves(study, row["cell"]) or known.get(row["cell"])
-        if found:
-            curves[row["cell"]] = found
-    if curves:
-        write_json(beside, curves)
+    for name, find in (("conflict", _curves), ("tasks", _tasks)):
+        beside = file.with_name(f"{file.stem}_{name}.json")
+        known = json.loads(beside.read_text()) if beside.is_file() else {}
+        found = {row["cell"]: find(study, row["cell"]) or known.get(row["cell"]) for row in rows}
+        write_json(beside, {cell: what for cell, what in found.items() if what})
     with atomic_path(file) as temporary:
         temporary.write_text(text.getvalue())
 
@@ -88,8 +85,20 @@ def _row(study: Study, cell: Cell) -> dict[str, Any]:
     return row
 
 
+def _tasks(study: Study, name: str) -> dict[str, float]:
+    """Return each task's score of the cell's own model."""
+    path = study.runs / name / SCORES
+    if not path.is_file():
+        return {}
+    found = json.loads(path.read_text())["tasks"]
+    return {task: round(result["score"], 2) for task, result in found.items()}
+
+
 def _curves(study: Study, name: str) -> dict[str, Any]:
-    """Return the conflict curves that a cell's models were registered with, without tasks'."""
+    """Return the conflict curves that a cell's models were registered with.
+
+    Of the single tasks' similarities their standard deviation stays, as `spread`.
+    """
     curves: dict[str, Any] = {}
     (cell,) = (cell for cell in study.cells if cell.name == name)
     for path in sorted((study.runs / name / "registry").glob(f"*/*/{ENTRY}")):
@@ -97,12 +106,14 @@ def _curves(study: Study, name: str) -> dict[str, Any]:
         for kind in ("conflict", "expert_conflict"):
             measured = entry["metrics"].get(kind)
             if measured and entry["name"] in ("main", "0", cell.values.get("method")):
-                history = [
-                    {k: v for k, v in record.items() if k != "per_task"}
-                    for record in measured["history"]
-                ]
+                history = [_without_tasks(record) for record in measured["history"]]
                 curves[f"{entry['kind']}/{kind}"] = {**measured, "history": history}
     return curves
+
+
+def _without_tasks(record: dict[str, Any]) -> dict[str, Any]:
+    kept = {k: v for k, v in record.items() if k != "per_task"}
+    return {**kept, "spread": pstdev(record["per_task"])} if "per_task" in record else kept
 
 
 def show(study: Study, file: Path, console: Console) -> None:

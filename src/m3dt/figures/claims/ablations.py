@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from m3dt.figures import paper
-from m3dt.figures.ablations import ABLATIONS, ablation, residuals, timesteps
+from m3dt.figures.ablations import ABLATIONS, ablation, residuals, timesteps, whole
 from m3dt.figures.cells import base, by_backbone_steps, by_top_k, m3dt
 from m3dt.figures.claims.claim import NO_NUMBER, OURS, Claim, compare, say
 from m3dt.figures.results import Results
@@ -11,7 +11,6 @@ from m3dt.figures.results import Results
 
 def ablation_claims(results: Results) -> list[Claim]:
     """Return the claims on what M3DT owes to its parts."""
-    gradient, random = m3dt(results), m3dt(results, method="m3dt-random")
     known = {method: f"M3DT-Random {paper.SCORES['m3dt-random'][160]}, this {score}"
              for method, score in paper.ABLATIONS.items()}  # fmt: skip
     compared = (
@@ -28,7 +27,7 @@ def ablation_claims(results: Results) -> list[Claim]:
                 name,
                 text,
                 known.get(method, NO_NUMBER),
-                ("M3DT-Random", random) if "random" in method else ("M3DT-Gradient", gradient),
+                (ABLATIONS[whole(method)], ablation(results, whole(method))),
                 (ABLATIONS[method], ablation(results, method)),
             )
             for name, method, text in compared
@@ -44,8 +43,9 @@ def _stopping(results: Results) -> list[Claim]:
     found, own = by_backbone_steps(results), base().stage1.max_steps
     shortest, longest = min(found), max(found)
     return [
-        compare("stopping", f"A backbone of {own:,} steps makes a better M3DT than a longer one",
-                "400k steps beat 600k and more", (f"{own:,}", found[own]),
+        compare("stopping", f"A backbone of {own:,} steps, its learning rate at zero by then, "
+                "makes a better M3DT than a longer one",
+                "400k steps, the peak of conflict, beat 600k and more", (f"{own:,}", found[own]),
                 (f"{longest:,}", found[longest] if longest > own else {})),
         compare("stopping early", f"A backbone of {own:,} steps makes a better M3DT than a "
                 "shorter one", "400k steps beat 200k", (f"{own:,}", found[own]),

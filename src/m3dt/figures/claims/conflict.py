@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from m3dt.figures.cells import backbone_histories, expert_conflict, final_similarity
 from m3dt.figures.claims.claim import MISSING, NO_NUMBER, OURS, Claim, compare, say, verdict
 from m3dt.figures.modules import module_conflict, variants
-from m3dt.figures.results import Results, Scores, difference, estimate
+from m3dt.figures.results import Record, Results, Scores, difference, estimate
 
 _FEW, _MANY = 10, 160
 
@@ -15,7 +17,7 @@ def conflict_claims(results: Results) -> list[Claim]:
     return [
         *_over_tasks(results),
         *_over_training(results),
-        _in_experts(results),
+        *_in_experts(results),
         *_in_modules(results),
     ]
 
@@ -38,13 +40,13 @@ def _over_tasks(results: Results) -> list[Claim]:
     )
     free = 100 / _FEW**0.5 - 100 / _MANY**0.5
     told = f"{whole.ours}; 1/sqrt(N) alone falls by {free:.1f}"
-    rest = compare("similarity remains", "They agree less by the leave-one-out cosine too", OURS,
-                   at(_FEW, "leave_one_out"), at(_MANY, "leave_one_out"))  # fmt: skip
-    pairs = difference(at(_FEW, "pairwise")[1], at(_MANY, "pairwise")[1])
-    by_pairs = f"; between pairs the difference is {pairs}" if pairs else ""
+    rest = compare("similarity remains", "Pairs of tasks agree less too, which no number of tasks "
+                   "biases", OURS, at(_FEW, "pairwise"), at(_MANY, "pairwise"))  # fmt: skip
+    others = difference(at(_FEW, "leave_one_out")[1], at(_MANY, "leave_one_out")[1])
+    by_others = f"; to the mean of the others the difference is {others}" if others else ""
     return [
         Claim(whole.name, whole.text, whole.paper, told, whole.verdict),
-        Claim(rest.name, rest.text, rest.paper, rest.ours + by_pairs, rest.verdict),
+        Claim(rest.name, rest.text, rest.paper, rest.ours + by_others, rest.verdict),
     ]
 
 
@@ -59,11 +61,11 @@ def _over_training(results: Results) -> list[Claim]:
             rises[seed] = 100 * (records[last][key] - records[first][key])
         return rises
 
-    conflict, early, late = rise("smoothed"), rise("smoothed", "first"), rise("smoothed", "last")
+    conflict, early, late = rise("mean"), rise("mean", "first"), rise("mean", "last")
     others = {seed: -value for seed, value in rise("leave_one_out").items()}
     return [
         Claim("conflict", "Conflict rises over training", NO_NUMBER,
-              f"By {say(conflict)} hundredths" if conflict else "",
+              f"By {say(conflict)} hundredths{_ceiling(histories)}" if conflict else "",
               verdict(estimate(conflict.values()))),
         compare("levels", "Its rise slows down towards a peak", "peak at about 400k steps",
                 ("hundredths in the first third", early), ("in the last", late)),
@@ -73,14 +75,43 @@ def _over_training(results: Results) -> list[Claim]:
     ]  # fmt: skip
 
 
-def _in_experts(results: Results) -> Claim:
-    grouped, together = (
-        _hundredths(expert_conflict(results, "m3dt-gradient", name, "leave_one_out"))
-        for name in ("grouped", "all")
+def _ceiling(histories: Mapping[int, list[Record]]) -> str:
+    """Say where conflict peaks, and when it passes what independent gradients have."""
+    peaks, crossings = [], []
+    for records in histories.values():
+        peaks.append(max(records, key=lambda record: record["mean"])["step"])
+        above = (r["step"] for r in records if r["mean"] > 1 - r["independent"])
+        crossings.append(next(above, None))
+    ceiling = 1 - next(iter(histories.values()))[0]["independent"]
+    return (
+        f"; highest at step {_listed(peaks)}; above {ceiling:.2f}, which independent gradients "
+        f"have, from step {_listed(crossings)}"
     )
-    text = "Tasks of a group agree better inside their expert than all tasks do"
-    titles = "leave-one-out cosine in hundredths within groups", "between all tasks"
-    return compare("group conflict", text, NO_NUMBER, (titles[0], grouped), (titles[1], together))
+
+
+def _listed(steps: list[int | None]) -> str:
+    return " / ".join("never" if step is None else f"{step:,}" for step in steps)
+
+
+def _in_experts(results: Results) -> list[Claim]:
+    def inside(method: str, name: str, key: str) -> Scores:
+        return _hundredths(expert_conflict(results, method, name, key))
+
+    whole, agreement = "m3dt-ungrouped", "leave_one_out"
+    return [
+        compare("group conflict", "Tasks conflict less in the experts of their group than all do "
+                "in experts without groups", NO_NUMBER,
+                ("hundredths of conflict without groups", inside(whole, "all", "conflict")),
+                ("within groups", inside("m3dt-gradient", "grouped", "conflict"))),
+        compare("group agreement", "They do so by the leave-one-out cosine too, which a small "
+                "group does not raise", OURS,
+                ("hundredths within groups", inside("m3dt-gradient", "grouped", agreement)),
+                ("without groups", inside(whole, "all", agreement))),
+        compare("gradient agreement", "Tasks agree better inside experts of gradient groups than "
+                "of random ones", NO_NUMBER,
+                ("hundredths, gradient", inside("m3dt-gradient", "grouped", agreement)),
+                ("random", inside("m3dt-random", "grouped", agreement))),
+    ]  # fmt: skip
 
 
 def _in_modules(results: Results) -> list[Claim]:

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from m3dt.figures import paper
-from m3dt.figures.cells import MAIN, base, control, m3dt, parameters, prompt_dt, widths
+from m3dt.figures.cells import (
+    CONTROL,
+    MAIN,
+    control,
+    equal_sizes,
+    m3dt,
+    on_list,
+    parameters,
+    prompt_dt,
+)
 from m3dt.figures.claims.claim import (
     NO_NUMBER,
     OURS,
@@ -26,15 +37,16 @@ def method_claims(results: Results) -> list[Claim]:
         *(_lead(results, method, tasks) for method in M3DT for tasks in (MAIN, _MANY)),
         _growing_lead(results),
         *_at_equal_cost(results),
-        _groupings(results),
+        *(_groupings(results, tasks) for tasks in (MAIN, _MANY)),
         _domains(results),
         _control(results),
     ]
 
 
 def _lead(results: Results, method: str, tasks: int) -> Claim:
-    ours = M3DT[method], m3dt(results, tasks, method=method)
-    text = f"{ours[0]} beats the best baseline at {tasks} tasks"
+    size = parameters(results, "m3dt", tasks, method=method)
+    ours = f"{M3DT[method]}, {size} parameters", m3dt(results, tasks, method=method)
+    text = f"{M3DT[method]} beats the best baseline of its backbone's width at {tasks} tasks"
     stated = f"by {paper.GAINS[method][tasks]} %" if tasks in paper.GAINS[method] else NO_NUMBER
     found = compare(f"{method} {tasks}", text, stated, ours, best_baseline(results, tasks))
     change = gain(results, tasks, method)
@@ -57,30 +69,30 @@ def _growing_lead(results: Results) -> Claim:
 
 def _at_equal_cost(results: Results) -> list[Claim]:
     dense = "M3DT-Gradient", m3dt(results)
-    width, own = widths(results)[-1], base().model.n_embd
-    part = {"part": "size", "n_embd": width} if width != own else {"part": "baselines"}
-    size = parameters(results, **part, method="promptdt")
-    ours = parameters(results, "m3dt", method="m3dt-gradient")
-    sizes = f": {size} parameters, M3DT has {ours}" if size and ours else ""
-    text = f"M3DT beats a wider Prompt-DT (width {width}{sizes})"
+    stated = f"by {paper.GAINS['m3dt-gradient'][_MANY]} % at {_MANY} tasks"
+    small, equal = equal_sizes(results)
     return [
-        compare("equal size", text,
-                NO_NUMBER, dense, (f"width {width}", prompt_dt(results, MAIN, width))),
-        compare("equal steps", "M3DT beats Prompt-DT of its backbone's width with all its steps",
+        compare("equal size", "M3DT beats a Prompt-DT of as many parameters", stated,
+                (f"M3DT of {small.title}", small.scores),
+                (f"Prompt-DT of {equal.title}", equal.scores)),
+        compare("equal steps", "M3DT beats Prompt-DT of its backbone's width, trained for the "
+                "steps of backbone, one expert and router together (M3DT's experts learn at once "
+                "and see more segments)",
                 NO_NUMBER, dense, ("Prompt-DT", prompt_dt(results, MAIN))),
         compare("backbone", "M3DT beats its own backbone", NO_NUMBER, dense,
                 ("backbone", m3dt(results, column="backbone"))),
     ]  # fmt: skip
 
 
-def _groupings(results: Results) -> Claim:
+def _groupings(results: Results, tasks: int) -> Claim:
     gains = (paper.GAINS[method][_MANY] for method in ("m3dt-gradient", "m3dt-random"))
     stated = "{} against {} % over the best baseline".format(*gains)
     gradient, random = (
-        (M3DT[method], m3dt(results, method=method)) for method in ("m3dt-gradient", "m3dt-random")
+        (M3DT[method], m3dt(results, tasks, method=method))
+        for method in ("m3dt-gradient", "m3dt-random")
     )
-    text = f"Gradient groups beat random ones at {MAIN} tasks"
-    return compare("gradient groups", text, stated, gradient, random)
+    text = f"Gradient groups beat random ones at {tasks} tasks"
+    return compare(f"gradient groups {tasks}", text, stated, gradient, random)
 
 
 def _domains(results: Results) -> Claim:
@@ -96,9 +108,12 @@ def _domains(results: Results) -> Claim:
 
 
 def _control(results: Results) -> Claim:
-    scores = {n: control(results, n, "m3dt", "m3dt-gradient") for n in TASKS}
-    text = "M3DT-Gradient's score in Meta-World and DMControl falls with tasks"
+    method = "m3dt-gradient"
+    scores = {n: control(results, n, "m3dt", method) for n in TASKS}
+    text = f"M3DT-Gradient plays Meta-World and DMControl worse where it learned {_MANY} tasks"
     stated = ", ".join(f"{n} tasks: {value}" for n, value in paper.METAWORLD_DMCONTROL.items())
-    told = ", ".join(f"{n} tasks: {say(found)}" for n, found in scores.items())
-    found = difference(scores[_FEW], scores[_MANY])
-    return Claim("control", text, stated, told, verdict(found))
+    few, many = (on_list(results, _FEW, n, method, CONTROL) for n in (_FEW, _MANY))
+    claim = compare("control", text, f"{stated}, each on its own tasks",
+                    (f"{_FEW} learned", few), (f"{_MANY} learned", many))  # fmt: skip
+    own = ", ".join(f"{n} tasks: {say(found)}" for n, found in scores.items())
+    return replace(claim, ours=f"{claim.ours}; each on its own tasks, {own}")

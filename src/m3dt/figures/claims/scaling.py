@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from m3dt.figures import paper
-from m3dt.figures.cells import MAIN, base, by_experts, by_width, m3dt, prompt_dt, shapes, widths
+from m3dt.figures.cells import (
+    MAIN,
+    base,
+    by_experts,
+    by_width,
+    on_list,
+    prompt_dt,
+    shapes,
+    widths,
+)
 from m3dt.figures.claims.claim import (
     MISSING,
     NO_NUMBER,
@@ -31,12 +40,17 @@ def scaling_claims(results: Results) -> list[Claim]:
 
 
 def _tasks(results: Results) -> list[Claim]:
-    few, many = prompt_dt(results, _FEW), prompt_dt(results, _MANY)
-    text = f"Prompt-DT's scores fall from {_FEW} to {_MANY} tasks"
-    lost = _lost(few, many), _lost(m3dt(results, _FEW), m3dt(results, _MANY))
+    pairs = [
+        [on_list(results, _FEW, learned, method) for learned in (_FEW, _MANY)]
+        for method in ("promptdt", "m3dt-gradient")
+    ]
+    text = f"Prompt-DT plays the same {_FEW} tasks worse where it learned {_MANY}"
+    lost = [_lost(few, many) for few, many in pairs]
+    (few, many), _ = pairs
     return [
-        compare("tasks", text, "by about 20 %", (f"{_FEW} tasks", few), (f"{_MANY} tasks", many)),
-        compare("drop", "M3DT loses less of its score than Prompt-DT",
+        compare("tasks", text, "by about 20 %, each number on its own tasks",
+                (f"{_FEW} learned", few), (f"{_MANY} learned", many)),
+        compare("drop", "M3DT loses less of its score by that than Prompt-DT",
                 f"{paper.DROP_10_TO_160} % against about 20 %", ("Lost by Prompt-DT", lost[0]),
                 ("by M3DT", lost[1]), " %"),
     ]  # fmt: skip
@@ -47,22 +61,25 @@ def _lost(few: Scores, many: Scores) -> Scores:
 
 
 def _saturation(results: Results) -> Claim:
-    text = f"Wider models saturate at {MAIN} tasks"
+    text = f"A second doubling of width gains less than the first at {MAIN} tasks"
     sizes = widths(results)
-    if len(sizes) < 3:
-        return Claim("width", text, NO_NUMBER, "", MISSING)
-    scores = [prompt_dt(results, MAIN, width) for width in (*sizes[:2], *sizes[-2:])]
-    return compare(
-        "width",
-        text,
-        NO_NUMBER,
-        (f"Points gained from width {sizes[0]} to {sizes[1]}", minus(scores[1], scores[0])),
-        (f"from {sizes[-2]} to {sizes[-1]}", minus(scores[3], scores[2])),
+    doublings = [(width, 2 * width) for width in sizes if 2 * width in sizes]
+    if len(doublings) < 2:
+        return Claim("width", text, "wider models saturate at 160 tasks", "", MISSING)
+    first, last = (
+        (
+            f"from {narrow} to {wide}",
+            minus(prompt_dt(results, MAIN, wide), prompt_dt(results, MAIN, narrow)),
+        )
+        for narrow, wide in (doublings[0], doublings[-1])
     )
+    titled = f"Points gained {first[0]}", first[1]
+    return compare("width", text, "wider models saturate at 160 tasks", titled, last)
 
 
 def _experts(results: Results) -> list[Claim]:
     by_count, oracle = by_experts(results), by_experts(results, "oracle")
+    counts = list(by_count)
     fewest, own, most = min(by_count), base().moe.num_experts, max(by_count)
     gain = "by {} to {} %".format(*paper.MORE_EXPERTS)
     if len({fewest, own, most}) < 3:
@@ -83,8 +100,9 @@ def _experts(results: Results) -> list[Claim]:
     return [
         Claim("experts", "More experts help", gain, told, verdict(more)),
         compare("experts level", "Their gain levels", NO_NUMBER,
-                (f"Points from {fewest} to {own}", minus(by_count[own], by_count[fewest])),
-                (f"from {own} to {most}", minus(by_count[most], by_count[own]))),
+                (f"Points from {fewest} to {counts[1]}",
+                 minus(by_count[counts[1]], by_count[fewest])),
+                (f"from {counts[-2]} to {most}", minus(by_count[most], by_count[counts[-2]]))),
         compare("oracle", "The oracle's lead over the router grows with experts", NO_NUMBER,
                 (f"Points with {most} experts", leads[most]), (f"with {fewest}", leads[fewest])),
     ]  # fmt: skip
@@ -102,7 +120,9 @@ def _router_gap(results: Results) -> Claim:
 
 def _shape(results: Results) -> Claim:
     found = list(shapes(results).items())
-    text = "Few wide experts beat many narrow ones of as many parameters"
+    text = (
+        "M3DT of few wide experts beats that of many narrow ones, of as many parameters in experts"
+    )
     claim = compare("shape", text, OURS, found[-1], found[0])
     middle = ", ".join(f"{title}: {say(scores)}" for title, scores in found[1:-1])
     return Claim(claim.name, text, OURS, f"{claim.ours}; {middle}", claim.verdict)
