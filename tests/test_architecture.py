@@ -23,7 +23,7 @@ ORDER = [
     {"agent"},
     {"evaluation"},
     {"figures"},
-    {"logs", "signals", "resuming"},
+    {"logs", "signals", "resuming", "folders"},
     {"fitting", "report", "tables"},
     {"run"},
     {"pipeline", "checkpoints", "bench", "study", "doctor"},

@@ -173,7 +173,7 @@ def test_an_evaluation_that_was_killed_goes_on(finished, data, monkeypatch, caps
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "add", interrupted)
         assert call("evaluate", finished, data, *arguments) == 130
-    (path,) = folder.glob("random.episodes.jsonl")
+    (path,) = folder.glob("random.*.episodes.jsonl")
     assert path.read_text().strip() and not (folder / "random.json").exists()
     assert call("evaluate", finished, data, *arguments) == 0
     result = json.loads((folder / "random.json").read_text())["result"]

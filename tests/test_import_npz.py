@@ -166,9 +166,12 @@ def test_incomplete_sources_are_refused(tmp_path):
 
 def test_what_a_killed_import_left_is_cleaned(tmp_path):
     folder = tmp_path / "data"
-    (folder / ".staging.0123.tmp").mkdir(parents=True)
+    (folder / ".staging.01234567.tmp").mkdir(parents=True)
+    (folder / ".notes.tmp").write_text("of someone else")
     import_from(OFFICIAL, folder, "npz", "reach-v2")
-    assert sorted(p.name for p in folder.iterdir()) == [".lock", "dataset.json", "reach-v2.hdf5"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        ".lock", ".notes.tmp", "dataset.json", "reach-v2.hdf5"
+    ]  # fmt: skip
 
 
 def test_commands_formats_are_the_importers(capsys):

@@ -1,11 +1,13 @@
 """Stages killed, resumed, spread over processes: they end as if nothing had happened."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import h5py
 import lightning.pytorch as pl
@@ -20,6 +22,7 @@ from m3dt.data import DatasetStore
 from m3dt.pipeline.spread import shards_of
 from m3dt.pipeline.stages import stage1
 from m3dt.registry import Registry
+from m3dt.resuming import AtomicCheckpointIO, newest_checkpoint
 from m3dt.run import Run
 from m3dt.stages import BackboneStage
 
@@ -104,14 +107,22 @@ def test_a_step_that_is_not_finite_is_skipped(synthetic):
     ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "Ctrl-C"]
 )
 def test_a_signal_saves_and_ends(finished, data, tmp_path, number, code):
-    """Between two steps, checkpoints being rare; the next run ends in the same bits."""
+    """Between two steps, checkpoints being rare; the next run ends in the same bits.
+
+    Terminals and schedulers send it to workers that load data, too.
+    """
     run = tmp_path / "run"
     rare = "stage1.checkpoint_every=1000000"
-    command = [sys.executable, "-m", "m3dt", "stage1", *QUICK, f"data={data}", f"run={run}", rare]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    words = [*QUICK, f"data={data}", f"run={run}", rare, "loader.num_workers=2"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "m3dt", "stage1", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
     wait_for(lambda: list((run / "logs" / "stage1").glob("events*")))
     time.sleep(1)
-    process.send_signal(number)
+    os.killpg(process.pid, number)
     output = process.communicate(timeout=60)[0].decode()
     assert process.returncode == code, output
     (checkpoint,) = (run / "checkpoints" / "stage1").glob("step*.ckpt")
@@ -120,6 +131,34 @@ def test_a_signal_saves_and_ends(finished, data, tmp_path, number, code):
     assert call("stage1", run, data, rare) == 0
     backbones = [Registry(folder).get("backbone", "main") for folder in (run, finished)]
     assert backbones[0].hash == backbones[1].hash
+
+
+def test_two_checkpoints_are_kept(tmp_path):
+    """Also those of earlier processes, and those written on a signal, do not pile up."""
+    for step in (1, 9, 10, 11):
+        AtomicCheckpointIO().save_checkpoint({"step": step}, tmp_path / f"step{step}.ckpt")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step10.ckpt", "step11.ckpt"]
+    assert newest_checkpoint(tmp_path).name == "step11.ckpt"
+    (tmp_path / "step11.ckpt").write_bytes((tmp_path / "step11.ckpt").read_bytes()[:-30])
+    assert newest_checkpoint(tmp_path).name == "step10.ckpt"
+
+
+def test_a_malicious_checkpoint_of_a_run_executes_nothing(data, tmp_path, capsys):
+    """A run's folder may come from somebody else."""
+    run, witness = tmp_path / "run", tmp_path / "witness"
+
+    class Evil:
+        def __reduce__(self):
+            return Path.touch, (witness,)
+
+    folder = run / "checkpoints" / "stage1"
+    folder.mkdir(parents=True)
+    torch.save({"state_dict": Evil()}, folder / "step2.ckpt")
+    assert call("stage1", run, data) == 2
+    assert "not a checkpoint of m3dt" in capsys.readouterr().err and not witness.exists()
+    (folder / "settings.json").write_text("[")
+    assert call("stage1", run, data) == 2
+    assert "settings.json: damaged" in capsys.readouterr().err
 
 
 def test_a_stage_that_is_training_is_not_trained_twice(finished, data, tmp_path, capsys):

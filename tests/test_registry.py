@@ -67,9 +67,11 @@ def test_damaged_entry_is_found(tmp_path):
     registry = Registry(tmp_path)
     registry.save(entry("backbone", "main"), {"w": torch.arange(3.0)})
     path = tmp_path / "registry/backbone/main/entry.json"
-    path.write_text(path.read_text()[:50])
-    with pytest.raises(UserError, match="damaged"):
-        registry.find("backbone", "main")
+    whole = path.read_text()
+    for damaged in (whole[:50], json.dumps({**json.loads(whole), "files": {}}), "[]"):
+        path.write_text(damaged)
+        with pytest.raises(UserError, match="damaged"):
+            registry.find("backbone", "main")
 
 
 def test_missing_entry_says_what_is_here(tmp_path):

@@ -1,14 +1,18 @@
 """What the stages train, freeze and keep apart."""
 
+from dataclasses import replace
+
 import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
 from conftest import SYNTHETIC_TASKS
+from lightning.pytorch.plugins import MixedPrecision
 
 from m3dt.config import GroupingConfig, LoaderConfig, ModelConfig, StageConfig
 from m3dt.console import make_console
 from m3dt.data import DatasetStore, M3DTDataModule, Stream
+from m3dt.errors import RunError
 from m3dt.models import PromptDT
 from m3dt.run import Run
 from m3dt.stages import BackboneStage, ExpertStage, RouterStage, row_losses
@@ -169,6 +173,26 @@ def test_bfloat16_trains(synthetic):
     train(BackboneStage(model, FAST, 0), data_for(synthetic, 1), precision="bf16-mixed")
     assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
     assert not torch.equal(before["predict_action.weight"], model.predict_action.weight)
+
+
+@pytest.mark.parametrize("kind", ["loss", "gradient"])
+def test_float16_stops_where_steps_stay_bad(synthetic, kind):
+    """The scaler skips overflows now and then; what it skips for good is no overflow."""
+    stage = BackboneStage(fresh_model(), replace(FAST, max_steps=99, max_bad_steps=2), 0)
+    loss, taken = stage.loss, []
+
+    def bad(batch):
+        taken.append(0)
+        # The root of 0 is finite, its gradient is not.
+        more = (0 * next(iter(stage.trainable().values())).sum()).sqrt()
+        return loss(batch) * float("nan") if kind == "loss" else loss(batch) + more
+
+    stage.loss = bad
+    with pytest.raises(RunError, match="not finite"):
+        # Lightning itself would take bfloat16 in its place on a CPU.
+        half = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+        train(stage, data_for(synthetic, 1), steps=99, plugins=[half])
+    assert len(taken) == (3 if kind == "loss" else 23)
 
 
 def test_random_groups():

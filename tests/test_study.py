@@ -3,9 +3,11 @@
 import csv
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from quick_run import QUICK
 
 from m3dt.cli import main
@@ -161,5 +163,23 @@ def test_a_table_outlives_its_runs(data, tmp_path, capfd):
     assert known(study, study.cells, table) == {"seed1_promptdt"}
     write_results(study, table)
     assert (table.read_text(), (tmp_path / "table_conflict.json").read_text()) == (rows, curves)
+    same = load_study(path, [*shared[2:-3], shared[-1], "moe.top_k=0"])  # the default
+    assert known(same, same.cells, table) == {"seed1_promptdt"}
     other = load_study(path, [*shared[2:-3], shared[-1], "baseline.learning_rate=0.5"])
     assert known(other, other.cells, table) == set() and results(other, table) == []
+    assert main([*shared, "baseline.learning_rate=0.5"]) == 2
+    assert "2 cells were made with other settings" in capfd.readouterr().err
+    assert table.read_text() == rows
+
+
+def test_jobs_write_a_table_one_after_the_other(tmp_path):
+    """What one has read must not be behind what another writes."""
+    path = study_file(tmp_path, f"runs: {tmp_path}/runs\ngrid: {{method: [promptdt]}}\n")
+    study, table = load_study(path, []), tmp_path / "table.csv"
+    with FileLock(tmp_path / ".table.csv.lock"):
+        other = threading.Thread(target=write_results, args=(study, table))
+        other.start()
+        other.join(0.5)
+        assert other.is_alive()
+    other.join(10)
+    assert not other.is_alive()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ from m3dt.errors import UserError
 
 # Left behind by a killed process, files of this suffix are never read and may be deleted.
 TEMPORARY_SUFFIX = ".tmp"
+_OUR_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}" + re.escape(TEMPORARY_SUFFIX))
 
 
 def _fsync(path: Path) -> None:
@@ -68,7 +71,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             # A folder cannot be renamed over a full one: move the old one aside first.
             old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
             os.replace(path, old)
-            os.replace(temporary, path)
+            try:
+                os.replace(temporary, path)
+            except BaseException:
+                os.replace(old, path)
+                raise
             shutil.rmtree(old)
         else:
             os.replace(temporary, path)
@@ -121,6 +128,18 @@ def staging_folder(parent: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def check_writable(file: Path) -> None:
+    """Refuse a file that could not be written in the end, before the work that it is to hold.
+
+    Raises:
+        UserError: Its folder, or the one that would hold that, cannot be written.
+    """
+    folder = file.absolute().parent
+    existing = next(p for p in (folder, *folder.parents) if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UserError(f"{file}: cannot be written. Give another file.")
+
+
 def free_space(folder: Path) -> int:
     """Return the bytes that can still be written to a folder, which need not exist yet."""
     folder = folder.absolute()
@@ -145,9 +164,18 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def remove_temporaries(folder: Path) -> None:
-    """Delete what a killed process left half-written in `folder` (not below it)."""
+def remove_temporaries(folder: Path, older_than: float = 0.0) -> None:
+    """Delete what a killed process left half-written in `folder` (not below it).
+
+    Args:
+        folder: Where it lies.
+        older_than: Seconds; where others write at the same time, theirs is younger.
+    """
     for path in folder.glob(f".*{TEMPORARY_SUFFIX}"):
+        if not _OUR_TEMPORARY.fullmatch(path.name):
+            continue
+        if older_than and time.time() - path.stat().st_mtime < older_than:
+            continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

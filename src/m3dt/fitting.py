@@ -10,6 +10,7 @@ import signal
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NoReturn
 
 import lightning.pytorch as pl
@@ -117,10 +118,14 @@ def fit(
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
         try:
-            trainer.fit(stage, datamodule=data, ckpt_path=checkpoint, weights_only=False)
+            trainer.fit(stage, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         except Told as told:
             console.print(f"{folder.name}: saved at step {trainer.global_step} on {told}.")
             _leave(told.signal)
+        except UnpicklingError:  # it would execute something, or is none of ours
+            raise UserError(
+                f"{checkpoint}: not a checkpoint of m3dt. Delete it, or give another run=FOLDER."
+            ) from None
         except SIGTERMException:  # before the first step
             raise SystemExit(143) from None
         except OSError as error:

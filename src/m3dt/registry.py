@@ -112,6 +112,8 @@ class Registry:
         remedy = f"Delete {folder} and train it again."
         try:
             entry = Entry(**json.loads((folder / ENTRY).read_text()))
+            if not isinstance(entry.files, dict) or not entry.files:
+                raise ValueError("lists no files")
             damaged = [n for n, digest in entry.files.items() if sha256(folder / n) != digest]
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{folder}: damaged registry entry ({error}). {remedy}") from None

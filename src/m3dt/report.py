@@ -29,7 +29,8 @@ from m3dt.evaluation import (
 from m3dt.evaluation.evaluate import method_name
 from m3dt.evaluation.journal import Journal
 from m3dt.evaluation.workers import WorkerPool
-from m3dt.files import atomic_path, fingerprint, write_json
+from m3dt.files import atomic_path, check_writable, fingerprint, write_json
+from m3dt.folders import check_run_folder
 from m3dt.logs import write_hyperparameters, write_scores, write_video
 from m3dt.registry import Registry
 from m3dt.tasks import SIMULATORS, get_task, tasks_of
@@ -58,6 +59,9 @@ def evaluate_run(
     Raises:
         UserError: The run lacks a model, a name is none, or there is no rendering for films.
     """
+    check_run_folder(Path(config.run))
+    for written in filter(None, (Path(config.run) / "evaluation", json_file)):
+        check_writable(written)
     tasks = tasks_of(config)
     models = [_model(config, name) for name in names or [""]]
     results = []
@@ -75,7 +79,7 @@ def evaluate_run(
                     write_json(file, {"key": key, "result": result})
             if result is None:
                 pool = pool or WorkerPool(config.evaluation.workers or os.cpu_count() or 1)
-                journal = Journal(file.with_suffix(".episodes.jsonl"), key)
+                journal = Journal(file.with_suffix(f".{key[:8]}.episodes.jsonl"), key)
                 rules = config.evaluation
                 measured = evaluate_policy(policy, tasks, rules, console, pool, journal)
                 result = {"run": config.run, **described, **measured}

@@ -6,9 +6,11 @@ The folder lives from the first step of a stage until its weights are registered
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,12 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
-from m3dt.errors import UserError
+from m3dt.errors import RunError, UserError
 from m3dt.files import atomic_path, free_space, remove_temporaries, sole_writer, write_json
 
 SETTINGS = "settings.json"
 FORCED = "forced"  # settings that changed in the middle of a training, there and in its metrics
-_KEPT = 3  # checkpoints that lie there at once: two that are whole, and one in the making
+_WHOLE = 2  # checkpoints that lie there, beside one in the making
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -36,6 +38,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         try:
             with atomic_path(Path(path)) as temporary:
                 torch.save(checkpoint, temporary)
+            for older in _checkpoints(Path(path).parent)[:-_WHOLE]:
+                older.unlink(missing_ok=True)  # of an earlier process, lightning knows nothing
         except (OSError, RuntimeError) as error:  # torch tells of a full disk by the latter
             raise UserError(
                 f"{path}: cannot be written ({error}). The checkpoint before it is whole: free "
@@ -64,8 +68,7 @@ def training_folder(folder: Path) -> Iterator[Path]:
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """Return the newest checkpoint whose content is whole, or None."""
-    paths = sorted(folder.glob("step*.ckpt"), key=lambda p: int(p.stem.removeprefix("step")))
-    for path in reversed(paths):
+    for path in reversed(_checkpoints(folder)):
         try:
             with zipfile.ZipFile(path) as archive:
                 if archive.testzip() is None:
@@ -75,10 +78,26 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return None
 
 
+def _checkpoints(folder: Path) -> list[Path]:
+    found = (path for path in folder.glob("step*.ckpt") if path.stem[4:].isdigit())
+    return sorted(found, key=lambda path: int(path.stem[4:]))
+
+
 def started_settings(folder: Path) -> dict[str, Any] | None:
-    """Return the settings of an interrupted run of a stage, or None."""
+    """Return the settings of an interrupted run of a stage, or None.
+
+    Raises:
+        UserError: They cannot be read.
+    """
     path = folder / SETTINGS
-    return json.loads(path.read_text()) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text())
+        assert isinstance(found, dict)
+    except (ValueError, AssertionError):
+        raise UserError(f"{path}: damaged. Delete {folder} to start the stage over.") from None
+    return found
 
 
 def take_up(folder: Path, settings: dict[str, Any], force: bool, console: Console) -> list[str]:
@@ -127,14 +146,13 @@ def check_space(folder: Path, model: torch.nn.Module) -> None:
     Raises:
         UserError: The disk has too little space.
     """
-    weights = sum(p.nbytes for p in model.parameters())
-    moments = 2 * sum(p.nbytes for p in model.parameters() if p.requires_grad)
-    needed, free = _KEPT * (weights + moments), free_space(folder)
-    if free < needed:
+    # Weights, two moments, and the weights at the peak of conflict.
+    size = 4 * sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    wanted, free = _WHOLE + 1 - len(_checkpoints(folder)[-_WHOLE:]), free_space(folder)
+    if free < wanted * size:
         raise UserError(
-            f"{folder}: {free / 2**20:,.0f} MiB are free, but checkpoints take {_KEPT} times "
-            f"{(weights + moments) / 2**20:,.1f} MiB. Free space, or give run=FOLDER on another "
-            "disk."
+            f"{folder}: {free / 2**20:,.0f} MiB are free, but checkpoints take {wanted} times "
+            f"{size / 2**20:,.1f} MiB. Free space, or give run=FOLDER on another disk."
         )
 
 
@@ -154,6 +172,19 @@ def differences(found: dict[str, Any], asked: dict[str, Any], prefix: str = "") 
 def is_first_rank() -> bool:
     """Tell whether this process writes the files that all ranks share."""
     return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Return when what the first rank does for all is done.
+
+    Raises:
+        RunError: The process that started this one has ended, and with it the first rank.
+    """
+    parent = os.getppid()
+    while not condition():
+        if os.getppid() != parent:
+            raise RunError("the first process has ended.")
+        time.sleep(0.5)
 
 
 def wait_for_all() -> None:

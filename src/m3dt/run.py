@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
+from m3dt.agent import inference_device
 from m3dt.config import Config, save_config
-from m3dt.config.load import read_yaml
 from m3dt.data import DatasetStore, M3DTDataModule, Stream
 from m3dt.data.format import INDEX
 from m3dt.errors import UserError
+from m3dt.files import remove_temporaries
+from m3dt.folders import CONFIG, check_run_folder
 from m3dt.logs import write_layout
 from m3dt.registry import Entry, Registry
-from m3dt.resuming import differences, is_first_rank, training_folder
+from m3dt.resuming import differences, is_first_rank, training_folder, wait_for
 from m3dt.tasks import tasks_of
-
-CONFIG = "config.yaml"  # of a run, as it was last given
-_OURS = {"registry", "checkpoints", "logs", "evaluation", "scores.json"}  # beside it
 
 
 class Run:
@@ -78,7 +77,11 @@ class Run:
             "parents": {parent.key: parent.hash for parent in parents},
             "dataset": self.store.checksum,
             "compute": asdict(self.config.compute),
-            "trainer": {k: trainer.get(k) for k in ("devices", "num_nodes", "precision")},
+            "trainer": {
+                "devices": _num_devices(trainer.get("devices", 1)),
+                "accelerator": inference_device(self.config),
+                **{k: trainer.get(k) for k in ("num_nodes", "precision")},
+            },
         }
 
     def data_for(self, stage: int, streams: list[Stream] | None = None) -> M3DTDataModule:
@@ -132,10 +135,10 @@ class Run:
             self.console.print(f"{entry.key} of {self.config.reuse} is another: {changed}.")
             return None
         self.console.print(f"{entry.key} is taken from {self.config.reuse}.")
+        check_run_folder(self.folder)
         if is_first_rank():
             self.registry.adopt(other, entry)
-        while self.registry.find(kind, name) is None:
-            time.sleep(0.5)  # the first rank copies for all
+        wait_for(lambda: self.registry.has(kind, name))  # the first rank copies for all
         return self.registry.get(kind, name)
 
     def entry(
@@ -162,26 +165,16 @@ class Run:
         Raises:
             UserError: Another process trains the same stage, or the run's folder is not ours.
         """
-        self._check_folder()
+        check_run_folder(self.folder)
         with training_folder(self.folder / "checkpoints" / stage) as folder:
             self.begin()
+            for shared in (
+                self.folder,
+                self.folder / "evaluation",
+                *self.registry.folder.glob("*"),
+            ):
+                remove_temporaries(shared, older_than=3600)
             yield folder
-
-    def _check_folder(self) -> None:
-        """Refuse a folder of something else, whose files would be taken for ours and deleted."""
-        if not self.folder.is_dir():
-            return
-        config = self.folder / CONFIG
-        if config.is_file():
-            ours = {"run", "conf", "suite"} <= read_yaml(config).keys()
-            strange = set() if ours else {CONFIG}
-        else:
-            strange = {path.name for path in self.folder.glob("[!.]*")} - _OURS
-        if strange:
-            raise UserError(
-                f"run={self.folder}: holds {', '.join(sorted(strange)[:3])}, which is of no run of "
-                "m3dt. Give another run=FOLDER."
-            )
 
     def begin(self) -> None:
         """Create the run's folder and keep the configuration in it.
@@ -189,7 +182,7 @@ class Run:
         Raises:
             UserError: It cannot be written, or is a folder of something else.
         """
-        self._check_folder()
+        check_run_folder(self.folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             save_config(self.config, self.folder / CONFIG)
@@ -197,6 +190,15 @@ class Run:
                 write_layout(self.folder)
         except OSError as error:
             raise UserError(f"run={self.folder}: cannot be written ({error.strerror})") from None
+
+
+def _num_devices(asked: Any) -> int | str:
+    """Return how many devices are meant, `auto` and lists counted; what is no number as it is."""
+    if isinstance(asked, list | tuple):
+        return len(asked)
+    if str(asked) in ("auto", "-1"):
+        return torch.cuda.device_count() or 1
+    return int(asked) if str(asked).isdigit() else str(asked)
 
 
 def with_defaults(found: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from m3dt.data import DatasetStore, TaskContext
 from m3dt.data.format import INDEX
 from m3dt.errors import UserError
 from m3dt.files import sha256, sole_writer, staging_folder
+from m3dt.folders import check_run_folder
 from m3dt.models import PromptDT
 from m3dt.models.official import backbone_from_official, below
 from m3dt.registry import Entry, Registry
@@ -99,6 +100,7 @@ def import_checkpoint(
         described = {**settings, **more}
         return Entry(kind, name, described, lineage, checksum, config.seed, step, {}, list(tasks))
 
+    check_run_folder(run)
     with sole_writer(run), staging_folder(run) as staging:
         if (run / "registry").exists():
             raise UserError(f"{run}: holds models already. Give another --run.")

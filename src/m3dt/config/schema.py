@@ -24,7 +24,7 @@ def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def _at_least(name: str, value: float, lowest: float) -> None:
-    if value < lowest:
+    if not value >= lowest:
         raise ValueError(f"{name}={value} must be {lowest} or more")
 
 
@@ -137,7 +137,7 @@ class LoaderConfig:
         _at_least("loader.tasks_per_batch", self.tasks_per_batch, 0)
         _choice("loader.sampling", self.sampling, ("one_task", "mixed"))
         _choice("loader.normalization", self.normalization, ("floored", "official"))
-        if self.std_floor <= 0:
+        if not self.std_floor > 0:
             raise ValueError(f"loader.std_floor={self.std_floor} must be positive")
 
 
@@ -170,7 +170,7 @@ class StageConfig:
             _at_least(name, getattr(self, name), 0)
         _choice("decay", self.decay, ("none", "cosine"))
         for name in ("learning_rate", "gradient_clip"):
-            if getattr(self, name) <= 0:
+            if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name}={getattr(self, name)} must be positive")
         index, _, count = self.shard.partition("/")
         if not (index.isdigit() and count.isdigit() and int(index) < int(count)):

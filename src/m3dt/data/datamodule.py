@@ -5,6 +5,7 @@ Letters: B batch, T timesteps, P prompt steps, A action.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -149,7 +150,13 @@ class M3DTDataModule(pl.LightningDataModule):
             batch_size=None,
             sampler=_StepSampler(trainer),
             num_workers=self.loader.num_workers,
+            worker_init_fn=_leave_signals_to_the_parent,
         )
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Go on where a signal reaches all of a job: the parent ends the step, then its workers."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
 
 
 class _StepSampler(Sampler[int]):

@@ -101,7 +101,7 @@ class TaskStore:
                 f"{path}: the dataset lists this file, but it is missing. "
                 f"Run `m3dt collect` with data={path.parent} again."
             ) from None
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
             raise UserError(f"{path}: damaged or not a task file ({error}). {remedy}") from None
         size = path.stat().st_size
         for name, (offset, shape) in placed.items():

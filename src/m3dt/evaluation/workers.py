@@ -121,7 +121,7 @@ class WorkerPool:
                 answer: Transition | Failure | None
                 try:
                     answer = connection.recv()
-                except (EOFError, ConnectionResetError):
+                except (EOFError, OSError):  # also in the middle of a message
                     answer = Failure(None, self._replace(worker))
                 if answer is None:
                     self._started.add(worker)
@@ -191,7 +191,7 @@ def _serve(connection: Connection) -> None:
     while True:
         try:
             command, number, *arguments = connection.recv()
-        except EOFError:
+        except (EOFError, OSError):
             return  # the evaluation is over
         try:
             if command == "reset":

@@ -5,17 +5,18 @@ Experts do not depend on each other, so that nothing needs to be exchanged betwe
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 
 import torch
 
 from m3dt.config import save_config
-from m3dt.errors import RunError
-from m3dt.resuming import is_first_rank
+from m3dt.errors import RunError, UserError
+from m3dt.resuming import is_first_rank, wait_for
 from m3dt.run import Run
 
 # What lightning tells the processes of a distributed training; these here are none.
@@ -29,6 +30,8 @@ def devices_of(run: Run) -> list[int]:
     if trainer.get("num_nodes", 1) != 1:
         return []  # a job a shard is the way there
     if isinstance(asked, list | tuple):
+        if not all(str(device).isdigit() for device in asked):
+            raise UserError(f"trainer.devices={list(asked)}: must be numbers of devices")
         return [int(device) for device in asked]
     if str(asked) in ("auto", "-1"):
         return [] if on_cpu else list(range(torch.cuda.device_count()))
@@ -39,6 +42,13 @@ def shards_of(shard: str, parts: int) -> list[str]:
     """Divide a shard further: part i of `a/b` in n takes the experts k with k % (b n) = a + b i."""
     a, b = map(int, shard.split("/"))
     return [f"{a + b * i}/{b * parts}" for i in range(parts)]
+
+
+def _with_parent() -> None:
+    """Have the system end a child, which saves a checkpoint, where its parent is killed."""
+    if sys.platform == "linux":
+        set_death_signal = 1
+        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGTERM)
 
 
 def spread_experts(run: Run, devices: list[int], finished: Callable[[], bool]) -> None:
@@ -53,14 +63,11 @@ def spread_experts(run: Run, devices: list[int], finished: Callable[[], bool]) -
         RunError: Some of them failed; the experts of the others are registered.
     """
     if not is_first_rank():
-        parent = os.getppid()
-        while not finished():
-            if os.getppid() != parent:
-                raise RunError("stage 2: the first process has ended.")
-            time.sleep(1)
+        wait_for(finished)
         return
     run.begin()
-    file = run.folder / "checkpoints" / "stage2.yaml"
+    mine = run.config.stage2.shard.replace("/", "-of-")
+    file = run.folder / "checkpoints" / f"stage2-{mine}.yaml"
     save_config(run.config, file)
     on_gpu = torch.cuda.is_available() and run.config.trainer.get("accelerator") != "cpu"
     environment = {key: value for key, value in os.environ.items() if key not in _RANKS}
@@ -72,7 +79,7 @@ def spread_experts(run: Run, devices: list[int], finished: Callable[[], bool]) -
             own = f"trainer.devices={f'[{device}]' if on_gpu else 1}"
             words = ["--conf", str(file), f"stage2.shard={shard}", own, "trainer.strategy=auto"]
             command = [sys.executable, "-m", "m3dt", "stage2", *words]
-            processes[shard] = subprocess.Popen(command, env=environment)
+            processes[shard] = subprocess.Popen(command, env=environment, preexec_fn=_with_parent)
         codes = {shard: process.wait() for shard, process in processes.items()}
     finally:
         for process in processes.values():
@@ -86,4 +93,4 @@ def spread_experts(run: Run, devices: list[int], finished: Callable[[], bool]) -
             f"stage 2: shards {', '.join(failed)} failed, see above. The experts of the others are "
             "registered; the same command trains the rest."
         )
-    file.unlink()
+    file.unlink(missing_ok=True)

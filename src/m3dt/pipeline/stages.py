@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import torch
 
 from m3dt.agent import MAIN, check_parent, inference_device, load_expert
@@ -22,7 +20,7 @@ from m3dt.pipeline.parents import (
 )
 from m3dt.pipeline.spread import devices_of, spread_experts
 from m3dt.registry import Entry
-from m3dt.resuming import is_first_rank, started_settings
+from m3dt.resuming import is_first_rank, started_settings, wait_for
 from m3dt.run import Run
 from m3dt.stages import BackboneStage, ExpertStage, RouterStage, seed_of
 from m3dt.stages.grouping import agreement_gram, gradient_groups, random_groups
@@ -60,13 +58,14 @@ def group(run: Run) -> Entry:
     num_groups, num_tasks = config.moe.num_experts, len(run.tasks)
     check_groups(run)
     backbone = trained_backbone(run, "group")
-    while not is_first_rank() and run.registry.find("grouping", MAIN) is None:
-        time.sleep(0.5)  # the first rank groups for all
+    if not is_first_rank():
+        wait_for(lambda: run.registry.has("grouping", MAIN))  # the first rank groups for all
     done = run.finished("grouping", MAIN, settings)
     if done is not None:
         check_parent(run.registry, done, backbone)
         run.console.print("tasks are grouped already. Nothing to do.")
         return done
+    run.begin()
     tensors, gram = {}, None
     if config.grouping.method == "random":
         groups = random_groups(num_tasks, num_groups, config.seed)

@@ -90,6 +90,8 @@ class Stage(pl.LightningModule):
         self.strict_loading = False  # checkpoints hold the trainable weights alone
         self.bad_steps = 0  # whose loss or gradient was not finite
         self._batch: Batch | None = None  # of the running step, for messages
+        self._loss = torch.zeros(())  # of the running step
+        self._overflows = 0  # of gradients, in a row
         model.requires_grad_(False)
         for module in self.trained_modules():
             module.requires_grad_(True)
@@ -159,6 +161,7 @@ class Stage(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.loss(batch)
+        self._loss = loss.detach()
         self.log("train/loss", loss.detach() / self.num_streams, sync_dist=True)
         return loss
 
@@ -174,8 +177,11 @@ class Stage(pl.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         norm = self.clip(list(self.trainable().values()))
-        # In float16, gradients overflow now and then; the scaler skips those steps.
-        if norm.isfinite() or str(self.trainer.precision) == "16-mixed":
+        half = str(self.trainer.precision) == "16-mixed"
+        self._overflows = 0 if norm.isfinite() else self._overflows + 1
+        # In float16, gradients overflow now and then: the scaler skips such a step, and halves its
+        # factor, which leaves none to blame after 20 in a row.
+        if norm.isfinite() or (half and self._overflows <= 20 and self._loss.isfinite()):
             self.log("train/gradient_norm", norm)
         else:
             self._skip()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from m3dt.config import GroupingConfig
 from m3dt.data import M3DTDataModule
+from m3dt.errors import RunError
 from m3dt.stages.base import Stage, evaluation_mode, seed_of
 
 Groups = list[list[int]]  # positions of tasks in the suite, per group
@@ -37,7 +38,12 @@ def gradient_groups(gram: np.ndarray, num_groups: int, restarts: int, seed: int)
         num_groups: Number of groups, G, at most N.
         restarts: Number of K-means runs.
         seed: Seed of the first run.
+
+    Raises:
+        RunError: The vectors are not finite.
     """
+    if not np.isfinite(gram).all():
+        raise RunError("some tasks' gradients are not finite. Look at the data: `m3dt verify`.")
     values, vectors = np.linalg.eigh(gram)
     embedding = vectors * np.sqrt(values.clip(min=0.0))  # (N, N)
     scale = np.abs(embedding).max()

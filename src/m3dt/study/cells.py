@@ -93,13 +93,28 @@ def load_study(path: Path, overrides: Sequence[str]) -> Study:
 
 
 def _key(config: Config, models: Sequence[str]) -> str:
-    """Return a fingerprint of the settings that results depend on."""
+    """Return a fingerprint of the settings that results depend on, where they are not defaults.
+
+    So rows of a table stay valid where a setting is added to the schema.
+    """
     settings = asdict(config)
     for name in ("run", "data", "reuse", "force", "check_data", "collect", "trainer", "compute"):
         settings.pop(name)
     settings["precision"] = config.trainer.get("precision")
     del settings["evaluation"]["workers"], settings["loader"]["num_workers"]
-    return fingerprint([settings, list(models)])[:12]
+    return fingerprint([_own(settings, asdict(Config())), list(models)])[:12]
+
+
+def _own(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Return what differs from the defaults."""
+    own = {}
+    for name, value in settings.items():
+        default = defaults.get(name)
+        if isinstance(value, dict) and isinstance(default, dict):
+            value = _own(value, default) or default
+        if value != default:
+            own[name] = value
+    return own
 
 
 def _check_keys(path: Path, content: dict[str, Any], known: Sequence[str]) -> None:

@@ -10,17 +10,45 @@ from pathlib import Path
 from statistics import pstdev
 from typing import Any
 
+from filelock import FileLock
 from rich.console import Console
 from rich.table import Table
 
-from m3dt.files import atomic_path, write_json
+from m3dt.errors import UserError
+from m3dt.files import atomic_path, check_writable, write_json
 from m3dt.registry import ENTRY
 from m3dt.study.cells import SCORES, Cell, Study
 from m3dt.tasks import DOMAINS
 
 
 def write_results(study: Study, file: Path) -> None:
-    """Write the scores of all evaluated cells; beside them each task's, and conflict curves."""
+    """Write the scores of all evaluated cells; beside them each task's, and conflict curves.
+
+    Jobs that share a table write it one after the other.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.with_name(f".{file.name}.lock")):
+        _write(study, file)
+
+
+def check_table(study: Study, file: Path) -> None:
+    """Refuse a table whose rows were made with other settings, which would be lost.
+
+    Raises:
+        UserError: It is one.
+    """
+    check_writable(file)
+    kept = {row["cell"] for row in results(study, file)}
+    known = {cell.name for cell in study.cells}
+    lost = [row["cell"] for row in _table(file) if row.get("cell") in known - kept]
+    if lost:
+        raise UserError(
+            f"{file}: {len(lost)} cells were made with other settings, {lost[0]} for one. "
+            "Give --csv FILE for a table of its own, or delete this one."
+        )
+
+
+def _write(study: Study, file: Path) -> None:
     rows = results(study, file)
     if not rows:
         return

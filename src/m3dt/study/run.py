@@ -15,7 +15,7 @@ from rich.console import Console
 
 from m3dt.errors import RunError, UserError
 from m3dt.study.cells import SCORES, Cell, Study
-from m3dt.study.results import results, show, write_results
+from m3dt.study.results import check_table, results, show, write_results
 
 
 def run_study(study: Study, file: Path, shard: str, where: str, console: Console) -> None:
@@ -33,11 +33,12 @@ def run_study(study: Study, file: Path, shard: str, where: str, console: Console
         console: Where progress and the table go.
 
     Raises:
-        UserError: `shard` or `where` is not of that form.
+        UserError: `shard` or `where` is not of that form, or the table has other settings' rows.
         RunError: Cells failed; the others have run.
     """
     failed = []
     mine = share(study, shard, where)
+    check_table(study, file)
     skipped = known(study, mine, file)
     if skipped:
         console.print(f"{file} holds {len(skipped)} of {len(mine)} cells already.")

@@ -45,7 +45,10 @@ def trajectory(spec: TaskSpec, where: str, arrays: Mapping[str, Any]) -> Traject
         raise UserError(
             f"{where}: {len(rewards)} steps, but an episode of {spec.name} has {spec.horizon}"
         )
-    return Trajectory(observations, actions, rewards, arrays.get("success"))
+    success = arrays.get("success")
+    if success is not None:
+        success = bool(_numbers(where, "success", success).any())
+    return Trajectory(observations, actions, rewards, success)
 
 
 def _numbers(where: str, name: str, value: Any) -> np.ndarray:
@@ -57,7 +60,7 @@ def _numbers(where: str, name: str, value: Any) -> np.ndarray:
         raise UserError(f"{where}: '{name}' holds {array.dtype}, not numbers")
     array = array.astype(np.float32)
     if not np.isfinite(array).all():
-        row = int(np.argwhere(~np.isfinite(array))[0][0])
+        row = int(np.argwhere(~np.isfinite(np.atleast_1d(array)))[0][0])
         raise UserError(f"{where}: '{name}' is not finite, first at step {row}")
     return array
 

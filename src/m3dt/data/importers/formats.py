@@ -165,7 +165,7 @@ def read_minari(source: Path, names: Sequence[str]) -> Tasks:
     try:
         dataset = minari.MinariDataset(folder)
         episodes = list(dataset.iterate_episodes())
-    except (OSError, KeyError, ValueError) as error:
+    except Exception as error:  # whatever its library meets in a damaged one
         raise UserError(f"{source}: damaged or not a Minari dataset ({error})") from None
     trajectories = []
     for episode in episodes:
@@ -174,7 +174,7 @@ def read_minari(source: Path, names: Sequence[str]) -> Tasks:
             "observations": _without_last(episode.observations),
             "actions": episode.actions,
             "rewards": episode.rewards,
-            "success": None if success is None else bool(np.any(success)),
+            "success": success,
         }
         trajectories.append(trajectory(spec, f"{source}, episode {episode.id}", arrays))
     yield spec.name, trajectories
