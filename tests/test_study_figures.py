@@ -54,7 +54,7 @@ def history(slope, tasks):
     return [
         {"step": 500 * i, "mean": 0.5 + slope * rise, "smoothed": 0.5 + slope * rise,
          "leave_one_out": 0.4 - slope * rise, "pairwise": 0.3 - slope * rise / 2,
-         "independent": tasks**-0.5,
+         "independent": tasks**-0.5, "spread": 0.1,
          "parts": {"attention": 0.5, "mlp": 0.5 + slope * (0.1 + rise / 10), **blocks}}
         for i, rise in enumerate(apart)
     ]  # fmt: skip

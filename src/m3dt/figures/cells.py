@@ -106,7 +106,7 @@ def equal_sizes(results: Results) -> tuple[Sized, Sized]:
     width = min(widths(results), key=distance)
     theirs = results.scores("size", "parameters", n_embd=width)
     if not theirs or not ours:
-        return Sized(f"width {narrow}", {}), Sized("of that size", {})
+        return Sized(f"width {narrow}", {}), Sized("that size", {})
     return (
         Sized(f"width {narrow}, {size:,.0f} parameters", by_width(results)[narrow]),
         Sized(

@@ -20,11 +20,12 @@ _GROUPINGS = {
 
 
 def similarity_figure(results: Results) -> Figure:
-    """Draw gradient similarity over the number of tasks, and what of it is real (figure 2)."""
-    figure, (left, right) = panels(2)
+    """Draw gradient similarity over the number of tasks, its spread, what is real (figure 2)."""
+    figure, (left, middle, right) = panels(3, 4.6)
     for panel, key, label, color, style in (
         (left, "to_mean", "to the mean gradient, with the task itself", BLUE, "o-"),
         (left, "independent", "independent gradients: 1/sqrt(N)", GREY, "o:"),
+        (middle, "spread", "standard deviation over tasks", BLUE, "o-"),
         (right, "leave_one_out", "to the mean of the others", RED, "o-"),
         (right, "pairwise", "between pairs", GREEN, "o-"),
     ):
@@ -32,6 +33,7 @@ def similarity_figure(results: Results) -> Figure:
         draw(panel, points, label, color, style)
     finish(left, "As the paper measures it", "tasks", "mean cosine", list(SUITES),
            "paper: falls with tasks")  # fmt: skip
+    finish(middle, "Its spread", "tasks", "of cos(g_i, G)", list(SUITES))
     finish(right, "What remains", "tasks", "mean cosine", list(SUITES),
            "a question of ours: 0 for independent gradients at any N")  # fmt: skip
     return figure

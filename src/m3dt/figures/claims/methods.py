@@ -45,7 +45,8 @@ def method_claims(results: Results) -> list[Claim]:
 
 def _lead(results: Results, method: str, tasks: int) -> Claim:
     size = parameters(results, "m3dt", tasks, method=method)
-    ours = f"{M3DT[method]}, {size} parameters", m3dt(results, tasks, method=method)
+    sized = f"{M3DT[method]}, {size} parameters" if size else M3DT[method]
+    ours = sized, m3dt(results, tasks, method=method)
     text = f"{M3DT[method]} beats the best baseline of its backbone's width at {tasks} tasks"
     stated = f"by {paper.GAINS[method][tasks]} %" if tasks in paper.GAINS[method] else NO_NUMBER
     found = compare(f"{method} {tasks}", text, stated, ours, best_baseline(results, tasks))
