@@ -62,7 +62,8 @@ def parameters_figure(results: Results) -> Figure:
     draw(left, points, f"M3DT-Gradient, width {own}", RED, place=2)
     finish(left, "More tasks", "tasks", SCORE, M3DT_SUITES)
     draw(right, estimates({w: prompt_dt(results, MAIN, w) for w in sizes}), "Prompt-DT", GREEN)
-    draw(right, estimates(by_width(results)), f"M3DT-Gradient, {base().moe.num_experts} experts", RED, place=1)
+    label = f"M3DT-Gradient, {base().moe.num_experts} experts"
+    draw(right, estimates(by_width(results)), label, RED, place=1)
     told = "paper: saturates at 160 tasks"
     finish(right, f"Wider models, {MAIN} tasks", "width", SCORE, sizes, told)
     return figure
