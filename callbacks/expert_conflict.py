@@ -21,8 +21,8 @@ class ExpertConflictCallback(Recorder):
 
     In stage 2, between the tasks of each expert's group, and, as it would be without grouping,
     between all tasks in the same expert. Where experts train beside the router, between all tasks.
-    A small group has a high similarity to its mean for free (1/sqrt(N) for independent gradients),
-    so that the leave-one-out cosine is the one to compare.
+    A small group has a high similarity to its mean for free (1/sqrt(N) for independent gradients);
+    the leave-one-out cosine is 0 there, and rises with N where gradients do agree.
 
     Logged: `conflict/experts_grouped`, `conflict/experts_all`, `similarity/experts_grouped`,
     `similarity/experts_all` (leave-one-out), means over experts; groups of one task count in
