@@ -39,7 +39,7 @@ def test_collecting_is_reproducible_and_resumes(data, tmp_path):
     """A task lost is collected again, byte for byte."""
     copy = shutil.copytree(data, tmp_path / "copy")
     (copy / "cup-catch.hdf5").unlink()
-    (copy / ".cup-catch.hdf5.0123.tmp").write_bytes(b"half")
+    (copy / ".cup-catch.hdf5.01234567.tmp").write_bytes(b"half")
     assert main(["collect", *QUICK, f"data={copy}"]) == 0
     assert (copy / "cup-catch.hdf5").read_bytes() == (data / "cup-catch.hdf5").read_bytes()
     assert {p.name for p in copy.iterdir()} == {p.name for p in data.iterdir()}
