@@ -143,6 +143,20 @@ def test_two_checkpoints_are_kept(tmp_path):
     assert newest_checkpoint(tmp_path).name == "step10.ckpt"
 
 
+def test_what_killed_processes_left_goes_with_a_later_training(data, tmp_path):
+    """Where others may be writing, once it is an hour old; files of other names stay."""
+    run = tmp_path / "run"
+    kind = run / "registry" / "backbone"
+    kind.mkdir(parents=True)
+    old, young, foreign = (kind / n for n in (".main.01234567.tmp", ".main.89abcdef.tmp", ".a.tmp"))
+    for path in (old, young, foreign):
+        path.mkdir()
+    os.utime(old, (0, 0))
+    os.utime(foreign, (0, 0))
+    assert call("stage1", run, data, "stage1.max_steps=1") == 0
+    assert [path.exists() for path in (old, young, foreign)] == [False, True, True]
+
+
 def test_a_malicious_checkpoint_of_a_run_executes_nothing(data, tmp_path, capsys):
     """A run's folder may come from somebody else."""
     run, witness = tmp_path / "run", tmp_path / "witness"
