@@ -11,7 +11,7 @@ import shutil
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +92,11 @@ def started_settings(folder: Path) -> dict[str, Any] | None:
     path = folder / SETTINGS
     if not path.is_file():
         return None
-    try:
+    found = None
+    with suppress(ValueError):
         found = json.loads(path.read_text())
-        assert isinstance(found, dict)
-    except (ValueError, AssertionError):
-        raise UserError(f"{path}: damaged. Delete {folder} to start the stage over.") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: damaged. Delete {folder} to start the stage over.")
     return found
 
 

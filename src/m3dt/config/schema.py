@@ -44,7 +44,7 @@ class ModelConfig:
     """Rows of the two timestep tables."""
     timestep_std: float = 1.0
     """Of the timestep tables' first values. The authors' code has 1, under which states are hard to
-    see at first; 0.02, as all other weights have, learns several times faster."""
+    see at first; at 0.02, as all other weights have, short trainings need half the steps."""
     residual: str = "paper"
     """`paper`: h + FFN(LN h) + Expert(LN h). `official`: the authors' code, LN h in place of h."""
     attention_width: int = 0

@@ -22,6 +22,10 @@ from m3dt.run import Run
 # What lightning tells the processes of a distributed training; these here are none.
 _RANKS = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")
 
+# Loaded here: a child between fork and exec had better not.
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
+
 
 def devices_of(run: Run) -> list[int]:
     """Return the devices that stage 2 spreads over; one or none if there is nothing to spread."""
@@ -46,9 +50,8 @@ def shards_of(shard: str, parts: int) -> list[str]:
 
 def _with_parent() -> None:
     """Have the system end a child, which saves a checkpoint, where its parent is killed."""
-    if sys.platform == "linux":
-        set_death_signal = 1
-        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGTERM)
+    if _LIBC is not None:
+        _LIBC.prctl(_SET_DEATH_SIGNAL, signal.SIGTERM)
 
 
 def spread_experts(run: Run, devices: list[int], finished: Callable[[], bool]) -> None:
