@@ -72,6 +72,6 @@ def _residual(results: Results) -> Claim:
 
 
 def _timesteps(results: Results) -> Claim:
-    small, whole = timesteps(results)
+    small, large = timesteps(results)
     text = f"Timestep tables that begin at N(0, {base().model.timestep_std}^2) beat N(0, 1)"
-    return compare("timesteps", text, OURS, ("small", small), ("N(0, 1)", whole))
+    return compare("timesteps", text, OURS, ("small", small), ("N(0, 1)", large))
