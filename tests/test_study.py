@@ -160,16 +160,21 @@ def test_a_table_outlives_its_runs(data, tmp_path, capfd):
     assert "holds 2 of 2 cells already" in capfd.readouterr().out
     assert not (tmp_path / "runs").exists()
     study = load_study(path, shared[2:-3] + shared[-1:])
-    assert known(study, study.cells, table) == {"seed1_promptdt"}
+    assert known(study, study.cells, table) == {"seed0_promptdt", "seed1_promptdt"}
     write_results(study, table)
     assert (table.read_text(), (tmp_path / "table_conflict.json").read_text()) == (rows, curves)
     same = load_study(path, [*shared[2:-3], shared[-1], "moe.top_k=0"])  # the default
-    assert known(same, same.cells, table) == {"seed1_promptdt"}
+    assert known(same, same.cells, table) == {"seed0_promptdt", "seed1_promptdt"}
     other = load_study(path, [*shared[2:-3], shared[-1], "baseline.learning_rate=0.5"])
     assert known(other, other.cells, table) == set() and results(other, table) == []
     assert main([*shared, "baseline.learning_rate=0.5"]) == 2
     assert "2 cells were made with other settings" in capfd.readouterr().err
     assert table.read_text() == rows
+    assert main(shared) == 0
+    assert table.read_text().startswith(rows)
+    runs = {path.parent.name for path in (tmp_path / "runs").glob("*/registry")}
+    assert runs == {"seed0_promptdt", "seed0_m3dt-random"}  # the one for the other's sake
+    assert not (tmp_path / "runs/seed0_promptdt" / SCORES).exists()
 
 
 def test_jobs_write_a_table_one_after_the_other(tmp_path):

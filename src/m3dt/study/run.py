@@ -22,7 +22,7 @@ def run_study(study: Study, file: Path, shard: str, where: str, console: Console
     """Train and evaluate the cells, and write the table of all that have results.
 
     Cells that are finished say so in seconds. A cell that the table holds, made with the same
-    settings, needs no run here, unless others want its models.
+    settings elsewhere, needs no run here; it is trained alone where others want its models.
 
     Args:
         study: The study.
@@ -39,14 +39,15 @@ def run_study(study: Study, file: Path, shard: str, where: str, console: Console
     failed = []
     mine = share(study, shard, where)
     check_table(study, file)
-    skipped = known(study, mine, file)
-    if skipped:
-        console.print(f"{file} holds {len(skipped)} of {len(mine)} cells already.")
+    held = known(study, mine, file)
+    wanted = {cell.reuse.name for cell in mine if cell.reuse and cell.name not in held}
+    if held:
+        console.print(f"{file} holds {len(held)} of {len(mine)} cells already.")
     for cell in mine:
-        if cell.name in skipped:
+        if cell.name in held - wanted:
             continue
         console.rule(cell.name, align="left")
-        if not _run(study, cell):
+        if not _run(study, cell, scored=cell.name in held):
             failed.append(cell.name)
         write_results(study, file)
     show(study, file, console)
@@ -71,15 +72,14 @@ def share(study: Study, shard: str, where: str = "") -> list[Cell]:
 
 
 def known(study: Study, cells: Sequence[Cell], file: Path) -> set[str]:
-    """Return the cells that the table holds and that need no run here."""
+    """Return the cells that the table holds, evaluated elsewhere."""
     listed = {row["cell"] for row in results(study, file)}
-    absent = {cell.name for cell in cells if not (study.runs / cell.name).is_dir()}
-    wanted = {cell.reuse.name for cell in cells if cell.reuse and cell.name not in listed}
-    return (listed & absent) - wanted
+    here = {cell.name for cell in cells if (study.runs / cell.name / SCORES).is_file()}
+    return {cell.name for cell in cells} & listed - here
 
 
-def _run(study: Study, cell: Cell) -> bool:
-    """Train and evaluate a cell; return whether both succeeded."""
+def _run(study: Study, cell: Cell, scored: bool) -> bool:
+    """Train a cell and evaluate it, unless it has its scores; return whether both succeeded."""
     scores = study.runs / cell.name / SCORES
     scores.unlink(missing_ok=True)  # else a cell that fails would keep what it was before
     overrides = list(cell.overrides)
@@ -87,7 +87,8 @@ def _run(study: Study, cell: Cell) -> bool:
     if cell.reuse and (cell.reuse.is_dir() or cell.reuse.parent != study.runs):
         overrides.append(f"reuse={cell.reuse}")
     models = ["--models", ",".join(cell.models)] if cell.models else []
-    for command in (["train"], ["evaluate", *models, "--json", str(scores)]):
+    evaluation = [] if scored else [["evaluate", *models, "--json", str(scores)]]
+    for command in (["train"], *evaluation):
         words = [command[0], "--conf", study.conf, *overrides, *command[1:]]
         process = subprocess.Popen([sys.executable, "-m", "m3dt", *words])
         try:
