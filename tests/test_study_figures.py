@@ -13,7 +13,7 @@ from m3dt.cli import main
 from m3dt.config import load_config
 from m3dt.errors import UserError
 from m3dt.figures import PAGES, TABLES, Results
-from m3dt.figures.cells import control
+from m3dt.figures.cells import by_experts, control
 from m3dt.figures.claims import FAILS, HOLDS, MISSING, OPEN, claims, claims_table, verdict
 from m3dt.figures.methods import best_baseline
 from m3dt.figures.results import difference, estimate
@@ -208,6 +208,19 @@ def test_estimates():
     )
     paired = difference({0: 5.0, 1: 7.0, 2: 1.0}, {1: 4.0, 0: 2.0})  # by seed; 2 is alone
     assert (paired.mean, paired.low, paired.seeds) == (3.0, 3.0, 2)
+
+
+def test_figures_show_means_and_each_seed(made_up):
+    """Here seeds are apart by a tenth, whatever the number of experts."""
+    results = Results.read(made_up())
+    (axes,) = PAGES["experts"].draw(results).axes
+    lines = [line for line in axes.lines if line.get_color() == "#d55e00"]
+    means = by_experts(results)
+    mean = [sum(found.values()) / 3 for found in means.values()]
+    faint = [list(line.get_ydata()) for line in lines if line.get_alpha()]
+    assert faint == [pytest.approx([m + 0.1 * (seed - 1) for m in mean]) for seed in range(3)]
+    (bold,) = [list(line.get_ydata()) for line in lines if not line.get_alpha()]
+    assert bold == pytest.approx(mean)
 
 
 def test_every_cell_of_the_study_is_shown(made_up, monkeypatch):

@@ -10,7 +10,7 @@ from m3dt.figures import paper
 from m3dt.figures.cells import MAIN, SUITES, base, by_backbone_steps, by_top_k, m3dt
 from m3dt.figures.markdown import markdown, measured, stated
 from m3dt.figures.panels import BLUE, RED, SCORE, draw, finish, name_points, panels
-from m3dt.figures.results import Results, Scores, difference, estimate, estimates
+from m3dt.figures.results import Results, Scores, difference, estimate
 from m3dt.tasks import DOMAINS
 
 ABLATIONS = {
@@ -63,8 +63,8 @@ def ablations_table(results: Results) -> str:
 def stopping_figure(results: Results) -> Figure:
     """Draw the scores of backbone and M3DT over the backbone's steps (figure 7)."""
     figure, (axes,) = panels(1, 5.8)
-    draw(axes, estimates(by_backbone_steps(results, "backbone")), "backbone alone", BLUE)
-    draw(axes, estimates(by_backbone_steps(results)), "M3DT", RED, place=1)
+    draw(axes, by_backbone_steps(results, "backbone"), "backbone alone", BLUE)
+    draw(axes, by_backbone_steps(results), "M3DT", RED, place=1)
     told = "paper: best at the conflict peak, about 400k; worse at 200k and from 600k on"
     steps = list(by_backbone_steps(results))
     finish(
@@ -77,8 +77,8 @@ def top_k_figure(results: Results) -> Figure:
     """Draw the score of noisy top-k routers beside the dense one (figure 9)."""
     figure, (axes,) = panels(1, 5.8)
     chosen, every = by_top_k(results), base().moe.num_experts
-    draw(axes, estimates(chosen), "noisy top-k", BLUE)
-    draw(axes, estimates({every: m3dt(results)}), f"all {every} experts, weighed", RED)
+    draw(axes, chosen, "noisy top-k", BLUE)
+    draw(axes, {every: m3dt(results)}, f"all {every} experts, weighed", RED)
     ticks = [*chosen, every]
     finish(axes, f"Noisy top-k routers, {MAIN} tasks", "experts a token goes to", SCORE, ticks)
     return figure
@@ -100,7 +100,7 @@ def residual_figure(results: Results) -> Figure:
     figure, (axes,) = panels(1, 7.2)
     both = [residuals(results, column) for column in _COLUMNS]
     series = [
-        (label, color, [estimate(pair[i].values()) for pair in both])
+        (label, color, [pair[i] for pair in both])
         for i, (label, color) in enumerate(zip(_RESIDUALS, (RED, BLUE), strict=True))
     ]
     name_points(axes, [f"all {MAIN} tasks", *DOMAINS], series)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from m3dt.figures.cells import SUITES, backbone_histories, expert_conflict, final_similarity
 from m3dt.figures.panels import BLUE, GREEN, GREY, PINK, RED, draw, finish, name_points, panels
-from m3dt.figures.results import NOT_MEASURED, Record, Results, estimate, estimates
+from m3dt.figures.results import NOT_MEASURED, Record, Results
 
 _GROUPINGS = {
     "m3dt-gradient": "gradient groups",
@@ -29,7 +29,7 @@ def similarity_figure(results: Results) -> Figure:
         (right, "leave_one_out", "to the mean of the others", RED, "o-"),
         (right, "pairwise", "between pairs", GREEN, "o-"),
     ):
-        points = estimates({n: final_similarity(results, n, key) for n in SUITES})
+        points = {n: final_similarity(results, n, key) for n in SUITES}
         draw(panel, points, label, color, style)
     finish(left, "As the paper measures it", "tasks", "mean cosine", list(SUITES),
            "paper: falls with tasks")  # fmt: skip
@@ -85,10 +85,7 @@ def expert_conflict_figure(results: Results) -> Figure:
             (
                 label,
                 color,
-                [
-                    estimate(expert_conflict(results, method, name, key).values())
-                    for method in methods
-                ],
+                [expert_conflict(results, method, name, key) for method in methods],
             )
             for name, label, color, methods in (
                 ("grouped", "within each group", RED, list(_GROUPINGS)[:2]),

@@ -110,15 +110,14 @@ def domains_figure(results: Results) -> Figure:
     colors = (BLUE, GREEN, GREY, PINK, RED)
     for panel, domain in zip(axes, DOMAINS, strict=False):
         for place, (part, method, title) in enumerate(METHODS, -2):
-            points = {
-                n: estimate(results.scores(part, domain, suite=SUITES[n], method=method).values())
-                for n in TASKS
+            points: dict[int, Scores] = {
+                n: results.scores(part, domain, suite=SUITES[n], method=method) for n in TASKS
             }
             draw(panel, points, title, colors[place + 2], place=place)
         finish(panel, domain, "tasks", SCORE, TASKS)
     both = axes[len(DOMAINS)]
     for place, (part, method, title) in enumerate(METHODS, -2):
-        points = {n: estimate(control(results, n, part, method).values()) for n in TASKS}
+        points = {n: control(results, n, part, method) for n in TASKS}
         draw(both, points, title, colors[place + 2], place=place)
     draw_paper(both, paper.METAWORLD_DMCONTROL, "M3DT-Gradient, the paper's")
     finish(both, "metaworld and dmcontrol together", "tasks", SCORE, TASKS)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from m3dt.figures.cells import MAIN, SUITES, base, prompt_dt
 from m3dt.figures.panels import BLUE, GREEN, PINK, SCORE, finish, name_points, panels
-from m3dt.figures.results import Results, Scores, estimate
+from m3dt.figures.results import Results, Scores
 
 MODULES = {"attention": GREEN, "mlp": PINK}
 
@@ -52,14 +52,14 @@ def modules_figure(results: Results) -> Figure:
     figure, (left, middle, right) = panels(3, 4.2)
     found = variants(results).values()
     titles = [variant.title for variant in found]
-    scores = [estimate(variant.scores.values()) for variant in found]
+    scores = [variant.scores for variant in found]
     name_points(left, titles, [("", BLUE, scores)])
     finish(left, f"One module widened, {MAIN} tasks", "", SCORE)
     ends = [
         (
             "MLP" if module == "mlp" else module,
             color,
-            [estimate(module_conflict(results, v.cell, module).values()) for v in found],
+            [module_conflict(results, v.cell, module) for v in found],
         )
         for module, color in MODULES.items()
     ]
@@ -67,7 +67,6 @@ def modules_figure(results: Results) -> Figure:
     finish(middle, "Conflict at the end, by module", "", "1 - cos(g_i, G)")
     blocks = [f"block{i}" for i in range(base().model.n_layer)]
     by_block = [module_conflict(results, f"{SUITES[MAIN]}_promptdt", block) for block in blocks]
-    points = [estimate(scores.values()) for scores in by_block]
-    name_points(right, [str(i + 1) for i in range(len(blocks))], [("", BLUE, points)])
+    name_points(right, [str(i + 1) for i in range(len(blocks))], [("", BLUE, by_block)])
     finish(right, "and by block, as it is", "block", "1 - cos(g_i, G)")
     return figure

@@ -1,8 +1,9 @@
-"""Panels of figures: curves with intervals, named points, and what the paper says beside them."""
+"""Panels of figures: means over seeds, each seed faintly, and what the paper says beside them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,14 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from m3dt.figures.results import NOT_MEASURED, Estimate
+from m3dt.figures.results import NOT_MEASURED, Scores
 
 BLUE, RED, GREEN, PINK, GREY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "0.45"
 _SPREAD = 0.24  # between the first and the last of several points that share a name
 _STEP = 1.025  # by which curves stand beside each other on a logarithmic scale
 _MARGIN = 1.3
 SCORE = "normalized score"
-Points = Mapping[Any, Estimate | None]  # by tasks, width, number of experts ...
-Series = tuple[str, str, Sequence[Estimate | None]]  # label, color, a point for each name
+Series = tuple[str, str, Sequence[Scores]]  # label, color, a point for each name
 
 
 def panels(count: int, width: float = 4.8, columns: int = 3) -> tuple[Figure, Sequence[Axes]]:
@@ -35,37 +35,38 @@ def panels(count: int, width: float = 4.8, columns: int = 3) -> tuple[Figure, Se
 
 
 def draw(
-    axes: Axes, points: Points, label: str, color: str, style: str = "o-", place: int = 0
+    axes: Axes,
+    points: Mapping[Any, Scores],
+    label: str,
+    color: str,
+    style: str = "o-",
+    place: int = 0,
 ) -> None:
-    """Draw means over seeds with their intervals; the legend names points without results.
+    """Draw the means over seeds, and each seed faintly; the legend names points without results.
 
     Args:
         axes: The panel, whose scale will be logarithmic.
-        points: Some of them without results, perhaps.
+        points: By tasks, width, number of experts; some of them without results, perhaps.
         label: What they are.
         color: That they have.
         style: Of markers and lines.
-        place: Moves them aside by so many steps, so that intervals do not hide each other.
+        place: Moves them aside by so many steps, so that they do not hide others.
     """
-    found = [(x * _STEP**place, e) for x, e in sorted(points.items()) if e is not None]
-    missing = [f"{x:,g}" for x, e in sorted(points.items()) if e is None]
+    found = [(x * _STEP**place, scores) for x, scores in sorted(points.items()) if scores]
+    missing = [f"{x:,g}" for x, scores in sorted(points.items()) if not scores]
     if missing or not points:
         label += f" ({NOT_MEASURED}{': ' + ', '.join(missing) if found else ''})"
-    x, means = [x for x, _ in found], [e.mean for _, e in found]
-    axes.plot(x, means, style, color=color, label=label, markersize=5, linewidth=1.4)
-    _bars(axes, found, color)
+    _means(axes, found, style, color, label)
 
 
 def name_points(axes: Axes, names: Sequence[str], series: Sequence[Series]) -> None:
     """Draw a point of each series above each name, and say which there are none of."""
     for number, (label, color, points) in enumerate(series):
         shift = _SPREAD * (number / (len(series) - 1) - 0.5) if len(series) > 1 else 0.0
-        found = [(x + shift, e) for x, e in enumerate(points) if e is not None]
-        x, means = [x for x, _ in found], [e.mean for _, e in found]
-        axes.plot(x, means, "o", color=color, label=label, markersize=5)
-        _bars(axes, found, color)
+        found = [(x + shift, scores) for x, scores in enumerate(points) if scores]
+        _means(axes, found, "o", color, label)
         above = axes.get_xaxis_transform()
-        for missing in [x + shift for x, e in enumerate(points) if e is None]:
+        for missing in [x + shift for x, scores in enumerate(points) if not scores]:
             axes.text(missing, 0.04, NOT_MEASURED, transform=above, fontsize=8, color=color,
                       rotation=90, ha="center", va="bottom")  # fmt: skip
     axes.set_xticks(range(len(names)), names)
@@ -111,9 +112,6 @@ def finish(
         axes.set_yticks([])
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=8.5, frameon=False, loc="upper left", bbox_to_anchor=(-0.02, -0.17))
-    if y_label.startswith(SCORE):  # intervals of few seeds reach far beyond what can be scored
-        low, high = axes.get_ylim()
-        axes.set_ylim(max(low, -2), min(high, 102))
 
 
 def share_legend(axes: Sequence[Axes], spare: Axes) -> None:
@@ -127,6 +125,13 @@ def share_legend(axes: Sequence[Axes], spare: Axes) -> None:
     spare.legend(list(shown.values()), list(shown), fontsize=10, frameon=False, loc="center left")
 
 
-def _bars(axes: Axes, found: Sequence[tuple[float, Estimate]], color: str) -> None:
-    bars = [(x, e.low, e.high) for x, e in found if e.seeds > 1]
-    axes.vlines(*zip(*bars, strict=True), color=color, alpha=0.35, linewidth=3) if bars else None
+def _means(
+    axes: Axes, found: Sequence[tuple[float, Scores]], style: str, color: str, label: str
+) -> None:
+    for seed in sorted({seed for _, scores in found for seed in scores}):
+        own = [(x, scores[seed]) for x, scores in found if seed in scores]
+        axes.plot(
+            *zip(*own, strict=True), "o-", color=color, alpha=0.25, markersize=3, linewidth=0.8
+        )
+    x, means = [x for x, _ in found], [fmean(scores.values()) for _, scores in found]
+    axes.plot(x, means, style, color=color, label=label, markersize=6, linewidth=1.4)

@@ -165,6 +165,7 @@ class Results:
             if len(found) < len(every)
         ]
         told = f"{len(self.rows)} cells of the study have results, seeds {', '.join(every)}."
+        told += " Each seed has its own list of tasks; in figures it is a faint line."
         return told + (f" Seeds are missing of {', '.join(short)}." if short else "")
 
 
@@ -176,8 +177,3 @@ def difference(a: Scores, b: Scores) -> Estimate | None:
 def minus(a: Scores, b: Scores) -> dict[int, float]:
     """Return a - b by seed, of the seeds that both have."""
     return {seed: a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())}
-
-
-def estimates(scores: Mapping[Any, Scores]) -> dict[Any, Estimate | None]:
-    """Return mean and interval over seeds of each point of a curve."""
-    return {x: estimate(found.values()) for x, found in scores.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import fmean
+
 from matplotlib.figure import Figure
 
 from m3dt.figures import paper
@@ -30,7 +32,7 @@ from m3dt.figures.panels import (
     name_points,
     panels,
 )
-from m3dt.figures.results import Results, estimate, estimates
+from m3dt.figures.results import Results
 
 M3DT_SUITES = (10, MAIN, 160)
 _COLORS = (PINK, BLUE, GREEN, GREY)
@@ -39,10 +41,10 @@ _COLORS = (PINK, BLUE, GREEN, GREY)
 def tasks_figure(results: Results) -> Figure:
     """Draw the score of Prompt-DT and M3DT over the number of tasks (figure 2)."""
     figure, (axes,) = panels(1, 5.8)
-    draw(axes, estimates({n: prompt_dt(results, n) for n in SUITES}), "Prompt-DT", BLUE)
-    points = estimates({n: m3dt(results, n) for n in M3DT_SUITES})
+    draw(axes, {n: prompt_dt(results, n) for n in SUITES}, "Prompt-DT", BLUE)
+    points = {n: m3dt(results, n) for n in M3DT_SUITES}
     draw(axes, points, "M3DT-Gradient", RED, place=1)
-    same = estimates({n: on_list(results, n, 160, "promptdt") for n in list(SUITES)[:-1]})
+    same = {n: on_list(results, n, 160, "promptdt") for n in list(SUITES)[:-1]}
     draw(axes, same, "Prompt-DT of 160 tasks, on these", GREEN, "s--", place=-1)
     draw_paper(axes, paper.SCORES["m3dt-random"], "M3DT-Random, the paper's")
     told = f"paper: M3DT loses {paper.DROP_10_TO_160} % from 10 to 160 tasks, others about 20 %"
@@ -56,14 +58,14 @@ def parameters_figure(results: Results) -> Figure:
     sizes, own = widths(results), base().model.n_embd
     for place, (width, color) in enumerate(zip(sizes, _COLORS, strict=False)):
         suites = M3DT_SUITES if width == own else (MAIN,)
-        points = estimates({n: prompt_dt(results, n, width) for n in suites})
+        points = {n: prompt_dt(results, n, width) for n in suites}
         draw(left, points, f"Prompt-DT, width {width}", color, place=place - 1)
-    points = estimates({n: m3dt(results, n) for n in M3DT_SUITES})
+    points = {n: m3dt(results, n) for n in M3DT_SUITES}
     draw(left, points, f"M3DT-Gradient, width {own}", RED, place=2)
     finish(left, "More tasks", "tasks", SCORE, M3DT_SUITES)
-    draw(right, estimates({w: prompt_dt(results, MAIN, w) for w in sizes}), "Prompt-DT", GREEN)
+    draw(right, {w: prompt_dt(results, MAIN, w) for w in sizes}, "Prompt-DT", GREEN)
     label = f"M3DT-Gradient, {base().moe.num_experts} experts"
-    draw(right, estimates(by_width(results)), label, RED, place=1)
+    draw(right, by_width(results), label, RED, place=1)
     told = "paper: saturates at 160 tasks"
     finish(right, f"Wider models, {MAIN} tasks", "width", SCORE, sizes, told)
     return figure
@@ -72,11 +74,11 @@ def parameters_figure(results: Results) -> Figure:
 def experts_figure(results: Results) -> Figure:
     """Draw M3DT's score over the number of experts, and the oracle's (figures 6 and 8)."""
     figure, (axes,) = panels(1, 5.8)
-    draw(axes, estimates(by_experts(results, "oracle")), "oracle: own group's expert", GREY, "s--")
-    draw(axes, estimates(by_experts(results)), "router", RED, place=1)
-    backbone = estimate(m3dt(results, column="backbone").values())
+    draw(axes, by_experts(results, "oracle"), "oracle: own group's expert", GREY, "s--")
+    draw(axes, by_experts(results), "router", RED, place=1)
+    backbone = m3dt(results, column="backbone")
     if backbone:
-        axes.axhline(backbone.mean, color=BLUE, linestyle=":", label="backbone alone")
+        axes.axhline(fmean(backbone.values()), color=BLUE, linestyle=":", label="backbone alone")
     told = "paper: more experts add {} to {} %".format(*paper.MORE_EXPERTS)
     counts = list(by_experts(results))
     finish(axes, f"Number of experts, {MAIN} tasks", "experts", SCORE, counts, told)
@@ -91,12 +93,12 @@ def width_figure(results: Results) -> Figure:
         (0, "oracle", "oracle", GREY, "s--"),
         (1, "score", "router", RED, "o-"),
     ):
-        draw(left, estimates(by_width(results, column)), label, color, style, place)
+        draw(left, by_width(results, column), label, color, style, place)
     sizes = list(by_width(results))
     title = f"{base().moe.num_experts} experts of growing width"
     told = "paper: the oracle is an upper bound"
     finish(left, title, "width", SCORE, sizes, told)
-    found = estimates(shapes(results))
+    found = shapes(results)
     name_points(right, list(found), [("", RED, list(found.values()))])
     told = "a question of ours: which shape is best?"
     finish(right, "As many parameters in experts", "experts x width", SCORE, paper=told)
