@@ -55,8 +55,8 @@ baselines: stage1 ## Train and evaluate the methods of table 1 on the same data,
 registry: setup ## List the models of the run
 	@$(M3DT) registry runs/$(CONF)
 
-tensorboard: setup ## Show losses, conflict curves, router usage and scores
-	$(BIN)/tensorboard --logdir runs
+tensorboard: setup ## Show losses, conflict curves, router usage and scores of all runs, or of RUN=FOLDER
+	$(BIN)/tensorboard --logdir $(or $(RUN),runs)
 
 bench: setup ## Time steps, data and acting beside the plain computation, into results/bench.json
 	@$(M3DT) bench $(if $(ARGS),$(ARGS),--json results/bench.json)
