@@ -13,7 +13,7 @@ from m3dt.cli import main
 from m3dt.config import load_config
 from m3dt.errors import UserError
 from m3dt.figures import PAGES, TABLES, Results
-from m3dt.figures.cells import by_experts, control
+from m3dt.figures.cells import backbone_histories, by_experts, control
 from m3dt.figures.claims import FAILS, HOLDS, MISSING, OPEN, claims, claims_table, verdict
 from m3dt.figures.methods import best_baseline
 from m3dt.figures.results import difference, estimate
@@ -193,6 +193,16 @@ def test_the_best_baseline_is_one_with_all_seeds(made_up):
     unfinished = [row for row in results.rows if row["method"] != "promptdt" or row["seed"] == "0"]
     assert best_baseline(Results(tuple(unfinished), {}), 40)[0] == "MTDT"
     assert best_baseline(Results((), {}), 40) == ("the baselines", {})
+
+
+def test_curves_are_those_of_the_longest_training_with_all_seeds(made_up):
+    results = Results.read(made_up())
+    longest = dict(results.curves)
+    assert backbone_histories(results).keys() == {0, 1, 2}
+    del longest["seed1_mt40_m3dt-gradient_max_steps5000"]
+    longest["seed0_mt40_m3dt-gradient"] = {"backbone/conflict": {"history": [{"step": 7}]}}
+    found = backbone_histories(Results(results.rows, longest))
+    assert found.keys() == {0, 1, 2} and found[0] == [{"step": 7}]
 
 
 def test_estimates():

@@ -181,14 +181,14 @@ def final_similarity(results: Results, tasks: int, key: str) -> Scores:
 
 
 def backbone_histories(results: Results) -> dict[int, list[Record]]:
-    """Return conflict over the longest training of a backbone that there is."""
+    """Return conflict over the longest training of a backbone that has the most seeds."""
     own = base().stage1.max_steps
+    found = []
     for steps in sorted({*results.values("backbone", "max_steps"), own}, reverse=True):
         ending = "" if steps == own else f"_max_steps{steps}"
-        found = results.histories(f"{SUITES[MAIN]}_m3dt-gradient{ending}", "backbone/conflict")
-        if found:
-            return found
-    return {}
+        cell = f"{SUITES[MAIN]}_m3dt-gradient{ending}"
+        found.append(results.histories(cell, "backbone/conflict"))
+    return max(found, key=len)  # the first of them, the longest
 
 
 def expert_conflict(results: Results, method: str, name: str, key: str) -> Scores:
