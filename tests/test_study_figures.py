@@ -178,6 +178,33 @@ def test_numbers_of_the_paper_stand_beside_ours(made_up):
     assert sum("77.89" in claim.paper for claim in claims(results)) == 3
 
 
+def test_two_models_task_by_task(made_up):
+    """Numbers of 2 seeds x 2 tasks, worked out by hand."""
+    results = Results.read(made_up(seeds=(0, 1)))
+    played = {cell: dict(scores) for cell, scores in results.tasks.items()}
+    wanted = {"mlp_width": (3.0, 3.5), "timestep_std": (-9.0, 0.5)}  # by how much in two tasks
+    for seed in (0, 1):
+        plain = f"seed{seed}_mt40_promptdt"
+        first, second = list(played[plain])[:2]
+        played[plain] = {first: 50.0, second: 20.0}
+        for cell in played:
+            for setting, change in wanted.items():
+                if cell.startswith(f"{plain}_{setting}"):
+                    played[cell] = {first: 50.0 + change[0], second: 20.0 + change[1]}
+    table = TABLES["Task by task"](Results(results.rows, {}, played))
+    rows = {row.split(" | ")[0]: row.split(" | ")[1:] for row in table.splitlines()}
+    # mean 3.25, sd sqrt(4 x 0.25^2 / 3); mean -4.25, sd sqrt(4 x 4.75^2 / 3)
+    width = results.values("mlp", "mlp_width")[0]
+    wide = rows[f"| Prompt-DT, model.mlp_width={width}"]
+    assert wide == ["Prompt-DT", "4", "3.2 [3.0, 3.5]", "4", "0 |"]
+    large = rows["| Prompt-DT, model.timestep_std=1.0"]
+    assert large == ["Prompt-DT", "4", "-4.2 [-9.6, 1.1]", "0", "2 |"]
+    beside = {name.removeprefix("| "): row[0] for name, row in rows.items()}
+    assert "Prompt-DT" not in beside
+    assert beside["noisy top-k, moe.top_k=2"] == beside["big experts"] == "M3DT-Gradient"
+    assert beside["without grouping"] == "M3DT-Random" and beside["M3DT-Random"] == "Prompt-DT"
+
+
 def test_domains_together_weigh_each_task_equally(made_up):
     """160 tasks have 50 of Meta-World and 30 of DMControl."""
     rows = Results.read(made_up()).rows

@@ -38,7 +38,7 @@ def whole(method: str) -> str:
 
     Variants without groups stand beside M3DT-Random, as in the paper.
     """
-    grouped_by_gradient = "gradient" in method or method == "m3dt-big-experts"
+    grouped_by_gradient = "gradient" in method or method in ("m3dt-big-experts", "m3dt-top-k")
     return "m3dt-gradient" if grouped_by_gradient else "m3dt-random"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from m3dt.figures import ablations, conflicts, methods, modules, scaling
+from m3dt.figures import ablations, conflicts, methods, modules, paired, scaling
 from m3dt.figures.claims import SUBJECTS, claims, claims_table
 from m3dt.figures.results import Results
 from m3dt.files import atomic_path
@@ -93,6 +93,7 @@ TABLES = {
     "Domains (tables 6 and 7)": methods.domains_table,
     "Residual (equations 3 and 4)": ablations.residual_table,
     "Timestep tables": ablations.timestep_table,
+    "Task by task": paired.paired_table,
 }
 
 
