@@ -192,17 +192,17 @@ def test_two_models_task_by_task(made_up):
                 if cell.startswith(f"{plain}_{setting}"):
                     played[cell] = {first: 50.0 + change[0], second: 20.0 + change[1]}
     table = TABLES["Task by task"](Results(results.rows, {}, played))
-    rows = {row.split(" | ")[0]: row.split(" | ")[1:] for row in table.splitlines()}
+    rows = {tuple(row[2:].split(" | ")[:2]): row.split(" | ")[2:] for row in table.splitlines()}
     # mean 3.25, sd sqrt(4 x 0.25^2 / 3); mean -4.25, sd sqrt(4 x 4.75^2 / 3)
-    width = results.values("mlp", "mlp_width")[0]
-    wide = rows[f"| Prompt-DT, model.mlp_width={width}"]
+    wide = rows["40", f"Prompt-DT, model.mlp_width={results.values('mlp', 'mlp_width')[0]}"]
     assert wide == ["Prompt-DT", "4", "3.2 [3.0, 3.5]", "4", "0 |"]
-    large = rows["| Prompt-DT, model.timestep_std=1.0"]
+    large = rows["40", "Prompt-DT, model.timestep_std=1.0"]
     assert large == ["Prompt-DT", "4", "-4.2 [-9.6, 1.1]", "0", "2 |"]
-    beside = {name.removeprefix("| "): row[0] for name, row in rows.items()}
+    beside = {name: row[0] for (tasks, name), row in rows.items() if tasks == "40"}
     assert "Prompt-DT" not in beside
     assert beside["noisy top-k, moe.top_k=2"] == beside["big experts"] == "M3DT-Gradient"
     assert beside["without grouping"] == "M3DT-Random" and beside["M3DT-Random"] == "Prompt-DT"
+    assert rows["160", "MTDT"][:2] == ["Prompt-DT", "320"]
 
 
 def test_domains_together_weigh_each_task_equally(made_up):
