@@ -179,25 +179,25 @@ def test_numbers_of_the_paper_stand_beside_ours(made_up):
 
 
 def test_two_models_task_by_task(made_up):
-    """Numbers of 2 seeds x 2 tasks, worked out by hand."""
+    """Numbers of 2 seeds x the same 2 tasks, worked out by hand."""
     results = Results.read(made_up(seeds=(0, 1)))
     played = {cell: dict(scores) for cell, scores in results.tasks.items()}
     wanted = {"mlp_width": (3.0, 3.5), "timestep_std": (-9.0, 0.5)}  # by how much in two tasks
     for seed in (0, 1):
         plain = f"seed{seed}_mt40_promptdt"
-        first, second = list(played[plain])[:2]
-        played[plain] = {first: 50.0, second: 20.0}
+        played[plain] = {"a": 50.0, "b": 20.0}
         for cell in played:
             for setting, change in wanted.items():
                 if cell.startswith(f"{plain}_{setting}"):
-                    played[cell] = {first: 50.0 + change[0], second: 20.0 + change[1]}
+                    played[cell] = {"a": 50.0 + change[0], "b": 20.0 + change[1]}
     table = TABLES["Task by task"](Results(results.rows, {}, played))
     rows = {tuple(row[2:].split(" | ")[:2]): row.split(" | ")[2:] for row in table.splitlines()}
-    # mean 3.25, sd sqrt(4 x 0.25^2 / 3); mean -4.25, sd sqrt(4 x 4.75^2 / 3)
+    # Sums by task are apart from 2 means by 2 d: half = 1.96 sqrt(2 (2 d)^2 2) / 4 = 1.96 d,
+    # with d = 0.25 about a mean of 3.25, and d = 4.75 about -4.25.
     wide = rows["40", f"Prompt-DT, model.mlp_width={results.values('mlp', 'mlp_width')[0]}"]
-    assert wide == ["Prompt-DT", "4", "3.2 [3.0, 3.5]", "4", "0 |"]
+    assert wide == ["Prompt-DT", "4", "3.2 [2.8, 3.7]", "4", "0 |"]
     large = rows["40", "Prompt-DT, model.timestep_std=1.0"]
-    assert large == ["Prompt-DT", "4", "-4.2 [-9.6, 1.1]", "0", "2 |"]
+    assert large == ["Prompt-DT", "4", "-4.2 [-13.6, 5.1]", "0", "2 |"]
     beside = {name: row[0] for (tasks, name), row in rows.items() if tasks == "40"}
     assert "Prompt-DT" not in beside
     assert beside["noisy top-k, moe.top_k=2"] == beside["big experts"] == "M3DT-Gradient"

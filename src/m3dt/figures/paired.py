@@ -8,9 +8,9 @@ import numpy as np
 
 from m3dt.figures.ablations import ABLATIONS, whole
 from m3dt.figures.cells import SUITES
-from m3dt.figures.markdown import markdown
+from m3dt.figures.markdown import markdown, measured
 from m3dt.figures.methods import BASELINES
-from m3dt.figures.results import NOT_MEASURED, Results
+from m3dt.figures.results import Estimate, Results
 
 _NAMES = BASELINES | ABLATIONS | {"m3dt-top-k": "noisy top-k"}
 _TASKS = {name: tasks for tasks, name in SUITES.items()}
@@ -30,22 +30,32 @@ _HEADER = (
 Row = Mapping[str, str]
 
 
-def differences(results: Results, cells: Sequence[Row]) -> list[float]:
-    """Return what cells score over what they are compared with, one number a task and seed."""
-    found = []
+def differences(results: Results, cells: Sequence[Row]) -> dict[str, list[float]]:
+    """Return what cells score over what they are compared with: by task, a number a seed."""
+    found: dict[str, list[float]] = {}
     for row in cells:
         method = _beside(row)
         part = "baselines" if method == _PROMPT_DT else "m3dt"
         others = results.task_scores(part, suite=row["suite"], method=method)
         ours, theirs = results.tasks.get(row["cell"], {}), others.get(int(row["seed"]), {})
-        found += [ours[task] - theirs[task] for task in ours if task in theirs]
+        for task in ours.keys() & theirs.keys():
+            found.setdefault(task, []).append(ours[task] - theirs[task])
     return found
+
+
+def over_tasks(found: Mapping[str, Sequence[float]]) -> Estimate:
+    """Return the mean difference and its interval, where seeds of one task count as one draw."""
+    mean = float(np.mean([d for seeds in found.values() for d in seeds]))
+    count = sum(map(len, found.values()))
+    sums = np.array([sum(seeds) - len(seeds) * mean for seeds in found.values()])
+    half = _Z * float(np.sqrt((sums**2).sum() * len(found) / (len(found) - 1))) / count
+    return Estimate(mean, mean - half, mean + half, count)
 
 
 def paired_table(results: Results) -> str:
     """Return methods beside Prompt-DT and variants beside what they vary, as Markdown.
 
-    The interval is that of a mean of independent differences. A training's luck, which its tasks
+    The interval is that of a mean over independent tasks. A training's luck, which its tasks
     share, is not in it: the claims take seeds as a whole instead.
     """
     groups: dict[tuple[int, str, str], list[Row]] = {}
@@ -55,14 +65,11 @@ def paired_table(results: Results) -> str:
             groups.setdefault(group, []).append(row)
     rows = []
     for (tasks, label, method), cells in sorted(groups.items(), key=lambda item: item[0][0]):
-        x = np.array(differences(results, cells))
-        known = [str(tasks), label, _NAMES[method], str(len(x))]
-        if len(x) < 2:
-            rows.append([*known, NOT_MEASURED, "", ""])
-            continue
-        half = _Z * x.std(ddof=1) / len(x) ** 0.5
-        interval = f"{x.mean():z.1f} [{x.mean() - half:z.1f}, {x.mean() + half:z.1f}]"
-        rows.append([*known, interval, str((x > _POINT).sum()), str((x < -_POINT).sum())])
+        found = differences(results, cells)
+        x = np.array([d for seeds in found.values() for d in seeds])
+        value = over_tasks(found) if len(found) > 1 else None
+        counts = [str((x > _POINT).sum()), str((x < -_POINT).sum())] if value else ["", ""]
+        rows.append([str(tasks), label, _NAMES[method], str(len(x)), measured(value), *counts])
     return markdown(_HEADER, rows)
 
 

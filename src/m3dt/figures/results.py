@@ -118,10 +118,6 @@ class Results:
                 found.append(row)
         return found
 
-    def estimate(self, part: str, column: str = "score", **values: Any) -> Estimate | None:
-        """Return mean and interval over seeds of what `scores` finds."""
-        return estimate(self.scores(part, column, **values).values())
-
     def values(self, part: str, setting: str) -> list[int]:
         """Return which values of a numeric setting the cells of a part have, in order.
 
@@ -165,7 +161,7 @@ class Results:
             if len(found) < len(every)
         ]
         told = f"{len(self.rows)} cells of the study have results, seeds {', '.join(every)}."
-        told += " Each seed has its own list of tasks; in figures it is a faint line."
+        told += " Each seed has its own list of tasks, but of 160; in figures it is a faint line."
         return told + (f" Seeds are missing of {', '.join(short)}." if short else "")
 
 
