@@ -1,6 +1,9 @@
 """Scores, intervals, rollouts."""
 
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -142,6 +145,23 @@ def test_a_row_does_not_depend_on_its_company(agent):
                 (expected,) = policy.act([alone[i]])
                 np.testing.assert_array_equal(chosen, expected)
     assert len({session.actions.tobytes() for session in together}) == len(tiles)
+
+
+def test_a_thread_begins_with_one_thread_of_its_own():
+    """Its first product has the bits of one thread's, in a process that begins with two."""
+    script = """
+import torch
+from m3dt.processes import single_threaded, single_threaded_pool
+left, right = torch.randn(7, 39), torch.randn(39, 16)
+assert torch.get_num_threads() == 2
+with single_threaded():
+    expected = left @ right
+for _ in range(20):
+    with single_threaded_pool(2) as threads:
+        assert torch.equal(threads.submit(torch.mm, left, right).result(), expected)
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True)
 
 
 def test_target_return(agent):

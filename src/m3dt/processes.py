@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -89,3 +89,19 @@ def single_threaded() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def single_threaded_pool(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Yield a pool of threads; in each of them, and here, torch's operations keep to one thread.
+
+    A thread begins with as many as the process did, and takes over the number set elsewhere only
+    after its first products: those would have other last bits.
+    """
+    import torch  # only where it is needed: workers that simulate do without
+
+    with (
+        single_threaded(),
+        ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+    ):
+        yield pool

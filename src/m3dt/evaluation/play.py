@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from m3dt.evaluation.policies import Policy
 from m3dt.evaluation.scores import Episode
 from m3dt.evaluation.sessions import Session, Tile
 from m3dt.evaluation.workers import Failure, Transition, WorkerPool
-from m3dt.processes import single_threaded
+from m3dt.processes import single_threaded_pool
 
 # While some tiles are served, others are stepped, and others wait to be served together.
 _TILES_PER_WORKER = 3
@@ -146,7 +146,7 @@ def play(
             else:
                 waiting.append(now.tile)
 
-    with single_threaded(), ThreadPoolExecutor(policy.num_threads) as threads:
+    with single_threaded_pool(policy.num_threads) as threads:
         serving: list[Future[None]] = []
         fill()
         while running:
