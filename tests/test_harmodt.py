@@ -119,7 +119,13 @@ def test_a_step_equals_one_by_hand(synthetic):
         for name, p in trained.items():
             p.data = torch.where(mask[name], p.data, before[name])
     for name, p in trained.items():
-        torch.testing.assert_close(stage.trainable()[name], p, rtol=1e-4, atol=1e-6)
+        found = stage.trainable()[name]
+        if name.endswith("c_attn.bias"):
+            # Softmax takes no notice of a key's bias: its gradient is rounding, and AdamW's step
+            # from zero over zero.
+            (q, _, v), (found_q, _, found_v) = p.chunk(3), found.chunk(3)
+            p, found = torch.cat((q, v)), torch.cat((found_q, found_v))
+        torch.testing.assert_close(found, p, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("importance", ["gradient", "weight"])
