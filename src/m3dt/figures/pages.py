@@ -72,7 +72,10 @@ PAGES = {
         ("stopping", "stopping early", "backbone"),
     ),
     "width": Page(
-        "Width and shape", "figures 8 and 10", scaling.width_figure, ("router gap", "shape")
+        "Width and shape",
+        "figures 8 and 10",
+        scaling.width_figure,
+        ("width gain", "router gap", "shape"),
     ),
     "top_k": Page("Top-k routing", "figure 9", ablations.top_k_figure, ("top-k",)),
     "domains": Page("Domains", "figure 11", methods.domains_figure, ("domains", "control")),
