@@ -3,8 +3,11 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from filelock import FileLock
@@ -118,56 +121,83 @@ def test_the_shipped_studies_have_all_methods():
     assert {cell.values["method"] for cell in cells if "method" in cell.values} == set(METHODS)
 
 
-def test_a_study_resumes_and_its_table_outlives_its_runs(data, tmp_path, capfd):
-    """A failing cell stops no other. What the table holds is not made again, unless its settings
-    changed or others want its models."""
-    path = study_file(
-        tmp_path,
-        f"runs: {tmp_path}/runs\nparts:\n"
+class Ran(NamedTuple):
+    """A study of two cells, of which one fails the first time."""
+
+    file: Path
+    runs: Path
+    table: Path
+    settings: list[str]
+    first: subprocess.CompletedProcess[str]
+    after_first: tuple[dict[str, str], dict[str, float]]  # the table's row, and the run's scores
+    second: subprocess.CompletedProcess[str]
+
+    def command(self, *more):
+        words = ["study", str(self.file), *self.settings]
+        return [*words, *more, "--csv", str(self.table)]
+
+
+@pytest.fixture(scope="module")
+def ran(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    runs, table = folder / "runs", folder / "table.csv"
+    file = study_file(
+        folder,
+        f"runs: {runs}\nparts:\n"
         f"  first:\n    grid: {{seed: [0], method: [promptdt, mtdt]}}\n"
-        f"    only: {{mtdt: [data=nowhere]}}\n"
+        f"    only: {{promptdt: [data=nowhere]}}\n"
         f"  second:\n    grid: {{method: [m3dt-random]}}\n"
-        f"    reuse: {tmp_path}/runs/seed0_promptdt\n",
+        f"    reuse: {runs}/seed0_promptdt\n",
     )
-    table, curves = tmp_path / "table.csv", tmp_path / "table_conflict.json"
     settings = [*QUICK, *STEPS, "callbacks.conflict.stages=[baseline]", f"data={data}"]
-    shared = ["study", str(path), *settings, "--csv", str(table)]
-
-    assert main([*shared, "--where", "seed=0"]) == 1
-    printed = capfd.readouterr()
-    assert "1 cells failed: seed0_mtdt" in printed.err and "nowhere" in printed.err
+    words = [sys.executable, "-m", "m3dt", "study", str(file), *settings]
+    words += ["--where", "seed=0", "--csv", str(table)]
+    first = subprocess.run(words, capture_output=True, text=True)
     (row,) = csv.DictReader(table.open())
-    scores = json.loads((tmp_path / "runs" / "seed0_promptdt" / SCORES).read_text())
+    after_first = row, json.loads((runs / "seed0_mtdt" / SCORES).read_text())
+    file.write_text(file.read_text().replace("nowhere", str(data)))
+    second = subprocess.run(words, capture_output=True, text=True)
+    return Ran(file, runs, table, settings, first, after_first, second)
+
+
+def test_a_failing_cell_stops_no_other(ran):
+    """It is named, and the next run tries it again, but nothing that is finished."""
+    assert ran.first.returncode == 1
+    assert "1 cells failed: seed0_promptdt" in ran.first.stderr and "nowhere" in ran.first.stderr
+    row, scores = ran.after_first
     assert float(row["score"]) == pytest.approx(scores["score"], abs=0.01)
-    assert (row["method"], row["title"]) == ("promptdt", "PromptDT")
-    path.write_text(path.read_text().replace("nowhere", str(data)))
-    assert main([*shared, "--where", "seed=0"]) == 0
-    assert "promptdt is finished" in capfd.readouterr().out
-    assert [row["method"] for row in csv.DictReader(table.open())] == ["promptdt", "mtdt"]
-    written = (table.read_text(), curves.read_text())
+    assert (row["method"], row["title"]) == ("mtdt", "MTDT")
+    assert ran.second.returncode == 0
+    assert "mtdt is finished" in ran.second.stdout
+    assert [row["method"] for row in csv.DictReader(ran.table.open())][:2] == ["promptdt", "mtdt"]
+
+
+def test_a_table_outlives_its_runs(ran, capfd):
+    """What it holds is not made again, unless its settings changed or others want its models."""
+    curves = ran.table.with_name("table_conflict.json")
+    written = (ran.table.read_text(), curves.read_text())
     assert "seed0_mtdt" in written[1]
-
-    shutil.rmtree(tmp_path / "runs")
-    assert main([*shared, "--where", "seed=0"]) == 0
+    shutil.rmtree(ran.runs)
+    assert main(ran.command("--where", "seed=0")) == 0
     assert "holds 2 of 2 cells already" in capfd.readouterr().out
-    assert not (tmp_path / "runs").exists()
-    study = load_study(path, settings)
-    assert known(study, study.cells, table) == {"seed0_promptdt", "seed0_mtdt"}
-    write_results(study, table)
-    assert (table.read_text(), curves.read_text()) == written
-    same = load_study(path, [*settings, "moe.top_k=0"])  # the default
-    assert known(same, same.cells, table) == {"seed0_promptdt", "seed0_mtdt"}
-    other = load_study(path, [*settings, "baseline.learning_rate=0.5"])
-    assert known(other, other.cells, table) == set() and results(other, table) == []
-    assert main([*shared, "baseline.learning_rate=0.5"]) == 2
+    assert not ran.runs.exists()
+    study = load_study(ran.file, ran.settings)
+    assert known(study, study.cells, ran.table) == {"seed0_promptdt", "seed0_mtdt"}
+    write_results(study, ran.table)
+    assert (ran.table.read_text(), curves.read_text()) == written
+    same = load_study(ran.file, [*ran.settings, "moe.top_k=0"])  # the default
+    assert known(same, same.cells, ran.table) == {"seed0_promptdt", "seed0_mtdt"}
+    other = load_study(ran.file, [*ran.settings, "baseline.learning_rate=0.5"])
+    assert known(other, other.cells, ran.table) == set() and results(other, ran.table) == []
+    assert main(ran.command("baseline.learning_rate=0.5")) == 2
     assert "2 cells were made with other settings" in capfd.readouterr().err
-    assert table.read_text() == written[0]
+    assert ran.table.read_text() == written[0]
 
-    assert main(shared) == 0
-    assert table.read_text().startswith(written[0])
-    runs = {path.parent.name for path in (tmp_path / "runs").glob("*/registry")}
-    assert runs == {"seed0_promptdt", "m3dt-random"}  # the one for the other's sake
-    assert not (tmp_path / "runs/seed0_promptdt" / SCORES).exists()
+    assert main(ran.command()) == 0
+    assert ran.table.read_text().startswith(written[0])
+    found = {path.parent.name for path in ran.runs.glob("*/registry")}
+    assert found == {"seed0_promptdt", "m3dt-random"}  # the one for the other's sake
+    assert not (ran.runs / "seed0_promptdt" / SCORES).exists()
 
 
 def test_jobs_write_a_table_one_after_the_other(tmp_path):
