@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from m3dt.data import M3DTDataModule
-from m3dt.figures import conflict_curve, heat_map
+from m3dt.plots import conflict_curve, heat_map
 from m3dt.stages import Stage, evaluation_mode
 
 from .conflict_measures import ConflictTable, measure
@@ -95,6 +95,11 @@ class GradientConflictCallback(Recorder):
                 self.stopped_at = trainer.global_step
                 trainer.should_stop = True
             self._draw(trainer)
+
+    def deciding_settings(self) -> dict[str, Any]:
+        """Return the settings of the stop, or nothing where the callback only observes."""
+        names = ("every_n_steps", "min_steps", "patience", "window", "min_rise", "batch_size")
+        return {name: getattr(self, name) for name in names} if self.stop else {}
 
     def selected_weights(self) -> tuple[int, dict[str, Tensor]] | None:
         """Return step and weights of the peak if it ended the training, else None."""

@@ -8,7 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 from rich.progress import Progress
 
-from m3dt.console import make_console, progress_bar
+from m3dt.utils.console import make_console, progress_bar
 
 
 class ProgressCallback(pl.Callback):
@@ -33,6 +33,10 @@ class ProgressCallback(pl.Callback):
         self._bar: Progress | None = None
         self._row: Any = None
         self._since = (0.0, 0)  # time and step of the last update
+
+    def deciding_settings(self) -> dict[str, Any]:
+        """Return what decides which weights are kept: nothing."""
+        return {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:

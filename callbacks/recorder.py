@@ -39,6 +39,10 @@ class Recorder(pl.Callback, ABC):
     def show(self, trainer: pl.Trainer, data: M3DTDataModule) -> None:
         """Log the newest record."""
 
+    def deciding_settings(self) -> dict[str, Any]:
+        """Return what decides which weights are kept: nothing, for a callback that observes."""
+        return {}
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.before_training and not self.history:
             self._take(trainer, pl_module)

@@ -8,12 +8,12 @@ from typing import Any
 import lightning.pytorch as pl
 from rich.console import Console
 
-from m3dt.agent import Agent
 from m3dt.config import EvaluationConfig
 from m3dt.data import M3DTDataModule, TaskContext
 from m3dt.evaluation import AgentPolicy, evaluate_policy
-from m3dt.logs import score_scalars
-from m3dt.registry import Entry
+from m3dt.evaluation.agent import Agent
+from m3dt.plots.tensorboard import score_scalars
+from m3dt.runs.registry import Entry
 from m3dt.stages import Stage, evaluation_mode
 
 from .recorder import Recorder

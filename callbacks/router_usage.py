@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from m3dt.data import M3DTDataModule
-from m3dt.figures import heat_map
+from m3dt.plots import heat_map
 from m3dt.stages import Stage, evaluation_mode
 
 from .recorder import Recorder

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from m3dt.behaviour import Ladder, Library, Noise, Player, Rung
-from m3dt.behaviour.inputs import input_dim, policy_input
+from m3dt.behaviour.behaviours import ScriptedPolicy
+from m3dt.behaviour.learning.shaping import acrobot_energy
+from m3dt.behaviour.learning.simulation import simulate
 from m3dt.behaviour.library import BEST, SHIPPED, policy_name, read_record
 from m3dt.behaviour.network import Network, load_networks, save_networks
-from m3dt.behaviour.policies import ScriptedPolicy
-from m3dt.behaviour.training.shaping import acrobot_energy
-from m3dt.behaviour.training.simulation import simulate
-from m3dt.errors import UserError
+from m3dt.behaviour.policy_input import input_dim, policy_input
 from m3dt.tasks import TASKS, get_task, make_env
+from m3dt.utils.errors import UserError
 
 SIMULATED = [name for name, spec in TASKS.items() if spec.domain == "dmcontrol"]
 SIMULATED += ["cheetah-vel-7", "ant-dir-7"]
@@ -223,7 +223,7 @@ def test_goals_share_a_policy():
 
 
 def test_every_policy_has_a_recipe():
-    from m3dt.behaviour.training.recipes import RECIPES
+    from m3dt.behaviour.learning.recipes import RECIPES
 
     needed = {policy_name(spec) for spec in TASKS.values() if spec.domain != "metaworld"}
     assert set(RECIPES) == needed
@@ -252,7 +252,7 @@ def test_shipped_policy_plays_as_recorded(policy):
 
 def test_record_holds_the_recipes():
     """What `m3dt behaviour train` would do now is what was done."""
-    from m3dt.behaviour.training.recipes import RECIPES
+    from m3dt.behaviour.learning.recipes import RECIPES
 
     for policy, record in RECORD.items():
         assert record["recipe"] == json.loads(json.dumps(dataclasses.asdict(RECIPES[policy])))
@@ -270,12 +270,12 @@ class TestTraining:
     @pytest.fixture
     def recipe(self):
         pytest.importorskip("stable_baselines3")
-        from m3dt.behaviour.training.recipes import Recipe
+        from m3dt.behaviour.learning.recipes import Recipe
 
         return Recipe(steps=2048, snapshots=4, num_envs=16, rollout_steps=32, batch_size=64)
 
     def test_resumes_and_packs(self, tmp_path, recipe, monkeypatch):
-        from m3dt.behaviour.training import pack, train
+        from m3dt.behaviour.learning import pack, train
 
         spec = get_task("pendulum-spin")
         monkeypatch.setattr(train._Keeper, "_on_step", lambda keeper: keeper.num_timesteps < 1200)
@@ -298,8 +298,8 @@ class TestTraining:
         from stable_baselines3 import PPO
         from stable_baselines3.common.vec_env import VecNormalize
 
-        from m3dt.behaviour.training import pack, train
-        from m3dt.behaviour.training.environments import SimulatedVecEnv
+        from m3dt.behaviour.learning import pack, train
+        from m3dt.behaviour.learning.environments import SimulatedVecEnv
 
         spec = get_task("cartpole-balance")
         train.train(spec, tmp_path, dataclasses.replace(recipe, steps=512, snapshots=1))
@@ -312,7 +312,7 @@ class TestTraining:
         np.testing.assert_allclose(found, expected, atol=5e-3)  # float16 on disk
 
     def test_refuses_another_recipe_or_seed(self, tmp_path, recipe):
-        from m3dt.behaviour.training import train
+        from m3dt.behaviour.learning import train
 
         spec = get_task("cartpole-balance")
         done = dataclasses.replace(recipe, enough=1.0)
@@ -322,7 +322,7 @@ class TestTraining:
                 train.train(spec, tmp_path, *settings)
 
     def test_stops_when_it_is_enough(self, tmp_path, recipe):
-        from m3dt.behaviour.training import pack, train
+        from m3dt.behaviour.learning import pack, train
 
         spec = get_task("cartpole-balance")
         easy = dataclasses.replace(recipe, enough=1.0)
@@ -332,7 +332,7 @@ class TestTraining:
 
     def test_rungs_divide_the_range(self):
         pytest.importorskip("stable_baselines3")
-        from m3dt.behaviour.training.pack import Snapshot, choose_rungs
+        from m3dt.behaviour.learning.pack import Snapshot, choose_rungs
 
         snapshots = [Snapshot(i, i, i, 10.0 * i) for i in range(11)]
         rungs = choose_rungs(snapshots, snapshots[10])

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from m3dt.bench import acting, run, scaling, steps
+from m3dt.bench import acting, benchmark, growth, steps
 from m3dt.bench.steps import Training
 from m3dt.cli import main
 from m3dt.models.frozen_experts import MixFrozenExperts
@@ -55,7 +55,7 @@ def test_a_stage_is_timed_beside_the_plain_computation(same_threads, stage, num_
     peak = PEAKS["float32" if precision == "float32" else "bfloat16"]
     expected = row["performed_flops"] / row["median_seconds"] / 1e9 / peak
     assert row["utilization"] == pytest.approx(expected)
-    assert run._table([row]).row_count == 1
+    assert benchmark._table([row]).row_count == 1
 
 
 def test_counted_products_are_those_of_the_experts():
@@ -76,6 +76,6 @@ def test_acting_and_scaling_rows(same_threads):
     assert set(row) >= ROW and row["config"]["environments"] == 3
     assert row["ratio"] == pytest.approx(row["plain_seconds"] / row["median_seconds"])
     assert row["performed_flops"] < row["model_flops"]
-    assert set(scaling.grouping_row(8)) >= ROW
-    row = scaling.ranks_row(2)
+    assert set(growth.grouping_row(8)) >= ROW
+    row = growth.ranks_row(2)
     assert set(row) >= ROW and row["median_seconds"] > 0

@@ -18,7 +18,7 @@ from m3dt.models.official import (
     expert_to_official,
     router_to_official,
 )
-from m3dt.registry import Registry
+from m3dt.runs.registry import Registry
 
 OUTPUTS = {
     (None, None): "moe",

@@ -3,9 +3,9 @@
 import pytest
 
 from m3dt.config import Config, load_config, save_config, shipped_confs
-from m3dt.errors import UserError
-from m3dt.fitting import build_callbacks
 from m3dt.tasks import suite
+from m3dt.training import build_callbacks
+from m3dt.utils.errors import UserError
 
 
 @pytest.mark.parametrize("name", sorted(shipped_confs()))

@@ -9,12 +9,12 @@ import torch
 from conftest import SYNTHETIC_LENGTHS, SYNTHETIC_TASKS, write_dataset
 
 from m3dt.config import LoaderConfig, ModelConfig
-from m3dt.data import DatasetStore, M3DTDataModule, Stream, TaskContext
+from m3dt.data import DatasetStore, M3DTDataModule, TaskContext, TaskStream
 from m3dt.data.format import DatasetIndex
 from m3dt.data.sampler import TaskSampler
 from m3dt.data.verify import verify
-from m3dt.errors import UserError
 from m3dt.tasks import get_task
+from m3dt.utils.errors import UserError
 
 MODEL = ModelConfig(n_layer=1, n_head=1, n_embd=8, context_length=6, prompt_length=4)
 
@@ -26,7 +26,7 @@ def store(synthetic):
 
 def module(store, streams=None, **loader):
     loader = LoaderConfig(**{"batch_size": 6, **loader})
-    streams = streams or [Stream(0, (0, 1, 2))]
+    streams = streams or [TaskStream(0, (0, 1, 2))]
     return M3DTDataModule(store, loader, MODEL, 11, 1, streams)
 
 
@@ -175,8 +175,8 @@ def test_fewer_tasks_may_share_a_batch(store):
 
 def test_streams_are_independent(store):
     """An expert's batches do not depend on which other experts share the process."""
-    alone = module(store, [Stream(4, (1,))]).batch(3)
-    among = module(store, [Stream(2, (0, 2)), Stream(4, (1,))]).batch(3)
+    alone = module(store, [TaskStream(4, (1,))]).batch(3)
+    among = module(store, [TaskStream(2, (0, 2)), TaskStream(4, (1,))]).batch(3)
     assert torch.equal(alone.segment.states, among.segment.states[6:])
     assert torch.equal(alone.loss_weight, among.loss_weight[6:])
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from quick_run import QUICK, call, wait_for
 
-from m3dt.registry import Registry
+from m3dt.runs.registry import Registry
 
 TWO = ("trainer.devices=2", "trainer.strategy=ddp")
 TEN = tuple(f"{stage}.max_steps=10" for stage in ("stage1", "stage2", "stage3", "baseline"))

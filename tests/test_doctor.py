@@ -7,11 +7,11 @@ import pytest
 from quick_run import QUICK
 from rich.console import Console
 
-from m3dt import doctor as module
+from m3dt.cli import doctor as module
 from m3dt.cli import main
+from m3dt.cli.doctor import GOOD, NOTE, doctor
 from m3dt.config import load_config
-from m3dt.doctor import GOOD, NOTE, doctor
-from m3dt.errors import RunError
+from m3dt.utils.errors import RunError
 
 
 @pytest.fixture

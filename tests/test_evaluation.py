@@ -12,19 +12,19 @@ import torch
 from conftest import write_dataset
 
 import m3dt
-from m3dt.agent import Agent
 from m3dt.config import EvaluationConfig, LoaderConfig, ModelConfig
-from m3dt.console import make_console
 from m3dt.data import DatasetStore, TaskContext
-from m3dt.errors import UserError
 from m3dt.evaluation import AgentPolicy, Episode, RandomPolicy, evaluate_policy, summarize
-from m3dt.evaluation.evaluate import make_tiles
+from m3dt.evaluation.agent import Agent
 from m3dt.evaluation.scores import bootstrap_interval, wilson_interval
+from m3dt.evaluation.scoring import make_tiles
 from m3dt.evaluation.sessions import Tile, episode_seed
 from m3dt.evaluation.workers import _Tile
 from m3dt.models import PromptDT
-from m3dt.processes import single_threaded
-from m3dt.registry import Entry
+from m3dt.runs.registry import Entry
+from m3dt.utils.console import make_console
+from m3dt.utils.errors import UserError
+from m3dt.utils.processes import single_threaded
 
 MODEL = ModelConfig(n_layer=2, n_head=2, n_embd=16, context_length=4, prompt_length=3)
 TASKS = ("reach-v2", "push-v2")
@@ -151,7 +151,7 @@ def test_a_thread_begins_with_one_thread_of_its_own():
     """Its first product has the bits of one thread's, in a process that begins with two."""
     script = """
 import torch
-from m3dt.processes import single_threaded, single_threaded_pool
+from m3dt.utils.processes import single_threaded, single_threaded_pool
 left, right = torch.randn(7, 39), torch.randn(39, 16)
 assert torch.get_num_threads() == 2
 with single_threaded():

@@ -11,12 +11,12 @@ import pytest
 from quick_run import call
 
 from m3dt.config import EvaluationConfig
-from m3dt.console import make_console
-from m3dt.errors import RunError
 from m3dt.evaluation import RandomPolicy, evaluate_policy
 from m3dt.evaluation.journal import Journal
-from m3dt.evaluation.play import play
+from m3dt.evaluation.scheduler import play
 from m3dt.evaluation.workers import Failure, WorkerPool
+from m3dt.utils.console import make_console
+from m3dt.utils.errors import RunError
 
 RULES = EvaluationConfig(episodes=2, tile=1, workers=1)
 TASKS = ("ant-dir-6", "cheetah-vel-7")
@@ -86,7 +86,7 @@ def test_a_worker_that_cannot_start_is_not_replaced(tmp_path):
     script = tmp_path / "own.py"
     script.write_text(
         "from m3dt.config import EvaluationConfig\n"
-        "from m3dt.console import make_console\n"
+        "from m3dt.utils.console import make_console\n"
         "from m3dt.evaluation import RandomPolicy, evaluate_policy\n"
         "rules = EvaluationConfig(episodes=1, workers=1)\n"
         "evaluate_policy(RandomPolicy(), ['cheetah-vel-7'], rules, make_console())\n"
@@ -94,7 +94,9 @@ def test_a_worker_that_cannot_start_is_not_replaced(tmp_path):
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 1
-    assert last.startswith("m3dt.errors.RunError: evaluation worker 0 cannot start, exit code 1")
+    assert last.startswith(
+        "m3dt.utils.errors.RunError: evaluation worker 0 cannot start, exit code 1"
+    )
     assert "__main__" in last
     assert done.stderr.count("\nRuntimeError: ") == 1  # of Python, of one worker
 
@@ -136,7 +138,7 @@ def test_a_journal_survives_a_cut_line_and_another_key(tmp_path):
     tiles = {}
     with WorkerPool(1) as pool:
         journal = Journal(path, "k")
-        from m3dt.evaluation.evaluate import make_tiles
+        from m3dt.evaluation.scoring import make_tiles
 
         for tile, episodes in play(pool, RandomPolicy(), make_tiles(TASKS, 2, 1), 0):
             journal.add(tile, episodes)

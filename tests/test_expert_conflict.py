@@ -6,7 +6,7 @@ from test_stages import FAST, data_for, fresh_model, train
 
 from m3dt.callbacks import ExpertConflictCallback
 from m3dt.config import MoEConfig
-from m3dt.data import Stream
+from m3dt.data import TaskStream
 from m3dt.stages import ExpertStage, RouterStage
 
 GROUPS = {3: (0, 2), 5: (1,), 6: (0, 1, 2)}
@@ -35,7 +35,7 @@ def naive(stage, data, e, tasks, parts):
 
 
 def test_records_of_stage_2_equal_a_loop(synthetic):
-    streams = [Stream(k, tasks) for k, tasks in GROUPS.items()]
+    streams = [TaskStream(k, tasks) for k, tasks in GROUPS.items()]
     data = data_for(synthetic, 2, streams)
     stage = ExpertStage(fresh_model(3), FAST, 0, list(GROUPS)).eval()
     expected = {
@@ -73,7 +73,11 @@ def test_it_changes_nothing_and_stays_silent_where_experts_rest(synthetic):
     results = []
     for callbacks in ([], [ExpertConflictCallback(every_n_steps=1)]):
         stage = ExpertStage(fresh_model(2), FAST, 0, [0, 1])
-        train(stage, data_for(synthetic, 2, [Stream(k, (k,)) for k in (0, 1)]), callbacks=callbacks)
+        train(
+            stage,
+            data_for(synthetic, 2, [TaskStream(k, (k,)) for k in (0, 1)]),
+            callbacks=callbacks,
+        )
         results.append(stage.model.state_dict())
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
     assert callbacks[0].history[0]["grouped"] == {

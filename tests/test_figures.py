@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from m3dt.figures import heat_map
+from m3dt.plots import heat_map
 
 
 @pytest.mark.parametrize("columns", [3, 50])

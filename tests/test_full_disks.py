@@ -8,8 +8,8 @@ import sys
 import pytest
 from quick_run import QUICK
 
-from m3dt.files import sha256
-from m3dt.registry import Registry
+from m3dt.runs.registry import Registry
+from m3dt.utils.files import sha256
 
 # A disk of a few megabytes, seen by this script and by what it starts. $1: its size.
 MOUNT = 'mount -t tmpfs -o size="$1" tmpfs "$DISK"'

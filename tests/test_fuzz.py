@@ -18,10 +18,10 @@ from imports import OFFICIAL, import_from, left_alone
 from test_import_pickles import chunk_of, episodes
 
 from m3dt.config import Config, LoaderConfig, ModelConfig, load_config
-from m3dt.data import DatasetStore, M3DTDataModule, Stream
+from m3dt.data import DatasetStore, M3DTDataModule, TaskStream
 from m3dt.data.verify import verify
-from m3dt.errors import UserError
 from m3dt.tasks import get_task
+from m3dt.utils.errors import UserError
 
 # `make faults` asks for many more.
 EXAMPLES = int(os.environ.get("M3DT_FUZZ_EXAMPLES", 25))
@@ -118,7 +118,7 @@ def test_datasets(sound, data):
         try:
             store = DatasetStore.open(folder, SYNTHETIC_TASKS)
             model = ModelConfig(n_embd=8, n_head=1, context_length=5, prompt_length=3)
-            streams = [Stream(0, (0, 1, 2))]
+            streams = [TaskStream(0, (0, 1, 2))]
             module = M3DTDataModule(store, LoaderConfig(batch_size=4), model, 0, 1, streams)
             assert module.batch(0).segment.states.shape == (4, 5, 39)
             problems = verify(folder)["problems"]

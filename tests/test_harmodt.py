@@ -15,7 +15,7 @@ import m3dt
 from m3dt.cli import main
 from m3dt.config import HarmoConfig
 from m3dt.models.task_masks import TaskMasks, erk_densities, exchange, is_exempt, maskable
-from m3dt.registry import Registry
+from m3dt.runs.registry import Registry
 from m3dt.stages import HarmoStage
 
 HARMO = HarmoConfig(sparsity=0.3, update_every=2, max_changed=20)

@@ -7,7 +7,7 @@ from imports import OFFICIAL_TASKS, import_from
 from m3dt.cli import main
 from m3dt.data import DatasetStore
 from m3dt.data.format import DatasetIndex
-from m3dt.errors import UserError
+from m3dt.utils.errors import UserError
 
 
 def test_minari_round_trip(official, tmp_path, capsys):

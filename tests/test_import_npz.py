@@ -15,7 +15,7 @@ from m3dt.config import load_config
 from m3dt.data import DatasetStore
 from m3dt.data.sampler import TaskSampler
 from m3dt.data.verify import verify
-from m3dt.errors import UserError
+from m3dt.utils.errors import UserError
 
 GOLDEN = np.load(DATA / "official_dataset" / "loader_golden.npz")
 
@@ -205,7 +205,7 @@ def test_two_writers_do_not_meet(tmp_path, capsys):
 HOLD = """
 import sys
 from pathlib import Path
-from m3dt.files import sole_writer
+from m3dt.utils.files import sole_writer
 with sole_writer(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

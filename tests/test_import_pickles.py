@@ -8,8 +8,8 @@ import torch
 from imports import DATA, Evil, import_from, left_alone
 
 from m3dt.data import DatasetStore
-from m3dt.errors import UserError
 from m3dt.tasks import TASKS, get_task
+from m3dt.utils.errors import UserError
 
 
 def test_tdmpc2_chunk(tmp_path):

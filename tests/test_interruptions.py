@@ -16,15 +16,14 @@ import torch
 from quick_run import QUICK, STEPS, call, kill_after, wait_for
 from test_stages import FAST, data_for, fresh_model, train
 
+from m3dt import training
 from m3dt.config import load_config
-from m3dt.console import make_console
 from m3dt.data import DatasetStore
-from m3dt.pipeline.spread import shards_of
-from m3dt.pipeline.stages import stage1
-from m3dt.registry import Registry
-from m3dt.resuming import AtomicCheckpointIO, newest_checkpoint
-from m3dt.run import Run
+from m3dt.runs.registry import Registry
 from m3dt.stages import BackboneStage
+from m3dt.training.multi_device import shards_of
+from m3dt.training.resume import AtomicCheckpointIO, newest_checkpoint
+from m3dt.utils.console import make_console
 
 
 @pytest.mark.parametrize(
@@ -195,7 +194,7 @@ def test_signals_come_back_to_their_owners(data, tmp_path):
     config = load_config("quickstart", [*QUICK, f"data={data}", f"run={tmp_path}"])
     config.stage1.max_steps = 2
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    stage1(Run(config, make_console()))
+    training.train(config, "stage1", make_console())
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 

@@ -11,8 +11,8 @@ import time
 import pytest
 from quick_run import QUICK
 
-from m3dt.files import sha256
-from m3dt.registry import Registry
+from m3dt.runs.registry import Registry
+from m3dt.utils.files import sha256
 
 KILLS = int(os.environ.get("M3DT_KILLS", 100))  # of training, and as many of collection
 

@@ -10,9 +10,9 @@ from quick_run import call
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_stages import FAST, data_for, fresh_model, train
 
-from m3dt import logs
 from m3dt.callbacks import RolloutCallback
 from m3dt.evaluation import RandomPolicy, animation, film, video
+from m3dt.plots import tensorboard as logs
 from m3dt.stages import BackboneStage, ExpertStage
 
 LOGGED = {

@@ -9,14 +9,14 @@ from conftest import SYNTHETIC_TASKS
 from quick_run import QUICK
 
 import m3dt
-from m3dt.agent import Agent
 from m3dt.cli import main
 from m3dt.config import BASELINES, METHODS, load_config, save_config
-from m3dt.errors import UserError
 from m3dt.evaluation import OraclePolicy
-from m3dt.evaluation.evaluate import method_name
+from m3dt.evaluation.agent import Agent
+from m3dt.evaluation.scoring import method_name
 from m3dt.models import PromptDT
-from m3dt.registry import Entry, Registry
+from m3dt.runs.registry import Entry, Registry
+from m3dt.utils.errors import UserError
 
 VARIANTS = [m for m in METHODS if m.startswith("m3dt-") and m != "m3dt-end-to-end"]
 

@@ -12,7 +12,7 @@ from quick_run import STEPS, TASKS, call
 
 import m3dt
 from m3dt.cli import main
-from m3dt.registry import Registry
+from m3dt.runs.registry import Registry
 
 
 def test_stages_fill_the_registry(finished, capsys):

@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
-from m3dt.agent import build_model, check_parent, load_expert
 from m3dt.config import ModelConfig
-from m3dt.errors import UserError
 from m3dt.models import PromptDT
-from m3dt.registry import Entry, Registry
+from m3dt.runs import build_model, check_parent, load_expert
+from m3dt.runs.registry import Entry, Registry
+from m3dt.utils.errors import UserError
 
 MODEL = ModelConfig(n_layer=1, n_head=1, n_embd=8)
 SETTINGS = {"model": vars(MODEL), "moe": {"num_experts": 3}}
@@ -89,7 +89,7 @@ def test_interrupted_write_leaves_the_old_entry(tmp_path, monkeypatch):
     def fail(*args):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("m3dt.registry.write_json", fail)
+    monkeypatch.setattr("m3dt.runs.registry.write_json", fail)
     with pytest.raises(OSError, match="no space"):
         registry.save(entry("backbone", "main"), {"w": torch.ones(3)})
     assert registry.get("backbone", "main") == old

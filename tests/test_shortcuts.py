@@ -11,7 +11,7 @@ from test_stages import FAST, MODEL, data_for, fresh_model, train
 from m3dt.bench.plain import plain_actions
 from m3dt.bench.steps import random_batch
 from m3dt.config import ComputeConfig, LoaderConfig
-from m3dt.data import DatasetStore, M3DTDataModule, Stream
+from m3dt.data import DatasetStore, M3DTDataModule, TaskStream
 from m3dt.models import PromptDT
 from m3dt.models.frozen_experts import MixFrozenExperts
 from m3dt.models.moe import ExpertBank
@@ -72,7 +72,7 @@ def test_experts_of_unequal_groups_read_their_own_prompts(synthetic, sampling):
     """Sharing forced on, each of two experts in one model equals itself alone."""
     store = DatasetStore.open(synthetic, SYNTHETIC_TASKS)
     loader = LoaderConfig(batch_size=6, sampling=sampling)
-    streams = [Stream(0, (0, 2)), Stream(1, (1,))]
+    streams = [TaskStream(0, (0, 2)), TaskStream(1, (1,))]
     losses = []
     for chosen in (streams, streams[:1], streams[1:]):
         data = M3DTDataModule(store, loader, MODEL, 0, 2, chosen)

@@ -10,13 +10,13 @@ from conftest import SYNTHETIC_TASKS
 from lightning.pytorch.plugins import MixedPrecision
 
 from m3dt.config import GroupingConfig, LoaderConfig, ModelConfig, StageConfig
-from m3dt.console import make_console
-from m3dt.data import DatasetStore, M3DTDataModule, Stream
-from m3dt.errors import RunError
+from m3dt.data import DatasetStore, M3DTDataModule, TaskStream
 from m3dt.models import PromptDT
-from m3dt.run import Run
 from m3dt.stages import BackboneStage, ExpertStage, RouterStage, row_losses
 from m3dt.stages.grouping import agreement_gram, gradient_groups, mean_gradient, random_groups
+from m3dt.training.run import Run
+from m3dt.utils.console import make_console
+from m3dt.utils.errors import RunError
 
 MODEL = ModelConfig(n_layer=2, n_head=2, n_embd=16, context_length=6, prompt_length=3, dropout=0.1)
 FAST = StageConfig(max_steps=5, learning_rate=1e-2, warmup_steps=2)
@@ -25,7 +25,7 @@ FAST = StageConfig(max_steps=5, learning_rate=1e-2, warmup_steps=2)
 def data_for(synthetic, stage, streams=None, **loader):
     store = DatasetStore.open(synthetic, SYNTHETIC_TASKS)
     loader = LoaderConfig(**{"batch_size": 6, **loader})
-    streams = streams or [Stream(0, (0, 1, 2))]
+    streams = streams or [TaskStream(0, (0, 1, 2))]
     return M3DTDataModule(store, loader, MODEL, 0, stage, streams)
 
 
@@ -98,7 +98,7 @@ def test_backbone_stage_trains_all_but_what_has_no_loss(synthetic):
 def test_frozen_weights_are_bit_identical(synthetic, stage_number):
     model = fresh_model(2, routed=stage_number == 3)
     if stage_number == 2:
-        streams = [Stream(0, (0, 1)), Stream(1, (2,))]
+        streams = [TaskStream(0, (0, 1)), TaskStream(1, (2,))]
         stage, data = ExpertStage(model, FAST, 0, [0, 1]), data_for(synthetic, 2, streams)
         trained = "experts"
     else:
@@ -129,7 +129,7 @@ def test_an_expert_alone_equals_one_among_others(synthetic, precision):
     def weights_of(numbers):
         model = fresh_model(len(numbers))
         stage = ExpertStage(model, FAST, 0, numbers)
-        data = data_for(synthetic, 2, [Stream(k, groups[k]) for k in numbers])
+        data = data_for(synthetic, 2, [TaskStream(k, groups[k]) for k in numbers])
         train(stage, data, precision=precision)
         return stage.expert_weights()[5]
 
@@ -235,6 +235,7 @@ def test_a_stage_may_have_its_own_batch_size(synthetic, tiny_config):
     """Zero takes the loader's; what a stage learns from depends on it, so it is a setting."""
     folders = [f"data={synthetic}", f"tasks=[{','.join(SYNTHETIC_TASKS)}]"]
     run = Run(tiny_config(*folders, "loader.batch_size=6", "stage2.batch_size=3"), make_console())
-    sizes = [len(run.data_for(stage).batch(0).loss_weight) for stage in (0, 1, 2, 3)]
+    names = ("baseline", "stage1", "stage2", "stage3")
+    sizes = [len(run.batches(stage).batch(0).loss_weight) for stage in names]
     assert sizes == [6, 6, 3, 6]
     assert run.settings("stage2")["stage2"]["batch_size"] == 3

@@ -17,7 +17,7 @@ from m3dt.data.statistics import (
     original_statistics,
     outliers,
 )
-from m3dt.figures import Shown, coverage_figure, frame_sheet, return_figure, scale_figure
+from m3dt.plots import FigureView, coverage_figure, frame_sheet, return_figure, scale_figure
 from m3dt.tasks import TASKS, get_task
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
@@ -95,7 +95,7 @@ def test_figures_draw_every_task_and_dimension(synthetic):
     drawn = sum(len(c.get_offsets()) for c in scale_figure(scales).axes[0].collections[1:])
     assert drawn == len(scales)
     assert len(coverage_figure(scales).axes[0].lines) == 3
-    assert Shown(scale_figure(scales))._repr_png_().startswith(b"\x89PNG")
+    assert FigureView(scale_figure(scales))._repr_png_().startswith(b"\x89PNG")
     frames = {f"task {i}": np.zeros((4, 6, 3), np.uint8) for i in range(5)}
     sheet = frame_sheet(frames, columns=2)
     assert sum(len(axes.images) for axes in sheet.axes) == 5

@@ -15,10 +15,10 @@ from quick_run import QUICK
 
 from m3dt.cli import main
 from m3dt.config import METHODS
-from m3dt.errors import UserError
 from m3dt.study import SCORES, load_study
 from m3dt.study.results import results, write_results
-from m3dt.study.run import known, share
+from m3dt.study.runner import known, share
+from m3dt.utils.errors import UserError
 
 STEPS = [f"{stage}.max_steps=4" for stage in ("stage1", "stage2", "stage3", "baseline")]
 

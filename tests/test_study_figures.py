@@ -11,14 +11,13 @@ import pytest
 
 from m3dt.cli import main
 from m3dt.config import load_config
-from m3dt.errors import UserError
-from m3dt.figures import PAGES, TABLES, Results
-from m3dt.figures.cells import backbone_histories, by_experts, control
-from m3dt.figures.claims import FAILS, HOLDS, MISSING, OPEN, claims, claims_table, verdict
-from m3dt.figures.methods import best_baseline
-from m3dt.figures.results import difference, estimate
-from m3dt.study import load_study
+from m3dt.study import PAGES, TABLES, Results, load_study
+from m3dt.study.claims import FAILS, HOLDS, MISSING, OPEN, claims, claims_table, verdict
+from m3dt.study.estimates import difference, estimate
+from m3dt.study.figures.comparison import best_baseline
+from m3dt.study.lookup import backbone_histories, by_experts, control
 from m3dt.tasks import suite
+from m3dt.utils.errors import UserError
 
 CELLS = load_study(Path(__file__).parents[1] / "conf/study/lite.yaml", []).cells
 SIZES = {"mt10": 10, "mt20": 20, "mt40": 40, "mt80": 80, "mt160": 160}

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from m3dt.behaviour import Library, Player, Rung
-from m3dt.errors import UserError
 from m3dt.tasks import DOMAINS, TASKS, get_task, make_env, paper_score, suite
+from m3dt.utils.errors import UserError
 
 METAWORLD = [name for name, spec in TASKS.items() if spec.domain == "metaworld"]
 

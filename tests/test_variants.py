@@ -7,9 +7,9 @@ import torch
 from conftest import TINY
 from test_stages import FAST, MODEL, copy_of, data_for, fresh_model, train
 
-from m3dt.bench.methods import TRAININGS, method_step, stage_of
+from m3dt.bench.method_costs import TRAININGS, method_step, stage_of
 from m3dt.config import METHODS, ModelConfig, MoEConfig, load_config
-from m3dt.data import Stream
+from m3dt.data import TaskStream
 from m3dt.models import PromptDT
 from m3dt.models.moe import Router
 from m3dt.stages import BaselineStage, ExpertStage, RouterStage
@@ -46,7 +46,7 @@ def test_what_stage_2_moves(synthetic, expert):
     model.add_mixtures(2, routed=False, moe=MoEConfig(2, expert))
     stage = ExpertStage(model, FAST, 0, [0, 1])
     before = copy_of(model)
-    data = data_for(synthetic, 2, streams=[Stream(0, (0, 2)), Stream(1, (1, 2))])
+    data = data_for(synthetic, 2, streams=[TaskStream(0, (0, 2)), TaskStream(1, (1, 2))])
     train(stage, data)
     assert changed(stage, before) == {n for n in before if ".experts." in n}
 
@@ -81,7 +81,7 @@ def test_a_big_expert_alone_equals_one_among_others(synthetic, fewer):
         model = fresh_model()
         model.add_mixtures(len(numbers), routed=False, moe=MoEConfig(len(numbers), "trunk"))
         stage = ExpertStage(model, FAST, 0, numbers)
-        train(stage, data_for(synthetic, 2, streams=[Stream(k, (k,)) for k in numbers]))
+        train(stage, data_for(synthetic, 2, streams=[TaskStream(k, (k,)) for k in numbers]))
         results.append(stage.expert_weights()[1])
     for name, tensor in results[0].items():
         torch.testing.assert_close(results[1][name], tensor, rtol=0, atol=1e-5)

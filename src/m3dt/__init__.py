@@ -15,7 +15,7 @@ __all__ = ["__version__", "evaluate", "load"]
 def __getattr__(name: str) -> Any:
     # Resolved when asked for: `import m3dt` loads neither torch nor a simulator.
     if name == "load":
-        from m3dt.agent import load
+        from m3dt.evaluation.agent import load
 
         return load
     if name == "evaluate":

@@ -2,6 +2,6 @@
 
 from m3dt.behaviour.ladder import Ladder, Noise, Rung
 from m3dt.behaviour.library import Library
-from m3dt.behaviour.play import Player
+from m3dt.behaviour.player import Player
 
 __all__ = ["Ladder", "Library", "Noise", "Player", "Rung"]

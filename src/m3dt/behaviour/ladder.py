@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from m3dt.behaviour.behaviours import LearnedPolicy, Policy, ScriptedPolicy
 from m3dt.behaviour.library import BEST, Library
 from m3dt.behaviour.network import Network
-from m3dt.behaviour.policies import LearnedPolicy, Policy, ScriptedPolicy
 from m3dt.behaviour.scripts import HOLD_AFTER
 from m3dt.tasks import TaskSpec
 

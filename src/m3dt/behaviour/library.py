@@ -11,11 +11,11 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from m3dt.behaviour.inputs import input_dim
 from m3dt.behaviour.network import Network, load_networks
-from m3dt.errors import UserError
-from m3dt.files import sha256, write_json
+from m3dt.behaviour.policy_input import input_dim
 from m3dt.tasks import TaskSpec
+from m3dt.utils.errors import UserError
+from m3dt.utils.files import sha256, write_json
 
 BEST = "best"
 SHIPPED = Path(__file__).parent / "trained"

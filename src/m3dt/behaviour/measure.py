@@ -14,11 +14,11 @@ from rich.table import Table
 
 from m3dt.behaviour.ladder import Ladder
 from m3dt.behaviour.library import Library
-from m3dt.behaviour.play import Player
-from m3dt.console import progress_bar
-from m3dt.files import atomic_path
-from m3dt.processes import process_pool
+from m3dt.behaviour.player import Player
 from m3dt.tasks import DOMAINS, TASKS, get_task, paper_score
+from m3dt.utils.console import progress_bar
+from m3dt.utils.files import atomic_path
+from m3dt.utils.processes import process_pool
 
 
 @dataclass(frozen=True)

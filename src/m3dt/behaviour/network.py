@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from m3dt.files import atomic_path
+from m3dt.utils.files import atomic_path
 
 _CLIP = 10.0  # normalised inputs beyond it are cut, as in training
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from m3dt.behaviour.ladder import Rung
 from m3dt.behaviour.library import Library
-from m3dt.behaviour.play import Player
+from m3dt.behaviour.player import Player
 from m3dt.tasks import get_task
 
 

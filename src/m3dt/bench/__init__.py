@@ -1,5 +1,5 @@
 """Measurements of time and memory."""
 
-from m3dt.bench.run import ROWS, bench
+from m3dt.bench.benchmark import ROWS, bench
 
 __all__ = ["ROWS", "bench"]

@@ -11,7 +11,7 @@ from m3dt.bench.machine import alternate_seconds, median_seconds, peak_bytes
 from m3dt.bench.plain import plain_actions
 from m3dt.bench.steps import PAPER, count_flops, random_batch
 from m3dt.models import PromptDT
-from m3dt.processes import process_pool
+from m3dt.utils.processes import process_pool
 
 TILE = 10
 

@@ -15,8 +15,8 @@ from m3dt.bench.plain import plain_actions
 from m3dt.config import ModelConfig, StageConfig
 from m3dt.data import Batch, Segment
 from m3dt.models import PromptDT
-from m3dt.processes import process_pool
 from m3dt.stages import BackboneStage, ExpertStage, RouterStage, Stage, row_losses
+from m3dt.utils.processes import process_pool
 
 # The paper's size, with the prompt length of the authors' code.
 PAPER = ModelConfig(prompt_length=5)

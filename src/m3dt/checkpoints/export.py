@@ -10,11 +10,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from m3dt.agent import MAIN, check_parent
-from m3dt.checkpoints.files import Weights
+from m3dt.checkpoints.official_files import Weights
 from m3dt.config import ModelConfig, load_config
-from m3dt.errors import UserError
-from m3dt.files import atomic_path
 from m3dt.models.official import (
     backbone_to_official,
     below,
@@ -22,8 +19,11 @@ from m3dt.models.official import (
     expert_to_official,
     router_to_official,
 )
-from m3dt.registry import Entry, Registry
-from m3dt.run import CONFIG
+from m3dt.runs import MAIN, check_parent
+from m3dt.runs.layout import CONFIG
+from m3dt.runs.registry import Entry, Registry
+from m3dt.utils.errors import UserError
+from m3dt.utils.files import atomic_path
 
 
 def export_checkpoint(run: Path, target: Path, console: Console) -> None:

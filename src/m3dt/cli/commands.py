@@ -10,15 +10,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from m3dt.errors import UserError
+from m3dt.utils.errors import UserError
 
 
 def collect(options: argparse.Namespace, console: Console) -> None:
     """Record trajectories in the simulators."""
     from m3dt.config import load_config
     from m3dt.data.collect import collect
-    from m3dt.fitting import build_callbacks
     from m3dt.tasks import tasks_of
+    from m3dt.training import build_callbacks
 
     config = load_config(options.conf, options.overrides)
     build_callbacks(config, "stage1")  # a mistake in them should not wait for the data
@@ -36,7 +36,7 @@ def import_data(options: argparse.Namespace, console: Console) -> None:
 
 def export(options: argparse.Namespace, console: Console) -> None:
     """Write a dataset for Minari."""
-    from m3dt.data.export import export_minari
+    from m3dt.data.minari_export import export_minari
 
     names = options.tasks.split(",") if options.tasks else []
     tasks = export_minari(options.data, options.target, names)
@@ -47,14 +47,14 @@ def export(options: argparse.Namespace, console: Console) -> None:
 
 def tasks(options: argparse.Namespace, console: Console) -> None:
     """List the tasks of a suite."""
-    from m3dt.tables import show_tasks
+    from m3dt.cli.listings import show_tasks
 
     show_tasks(options.suite, options.seed, console)
 
 
 def describe(options: argparse.Namespace, console: Console) -> None:
     """Show a dataset beside the original one."""
-    from m3dt.tables import show_dataset
+    from m3dt.cli.listings import show_dataset
 
     show_dataset(options.data, options.json, console)
 
@@ -62,7 +62,7 @@ def describe(options: argparse.Namespace, console: Console) -> None:
 def verify(options: argparse.Namespace, console: Console) -> None:
     """Check every file of a dataset."""
     from m3dt.data.verify import verify
-    from m3dt.files import write_json
+    from m3dt.utils.files import write_json
 
     report = verify(options.folder)
     if options.json:
@@ -85,23 +85,15 @@ def train(options: argparse.Namespace, console: Console) -> None:
     from m3dt.config import load_config
 
     config = load_config(options.conf, options.overrides)
-    from m3dt import pipeline
-    from m3dt.run import Run
+    from m3dt.training import train
 
-    steps = {
-        "stage1": pipeline.stage1,
-        "group": pipeline.group,
-        "stage2": pipeline.stage2,
-        "stage3": pipeline.stage3,
-        "train": pipeline.train,
-    }
-    steps[options.step](Run(config, console))
+    train(config, options.step, console)
 
 
 def evaluate(options: argparse.Namespace, console: Console) -> None:
     """Roll models out in the simulators."""
+    from m3dt.cli.report import evaluate_run
     from m3dt.config import load_config
-    from m3dt.report import evaluate_run
 
     config = load_config(options.conf, options.overrides)
     names = options.models.split(",") if options.models else []
@@ -120,7 +112,7 @@ def study(options: argparse.Namespace, console: Console) -> None:
 
 def figures(options: argparse.Namespace, console: Console) -> None:
     """Draw the figures and tables of a study."""
-    from m3dt.figures import write_pages
+    from m3dt.study import write_pages
 
     for path in write_pages(options.file, options.out):
         console.print(f"  {path}")
@@ -155,7 +147,7 @@ def behaviour(options: argparse.Namespace, console: Console) -> None:
     if not options.tasks:
         raise UserError("which tasks shall be trained? m3dt behaviour train TASK...")
     try:
-        from m3dt.behaviour.training.command import train_and_pack
+        from m3dt.behaviour.learning.train_and_pack import train_and_pack
     except ModuleNotFoundError as error:
         if error.name != "stable_baselines3":
             raise
@@ -168,15 +160,15 @@ def behaviour(options: argparse.Namespace, console: Console) -> None:
 
 def registry(options: argparse.Namespace, console: Console) -> None:
     """List the models of a run."""
-    from m3dt.report import show_registry
+    from m3dt.cli.report import show_registry
 
     show_registry(options.run, options.json, console)
 
 
 def doctor(options: argparse.Namespace, console: Console) -> None:
     """Check the installation, the machine, the data and the run."""
+    from m3dt.cli.doctor import doctor
     from m3dt.config import load_config
-    from m3dt.doctor import doctor
 
     doctor(load_config(options.conf, options.overrides), console)
 
@@ -184,7 +176,7 @@ def doctor(options: argparse.Namespace, console: Console) -> None:
 def bench(options: argparse.Namespace, console: Console) -> None:
     """Measure time and memory."""
     from m3dt.bench import ROWS, bench
-    from m3dt.files import write_json
+    from m3dt.utils.files import write_json
 
     rows = options.rows.split(",")
     if not set(rows) <= set(ROWS):

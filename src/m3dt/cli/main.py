@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from types import FrameType
 
 from m3dt.cli.parser import make_parser
-from m3dt.console import make_console
-from m3dt.errors import RunError, UserError
+from m3dt.utils.console import make_console
+from m3dt.utils.errors import RunError, UserError
 
 # Folders that cannot be written, full disks: told in a line, without a traceback.
 _NOT_OUR_FAULT = {

@@ -1,5 +1,6 @@
 """From YAML files and `key=value` overrides to one checked, typed configuration."""
 
+from m3dt.config.fields import weight_settings
 from m3dt.config.load import (
     CONF_FOLDERS,
     find_conf,
@@ -8,7 +9,7 @@ from m3dt.config.load import (
     save_config,
     shipped_confs,
 )
-from m3dt.config.methods import BASELINES, METHODS, SIZES
+from m3dt.config.presets import BASELINES, METHODS, SIZES
 from m3dt.config.schema import (
     CollectConfig,
     ComputeConfig,
@@ -42,4 +43,5 @@ __all__ = [
     "read_yaml",
     "save_config",
     "shipped_confs",
+    "weight_settings",
 ]

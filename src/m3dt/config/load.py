@@ -11,10 +11,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from m3dt.config.methods import BASELINES, COMPAT, METHODS, SIZES, size_preset
+from m3dt.config.presets import BASELINES, COMPAT, METHODS, SIZES, size_preset
 from m3dt.config.schema import Config
-from m3dt.errors import UserError, nearest
-from m3dt.files import atomic_path
+from m3dt.utils.errors import UserError, nearest
+from m3dt.utils.files import atomic_path
 
 # Arguments of the Trainer that follow from the other sections of a configuration.
 _OUR_TRAINER_ARGUMENTS = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from m3dt.config.methods import BASELINES
+from m3dt.config.presets import BASELINES
 
 # Widths to which every task's states and actions are padded (paper section 3).
 STATE_DIM = 39
@@ -175,6 +175,11 @@ class StageConfig:
         index, _, count = self.shard.partition("/")
         if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
             raise ValueError(f"shard={self.shard} must read i/n with 0 <= i < n, such as 0/4")
+
+    def shard_numbers(self) -> tuple[int, int]:
+        """Return i and n of the shard `i/n`."""
+        index, count = self.shard.split("/")
+        return int(index), int(count)
 
 
 def _expert_stage() -> StageConfig:

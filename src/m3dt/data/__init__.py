@@ -2,7 +2,7 @@
 
 from m3dt.data.batch import Batch, Segment
 from m3dt.data.context import TaskContext
-from m3dt.data.datamodule import M3DTDataModule, Stream
+from m3dt.data.datamodule import M3DTDataModule, TaskStream
 from m3dt.data.store import DatasetStore, TaskStore
 
 __all__ = [
@@ -10,7 +10,7 @@ __all__ = [
     "DatasetStore",
     "M3DTDataModule",
     "Segment",
-    "Stream",
+    "TaskStream",
     "TaskContext",
     "TaskStore",
 ]

@@ -18,13 +18,13 @@ from rich.progress import Progress
 
 from m3dt.behaviour import Library
 from m3dt.config import CollectConfig
-from m3dt.console import progress_bar
 from m3dt.data.collector import Collector, made_by
 from m3dt.data.format import COLLECTED, INDEX, DatasetIndex, TaskEntry, write_task
-from m3dt.errors import UserError
-from m3dt.files import free_space, remove_temporaries, sole_writer
-from m3dt.processes import process_pool
 from m3dt.tasks import SIMULATORS, get_task
+from m3dt.utils.console import progress_bar
+from m3dt.utils.errors import UserError
+from m3dt.utils.files import free_space, remove_temporaries, sole_writer
+from m3dt.utils.processes import process_pool
 
 
 def collect(

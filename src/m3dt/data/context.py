@@ -17,7 +17,7 @@ from m3dt.data.batch import Segment
 from m3dt.data.format import NUM_PROMPTS
 from m3dt.data.sampler import TaskSampler
 from m3dt.data.store import DatasetStore
-from m3dt.errors import UserError, nearest
+from m3dt.utils.errors import UserError, nearest
 
 _SEGMENT_FIELDS = ("states", "actions", "returns_to_go", "timesteps", "attention_mask")
 

@@ -18,13 +18,13 @@ from m3dt.config import LoaderConfig, ModelConfig
 from m3dt.data.batch import Batch, Segment
 from m3dt.data.sampler import Rows, TaskSampler
 from m3dt.data.store import DatasetStore, action_mask
-from m3dt.errors import UserError
+from m3dt.utils.errors import UserError
 
 _PROBE = 1_000_000  # keeps the random streams of probe batches apart from those of stages
 
 
 @dataclass(frozen=True)
-class Stream:
+class TaskStream:
     """A sequence of batches over some tasks: all of them (stages 1, 3) or one expert's (2).
 
     Attributes:
@@ -58,7 +58,7 @@ class M3DTDataModule(pl.LightningDataModule):
         model: ModelConfig,
         seed: int,
         stage: int,
-        streams: Sequence[Stream],
+        streams: Sequence[TaskStream],
     ) -> None:
         super().__init__()
         self.store = store
@@ -92,7 +92,7 @@ class M3DTDataModule(pl.LightningDataModule):
         """Return the probe batches of several tasks in one, in their order."""
         return _concatenate([self.probe_batch(task, batch_size=batch_size) for task in tasks])
 
-    def _tasks_of(self, stream: Stream, step: int) -> tuple[list[int], list[int]]:
+    def _tasks_of(self, stream: TaskStream, step: int) -> tuple[list[int], list[int]]:
         """Return the tasks of a step and how many rows each gets."""
         n, B = len(stream.tasks), self.loader.batch_size
         if self.loader.sampling == "one_task":

@@ -14,9 +14,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from m3dt.errors import UserError
-from m3dt.files import atomic_path, fingerprint, sha256, write_json
 from m3dt.tasks import TASKS, Trajectory
+from m3dt.utils.errors import UserError
+from m3dt.utils.files import atomic_path, fingerprint, sha256, write_json
 
 SCHEMA_VERSION = 1
 INDEX = "dataset.json"

@@ -16,9 +16,9 @@ import numpy as np
 
 from m3dt.config.schema import ACTION_DIM, STATE_DIM, LoaderConfig
 from m3dt.data.format import NUM_PROMPTS, DatasetIndex
-from m3dt.errors import UserError
-from m3dt.files import sha256
 from m3dt.tasks import TaskSpec, get_task
+from m3dt.utils.errors import UserError
+from m3dt.utils.files import sha256
 
 _LAYOUT = {"observations": 2, "actions": 2, "rewards": 1}  # mapped: name, rank
 _OFFICIAL_OFFSET = 1e-6  # what the authors add to a standard deviation

@@ -9,9 +9,9 @@ import numpy as np
 
 from m3dt.data.format import DatasetIndex, TaskEntry
 from m3dt.data.store import TaskStore
-from m3dt.errors import UserError
-from m3dt.files import sha256
 from m3dt.tasks import get_task
+from m3dt.utils.errors import UserError
+from m3dt.utils.files import sha256
 
 _CHUNK = 1_000_000  # transitions checked at a time
 

@@ -13,12 +13,12 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from m3dt.agent import Agent
 from m3dt.config import EvaluationConfig
-from m3dt.errors import UserError
+from m3dt.evaluation.agent import Agent
 from m3dt.evaluation.sessions import AgentSession, RandomSession, Session, Tile, predict
 from m3dt.models import PromptDT
 from m3dt.tasks import get_task
+from m3dt.utils.errors import UserError
 
 S = TypeVar("S", bound=Session)
 

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from m3dt.agent import Agent
 from m3dt.config.schema import ACTION_DIM, STATE_DIM
 from m3dt.data.batch import Segment
 from m3dt.data.format import NUM_PROMPTS
+from m3dt.evaluation.agent import Agent
 from m3dt.models import Prompt, PromptDT
 from m3dt.tasks import get_task
 

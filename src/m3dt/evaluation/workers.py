@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from m3dt.errors import RunError
-from m3dt.processes import end_with_parent
+from m3dt.utils.errors import RunError
+from m3dt.utils.processes import end_with_parent
 
 # Environments a worker keeps for reuse; a Meta-World one takes about 20 MB.
 _POOL = 50

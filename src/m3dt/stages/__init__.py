@@ -1,12 +1,11 @@
 """The training stages of M3DT and of its baselines, each a LightningModule, and the grouping."""
 
 from m3dt.stages.backbone import BackboneStage
-from m3dt.stages.base import Stage, WeightSelector, evaluation_mode, row_losses, seed_of
 from m3dt.stages.baseline import BaselineStage
 from m3dt.stages.experts import ExpertStage
 from m3dt.stages.harmodt import HarmoStage
-from m3dt.stages.methods import baseline_stage
 from m3dt.stages.router import RouterStage
+from m3dt.stages.stage import Stage, WeightSelector, derive_seed, evaluation_mode, row_losses
 
 __all__ = [
     "BackboneStage",
@@ -16,8 +15,7 @@ __all__ = [
     "RouterStage",
     "Stage",
     "WeightSelector",
-    "baseline_stage",
     "evaluation_mode",
     "row_losses",
-    "seed_of",
+    "derive_seed",
 ]

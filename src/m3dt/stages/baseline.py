@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from m3dt.stages.base import Stage
+from m3dt.stages.stage import Stage
 
 
 class BaselineStage(Stage):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from m3dt.config import StageConfig
 from m3dt.models import PromptDT
-from m3dt.stages.base import Stage, seed_of
+from m3dt.stages.stage import Stage, derive_seed
 
 
 class ExpertStage(Stage):
@@ -37,7 +37,7 @@ class ExpertStage(Stage):
         super().__init__(model, config, seed)
         self.experts = tuple(experts)
         for layer, mixture in enumerate(model.mixtures):
-            mixture.experts.reset([seed_of(seed, self.number, k, layer) for k in self.experts])
+            mixture.experts.reset([derive_seed(seed, self.number, k, layer) for k in self.experts])
 
     def trained_modules(self) -> Iterable[nn.Module]:
         return [mixture.experts for mixture in self.model.mixtures]

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from m3dt.config import GroupingConfig
 from m3dt.data import M3DTDataModule
-from m3dt.errors import RunError
-from m3dt.stages.base import Stage, evaluation_mode, seed_of
+from m3dt.stages.stage import Stage, derive_seed, evaluation_mode
+from m3dt.utils.errors import RunError
 
 Groups = list[list[int]]  # positions of tasks in the suite, per group
 
@@ -50,7 +50,7 @@ def gradient_groups(gram: np.ndarray, num_groups: int, restarts: int, seed: int)
     embedding = embedding / (scale if scale > 0 else 1.0)
 
     def run(restart: int) -> tuple[float, float, np.ndarray]:
-        kmeans = KMeans(num_groups, n_init=1, random_state=seed_of(seed, restart) % 2**32)
+        kmeans = KMeans(num_groups, n_init=1, random_state=derive_seed(seed, restart) % 2**32)
         labels = kmeans.fit_predict(embedding)
         return float(np.bincount(labels, minlength=num_groups).var()), kmeans.inertia_, labels
 

@@ -19,8 +19,8 @@ from m3dt.data import M3DTDataModule
 from m3dt.data.batch import Batch
 from m3dt.models import PromptDT
 from m3dt.models.task_masks import TaskMasks, exchange, is_exempt, maskable
-from m3dt.stages.base import evaluation_mode
 from m3dt.stages.baseline import BaselineStage
+from m3dt.stages.stage import evaluation_mode
 
 _MASKS = "task_masks"  # in checkpoints
 

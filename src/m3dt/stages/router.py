@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from m3dt.config import StageConfig
 from m3dt.models import PromptDT
-from m3dt.stages.base import Stage, seed_of
+from m3dt.stages.stage import Stage, derive_seed
 
 
 class RouterStage(Stage):
@@ -43,7 +43,7 @@ class RouterStage(Stage):
         """Draw fresh experts, the same ones that stage 2 begins with."""
         for layer, mixture in enumerate(self.model.mixtures):
             numbers = self.expert_numbers()
-            mixture.experts.reset([seed_of(self.seed, 2, k, layer) for k in numbers])
+            mixture.experts.reset([derive_seed(self.seed, 2, k, layer) for k in numbers])
 
     def weights(self) -> dict[str, Tensor]:
         """Return what was trained: `<layer>.router.*`, and `<layer>.experts.*` if those were."""

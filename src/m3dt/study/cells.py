@@ -12,8 +12,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from m3dt.config import Config, load_config, read_yaml
-from m3dt.errors import UserError, nearest
-from m3dt.files import fingerprint
+from m3dt.utils.errors import UserError, nearest
+from m3dt.utils.files import fingerprint
 
 SCORES = "scores.json"  # of a cell, in its run
 _PART_KEYS = ("grid", "set", "only", "reuse", "models")

@@ -14,11 +14,11 @@ from filelock import FileLock
 from rich.console import Console
 from rich.table import Table
 
-from m3dt.errors import UserError
-from m3dt.files import atomic_path, check_writable, write_json
-from m3dt.registry import ENTRY
+from m3dt.runs.registry import ENTRY
 from m3dt.study.cells import SCORES, Cell, Study
 from m3dt.tasks import DOMAINS
+from m3dt.utils.errors import UserError
+from m3dt.utils.files import atomic_path, check_writable, write_json
 
 
 def write_results(study: Study, file: Path) -> None:

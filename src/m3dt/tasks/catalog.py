@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from m3dt.errors import UserError, nearest
 from m3dt.tasks.spec import TaskSpec
+from m3dt.utils.errors import UserError, nearest
 
 _METAWORLD = """
 basketball bin-picking button-press-topdown button-press button-press-wall coffee-button coffee-pull

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from m3dt.tasks.base import TaskEnv
 from m3dt.tasks.catalog import get_task
+from m3dt.tasks.task_env import TaskEnv
 
 
 def make_env(name: str, seed: int = 0) -> TaskEnv:

@@ -8,9 +8,9 @@ from functools import cache
 from importlib import resources
 
 from m3dt.config import Config
-from m3dt.errors import UserError, nearest
 from m3dt.tasks.catalog import TASKS, get_task
 from m3dt.tasks.selection import select_tasks
+from m3dt.utils.errors import UserError, nearest
 
 # Ten tasks that differ in skill and can be learnt within minutes, in about the ratio 5:3:4:4 of the
 # domains.

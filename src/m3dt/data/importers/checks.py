@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from m3dt.errors import UserError
 from m3dt.tasks import TaskSpec, Trajectory
+from m3dt.utils.errors import UserError
 
 
 def trajectory(spec: TaskSpec, where: str, arrays: Mapping[str, Any]) -> Trajectory:

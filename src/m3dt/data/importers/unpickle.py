@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from m3dt.errors import UserError
+from m3dt.utils.errors import UserError
 
 _BUILTINS = {("_codecs", "encode"), ("collections", "OrderedDict"), ("numpy", "dtype")}
 _CORES = ("numpy.core", "numpy._core")

@@ -1,0 +1,236 @@
+"""Many simulations of one task, stepped together by `mujoco.rollout`.
+
+Letters: B simulations, I policy input, A action.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import mujoco
+import numpy as np
+from mujoco import rollout
+
+from m3dt.behaviour.policy_input import policy_input
+from m3dt.tasks import TaskSpec, make_env
+
+_NUM_STARTS = 512  # initial states taken from the real environment
+_CHUNK = 16  # simulations that a thread takes at a time
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step of all simulations gave: inputs (B, I), rewards (B,), fallen (B,) of bool."""
+
+    inputs: np.ndarray
+    rewards: np.ndarray
+    fallen: np.ndarray
+
+
+class Simulation(Protocol):
+    """B simulations of one task; the caller decides when episodes begin."""
+
+    def weigh(self, share: float) -> None:
+        """Set gravity to a share of its strength."""
+
+    def begin(self, which: np.ndarray) -> np.ndarray:
+        """Start episodes in the simulations of these indices; return their inputs, (b, I)."""
+
+    def step(self, actions: np.ndarray) -> Outcome:
+        """Step all simulations with actions (B, A) in [-1, 1]."""
+
+
+def simulate(spec: TaskSpec, num: int, threads: int, seed: int, shaped: bool = False) -> Simulation:
+    """Return `num` simulations of a DMControl or locomotion task.
+
+    The goal of a locomotion task is drawn anew for each episode.
+
+    Args:
+        spec: The task.
+        num: How many simulations, B.
+        threads: How many threads step them.
+        seed: Seed of initial states and goals.
+        shaped: Whether rewards and starts include what helps the task's training, if anything does.
+    """
+    rng = np.random.default_rng(seed)
+    if spec.domain == "dmcontrol":
+        return DMControlSimulation(spec, num, threads, rng, shaped)
+    return LocomotionSimulation(spec, num, threads, rng)
+
+
+class _Rollouts:
+    """States of B simulations, and the threads that step them."""
+
+    def __init__(self, model: mujoco.MjModel, num: int, threads: int) -> None:
+        self.model = model
+        self.qpos = np.zeros((num, model.nq))
+        self.qvel = np.zeros((num, model.nv))
+        self._pool = rollout.Rollout(nthread=threads)
+        self._data = [mujoco.MjData(model) for _ in range(threads)]
+        self._gravity = model.opt.gravity.copy()
+        self._size = mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_FULLPHYSICS)
+        assert self._size == 1 + model.nq + model.nv  # time, qpos, qvel, and nothing else
+
+    def weigh(self, share: float) -> None:
+        """Set gravity to a share of the model's own."""
+        self.model.opt.gravity[:] = share * self._gravity
+
+    def run(self, actions: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Hold actions for some simulation steps, without moving the states.
+
+        Returns:
+            After each step qpos (B, steps, nq) and qvel (B, steps, nv); and the sensors as they are
+            computed at the beginning of each step, (B, steps, ns).
+        """
+        nq = self.model.nq
+        start = np.hstack((np.zeros((len(self.qpos), 1)), self.qpos, self.qvel))
+        control = np.repeat(actions[:, None].astype(np.float64), steps, axis=1)
+        states, sensors = self._pool.rollout(
+            self.model, self._data, start, control, chunk_size=_CHUNK
+        )
+        return states[:, :, 1 : 1 + nq], states[:, :, 1 + nq :], sensors
+
+
+class DMControlSimulation:
+    """B simulations of a DMControl task, started from states that the real environment drew."""
+
+    def __init__(
+        self, spec: TaskSpec, num: int, threads: int, rng: np.random.Generator, shaped: bool
+    ) -> None:
+        from m3dt.behaviour.learning.physics import View, family_of
+        from m3dt.behaviour.learning.rewards import REWARDS
+        from m3dt.behaviour.learning.shaping import EXPLORING_STARTS, FALLS, SHAPING
+        from m3dt.tasks.dmcontrol import ACTION_REPEAT
+
+        self._spec = spec
+        self._rng = rng
+        self._view = View
+        self._family = family_of(spec.env_id)
+        self._rewards = [REWARDS[spec.env_id]]
+        if shaped and spec.env_id in SHAPING:
+            self._rewards.append(SHAPING[spec.env_id])
+        self._repeat = ACTION_REPEAT
+        env: Any = make_env(spec.name, int(rng.integers(2**31)))
+        explore = EXPLORING_STARTS.get(spec.env_id) if shaped else None
+        self._falls = FALLS.get(spec.env_id) if shaped else None
+        starts = []  # those of the task, then exploring ones
+        for i in range(2 * _NUM_STARTS if explore else _NUM_STARTS):
+            observation, _ = env.reset()
+            if explore is not None and i >= _NUM_STARTS:
+                observation = env.place(*explore(rng))
+            data, target = env.physics.data, np.array(self._family.target(env.physics))
+            starts.append((data.qpos.copy(), data.qvel.copy(), target, self._input(observation)))
+        self._starts = [np.array(part) for part in zip(*starts, strict=True)]
+        self._exploring = np.arange(num) % 2 == 1 if explore else np.zeros(num, bool)
+        self._substeps = round(env._env.control_timestep() / env.physics.timestep())
+        self._rollouts = _Rollouts(self._sensing_model(spec, env.physics), num, threads)
+        self._target = np.zeros((num, 3))
+
+    def _sensing_model(self, spec: TaskSpec, physics: Any) -> mujoco.MjModel:
+        """Compile the task's model again, with the family's sensors added."""
+        from m3dt.tasks.dmcontrol import model_xml
+
+        xml, included = model_xml(spec.env_id)
+        description = mujoco.MjSpec.from_string(xml, include=included)
+        for sensor in self._family.sensors:
+            description.add_sensor(
+                name=sensor.name,
+                type=sensor.kind,
+                objtype=sensor.object_type,
+                objname=sensor.object_name,
+            )
+        model = description.compile()
+        # What the tasks change in their models beside targets.
+        model.dof_damping[:] = physics.model.dof_damping
+        model.geom_size[:] = physics.model.geom_size
+        return model
+
+    def weigh(self, share: float) -> None:
+        self._rollouts.weigh(share)
+
+    def begin(self, which: np.ndarray) -> np.ndarray:
+        chosen = self._rng.integers(0, _NUM_STARTS, len(which))
+        chosen += _NUM_STARTS * self._exploring[which]
+        qpos, qvel, target, inputs = (part[chosen] for part in self._starts)
+        self._rollouts.qpos[which], self._rollouts.qvel[which] = qpos, qvel
+        self._target[which] = target
+        return inputs
+
+    def step(self, actions: np.ndarray) -> Outcome:
+        n = self._substeps
+        # One step more than an action lasts: sensors belong to the state a step begins with.
+        qpos, qvel, sensors = self._rollouts.run(actions, self._repeat * n + 1)
+        rewards = np.zeros(len(actions))
+        for end in range(n, self._repeat * n + 1, n):
+            view = self._view(
+                self._rollouts.model,
+                qpos[:, end - 1],
+                qvel[:, end - 1],
+                sensors[:, end],
+                sensors[:, end - 1],
+                actions,
+                self._target,
+            )
+            for reward in self._rewards:
+                rewards += reward(view)
+        self._rollouts.qpos, self._rollouts.qvel = view.qpos.copy(), view.qvel.copy()
+        fallen = np.zeros(len(actions), bool)
+        if self._falls is not None:
+            fallen = self._falls(view) & self._exploring
+        return Outcome(self._input(self._family.observe(view)), rewards, fallen)
+
+    def _input(self, observations: np.ndarray) -> np.ndarray:
+        return policy_input(self._spec, observations, np.zeros(()))
+
+
+class LocomotionSimulation:
+    """B simulations of cheetah-vel or ant-dir, each with a goal of its own."""
+
+    def __init__(self, spec: TaskSpec, num: int, threads: int, rng: np.random.Generator) -> None:
+        from m3dt.tasks import locomotion
+
+        self._rules = locomotion
+        self._spec = spec
+        self._ant = spec.domain == "ant-dir"
+        self._rng = rng
+        self._rollouts = _Rollouts(locomotion.load_model(spec.env_id), num, threads)
+        self._position = np.zeros((num, 2))  # where the velocity is measured from, (x, y)
+        self.goals = np.zeros(num)
+
+    def weigh(self, share: float) -> None:
+        self._rollouts.weigh(share)
+
+    def begin(self, which: np.ndarray) -> np.ndarray:
+        rollouts, noise = self._rollouts, self._rules.NOISE
+        model, count = rollouts.model, len(which)
+        rollouts.qpos[which] = model.qpos0 + self._rng.uniform(-noise, noise, (count, model.nq))
+        rollouts.qvel[which] = noise * self._rng.standard_normal((count, model.nv))
+        if self._ant:
+            quaternion = rollouts.qpos[which, 3:7]
+            quaternion /= np.linalg.norm(quaternion, axis=1, keepdims=True)
+            rollouts.qpos[which, 3:7] = quaternion
+        self._position[which] = rollouts.qpos[which, :2]
+        self.goals[which] = self._rng.uniform(0, 2 * np.pi if self._ant else 3.0, count)
+        return self._inputs()[which]
+
+    def step(self, actions: np.ndarray) -> Outcome:
+        rules = self._rules
+        qpos, qvel, _ = self._rollouts.run(actions, rules.FRAME_SKIP)
+        # The ant's own reward reads the torso in the integrator's last stage: a millimetre off.
+        position = qpos[:, -1, :2].copy()
+        velocity = (position - self._position) / rules.STEP_SECONDS
+        self._position = position
+        self._rollouts.qpos, self._rollouts.qvel = qpos[:, -1].copy(), qvel[:, -1].copy()
+        if self._ant:
+            rewards = rules.ant_reward(velocity, actions, self.goals)
+            fallen = ~rules.ant_is_healthy(qpos[:, -1], qvel[:, -1])
+        else:
+            rewards = rules.cheetah_reward(velocity[:, 0], actions, self.goals)
+            fallen = np.zeros(len(actions), bool)
+        return Outcome(self._inputs(), rewards, fallen)
+
+    def _inputs(self) -> np.ndarray:
+        skip = 2 if self._ant else 1
+        state = np.hstack((self._rollouts.qpos[:, skip:], self._rollouts.qvel))
+        return policy_input(self._spec, state, self.goals)

@@ -1,0 +1,53 @@
+"""Play episodes of a task and record them."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+from m3dt.behaviour.behaviours import Policy
+from m3dt.behaviour.ladder import Ladder, Rung
+from m3dt.behaviour.library import Library
+from m3dt.tasks import TaskSpec, Trajectory, make_env
+from m3dt.tasks.task_env import TaskEnv
+
+
+class Player:
+    """Plays one task by the rungs of its ladder.
+
+    Raises:
+        UserError: The task has no behaviour policy.
+    """
+
+    def __init__(self, spec: TaskSpec, library: Library) -> None:
+        self.spec = spec
+        self.ladder = Ladder(spec, library)
+        self.env = make_env(spec.name)
+
+    def play(self, rung: Rung, rng: np.random.Generator) -> Trajectory:
+        """Play one episode; the generator decides its initial state and all noise."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # scripts exceed [-1, 1]; we clip
+            return play(self.env, self.ladder.policy(rung), rung, rng)
+
+
+def play(env: TaskEnv, policy: Policy, rung: Rung, rng: np.random.Generator) -> Trajectory:
+    """Play one episode of an environment."""
+    observation, _ = env.reset(seed=int(rng.integers(2**31)))
+    policy.begin()
+    in_phase = rung.noise.phases(env.spec_task.horizon, rng)
+    observations: list[np.ndarray] = []
+    actions: list[np.ndarray] = []
+    rewards: list[float] = []
+    success = done = False
+    while not done:
+        action = policy.act(observation, success)
+        action = rung.noise.spoil(action, in_phase[len(actions)], rng)
+        observations.append(observation)
+        actions.append(action)
+        observation, reward, terminated, truncated, info = env.step(action)
+        rewards.append(reward)
+        success |= info["success"]
+        done = terminated or truncated
+    return Trajectory(np.array(observations), np.array(actions), np.array(rewards), success)

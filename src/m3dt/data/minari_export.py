@@ -1,0 +1,113 @@
+"""Export a dataset to Minari, one Minari dataset a task."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Box
+
+from m3dt.data.format import DatasetIndex
+from m3dt.data.store import DatasetStore, TaskStore
+from m3dt.utils.errors import UserError
+from m3dt.utils.files import sole_writer, staging_folder
+
+_ROOT = "MINARI_DATASETS_PATH"  # where minari writes
+_NAMESPACE = "m3dt"
+
+
+def export_minari(folder: Path, target: Path, names: Sequence[str]) -> list[str]:
+    """Write tasks of a dataset as Minari datasets `m3dt/<task>-v0` below a folder.
+
+    Minari wants one observation more than actions; the last one is repeated, for it was not
+    recorded. Returns the names of the tasks.
+
+    Args:
+        folder: Our dataset.
+        target: Minari's root folder.
+        names: Tasks; none means all.
+
+    Raises:
+        UserError: There is no dataset, a task is missing or stands in the target already, or
+            minari is not installed.
+    """
+    if find_spec("minari") is None:
+        raise UserError("Minari datasets need minari: pip install 'm3dt[minari]'")
+    index = DatasetIndex.read(folder)
+    tasks = list(dict.fromkeys(names)) or list(index.tasks)
+    store = DatasetStore.open(folder, tasks)
+    taken = [t for t in tasks if (target / _identity(t)).exists()]
+    if taken:
+        raise UserError(f"{target}: holds {', '.join(taken)} already. Export to another folder.")
+    with sole_writer(target), staging_folder(target) as staging:
+        with _environment(_ROOT, str(staging.resolve())):
+            for task in store.tasks:
+                entry = index.tasks[task.spec.name]
+                _write(task, entry.success_rate is not None, str(entry.made_by.get("behaviour")))
+        (target / _NAMESPACE).mkdir(exist_ok=True)
+        for path in (staging / _NAMESPACE).iterdir():
+            os.replace(path, target / _NAMESPACE / path.name)
+    return tasks
+
+
+def _write(task: TaskStore, success_known: bool, behaviour: str) -> None:
+    import minari
+
+    spec = task.spec
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # no address, no environment
+        minari.create_dataset_from_buffers(
+            _identity(spec.name),
+            list(_buffers(task, success_known)),
+            observation_space=Box(-np.inf, np.inf, (spec.state_dim,), np.float32),
+            action_space=Box(-1.0, 1.0, (spec.action_dim,), np.float32),
+            algorithm_name=behaviour,
+            author="m3dt",
+            description=f"{spec.name} as m3dt collected or imported it",
+        )
+
+
+def _identity(task: str) -> str:
+    # Minari reads a trailing -v2 as its own version number.
+    return f"{_NAMESPACE}/{task.removesuffix('-v2')}-v0"
+
+
+def _buffers(task: TaskStore, success_known: bool) -> Iterator[Any]:
+    """Yield a task's episodes; only ants end early, whatever the length of others means."""
+    from minari.data_collector import EpisodeBuffer
+
+    for i, (start, end) in enumerate(zip(task.episode_starts, task.episode_ends, strict=True)):
+        steps = int(end - start)
+        observations = np.array(task.observations[start:end])
+        ended = np.arange(1, steps + 1) == steps
+        early = task.spec.domain == "ant-dir" and steps < task.spec.horizon
+        success = np.zeros(steps + 1, bool)
+        success[-1] = bool(task.successes[i])
+        yield EpisodeBuffer(
+            id=i,
+            observations=np.concatenate((observations, observations[-1:])),
+            actions=np.array(task.actions[start:end]),
+            rewards=list(task.rewards[start:end]),
+            terminations=list(ended & early),
+            truncations=list(ended & (not early)),
+            infos={"success": success} if success_known else {},
+        )
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before

@@ -1,0 +1,16 @@
+"""Pictures of one run or one dataset, and what TensorBoard shows of them."""
+
+from m3dt.plots.conflict_curve import conflict_curve
+from m3dt.plots.datasets import coverage_figure, frame_sheet, return_figure, scale_figure
+from m3dt.plots.heat_map import heat_map
+from m3dt.plots.notebook import FigureView
+
+__all__ = [
+    "FigureView",
+    "conflict_curve",
+    "coverage_figure",
+    "frame_sheet",
+    "heat_map",
+    "return_figure",
+    "scale_figure",
+]

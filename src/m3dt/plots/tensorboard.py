@@ -1,0 +1,136 @@
+"""What TensorBoard shows beside the curves of training: groups, scores, a page that sorts them.
+
+Letters: N tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tensorboard.compat.proto.summary_pb2 import Summary
+from torch.utils.tensorboard import SummaryWriter
+
+from m3dt.plots.heat_map import heat_map
+from m3dt.tasks import DOMAINS
+
+# The custom scalars page: backbone, experts and router side by side, a chart a question.
+LAYOUT = {
+    "training": {
+        "loss": ["Multiline", ["train/loss"]],
+        "gradient norm": ["Multiline", ["train/gradient_norm"]],
+    },
+    "conflict between tasks": {
+        "backbone": ["Multiline", ["conflict/mean", "conflict/smoothed"]],
+        "attention and MLP": ["Multiline", ["conflict/attention", "conflict/mlp"]],
+        "experts": ["Multiline", ["conflict/experts_grouped", "conflict/experts_all"]],
+    },
+    "similarity, and what comes for free": {
+        "backbone": [
+            "Multiline",
+            ["similarity/to_mean", "similarity/leave_one_out", "similarity/independent"],
+        ],
+        "experts": ["Multiline", ["similarity/experts_grouped", "similarity/experts_all"]],
+    },
+    "router": {"entropy and load": ["Multiline", ["router/entropy", "router/load_max"]]},
+    "scores": {
+        "mean": ["Multiline", ["eval/score"]],
+        "domains": ["Multiline", [f"eval/{domain}/score" for domain in DOMAINS]],
+    },
+}
+
+
+def write_layout(run: Path) -> None:
+    """Write the layout of the custom scalars page of a run, once."""
+    folder = run / "logs" / "layout"
+    if not folder.exists():
+        with SummaryWriter(str(folder)) as writer:
+            writer.add_custom_scalars(LAYOUT)
+
+
+def write_groups(
+    run: Path, gram: np.ndarray | None, groups: Sequence[Sequence[int]], tasks: Sequence[str]
+) -> None:
+    """Write the task groups, and the agreement of their tasks.
+
+    Args:
+        run: The run's folder.
+        gram: Inner products of the agreement vectors, (N, N); None for random groups.
+        groups: Positions of the tasks of each group.
+        tasks: Names, N of them.
+    """
+    with SummaryWriter(str(run / "logs" / "grouping")) as writer:
+        lines = [
+            f"| {g} | {', '.join(tasks[i] for i in group)} |" for g, group in enumerate(groups)
+        ]
+        writer.add_text("grouping/groups", "\n".join(["| group | tasks |", "|---|---|", *lines]))
+        if gram is not None:
+            order = [i for group in groups for i in group]
+            norms = np.sqrt(np.clip(np.diag(gram), 1e-30, None))
+            cosines = (gram / norms[:, None] / norms)[np.ix_(order, order)]
+            figure = heat_map(
+                cosines,
+                rows=[tasks[i] for i in order],
+                columns=[f"{g}" for g, group in enumerate(groups) for _ in group],
+                title="agreement of the tasks' gradients (cosine), by group",
+                x_label="group",
+                borders=np.cumsum([len(group) for group in groups])[:-1].tolist(),
+            )
+            writer.add_figure("grouping/agreement", figure)
+
+
+def write_scores(run: Path, name: str, step: int, result: Mapping[str, Any]) -> None:
+    """Write a model's scores, one TensorBoard run a model."""
+    with SummaryWriter(str(run / "logs" / "evaluation" / name.replace(":", "-"))) as writer:
+        for key, value in score_scalars(result).items():
+            writer.add_scalar(key, value, step)
+
+
+def write_video(
+    run: Path, name: str, task: str, step: int, gif: bytes, size: Sequence[int]
+) -> None:
+    """Write an animated GIF among the images of a model.
+
+    Args:
+        run: The run's folder.
+        name: Of the model.
+        task: What is played.
+        step: Of the weights.
+        gif: The file's content.
+        size: Height and width.
+    """
+    image = Summary.Image(height=size[0], width=size[1], colorspace=3, encoded_image_string=gif)
+    summary = Summary(value=[Summary.Value(tag=f"rollout/{task}", image=image)])
+    with SummaryWriter(str(run / "logs" / "evaluation" / name.replace(":", "-"))) as writer:
+        writer._get_file_writer().add_summary(summary, step)
+
+
+def score_scalars(result: Mapping[str, Any]) -> dict[str, float]:
+    """Return the scores of an evaluation by their names in TensorBoard."""
+    return {
+        "eval/score": result["score"],
+        **{f"eval/{domain}/score": score for domain, score in result["domains"].items()},
+        **{f"eval/task/{task}": summary["score"] for task, summary in result["tasks"].items()},
+    }
+
+
+def write_hyperparameters(
+    run: Path,
+    name: str,
+    settings: Mapping[str, bool | int | float | str],
+    result: Mapping[str, Any],
+) -> None:
+    """Write a model's settings and final scores for the HParams page.
+
+    Args:
+        run: The run's folder.
+        name: Of the model.
+        settings: What tells it from others: numbers and words.
+        result: What an evaluation returned.
+    """
+    scores = {k: v for k, v in score_scalars(result).items() if not k.startswith("eval/task/")}
+    with SummaryWriter(str(run / "logs" / "hparams" / name.replace(":", "-"))) as writer:
+        final = {f"final/{key}": value for key, value in scores.items()}
+        writer.add_hparams({"model": name, **settings}, final, run_name=".")

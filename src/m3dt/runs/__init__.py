@@ -1,0 +1,14 @@
+"""What a run keeps on disk: its folder, its registry of models, and models put together from it."""
+
+from m3dt.runs.assemble import build_model, check_parent, inference_device, load_expert
+from m3dt.runs.registry import MAIN, Entry, Registry
+
+__all__ = [
+    "MAIN",
+    "Entry",
+    "Registry",
+    "build_model",
+    "check_parent",
+    "inference_device",
+    "load_expert",
+]

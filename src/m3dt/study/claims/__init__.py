@@ -1,0 +1,45 @@
+"""What a study says of the paper's claims: our numbers, and whether each claim holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from m3dt.study.claims.ablation_claims import ablation_claims
+from m3dt.study.claims.claim import FAILS, HOLDS, MISSING, OPEN, OURS, Claim, verdict
+from m3dt.study.claims.conflict_claims import conflict_claims
+from m3dt.study.claims.method_claims import method_claims
+from m3dt.study.claims.scaling_claims import scaling_claims
+from m3dt.study.estimates import Results
+from m3dt.study.markdown import markdown
+
+__all__ = [
+    "FAILS",
+    "HOLDS",
+    "MISSING",
+    "OPEN",
+    "OURS",
+    "SUBJECTS",
+    "Claim",
+    "claims",
+    "claims_table",
+    "verdict",
+]
+
+SUBJECTS: dict[str, Callable[[Results], list[Claim]]] = {
+    "scaling": scaling_claims,
+    "conflict": conflict_claims,
+    "methods": method_claims,
+    "ablations": ablation_claims,
+}
+
+
+def claims(results: Results, subject: str = "") -> list[Claim]:
+    """Return every claim that the study was made for, or those of one subject."""
+    chosen = [subject] if subject else list(SUBJECTS)
+    return [claim for name in chosen for claim in SUBJECTS[name](results)]
+
+
+def claims_table(results: Results, subject: str = "") -> str:
+    """Return the claims, or those of one subject, as Markdown."""
+    rows = [[c.text, c.paper, c.ours, c.verdict] for c in claims(results, subject)]
+    return markdown(["claim", "paper", "here, mean over seeds [95 % interval]", "verdict"], rows)

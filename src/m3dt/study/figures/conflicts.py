@@ -1,0 +1,110 @@
+"""Figures 2, 5, 7: agreement of gradients over tasks, over training and inside experts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from m3dt.study.estimates import NOT_MEASURED, Record, Results
+from m3dt.study.figures.panels import (
+    BLUE,
+    GREEN,
+    GREY,
+    PINK,
+    RED,
+    draw,
+    finish,
+    name_points,
+    panels,
+)
+from m3dt.study.lookup import SUITES, backbone_histories, expert_conflict, final_similarity
+
+_GROUPINGS = {
+    "m3dt-gradient": "gradient groups",
+    "m3dt-random": "random groups",
+    "m3dt-ungrouped": "no groups",
+}
+
+
+def similarity_figure(results: Results) -> Figure:
+    """Draw gradient similarity over the number of tasks, its spread, what is real (figure 2)."""
+    figure, (left, middle, right) = panels(3, 4.6)
+    for panel, key, label, color, style in (
+        (left, "to_mean", "to the mean gradient, with the task itself", BLUE, "o-"),
+        (left, "independent", "independent gradients: 1/sqrt(N)", GREY, "o:"),
+        (middle, "spread", "standard deviation over tasks", BLUE, "o-"),
+        (right, "leave_one_out", "to the mean of the others", RED, "o-"),
+        (right, "pairwise", "between pairs", GREEN, "o-"),
+    ):
+        points = {n: final_similarity(results, n, key) for n in SUITES}
+        draw(panel, points, label, color, style)
+    finish(left, "As the paper measures it", "tasks", "mean cosine", list(SUITES),
+           "paper: falls with tasks")  # fmt: skip
+    finish(middle, "Its spread", "tasks", "of cos(g_i, G)", list(SUITES))
+    finish(right, "What remains", "tasks", "mean cosine", list(SUITES),
+           "a question of ours: 0 for independent gradients at any N")  # fmt: skip
+    return figure
+
+
+def conflict_figure(results: Results) -> Figure:
+    """Draw conflict over the training of the backbone (figures 2 and 7)."""
+    figure, (left, right) = panels(2)
+    found = backbone_histories(results).values()
+    draw_curve(left, found, lambda r: r["mean"], "all parameters", BLUE)
+    draw_curve(left, found, lambda r: r["parts"]["attention"], "attention", GREEN)
+    draw_curve(left, found, lambda r: r["parts"]["mlp"], "MLP", PINK)
+    draw_curve(left, found, lambda r: 1 - r["independent"], "independent: 1 - 1/sqrt(N)", GREY, ":")
+    finish(left, "Conflict, as the paper defines it", "step", "1 - cos(g_i, G)",
+           paper="paper: rises to a peak at about 400k steps")  # fmt: skip
+    draw_curve(right, found, lambda r: 1 - r["mean"], "to the mean gradient (the paper's)", BLUE)
+    draw_curve(right, found, lambda r: r["leave_one_out"], "to the mean of the others", RED)
+    draw_curve(right, found, lambda r: r["independent"], "1/sqrt(N)", GREY, ":")
+    finish(right, "How much of it is real", "step", "mean cosine", paper="a question of ours")
+    return figure
+
+
+def draw_curve(
+    axes: Axes,
+    histories: Collection[Sequence[Record]],
+    value: Callable[[Record], float],
+    label: str,
+    color: str,
+    style: str = "-",
+) -> None:
+    """Draw the mean of some seeds' curves over their common steps, and each one faintly."""
+    curves = [{r["step"]: value(r) for r in records} for records in histories]
+    if not curves:
+        axes.plot([], [], style, color=color, label=f"{label} ({NOT_MEASURED})")
+        return
+    if len(curves) > 1:
+        for curve in curves:
+            axes.plot(list(curve), list(curve.values()), color=color, alpha=0.2, linewidth=0.8)
+    steps = sorted(set.intersection(*map(set, curves)))
+    means = [float(np.mean([curve[step] for curve in curves])) for step in steps]
+    axes.plot(steps, means, style, color=color, label=label, linewidth=1.6)
+
+
+def expert_conflict_figure(results: Results) -> Figure:
+    """Draw the conflict inside trained experts, grouped and not (figure 5)."""
+    figure, (left, right) = panels(2)
+    for panel, key in ((left, "conflict"), (right, "leave_one_out")):
+        series = [
+            (
+                label,
+                color,
+                [expert_conflict(results, method, name, key) for method in methods],
+            )
+            for name, label, color, methods in (
+                ("grouped", "within each group", RED, list(_GROUPINGS)[:2]),
+                ("all", "between all tasks", BLUE, list(_GROUPINGS)),
+            )
+        ]
+        name_points(panel, list(_GROUPINGS.values()), series)
+    finish(left, "Conflict in the experts' parameters", "", "1 - cos(g_i, G)",
+           paper="question: is it lower within groups?")  # fmt: skip
+    finish(right, "0 for independent gradients", "", "cos(g_i, mean of the others)",
+           paper="a question of ours")  # fmt: skip
+    return figure

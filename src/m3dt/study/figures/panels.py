@@ -1,0 +1,137 @@
+"""Panels of figures: means over seeds, each seed faintly, and what the paper says beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from m3dt.study.estimates import NOT_MEASURED, Scores
+
+BLUE, RED, GREEN, PINK, GREY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "0.45"
+_SPREAD = 0.24  # between the first and the last of several points that share a name
+_STEP = 1.025  # by which curves stand beside each other on a logarithmic scale
+_MARGIN = 1.3
+SCORE = "normalized score"
+Series = tuple[str, str, Sequence[Scores]]  # label, color, a point for each name
+
+
+def panels(count: int, width: float = 4.8, columns: int = 3) -> tuple[Figure, Sequence[Axes]]:
+    """Return a figure with panels in rows of so many columns, and those left over, empty, last."""
+    across, rows = min(count, columns), -(-count // columns)
+    figure = Figure(figsize=(width * across, 4.1 * rows), layout="constrained")
+    axes: list[Axes] = list(figure.subplots(rows, across, squeeze=False).flat)
+    for unused in axes[count:]:
+        unused.axis("off")
+    for panel in axes[:count]:
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.tick_params(labelsize=9)
+    return figure, axes
+
+
+def draw(
+    axes: Axes,
+    points: Mapping[Any, Scores],
+    label: str,
+    color: str,
+    style: str = "o-",
+    place: int = 0,
+) -> None:
+    """Draw the means over seeds, and each seed faintly; the legend names points without results.
+
+    Args:
+        axes: The panel, whose scale will be logarithmic.
+        points: By tasks, width, number of experts; some of them without results, perhaps.
+        label: What they are.
+        color: That they have.
+        style: Of markers and lines.
+        place: Moves them aside by so many steps, so that they do not hide others.
+    """
+    found = [(x * _STEP**place, scores) for x, scores in sorted(points.items()) if scores]
+    missing = [f"{x:,g}" for x, scores in sorted(points.items()) if not scores]
+    if missing or not points:
+        label += f" ({NOT_MEASURED}{': ' + ', '.join(missing) if found else ''})"
+    _means(axes, found, style, color, label)
+
+
+def name_points(axes: Axes, names: Sequence[str], series: Sequence[Series]) -> None:
+    """Draw a point of each series above each name, and say which there are none of."""
+    for number, (label, color, points) in enumerate(series):
+        shift = _SPREAD * (number / (len(series) - 1) - 0.5) if len(series) > 1 else 0.0
+        found = [(x + shift, scores) for x, scores in enumerate(points) if scores]
+        _means(axes, found, "o", color, label)
+        above = axes.get_xaxis_transform()
+        for missing in [x + shift for x, scores in enumerate(points) if not scores]:
+            axes.text(missing, 0.04, NOT_MEASURED, transform=above, fontsize=8, color=color,
+                      rotation=90, ha="center", va="bottom")  # fmt: skip
+    axes.set_xticks(range(len(names)), names)
+    axes.set_xlim(-0.5, len(names) - 0.5)
+
+
+def draw_paper(axes: Axes, points: Mapping[int, float], label: str) -> None:
+    """Draw numbers that the paper states, on the scale that ours have."""
+    axes.plot(list(points), list(points.values()), "D--", color="0.6", label=label, markersize=4,
+              markerfacecolor="white", linewidth=1.1, zorder=1)  # fmt: skip
+
+
+def finish(
+    axes: Axes,
+    title: str,
+    x_label: str,
+    y_label: str,
+    ticks: Sequence[float] = (),
+    paper: str = "",
+) -> None:
+    """Name a panel's axes and show its legend.
+
+    Args:
+        axes: The panel.
+        title: What it shows.
+        x_label: What stands below.
+        y_label: What stands at its side.
+        ticks: Values below, on a logarithmic scale; none for a linear one.
+        paper: What the paper says of it, below the title.
+    """
+    axes.set_title(title, fontsize=11, loc="left", pad=20 if paper else 6)
+    if paper:
+        axes.text(0, 1.025, paper, transform=axes.transAxes, fontsize=8.5, color=GREY)
+    axes.set_xlabel(x_label, fontsize=10)
+    axes.set_ylabel(y_label, fontsize=10)
+    if ticks:
+        axes.set_xscale("log")
+        axes.set_xlim(ticks[0] / _MARGIN, ticks[-1] * _MARGIN)
+        axes.set_xticks(list(ticks), [f"{t:,g}" for t in ticks])
+        axes.minorticks_off()
+    if not any(np.size(line.get_xdata()) for line in axes.lines) and len(axes.texts) == bool(paper):
+        axes.text(0.5, 0.5, NOT_MEASURED, transform=axes.transAxes, ha="center", color=GREY)
+        axes.set_yticks([])
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8.5, frameon=False, loc="upper left", bbox_to_anchor=(-0.02, -0.17))
+
+
+def share_legend(axes: Sequence[Axes], spare: Axes) -> None:
+    """Show what the legends of several panels have in common once, in a spare one."""
+    shown: dict[str, Artist] = {}
+    for panel in axes:
+        handles, labels = panel.get_legend_handles_labels()
+        shown |= dict(zip(labels, handles, strict=True))
+        if (legend := panel.get_legend()) is not None:
+            legend.remove()
+    spare.legend(list(shown.values()), list(shown), fontsize=10, frameon=False, loc="center left")
+
+
+def _means(
+    axes: Axes, found: Sequence[tuple[float, Scores]], style: str, color: str, label: str
+) -> None:
+    for seed in sorted({seed for _, scores in found for seed in scores}):
+        own = [(x, scores[seed]) for x, scores in found if seed in scores]
+        axes.plot(
+            *zip(*own, strict=True), "o-", color=color, alpha=0.25, markersize=3, linewidth=0.8
+        )
+    x, means = [x for x, _ in found], [fmean(scores.values()) for _, scores in found]
+    axes.plot(x, means, style, color=color, label=label, markersize=6, linewidth=1.4)

@@ -1,0 +1,87 @@
+"""Fit a stage: from the newest checkpoint, to its end or to a signal, with the weights to keep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from rich.console import Console
+
+from m3dt.config import Config
+from m3dt.data import M3DTDataModule
+from m3dt.stages import Stage, WeightSelector
+from m3dt.training.resume import FORCED, check_resume, check_space, newest_checkpoint, step_of
+from m3dt.training.run import Fitted
+from m3dt.training.signals import SaveOnSignal, plain_exits
+from m3dt.training.trainer import make_trainer, quiet_training
+from m3dt.utils.errors import RunError
+
+
+def fit(
+    config: Config,
+    stage: Stage,
+    data: M3DTDataModule,
+    callbacks: list[pl.Callback],
+    settings: dict[str, Any],
+    folder: Path,
+    console: Console,
+) -> Fitted:
+    """Train a stage to its end, from the newest checkpoint of an interrupted run if there is one.
+
+    Args:
+        config: The experiment.
+        stage: The stage; its model is left with the weights to keep.
+        data: Its batches.
+        callbacks: From `build_callbacks`.
+        settings: What the weights depend on; an interrupted run must have had the same.
+        folder: Of the checkpoints, held by `training_folder`.
+        console: Receives messages.
+
+    Raises:
+        UserError: An interrupted run had other settings, or the disk is full.
+        RunError: Training ended early.
+    """
+    forced = check_resume(folder, settings, config.force, console)
+    check_space(folder, stage.model)
+    checkpoint = newest_checkpoint(folder)
+    if checkpoint:
+        console.print(f"resuming [bold]{folder.name}[/] at step {step_of(checkpoint)}")
+    start = step_of(checkpoint) if checkpoint else 0
+    stage.model.use(config.compute)
+    signals = SaveOnSignal(folder)
+    trainer = make_trainer(config, stage, [*callbacks, signals], folder, start)
+    with quiet_training(), plain_exits(trainer, signals, config.run, checkpoint, console):
+        trainer.fit(stage, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    if trainer.global_step < stage.config.max_steps and not trainer.should_stop:
+        raise RunError(
+            f"{folder.name} ended early, at step {trainer.global_step} of {stage.config.max_steps}"
+        )
+    step = _keep_selected(stage, callbacks) or trainer.global_step
+    measured = {FORCED: forced} if forced else {}
+    return Fitted(step, {**measured, **_measured(trainer, callbacks)})
+
+
+def _keep_selected(stage: Stage, callbacks: Sequence[pl.Callback]) -> int | None:
+    """Give the model the weights that a callback selected, and return their step."""
+    step = None
+    for callback in callbacks:
+        selected = callback.selected_weights() if isinstance(callback, WeightSelector) else None
+        if selected is not None:
+            step, weights = selected
+            with torch.no_grad():
+                for name, parameter in stage.trainable().items():
+                    parameter.copy_(weights[name])
+    return step
+
+
+def _measured(trainer: pl.Trainer, callbacks: Sequence[pl.Callback]) -> dict[str, Any]:
+    """Return what the callbacks measured, and the last loss."""
+    found: dict[str, Any] = {}
+    for callback in callbacks:
+        metrics = getattr(callback, "metrics", None)
+        found.update(metrics() if callable(metrics) else {})
+    loss = trainer.callback_metrics.get("train/loss")
+    return found if loss is None else {**found, "train/loss": float(loss)}

@@ -1,0 +1,254 @@
+"""The trainings that m3dt knows: what each needs, builds and registers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import torch
+
+from m3dt.config import Config
+from m3dt.data import M3DTDataModule, TaskContext, TaskStream
+from m3dt.models import PromptDT
+from m3dt.runs import MAIN, Entry, load_expert
+from m3dt.stages import (
+    BackboneStage,
+    BaselineStage,
+    ExpertStage,
+    HarmoStage,
+    RouterStage,
+    Stage,
+    derive_seed,
+)
+from m3dt.training.groups import group_tasks
+from m3dt.training.parents import (
+    build_backbone,
+    check_num_experts,
+    trained_backbone,
+    trained_experts,
+)
+from m3dt.training.resume import started_settings
+from m3dt.training.run import Product, Run
+from m3dt.utils.errors import UserError
+
+Built = tuple[Stage, M3DTDataModule]
+
+
+class Job(ABC):
+    """One training of a run.
+
+    Attributes:
+        title: What a person calls it.
+        kind: Registry kind of the models that it makes.
+        section: Name under which callbacks list it in `stages`.
+        folder: Name of its folder of checkpoints.
+        divisible: Whether several devices share it by training different models.
+        names: Names of the models within the kind.
+        parents: Registered models that these build on.
+    """
+
+    title: str
+    kind: ClassVar[str]
+    section: ClassVar[str]
+    divisible: ClassVar[bool] = False
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.folder = self.section
+        self.names: tuple[str, ...] = (MAIN,)
+        self.parents: list[Entry] = []
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Return the settings that the weights depend on."""
+
+    @abstractmethod
+    def build(self, missing: Sequence[str]) -> Built:
+        """Return the stage and the batches that train the missing models."""
+
+    @abstractmethod
+    def products(self, stage: Stage) -> Iterator[Product]:
+        """Yield the models of a trained stage."""
+
+    def resume_settings(self) -> dict[str, Any]:
+        """Return what else an interrupted training must find as it was."""
+        return {}
+
+    def finished(self) -> str:
+        """Return what is said where all models are registered."""
+        step = self.run.registry.get(self.kind, self.names[0]).step
+        return f"{self.title} is finished: {self.kind} at step {step}."
+
+    def registered(self, step: int, missing: Sequence[str]) -> str:
+        """Return what is said once the missing models are registered."""
+        return f"{self.title}: {self.kind} registered, weights of step {step}."
+
+
+class BackboneJob(Job):
+    """Stage 1: the backbone on all tasks, until its gradient conflict has peaked."""
+
+    title, kind, section = "stage 1", "backbone", "stage1"
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        check_num_experts(run)
+
+    def settings(self) -> dict[str, Any]:
+        return self.run.settings("stage1")
+
+    def build(self, missing: Sequence[str]) -> Built:
+        config = self.run.config
+        data = self.run.batches("stage1")
+        torch.manual_seed(derive_seed(config.seed, BackboneStage.number))
+        return BackboneStage(PromptDT(config.model), config.stage1, config.seed), data
+
+    def products(self, stage: Stage) -> Iterator[Product]:
+        yield whole_model(self.run, MAIN, stage)
+
+
+class ExpertsJob(Job):
+    """Stage 2: this shard's experts, each on its own task group."""
+
+    title, kind, section = "stage 2", "expert", "stage2"
+    divisible = True
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        config = run.config
+        self.backbone = trained_backbone(run, "stage2")
+        self.experts: list[int] = []  # of the running training
+        if config.moe.training == "ungrouped":
+            self.names = ()
+            return
+        index, count = config.stage2.shard_numbers()
+        if count > 1 and run.registry.find("grouping", MAIN) is None:
+            raise UserError(
+                f"{run.folder}: jobs that share stage 2 need the task groups first. "
+                f"Run `m3dt group --conf {config.conf}` once."
+            )
+        grouping = group_tasks(run)
+        self.groups: list[list[str]] = grouping.metrics["groups"]
+        self.parents = [self.backbone, grouping]
+        self.names = tuple(str(k) for k in range(index, config.moe.num_experts, count))
+        self.folder = self.section if count == 1 else f"{self.section}-{index}-of-{count}"
+
+    def settings(self) -> dict[str, Any]:
+        return self.run.settings("grouping", "moe.num_experts", "moe.expert", "stage2")
+
+    def build(self, missing: Sequence[str]) -> Built:
+        config = self.run.config
+        started = started_settings(self.run.checkpoints / self.folder)
+        self.experts = started["experts"] if started else [int(name) for name in missing]
+        position = {task: i for i, task in enumerate(self.run.tasks)}
+        streams = [
+            TaskStream(k, tuple(position[task] for task in self.groups[k])) for k in self.experts
+        ]
+        model = build_backbone(self.run, self.backbone)
+        model.add_mixtures(len(self.experts), routed=False, moe=config.moe)
+        stage = ExpertStage(model, config.stage2, config.seed, self.experts)
+        return stage, self.run.batches("stage2", streams)
+
+    def resume_settings(self) -> dict[str, Any]:
+        return {"experts": self.experts}
+
+    def products(self, stage: Stage) -> Iterator[Product]:
+        assert isinstance(stage, ExpertStage)
+        for k, weights in stage.expert_weights().items():
+            yield Product(str(k), weights, tuple(self.groups[k]))
+
+    def finished(self) -> str:
+        if not self.names:
+            return "moe.training=ungrouped: experts train in stage 3."
+        return f"stage 2 is finished: {len(self.names)} experts."
+
+    def registered(self, step: int, missing: Sequence[str]) -> str:
+        return f"stage 2: {len(missing)} experts registered, {step} steps each."
+
+
+class RouterJob(Job):
+    """Stage 3: the routers on all tasks, over the frozen backbone and experts.
+
+    With another `moe.training`, the experts train too: those of stage 2, or fresh ones.
+    """
+
+    title, kind, section = "stage 3", "router", "stage3"
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        self.ungrouped = run.config.moe.training == "ungrouped"
+        backbone = trained_backbone(run, "stage3")
+        experts = [] if self.ungrouped else trained_experts(run, backbone)
+        self.parents = [backbone, *experts]
+
+    def settings(self) -> dict[str, Any]:
+        sections = ("moe", "stage3") if self.ungrouped else ("grouping", "moe", "stage3")
+        return self.run.settings(*sections)
+
+    def build(self, missing: Sequence[str]) -> Built:
+        config, registry = self.run.config, self.run.registry
+        data = self.run.batches("stage3")
+        backbone, *experts = self.parents
+        model = build_backbone(self.run, backbone)
+        torch.manual_seed(derive_seed(config.seed, RouterStage.number))
+        model.add_mixtures(config.moe.num_experts, routed=True, moe=config.moe)
+        for number, expert in enumerate(experts):
+            load_expert(model, number, registry.tensors(expert))
+        train_experts = config.moe.training != "frozen_experts"
+        stage = RouterStage(model, config.stage3, config.seed, train_experts)
+        if self.ungrouped:
+            stage.reset_experts()
+        return stage, data
+
+    def products(self, stage: Stage) -> Iterator[Product]:
+        assert isinstance(stage, RouterStage)
+        yield Product(MAIN, stage.weights(), self.run.tasks)
+
+
+class BaselineJob(Job):
+    """A method without stages: everything on all tasks at once."""
+
+    kind, section = "baseline", "baseline"
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        config = run.config
+        self.title = self.folder = config.method
+        self.names = (config.method,)
+        if config.method == "harmodt" and config.loader.sampling != "one_task":
+            raise UserError(
+                f"loader.sampling={config.loader.sampling}: a step of HarmoDT belongs to one "
+                "task's mask. Set loader.sampling=one_task."
+            )
+
+    def settings(self) -> dict[str, Any]:
+        own = {"harmodt": ("harmodt",), "m3dt-end-to-end": ("moe",)}
+        return self.run.settings("baseline", *own.get(self.names[0], ()))
+
+    def build(self, missing: Sequence[str]) -> Built:
+        config, num_tasks = self.run.config, len(self.run.tasks)
+        data = self.run.batches("baseline")
+        torch.manual_seed(derive_seed(config.seed, BaselineStage.number))
+        return build_baseline(config, num_tasks), data
+
+    def products(self, stage: Stage) -> Iterator[Product]:
+        product = whole_model(self.run, self.names[0], stage)
+        if isinstance(stage, HarmoStage):
+            product.extra["masks"] = {"packed": stage.masks.packed}
+        yield product
+
+
+def build_baseline(config: Config, num_tasks: int) -> BaselineStage:
+    """Build the stage of a method without stages, with fresh weights."""
+    model = PromptDT(config.model, num_tasks)
+    if config.method == "m3dt-end-to-end":
+        model.add_mixtures(config.moe.num_experts, routed=True, moe=config.moe)
+    if config.method == "harmodt":
+        return HarmoStage(model, config.baseline, config.seed, config.harmodt, num_tasks)
+    return BaselineStage(model, config.baseline, config.seed)
+
+
+def whole_model(run: Run, name: str, stage: Stage) -> Product:
+    """Return a model that acts alone, with what it must know of its tasks."""
+    context = TaskContext.from_store(run.store, run.config.loader, run.config.model)
+    return Product(name, stage.model.state_dict(), run.tasks, {"tasks": context.tensors()})

@@ -1,0 +1,194 @@
+"""A stage's folder of checkpoints: who may write there, what an interrupted training left in it.
+
+The folder lives from the first step of a stage until its weights are registered.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from rich.console import Console
+
+from m3dt.training.fingerprint import differences
+from m3dt.utils.errors import RunError, UserError
+from m3dt.utils.files import atomic_path, free_space, remove_temporaries, sole_writer, write_json
+
+SETTINGS = "settings.json"
+FORCED = "forced"  # settings that changed in the middle of a training, there and in its metrics
+CHECKPOINT = "step{step}.ckpt"
+KEPT = 2  # checkpoints that stay, beside one that is being written
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes checkpoints beside their place, fsyncs and renames them."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        try:
+            with atomic_path(Path(path)) as temporary:
+                torch.save(checkpoint, temporary)
+            for older in _checkpoints(Path(path).parent)[:-KEPT]:
+                older.unlink(missing_ok=True)  # of an earlier process, lightning knows nothing
+        except (OSError, RuntimeError) as error:  # torch tells of a full disk by the latter
+            raise UserError(
+                f"{path}: cannot be written ({error}). The checkpoint before it is whole: free "
+                "space, and the same command goes on from there."
+            ) from None
+
+
+@contextmanager
+def training_folder(folder: Path) -> Iterator[Path]:
+    """Hold a stage's folder while it trains and is registered; then all ranks leave together.
+
+    It is deleted behind a training that came to its end, and kept otherwise.
+
+    Raises:
+        UserError: Another process trains the same.
+    """
+    with ExitStack() as held:
+        if is_first_rank():
+            held.enter_context(sole_writer(folder))
+            remove_temporaries(folder)
+        yield folder
+        if is_first_rank():
+            shutil.rmtree(folder, ignore_errors=True)
+        wait_for_all()
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Return the file of the checkpoint of a step."""
+    return folder / CHECKPOINT.format(step=step)
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step of a checkpoint, from its name."""
+    return int(checkpoint.stem.removeprefix("step"))
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """Return the newest checkpoint whose content is whole, or None."""
+    for path in reversed(_checkpoints(folder)):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                if archive.testzip() is None:
+                    return path
+        except (OSError, zipfile.BadZipFile):
+            continue
+    return None
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    found = (path for path in folder.glob("step*.ckpt") if path.stem[4:].isdigit())
+    return sorted(found, key=step_of)
+
+
+def started_settings(folder: Path) -> dict[str, Any] | None:
+    """Return the settings of an interrupted run of a stage, or None.
+
+    Raises:
+        UserError: They cannot be read.
+    """
+    path = folder / SETTINGS
+    if not path.is_file():
+        return None
+    found = None
+    with suppress(ValueError):
+        found = json.loads(path.read_text())
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: damaged. Delete {folder} to start the stage over.")
+    return found
+
+
+def check_resume(
+    folder: Path, settings: dict[str, Any], force: bool, console: Console
+) -> list[str]:
+    """Record what a training's weights depend on, or compare with an interrupted one's record.
+
+    Args:
+        folder: Of the stage's checkpoints.
+        settings: What the weights depend on; an interrupted run must have had the same.
+        force: Whether it goes on although some differ.
+        console: Where messages go.
+
+    Returns:
+        What was forced, now and before.
+
+    Raises:
+        UserError: Settings differ.
+    """
+    found = started_settings(folder)
+    forced = found.pop(FORCED, []) if found is not None else []
+    if found is not None and found != settings:
+        changed = differences(found, settings)
+        shaped = [
+            k for k in ("model", "tasks", "moe", "experts") if found.get(k) != settings.get(k)
+        ]
+        if force and shaped:
+            raise UserError(
+                f"{folder}: force=true cannot go on with another {shaped[0]}: {changed}. Delete "
+                "the folder to start over, or give another run=FOLDER."
+            )
+        if not force:
+            raise UserError(
+                f"{folder}: an interrupted run had other settings: {changed}. Repeat them to "
+                "resume, delete the folder to start over, or give another run=FOLDER. force=true "
+                "resumes all the same, which is recorded with the model."
+            )
+        console.print(f"[yellow]{folder.name} goes on with other settings[/]: {changed}")
+        forced = [*forced, changed]
+    if is_first_rank() and found != settings:
+        write_json(folder / SETTINGS, {**settings, **({FORCED: forced} if forced else {})})
+    return forced
+
+
+def check_space(folder: Path, model: torch.nn.Module) -> None:
+    """Refuse to start where a training's checkpoints would not fit.
+
+    Raises:
+        UserError: The disk has too little space.
+    """
+    # Weights, two moments, and the weights at the peak of conflict.
+    size = 4 * sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    wanted, free = KEPT + 1 - len(_checkpoints(folder)[-KEPT:]), free_space(folder)
+    if free < wanted * size:
+        raise UserError(
+            f"{folder}: {free / 2**20:,.0f} MiB are free, but checkpoints take {wanted} times "
+            f"{size / 2**20:,.1f} MiB. Free space, or give run=FOLDER on another disk."
+        )
+
+
+def is_first_rank() -> bool:
+    """Tell whether this process writes the files that all ranks share."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Return when what the first rank does for all is done.
+
+    Raises:
+        RunError: The process that started this one has ended, and with it the first rank.
+    """
+    parent = os.getppid()
+    while not condition():
+        if os.getppid() != parent:
+            raise RunError("the first process has ended.")
+        time.sleep(0.5)
+
+
+def wait_for_all() -> None:
+    """Return when every rank has come here."""
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()

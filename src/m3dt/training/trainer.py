@@ -1,0 +1,92 @@
+"""Lightning's Trainer as m3dt uses it: TensorBoard logs, atomic checkpoints, no own bar."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from m3dt.config import Config
+from m3dt.stages import Stage
+from m3dt.training.resume import CHECKPOINT, KEPT, AtomicCheckpointIO
+from m3dt.utils.errors import UserError
+from m3dt.utils.processes import quiet_writers
+
+_EXPECTED_WARNINGS = (  # about choices made here, and a word of Lightning to torch
+    ".*LeafSpec.*",
+    r".*module\(s\) in eval mode at the start of training.*",
+    ".*does not have many workers.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+)
+
+
+class StepLogger(TensorBoardLogger):
+    """TensorBoard without the curve of epochs, of which a run has one."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        super().log_metrics({k: v for k, v in metrics.items() if k != "epoch"}, step)
+
+
+def make_trainer(
+    config: Config, stage: Stage, callbacks: list[pl.Callback], folder: Path, start: int
+) -> pl.Trainer:
+    """Build the Trainer of a stage.
+
+    Args:
+        config: The experiment; its `trainer` section holds Lightning's own arguments.
+        stage: The stage.
+        callbacks: Ours and the user's.
+        folder: Of the checkpoints.
+        start: Step at which training begins; later records of the log are dropped.
+
+    Raises:
+        UserError: Lightning refuses an argument.
+    """
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    saver = ModelCheckpoint(
+        folder,
+        filename=CHECKPOINT.removesuffix(".ckpt"),
+        auto_insert_metric_name=False,
+        monitor="step",
+        mode="max",
+        save_top_k=KEPT,
+        every_n_train_steps=stage.config.checkpoint_every,
+        enable_version_counter=False,
+    )
+    logger = StepLogger(
+        config.run, name="logs", version=folder.name, default_hp_metric=False, purge_step=start
+    )
+    settings: dict[str, Any] = {"log_every_n_steps": 20, **config.trainer}
+    try:
+        return pl.Trainer(
+            max_steps=stage.config.max_steps,
+            max_epochs=-1,
+            logger=logger,
+            callbacks=[*callbacks, LearningRateMonitor("step"), saver],
+            plugins=[AtomicCheckpointIO()],
+            default_root_dir=folder,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            **settings,
+        )
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise UserError(f"trainer: {error}") from None
+
+
+@contextmanager
+def quiet_training() -> Iterator[None]:
+    """Silence warnings about what is done on purpose."""
+    with warnings.catch_warnings(), quiet_writers():
+        for message in _EXPECTED_WARNINGS:
+            warnings.filterwarnings("ignore", message)
+        yield
