@@ -9,8 +9,9 @@ import lightning.pytorch as pl
 import torch
 
 from m3dt.data import M3DTDataModule
-from m3dt.models.moe import ExpertBank
+from m3dt.models import ExpertBank
 from m3dt.stages import Stage, evaluation_mode
+from m3dt.stages.gradients import batch_gradient
 
 from .conflict_measures import ExpertTable, measure_experts
 from .recorder import Recorder
@@ -95,9 +96,7 @@ class ExpertConflictCallback(Recorder):
             # Unrouted experts take equal parts of a batch in turn, routed ones see all of it.
             parts = tasks[:1] if routed else tasks
             batch = data.probe_batches(parts, batch_size=self.batch_size)
-            batch = stage.transfer_batch_to_device(batch, stage.device, 0)
-            return torch.autograd.grad(stage.loss(batch), parameters)
+            return batch_gradient(stage, batch, parameters)
 
-        full_precision = torch.autocast(stage.device.type, enabled=False)
-        with evaluation_mode(stage), torch.enable_grad(), full_precision:
+        with evaluation_mode(stage):
             return measure_experts(gradient, groups)

@@ -118,7 +118,7 @@ def test_datasets(sound, data):
         try:
             store = DatasetStore.open(folder, SYNTHETIC_TASKS)
             model = ModelConfig(n_embd=8, n_head=1, context_length=5, prompt_length=3)
-            streams = [TaskStream(0, (0, 1, 2))]
+            streams = TaskStream(0, (0, 1, 2))
             module = M3DTDataModule(store, LoaderConfig(batch_size=4), model, 0, 1, streams)
             assert module.batch(0).segment.states.shape == (4, 5, 39)
             problems = verify(folder)["problems"]

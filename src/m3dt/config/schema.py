@@ -276,6 +276,8 @@ class EvaluationConfig:
 class ComputeConfig:
     """Shortcuts that change how results are computed, and nothing but rounding in them."""
 
+    shortcuts: str = "on"
+    """`off`: train by the plain model, which is slower and easy to follow."""
     share_prompts: str = "auto"
     """Whether each distinct prompt of a batch is encoded once and read by all of its rows; with
     dropout its rows then share its units. `auto`: where at most half as many prompts as rows."""
@@ -284,6 +286,7 @@ class ComputeConfig:
     `together`: as one batched product; `auto`: in turn on a CPU."""
 
     def __post_init__(self) -> None:
+        _choice("compute.shortcuts", self.shortcuts, ("on", "off"))
         _choice("compute.share_prompts", self.share_prompts, ("auto", "on", "off"))
         _choice("compute.experts", self.experts, ("auto", "in_turn", "together"))
 

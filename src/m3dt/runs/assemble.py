@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from m3dt.config import Config, ModelConfig, MoEConfig
-from m3dt.models import PromptDT
+from m3dt.models import PromptDT, add_mixtures, make_model
 from m3dt.runs.registry import Entry, Registry
 from m3dt.utils.errors import UserError
 
@@ -29,20 +29,20 @@ def build_model(registry: Registry, root: Entry, entry: Entry) -> PromptDT:
     Raises:
         UserError: `entry` or one of its experts was trained on another backbone.
     """
-    model = PromptDT(ModelConfig(**root.settings["model"]), len(root.tasks))
+    model = make_model(ModelConfig(**root.settings["model"]), len(root.tasks))
     if root.kind == "baseline" and "moe" in root.settings:
         moe = MoEConfig(**root.settings["moe"])
-        model.add_mixtures(moe.num_experts, routed=True, moe=moe)
+        add_mixtures(model, moe.num_experts, routed=True, moe=moe)
     model.load_state_dict(registry.tensors(root))
     if entry.key == root.key:
         return model
     check_parent(registry, entry, root)
     if entry.kind == "expert":
-        model.add_mixtures(1, routed=False, moe=_moe_of(entry, 1))
+        add_mixtures(model, 1, routed=False, moe=_moe_of(entry, 1))
         load_expert(model, 0, registry.tensors(entry))
         return model
     moe = _moe_of(entry, entry.settings["moe"]["num_experts"])
-    model.add_mixtures(moe.num_experts, routed=True, moe=moe)
+    add_mixtures(model, moe.num_experts, routed=True, moe=moe)
     weights = registry.tensors(entry)
     if moe.training == "frozen_experts":  # else they are the router entry's own
         keys = [key.split("/") for key in entry.parents if key.startswith("expert/")]

@@ -3,7 +3,7 @@
 Deviation from the published code: parameters are regrown by the gradient as it was before masking,
 which is what the paper means; taken after, it is zero wherever something could regrow.
 
-Letters: N tasks, P parameters.
+Letters: N tasks; `num_params` counts the parameters.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from m3dt.config import HarmoConfig, StageConfig
 from m3dt.data import M3DTDataModule
 from m3dt.data.batch import Batch
 from m3dt.models import PromptDT
-from m3dt.models.task_masks import TaskMasks, exchange, is_exempt, maskable
+from m3dt.models.variants.task_masks import TaskMasks, exchange, is_exempt, maskable
 from m3dt.stages.baseline import BaselineStage
-from m3dt.stages.stage import evaluation_mode
+from m3dt.stages.gradients import evaluation_mode, flatten, task_gradient
 
 _MASKS = "task_masks"  # in checkpoints
 
@@ -115,24 +115,22 @@ class HarmoStage(BaselineStage):
                 self.masks.put(task, revised)
 
     def importance(self, gradient: Tensor) -> Tensor:
-        """Return what pruning each parameter would cost, (P,)."""
+        """Return what pruning each parameter would cost, (num_params,)."""
         if self.harmo.importance == "gradient":
             return gradient.square()
         return torch.cat([p.detach().flatten() for p in self.trainable().values()]).abs()
 
     def masked_gradient(self, data: M3DTDataModule, task: int, index: int) -> Tensor:
-        """Return the gradient of a task's masked model over all parameters, (P,)."""
-        batch = self.transfer_batch_to_device(data.probe_batch(task, index), self.device, 0)
+        """Return the gradient of a task's masked model over all parameters, (num_params,)."""
         parameters = self.trainable()
         before = {name: p.detach().clone() for name, p in parameters.items()}
         self.masks.apply(self.model, task)
         try:
-            gradients = torch.autograd.grad(self.loss(batch), list(parameters.values()))
+            return flatten(task_gradient(self, data, task, index))
         finally:
             with torch.no_grad():
                 for name, parameter in parameters.items():
                     parameter.copy_(before[name])
-        return torch.cat([g.flatten() for g in gradients])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

@@ -1,6 +1,6 @@
 """HarmoDT's binary masks: which parameters serve which task (Hu et al. 2024, section 4).
 
-Letters: N tasks, P parameters that train, flattened in the order of the model.
+Letters: N tasks; `num_params` counts the parameters that train, in the order of the model.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from m3dt.models.prompt_dt import PromptDT
+from m3dt.models.plain import PromptDT
 
 
 def maskable(model: PromptDT) -> dict[str, nn.Parameter]:
@@ -50,7 +50,7 @@ class TaskMasks:
     """One bit per task and parameter.
 
     Attributes:
-        packed: (N, ceil(P / 8)) of uint8.
+        packed: (N, ceil(num_params / 8)) of uint8.
     """
 
     def __init__(self, model: PromptDT, packed: Tensor) -> None:
@@ -72,13 +72,13 @@ class TaskMasks:
         return cls(model, torch.from_numpy(np.stack(rows)))
 
     def flat(self, task: int) -> Tensor:
-        """Return a task's mask over all parameters, (P,) of bool."""
+        """Return a task's mask over all parameters, (num_params,) of bool."""
         bits = torch.arange(7, -1, -1, device=self.packed.device, dtype=torch.uint8)
         unpacked = (self.packed[task, :, None] >> bits) & 1
         return unpacked.flatten()[: self.size].bool()
 
     def put(self, task: int, flat: Tensor) -> None:
-        """Replace a task's mask by (P,) of bool."""
+        """Replace a task's mask by (num_params,) of bool."""
         row = np.packbits(flat.cpu().numpy())
         self.packed[task] = torch.from_numpy(row).to(self.packed.device)
 
@@ -102,9 +102,9 @@ def exchange(
     """Prune what harms or matters least, and regrow as many where gradients agree most.
 
     Args:
-        mask: (P,) of bool.
-        agreement: The task's gradient times the mean gradient of all, elementwise, (P,).
-        importance: What pruning a parameter would cost, (P,).
+        mask: (num_params,) of bool.
+        agreement: The task's gradient times the mean gradient of all, elementwise, (num_params,).
+        importance: What pruning a parameter would cost, (num_params,).
         gamma: Weight of agreement when pruning.
         count: How many parameters change places.
 
