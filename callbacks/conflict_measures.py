@@ -4,7 +4,7 @@ With g_i the gradient of task i, S = sum_i g_i and G = S / N, all measures follo
 |g_i|^2 and |S|^2, kept per part of the model (one block's attention, say): sums over parts give
 any larger subset. Memory is three gradients, whatever the number of tasks.
 
-Letters: N tasks, Q parts of the model.
+Letters: N tasks; `parts` counts the parts of the model.
 """
 
 from __future__ import annotations

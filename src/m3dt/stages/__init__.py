@@ -8,7 +8,7 @@ from m3dt.stages.harmodt import HarmoStage
 from m3dt.stages.loss import row_losses
 from m3dt.stages.router import RouterStage
 from m3dt.stages.seeds import derive_seed
-from m3dt.stages.stage import Stage, WeightSelector
+from m3dt.stages.stage import Stage
 
 __all__ = [
     "BackboneStage",
@@ -17,7 +17,6 @@ __all__ = [
     "HarmoStage",
     "RouterStage",
     "Stage",
-    "WeightSelector",
     "derive_seed",
     "evaluation_mode",
     "row_losses",

@@ -5,8 +5,16 @@ Letters: B batch.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
+
+from m3dt.stages.loss import row_losses
+from m3dt.utils.errors import RunError
+
+if TYPE_CHECKING:
+    from m3dt.stages.stage import Stage
 
 # In float16, gradients overflow now and then: the scaler skips such a step and halves its factor.
 # After 20 halvings in a row, the factor is not the cause.
@@ -37,13 +45,18 @@ class BadSteps:
         return bool(norm.isfinite()) or overflow
 
 
-def blame(row_losses: Tensor, tasks: list[str]) -> str:
-    """Return the tasks of rows whose own loss is not finite, or all tasks of the batch.
-
-    Args:
-        row_losses: (B,).
-        tasks: Names of the rows' tasks, B of them.
-    """
-    rows = torch.nonzero(~row_losses.isfinite()).flatten().tolist()
-    names = ", ".join(dict.fromkeys(tasks[row] for row in rows or range(len(tasks))))
-    return f"{names} (rows {rows})" if rows else names
+@torch.no_grad()
+def too_many_bad_steps(stage: Stage) -> RunError:
+    """Return the error that ends a training; it blames the tasks of rows with a bad loss."""
+    batch, store = stage.batch, stage.trainer.datamodule.store  # type: ignore[attr-defined]
+    assert batch is not None
+    losses = row_losses(stage.predictions(batch), batch)  # (B,)
+    rows = torch.nonzero(~losses.isfinite()).flatten().tolist()
+    blamed = batch.task_index[rows] if rows else batch.task_index
+    tasks = ", ".join(store.tasks[i].spec.name for i in blamed.unique().tolist())
+    return RunError(
+        f"{stage.title}: loss or gradient is not finite at step {stage.trainer.global_step}, "
+        f"after {stage.config.max_bad_steps} such steps were skipped. The batch is of {tasks}"
+        f"{f' (rows {rows})' if rows else ''}. The last checkpoint holds finite weights. Lower "
+        "the learning rate, or look at the data with `m3dt verify`."
+    )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -18,21 +18,12 @@ from torch.optim.lr_scheduler import LambdaLR
 from m3dt.config import ComputeConfig, StageConfig
 from m3dt.data.batch import Batch
 from m3dt.models import PromptDT
-from m3dt.stages.bad_steps import BadSteps, blame
+from m3dt.stages.bad_steps import BadSteps, too_many_bad_steps
 from m3dt.stages.loss import row_losses
 from m3dt.stages.optimizer import make_optimizer, take_configured_rates
 from m3dt.stages.seeds import derive_seed
-from m3dt.utils.errors import RunError
 
 _BAD_STEPS = "bad_steps"  # in checkpoints
-
-
-@runtime_checkable
-class WeightSelector(Protocol):
-    """A callback that decides which weights of a training are kept, instead of the last."""
-
-    def selected_weights(self) -> tuple[int, dict[str, Tensor]] | None:
-        """Return a step and the trainable weights then, or None for the last ones."""
 
 
 class Stage(pl.LightningModule):
@@ -63,7 +54,7 @@ class Stage(pl.LightningModule):
         self._forward: Callable[[PromptDT, Batch], Tensor] = plain_predictions
         self.strict_loading = False  # checkpoints hold the trainable weights alone
         self.bad_steps = BadSteps()
-        self._batch: Batch | None = None  # of the running step, for messages
+        self.batch: Batch | None = None  # of the running step, for messages
         self._loss = torch.zeros(())  # of the running step
         model.requires_grad_(False)
         for module in self.trained_modules:
@@ -138,7 +129,7 @@ class Stage(pl.LightningModule):
         take_configured_rates(scheduler, self.config, self.trainer.global_step)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        self._batch = batch
+        self.batch = batch
         step, rank = self.trainer.global_step, self.global_rank
         torch.manual_seed(derive_seed(self.seed, self.number, step, rank))
         for layer, mixture in enumerate(self.model.mixtures):
@@ -161,29 +152,14 @@ class Stage(pl.LightningModule):
         else:
             self._skip_step()
 
-    @torch.no_grad()
     def _skip_step(self) -> None:
-        """Leave the weights as they are: AdamW passes over parameters without a gradient.
-
-        Raises:
-            RunError: That was one step too many.
-        """
+        """Leave the weights as they are: AdamW passes over parameters without a gradient."""
         for parameter in self.trainable().values():
             parameter.grad = None
         self.bad_steps.count += 1
         self.log("train/bad_steps", float(self.bad_steps.count))
-        if self.bad_steps.count <= self.config.max_bad_steps:
-            return
-        batch, store = self._batch, self.trainer.datamodule.store  # type: ignore[attr-defined]
-        assert batch is not None
-        losses = row_losses(self.predictions(batch), batch)
-        tasks = blame(losses, [store.tasks[i].spec.name for i in batch.task_index.tolist()])
-        raise RunError(
-            f"{self.title}: loss or gradient is not finite at step {self.trainer.global_step}, "
-            f"after {self.config.max_bad_steps} such steps were skipped. The batch is of {tasks}. "
-            "The last checkpoint holds finite weights. Lower the learning rate, or look at the "
-            "data with `m3dt verify`."
-        )
+        if self.bad_steps.count > self.config.max_bad_steps:
+            raise too_many_bad_steps(self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         kept = {f"model.{name}" for name in self.trainable()}

@@ -79,8 +79,8 @@ def _block(
     if block.mixture is None:
         return h + _feed_forward(block.mlp, n), key_values
     residual = n if block.residual == "official" else h
-    added = run_mixture(block.mixture, n, compute)
-    return residual + _feed_forward(block.mlp, n) + added, key_values
+    h = residual + _feed_forward(block.mlp, n)
+    return h + run_mixture(block.mixture, n, compute), key_values
 
 
 def _feed_forward(mlp: FeedForward, x: Tensor) -> Tensor:
