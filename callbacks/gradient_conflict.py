@@ -1,4 +1,4 @@
-"""Measures how much the tasks' gradients disagree, and stops stage 1 at the peak (section 4.1)."""
+"""Measure how much the tasks' gradients disagree, and stop stage 1 at the peak (section 4.1)."""
 
 from __future__ import annotations
 
@@ -26,18 +26,17 @@ from .recorder import Recorder
 class GradientConflictCallback(Recorder):
     """Tracks gradient conflict between tasks, and stops when it has peaked.
 
-    Conflict is 1 - mean_i cos(g_i, G), with G the mean of the tasks' gradients g_i (appendix A.4),
-    on one fixed batch a task, without dropout, in the weights' precision. Independent random
-    gradients have a similarity of 1/sqrt(N), which is logged beside it, as are the leave-one-out
-    and the pairwise cosine, which have no such floor.
+    Conflict is 1 - mean_i cos(g_i, G), where G is the mean of the tasks' gradients g_i (appendix
+    A.4). Gradients are taken on one fixed batch per task, without dropout, in the precision of the
+    weights. Independent random gradients have a similarity of 1/sqrt(N), which is logged too; so
+    are the leave-one-out and the pairwise cosine, which have no such floor.
 
-    Training stops when the conflict, averaged over `window` records, has not exceeded its largest
-    value for `patience` records, if it rose by `min_rise` to get there. The registry then keeps the
-    weights at that peak. Training is bit-identical with and without this callback until it stops.
+    `m3dt.stages.stopping` decides when to stop. The registry then keeps the weights of the peak.
+    Training is bit-identical with and without this callback until it stops.
 
     Logged: `conflict/mean`, `conflict/smoothed`, `conflict/attention`, `conflict/mlp`,
     `conflict/block<i>` (all 1 - similarity), `similarity/to_mean`, `similarity/leave_one_out`,
-    `similarity/pairwise`, `similarity/independent`, and as images every task's similarity and the
+    `similarity/pairwise`, `similarity/independent`. As images: every task's similarity, and the
     curve with its peak and the step of the stop.
 
     Example, in a configuration::
@@ -54,10 +53,10 @@ class GradientConflictCallback(Recorder):
         every_n_steps: Optimiser steps between records; the first is taken before training.
         min_steps: Records before this step cannot be the peak.
         patience: Records without a new maximum after which training stops.
-        window: Records that are averaged.
+        window: Records whose mean is the smoothed conflict.
         min_rise: Least rise of the smoothed conflict from its minimum to the peak.
-        stop: Whether to stop at all; else the callback only observes.
-        batch_size: Segments of a task's fixed batch; default the loader's.
+        stop: Whether to stop; otherwise the callback only observes.
+        batch_size: Segments of a task's fixed batch; by default the loader's.
     """
 
     def __init__(

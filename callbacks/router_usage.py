@@ -1,4 +1,4 @@
-"""Shows which experts the routers give which task."""
+"""Show which experts the routers choose for which task."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from .recorder import Recorder
 class RouterUsageCallback(Recorder):
     """Logs the routers' mean gate weights per task and expert.
 
-    Measured on one fixed batch a task, over real tokens and all blocks, before training, every
-    `every_n_steps` optimiser steps and at the end.
+    They are measured on one fixed batch per task, over real tokens and all blocks: before training,
+    every `every_n_steps` optimiser steps, and at the end.
 
     Logged: an image `router/usage`, `router/entropy` (mean over tokens, divided by its maximum
     log E) and `router/load_max` (largest share of one expert over all tasks; 1/E is even).
@@ -38,7 +38,7 @@ class RouterUsageCallback(Recorder):
 
     Args:
         every_n_steps: Optimiser steps between records.
-        batch_size: Segments of a task's fixed batch; default the loader's.
+        batch_size: Segments of a task's fixed batch; by default the loader's.
     """
 
     def __init__(self, every_n_steps: int = 10_000, batch_size: int | None = None) -> None:

@@ -29,11 +29,11 @@ def random_groups(num_tasks: int, num_groups: int, seed: int) -> Groups:
 
 
 def gradient_groups(gram: np.ndarray, num_groups: int, restarts: int, seed: int) -> Groups:
-    """Cluster tasks by K-means on their agreement vectors, known by their inner products.
+    """Cluster tasks by K-means on their agreement vectors, given their inner products.
 
-    K-means needs distances alone, so the vectors are replaced by an embedding into N dimensions
-    with the same Gram matrix. Among the restarts, the grouping with the most even sizes is kept,
-    and among those of equal evenness the tightest.
+    K-means needs only distances, so an embedding into N dimensions with the same Gram matrix
+    replaces the vectors. Of all restarts, the grouping with the most even sizes wins; ties go to
+    the lowest inertia.
 
     Args:
         gram: Inner products of the agreement vectors, (N, N).
@@ -63,8 +63,8 @@ def gradient_groups(gram: np.ndarray, num_groups: int, restarts: int, seed: int)
 def agreement_gram(stage: Stage, data: M3DTDataModule, config: GroupingConfig) -> np.ndarray:
     """Return the inner products of the tasks' agreement vectors g_i * G, (N, N) float64.
 
-    g_i is the mean gradient of task i over its probe batches, G the mean of all g_i, * elementwise.
-    Parameters are taken in blocks, so that memory holds N gradients of one block.
+    g_i is the mean gradient of task i over its probe batches, G is the mean of all g_i, and * is
+    elementwise. Parameters are processed in blocks: memory holds N gradients of one block.
 
     Args:
         stage: Gives the loss and the parameters.
@@ -90,7 +90,7 @@ def clip_factors(
 ) -> list[float]:
     """Return the factors on the gradients of a task's probe batches: 1, unless they are clipped.
 
-    Clipping needs the norm over all parameters, hence a pass of its own.
+    Clipping needs the norm over all parameters, so it takes a pass of its own.
     """
     if config.gradient_clip == 0:
         return [1.0] * config.num_batches

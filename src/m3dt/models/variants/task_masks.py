@@ -1,4 +1,4 @@
-"""HarmoDT's binary masks: which parameters serve which task (Hu et al. 2024, section 4).
+"""HarmoDT's binary masks: which parameters each task uses (Hu et al. 2024, section 4).
 
 Letters: N tasks; `num_params` counts the parameters that train, in the order of the model.
 """
@@ -15,13 +15,13 @@ from m3dt.models.plain import PromptDT
 
 
 def maskable(model: PromptDT) -> dict[str, nn.Parameter]:
-    """Return the parameters that a mask covers, by name: all that a loss reaches."""
+    """Return the parameters that a mask covers, by name: those that the loss reaches."""
     unused = {id(p) for module in model.unused_modules() for p in module.parameters()}
     return {name: p for name, p in model.named_parameters() if id(p) not in unused}
 
 
 def is_exempt(name: str) -> bool:
-    """Tell whether a parameter is used whole by every task: embeddings and prediction heads."""
+    """Tell whether every task uses the whole parameter: embeddings and prediction heads."""
     return "embed" in name or name.startswith("predict")
 
 
@@ -29,7 +29,7 @@ def erk_densities(shapes: Mapping[str, torch.Size], density: float) -> dict[str,
     """Spread an overall density over tensors by the Erdos-Renyi-kernel rule.
 
     A tensor's density is proportional to the sum of its dimensions over their product. Tensors of
-    one dimension are dense, and so are those that would exceed 1; the others make up for it.
+    one dimension are dense, and so are those that would exceed 1; the others compensate.
     """
     dense = {name for name, shape in shapes.items() if len(shape) < 2}
     wanted = density * sum(shape.numel() for shape in shapes.values())
@@ -89,7 +89,7 @@ class TaskMasks:
 
     @torch.no_grad()
     def apply(self, model: PromptDT, task: int) -> None:
-        """Zero what the task's mask leaves out, embeddings and prediction heads excepted."""
+        """Zero the parameters outside the task's mask, except embeddings and prediction heads."""
         parameters = maskable(model)
         for name, mask in self.of(task).items():
             if not is_exempt(name):
@@ -99,7 +99,7 @@ class TaskMasks:
 def exchange(
     mask: Tensor, agreement: Tensor, importance: Tensor, gamma: float, count: int
 ) -> Tensor:
-    """Prune what harms or matters least, and regrow as many where gradients agree most.
+    """Prune the least valuable parameters, and regrow as many where gradients agree most.
 
     Args:
         mask: (num_params,) of bool.
