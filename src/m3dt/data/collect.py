@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from importlib import metadata
@@ -18,13 +17,14 @@ from rich.progress import Progress
 
 from m3dt.behaviour import Library
 from m3dt.config import CollectConfig
-from m3dt.data.collector import Collector, made_by
+from m3dt.data.collect_task import Collector, made_by
 from m3dt.data.format import COLLECTED, INDEX, DatasetIndex, TaskEntry, write_task
 from m3dt.tasks import SIMULATORS, get_task
 from m3dt.utils.console import progress_bar
 from m3dt.utils.errors import UserError
-from m3dt.utils.files import free_space, remove_temporaries, sole_writer
-from m3dt.utils.processes import process_pool
+from m3dt.utils.files import remove_temporaries
+from m3dt.utils.folders import free_space, sole_writer
+from m3dt.utils.processes import num_workers, process_pool
 
 
 def collect(
@@ -78,7 +78,7 @@ def _collect_missing(
     folder: Path, missing: list[str], index: DatasetIndex, config: CollectConfig, console: Console
 ) -> None:
     library = Library(config.policies)
-    workers = min(config.workers or os.cpu_count() or 1, len(missing))
+    workers = min(num_workers(config.workers), len(missing))
     played: Queue[int] = multiprocessing.get_context("spawn").Queue()
     total = len(missing) * config.trajectories
     with (

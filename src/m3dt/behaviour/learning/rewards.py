@@ -1,6 +1,6 @@
-"""The DMControl rewards of many simulations at once.
+"""DMControl rewards of batched simulations, (B,).
 
-Suite tasks are restated here for arrays; custom tasks share their formulas with `dmcontrol_custom`.
+Rewards of suite tasks are rewritten for arrays; custom tasks use those of `dmcontrol_custom`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from m3dt.behaviour.learning.physics import (
 from m3dt.tasks import dmcontrol_custom as custom
 
 Reward = Callable[[View], np.ndarray]
-_STAND_HEIGHT = 1.2  # m, of a walker
-_HOP_HEIGHT = (0.6, 2)  # m, of a hopper's torso over its foot
+_STAND_HEIGHT = 1.2  # m, a walker's torso
+_HOP_HEIGHT = (0.6, 2)  # m, a hopper's torso above its foot
 _FINGER_RADIUS = 0.01
 
 
@@ -57,7 +57,7 @@ def _jump(view: View) -> np.ndarray:
 
 
 def hopper_height(view: View) -> np.ndarray:
-    """Return the height of a hopper's torso over its foot, m, (B,)."""
+    """Return the height of a hopper's torso above its foot, m, (B,)."""
     return view.height("torso") - view.height("foot")
 
 
