@@ -63,7 +63,7 @@ class TestOfficialLoader:
 def test_import_verifies_and_refuses_a_second_time(official, capsys):
     assert verify(official)["problems"] == []
     assert main(["import", str(OFFICIAL), str(official), "--format", "npz"]) == 2
-    assert "holds reach-v2 already" in capsys.readouterr().err
+    assert "already holds reach-v2" in capsys.readouterr().err
 
 
 def broken(tmp_path, change, task="walker-walk", number=3):

@@ -44,7 +44,7 @@ def chunk_of(**changes):
     [
         ({"task": torch.full((3, 5), 47)}, "task numbers up to 47"),
         ({"reward": None}, "'reward' must be a tensor of rank 2"),
-        ({"reward": torch.zeros(3, 6)}, "episodes and steps differ"),
+        ({"reward": torch.zeros(3, 6)}, "numbers of episodes and steps differ"),
         ({"task": torch.arange(15).reshape(3, 5)}, "the task changes within an episode"),
         ({"obs": torch.full((3, 5, 24), torch.nan)}, "'observations' is not finite"),
     ],

@@ -1,7 +1,4 @@
-"""Datasets opened for reading: files mapped into memory, nothing loaded.
-
-Letters: N transitions, M trajectories, S state, A action (both the task's native widths).
-"""
+"""Datasets opened for reading: memory-mapped, so that opening one takes no RAM."""
 
 from __future__ import annotations
 
@@ -20,26 +17,28 @@ from m3dt.tasks import TaskSpec, get_task
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import sha256
 
-_LAYOUT = {"observations": 2, "actions": 2, "rewards": 1}  # mapped: name, rank
+_MAPPED_RANKS = {"observations": 2, "actions": 2, "rewards": 1}
 _OFFICIAL_OFFSET = 1e-6  # what the authors add to a standard deviation
-_SMALL = ("episode_ends", "episode_returns", "successes")  # read
+_READ = ("episode_ends", "episode_returns", "successes")
 
 
 @dataclass(frozen=True)
 class TaskStore:
-    """One task's trajectories.
+    """One task's trajectories, concatenated along the first axis.
+
+    States and actions have the task's own widths, S = `state_dim` and A = `action_dim`.
 
     Attributes:
         spec: The task.
-        path: The file.
-        mapping: The file in memory.
-        observations: (N, S) float32, mapped.
-        actions: (N, A) float32, mapped.
-        rewards: (N,) float32, mapped.
-        episode_ends: (M,) int64, the transition behind each trajectory's last.
-        episode_returns: (M,) float32.
-        successes: (M,) uint8.
-        state_mean, state_std: (S,) float64, over the training trajectories.
+        path: Its HDF5 file.
+        mapping: The memory-mapped file.
+        observations: (transitions, S) float32, mapped.
+        actions: (transitions, A) float32, mapped.
+        rewards: (transitions,) float32, mapped.
+        episode_ends: Index after each trajectory's last transition, (trajectories,) int64.
+        episode_returns: (trajectories,) float32.
+        successes: (trajectories,) uint8.
+        state_mean, state_std: Statistics of the training trajectories, (S,) float64.
     """
 
     spec: TaskSpec
@@ -61,26 +60,26 @@ class TaskStore:
         )
 
     def release(self) -> None:
-        """Give pages that were read back to the system, which keeps them cached while it can.
+        """Unmap the pages that were read; the system keeps them in its cache while it can.
 
-        The system maps far more than is read at every access: without this, a long run's resident
-        memory would grow to the size of the dataset.
+        Each access maps far more than it reads: without this, the resident memory of a long run
+        would grow to the size of the dataset.
         """
         if hasattr(mmap, "MADV_DONTNEED"):
             self.mapping.madvise(mmap.MADV_DONTNEED)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A worker process maps the file itself instead of receiving a copy of the data.
+        # Worker processes map the file themselves instead of receiving a copy of the data.
         return TaskStore.open, (self.path, self.spec)
 
     @property
     def episode_starts(self) -> np.ndarray:
-        """First transition of each trajectory, (M,)."""
+        """Index of each trajectory's first transition, (trajectories,)."""
         return np.concatenate(([0], self.episode_ends[:-1]))
 
     @property
     def num_training_steps(self) -> int:
-        """Transitions of all trajectories but the prompts."""
+        """Number of transitions in the training trajectories, which precede the prompts."""
         return int(self.episode_ends[-1 - NUM_PROMPTS])
 
     @classmethod
@@ -88,13 +87,13 @@ class TaskStore:
         """Map a task's file into memory.
 
         Raises:
-            UserError: The file is missing, truncated, or not of the expected layout.
+            UserError: The file is missing, truncated, or has another layout or other widths.
         """
         remedy = f"Delete it and run `m3dt collect` with data={path.parent} again."
         try:
             with h5py.File(path, "r") as file:
-                placed = {name: _placement(file, name, rank) for name, rank in _LAYOUT.items()}
-                small = {name: file[name][()] for name in _SMALL}
+                placed = {name: _placement(file, name, r) for name, r in _MAPPED_RANKS.items()}
+                small = {name: file[name][()] for name in _READ}
                 mean, std = file.attrs["state_mean"][()], file.attrs["state_std"][()]
         except FileNotFoundError:
             raise UserError(
@@ -110,7 +109,7 @@ class TaskStore:
         with path.open("rb") as opened:
             mapping = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
         if hasattr(mmap, "MADV_RANDOM"):
-            mapping.madvise(mmap.MADV_RANDOM)  # reading ahead would be in vain
+            mapping.madvise(mmap.MADV_RANDOM)  # reading ahead would be useless
         mapped = {
             name: np.ndarray(shape, np.float32, buffer=mapping, offset=offset)
             for name, (offset, shape) in placed.items()
@@ -120,6 +119,7 @@ class TaskStore:
         return store
 
     def _check(self, path: Path) -> None:
+        """Compare the widths with the task's, and the trajectories with the transitions."""
         steps = len(self.rewards)
         expected = {
             "observations": (steps, self.spec.state_dim),
@@ -138,6 +138,7 @@ class TaskStore:
 
 
 def _placement(file: h5py.File, name: str, rank: int) -> tuple[int, tuple[int, ...]]:
+    """Return a dataset's offset in the file, in bytes, and its shape."""
     dataset = file[name]
     offset = dataset.id.get_offset()
     if offset is None or dataset.dtype != np.float32 or dataset.ndim != rank:
@@ -147,7 +148,7 @@ def _placement(file: h5py.File, name: str, rank: int) -> tuple[int, tuple[int, .
 
 @dataclass(frozen=True)
 class DatasetStore:
-    """The tasks of a suite, in its order, and the checksum of their data."""
+    """The tasks of a suite in order, and the checksum of their data."""
 
     folder: Path
     tasks: tuple[TaskStore, ...]
@@ -160,9 +161,9 @@ class DatasetStore:
         """Open the named tasks of a dataset.
 
         Args:
-            folder: The dataset's.
-            names: Of the tasks, in the order wanted.
-            checksums: Whether to read all of the files and compare their checksums.
+            folder: Folder of the dataset.
+            names: Task names, in the desired order.
+            checksums: Whether to read all files and compare their checksums.
 
         Raises:
             UserError: There is no dataset, tasks are missing, or a file is damaged.
@@ -184,7 +185,7 @@ class DatasetStore:
             if changed:
                 raise UserError(
                     f"{folder}: {', '.join(changed)}: not as the dataset's checksums say. Delete "
-                    "what is damaged and run `m3dt collect` again, or import it again."
+                    "the damaged files and run `m3dt collect` again, or import them again."
                 )
         return cls(folder, tuple(tasks), index.checksum(names))
 

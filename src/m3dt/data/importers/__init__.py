@@ -1,4 +1,4 @@
-"""Datasets of other projects, read into ours: nothing is half-written when one fails."""
+"""Import datasets of other projects. An import succeeds as a whole or changes nothing."""
 
 from m3dt.data.importers.import_tasks import FORMATS, import_dataset
 
