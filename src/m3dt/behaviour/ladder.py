@@ -9,8 +9,8 @@ all use its script. Those of other tasks also use early snapshots of a training.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypedDict
+from dataclasses import asdict, dataclass
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -23,15 +23,6 @@ from m3dt.tasks import TaskSpec
 _PHASE_STEPS = (5, 40)  # length of a phase of random actions, drawn uniformly
 
 
-class RungDescription(TypedDict):
-    """A rung in a dataset's index."""
-
-    policy: str
-    random_chance: float
-    gaussian_std: float
-    num_phases: int
-
-
 class BehaviourDescription(TypedDict, total=False):
     """A task's behaviour in a dataset's index."""
 
@@ -41,7 +32,8 @@ class BehaviourDescription(TypedDict, total=False):
     """Scripted: steps from the first success until the hand stops."""
     policies: str
     """Learned: SHA-256 of the file of networks."""
-    ladder: list[RungDescription]
+    ladder: list[dict[str, Any]]
+    """The fields of each rung: its policy and those of its noise."""
 
 
 @dataclass(frozen=True)
@@ -154,13 +146,5 @@ class Ladder:
 
     def describe(self) -> BehaviourDescription:
         """Describe the ladder for a dataset's index."""
-        rungs: list[RungDescription] = [
-            {
-                "policy": rung.policy,
-                "random_chance": rung.noise.random_chance,
-                "gaussian_std": rung.noise.gaussian_std,
-                "num_phases": rung.noise.num_phases,
-            }
-            for rung in self.rungs
-        ]
+        rungs = [{"policy": rung.policy, **asdict(rung.noise)} for rung in self.rungs]
         return {**self._source, "ladder": rungs}

@@ -46,14 +46,13 @@ def measure_task(task: str, episodes: int, library: Library) -> Measurement:
     best = [player.play(ladder.best, rng) for _ in range(episodes)]
     random = [player.play(ladder.rungs[0], rng) for _ in range(max(episodes // 2, 1))]
     returns = np.array([t.episode_return for t in best])
+    scores = [spec.normalized_score(t.episode_return, bool(t.success)) for t in best]
     return Measurement(
         task=task,
         domain=spec.domain,
         behaviour=ladder.describe()["behaviour"],
         episodes=episodes,
-        score=float(
-            np.mean([spec.normalized_score(t.episode_return, bool(t.success)) for t in best])
-        ),
+        score=float(np.mean(scores)),
         return_mean=float(returns.mean()),
         return_std=float(returns.std()),
         success_rate=float(np.mean([bool(t.success) for t in best])),
@@ -92,14 +91,7 @@ def measure_and_show(
     csv_file: Path | None,
     console: Console,
 ) -> None:
-    """Measure tasks, print a table and the mean per domain, and write a CSV file.
-
-    Args:
-        names: Task names; none means all tasks.
-        episodes: Episodes of the best policy, per task.
-        library: Folder of policies; empty means the package's.
-        csv_file: Where to write the results, if anywhere.
-        console: Where to print.
+    """Measure tasks (all, if none is named), print a table and domain means, and write a CSV file.
 
     Raises:
         UserError: A task is unknown or has no behaviour policy.

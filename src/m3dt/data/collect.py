@@ -154,9 +154,7 @@ def _as_completed(
             yield future
 
 
-# In each worker:
-
-_played: Queue[int] | None = None
+_played: Queue[int] | None = None  # set in each worker, to report its trajectories
 
 
 def _initialize(played: Queue[int]) -> None:

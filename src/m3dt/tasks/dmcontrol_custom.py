@@ -39,10 +39,15 @@ def jump_reward(torso_height: Value, feet_heights: tuple[Value, Value], speed: V
     return (5 * (heights[0] + heights[1]) / 2 + still) / 6
 
 
+def walker_stand_reward(height: Value, upright: Value) -> Value:
+    """Reward the height of the torso and its upright orientation."""
+    standing = tolerance(height, (1.2, np.inf), margin=0.6)
+    return (3 * standing + (1 + upright) / 2) / 4
+
+
 def walker_backwards_reward(height: Value, upright: Value, speed: Value, pace: float) -> Value:
     """Reward walking upright and backwards at `pace` m/s."""
-    standing = tolerance(height, (1.2, np.inf), margin=0.6)
-    stand = (3 * standing + (1 + upright) / 2) / 4
+    stand = walker_stand_reward(height, upright)
     bounds = (-np.inf, -pace)
     move = tolerance(speed, bounds, margin=pace / 2, value_at_margin=0.5, sigmoid="linear")
     return stand * (5 * move + 1) / 6

@@ -1,6 +1,6 @@
 """DMControl rewards of batched simulations, (B,).
 
-Rewards of suite tasks are rewritten for arrays; custom tasks use those of `dmcontrol_custom`.
+Rewards of suite tasks are rewritten for arrays; custom tasks use `dmcontrol_custom`.
 """
 
 from __future__ import annotations
@@ -22,14 +22,12 @@ from m3dt.behaviour.learning.physics import (
 from m3dt.tasks import dmcontrol_custom as custom
 
 Reward = Callable[[View], np.ndarray]
-_STAND_HEIGHT = 1.2  # m, a walker's torso
 _HOP_HEIGHT = (0.6, 2)  # m, a hopper's torso above its foot
 _FINGER_RADIUS = 0.01
 
 
 def _walker(view: View, speed: float) -> np.ndarray:
-    standing = tolerance(view.height("torso"), (_STAND_HEIGHT, np.inf), margin=_STAND_HEIGHT / 2)
-    stand = (3 * standing + (1 + view.frame(Z_AXIS, "torso")[:, 2]) / 2) / 4
+    stand = custom.walker_stand_reward(view.height("torso"), view.frame(Z_AXIS, "torso")[:, 2])
     if speed == 0:
         return stand
     move = tolerance(

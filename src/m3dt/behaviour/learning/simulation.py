@@ -5,9 +5,10 @@ Letters: B simulations, A action dim.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -31,19 +32,20 @@ class BatchedStep:
     terminated: np.ndarray
 
 
-class Simulation(Protocol):
+class Simulation(ABC):
     """B simulations of one task; the caller decides when episodes start."""
+
+    _rollouts: _Rollouts
 
     def scale_gravity(self, fraction: float) -> None:
         """Set gravity to a fraction of its normal strength."""
+        self._rollouts.scale_gravity(fraction)
 
+    @abstractmethod
     def begin(self, which: np.ndarray) -> np.ndarray:
-        """Start episodes in some simulations and return their policy inputs.
+        """Start episodes in the simulations with these indices; return their policy inputs."""
 
-        Args:
-            which: Indices of the simulations, (episodes,).
-        """
-
+    @abstractmethod
     def step(self, actions: np.ndarray) -> BatchedStep:
         """Step all simulations with actions in [-1, 1], (B, A)."""
 
@@ -99,7 +101,7 @@ class _Rollouts:
         return states[:, :, 1 : 1 + nq], states[:, :, 1 + nq :], sensors
 
 
-class DMControlSimulation:
+class DMControlSimulation(Simulation):
     """B simulations of a DMControl task; their initial states come from the real environment."""
 
     def __init__(
@@ -157,9 +159,6 @@ class DMControlSimulation:
         model.geom_size[:] = physics.model.geom_size
         return model
 
-    def scale_gravity(self, fraction: float) -> None:
-        self._rollouts.scale_gravity(fraction)
-
     def begin(self, which: np.ndarray) -> np.ndarray:
         chosen = self._rng.integers(0, _NUM_STARTS, len(which))
         chosen += _NUM_STARTS * self._exploring[which]
@@ -195,7 +194,7 @@ class DMControlSimulation:
         return policy_input(self._spec, observations, np.zeros(()))
 
 
-class LocomotionSimulation:
+class LocomotionSimulation(Simulation):
     """B simulations of cheetah-vel or ant-dir, each with its own goal."""
 
     def __init__(self, spec: TaskSpec, num: int, threads: int, rng: np.random.Generator) -> None:
@@ -208,9 +207,6 @@ class LocomotionSimulation:
         self._rollouts = _Rollouts(locomotion.load_model(spec.env_id), num, threads)
         self._position = np.zeros((num, 2))  # (x, y) before the step; the velocity is its change
         self.goals = np.zeros(num)
-
-    def scale_gravity(self, fraction: float) -> None:
-        self._rollouts.scale_gravity(fraction)
 
     def begin(self, which: np.ndarray) -> np.ndarray:
         rollouts, noise = self._rollouts, self._locomotion.NOISE

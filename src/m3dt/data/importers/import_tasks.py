@@ -8,14 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from m3dt.data.format import (
-    INDEX,
-    NUM_PROMPTS,
-    DatasetIndex,
-    Provenance,
-    TaskEntry,
-    write_task,
-)
+from m3dt.data.format import INDEX, NUM_PROMPTS, DatasetIndex, Provenance, TaskEntry, write_task
 from m3dt.data.importers.readers import Tasks, read_minari, read_npz, read_promptdt, read_tdmpc2
 from m3dt.tasks import Trajectory, get_task
 from m3dt.utils.errors import UserError
