@@ -18,7 +18,7 @@ from m3dt.utils.errors import UserError
 from m3dt.utils.files import sha256
 
 _MAPPED_RANKS = {"observations": 2, "actions": 2, "rewards": 1}
-_OFFICIAL_OFFSET = 1e-6  # what the authors add to a standard deviation
+_OFFICIAL_OFFSET = 1e-6  # the authors add it to every standard deviation
 _READ = ("episode_ends", "episode_returns", "successes")
 
 
@@ -190,43 +190,36 @@ class DatasetStore:
         return cls(folder, tuple(tasks), index.checksum(names))
 
 
-def pad_last(array: np.ndarray, width: int, value: float = 0.0) -> np.ndarray:
-    """Pad the last axis at its end to `width`."""
-    missing = width - array.shape[-1]
-    if missing == 0:
-        return array
-    return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, missing)], constant_values=value)
-
-
 @dataclass(frozen=True)
 class Normalization:
-    """What states are normalised with: mean and std of one task, (39,) float32 each."""
+    """Mean and std that normalise one task's states, (39,) float32 each."""
 
     mean: np.ndarray
     std: np.ndarray
 
     @classmethod
     def padded(cls, mean: np.ndarray, std: np.ndarray) -> Normalization:
-        """Pad statistics of native width; padded dims get 0 and 1."""
-        mean, std = pad_last(mean, STATE_DIM), pad_last(std, STATE_DIM, 1.0)
+        """Pad statistics of the task's own width, the mean with 0 and the std with 1."""
+        padding = (0, STATE_DIM - len(mean))
+        mean, std = np.pad(mean, padding), np.pad(std, padding, constant_values=1.0)
         return cls(mean.astype(np.float32), std.astype(np.float32))
 
 
 def normalizations(store: TaskStore, loader: LoaderConfig) -> tuple[Normalization, Normalization]:
-    """Return how a task's training states and its prompts are normalised.
+    """Return the normalisations of a task's training states and of its prompts.
 
-    The std is floored because many Meta-World dimensions are constant: divided by 1e-6, any
-    difference in one of them would dwarf every other input (README, deviations 3 and 5).
+    By default, the std has a lower bound, because many Meta-World dimensions are constant: divided
+    by 1e-6, any difference in one of them would dwarf all other inputs (README, deviations 3, 5).
     """
     mean, std = store.state_mean, store.state_std
     if loader.normalization == "floored":
         both = Normalization.padded(mean, np.maximum(std, loader.std_floor))
         return both, both
     prompts = store.observations[store.num_training_steps :].astype(np.float64)
-    own = Normalization.padded(prompts.mean(axis=0), prompts.std(axis=0) + _OFFICIAL_OFFSET)
-    return Normalization.padded(mean, std + _OFFICIAL_OFFSET), own
+    of_prompts = Normalization.padded(prompts.mean(axis=0), prompts.std(axis=0) + _OFFICIAL_OFFSET)
+    return Normalization.padded(mean, std + _OFFICIAL_OFFSET), of_prompts
 
 
 def action_mask(spec: TaskSpec) -> np.ndarray:
-    """Return 1 for a task's real action dimensions and 0 for the padded ones, (8,) float32."""
+    """Return 1 for the task's own action dimensions and 0 for padding, (8,) float32."""
     return (np.arange(ACTION_DIM) < spec.action_dim).astype(np.float32)

@@ -5,6 +5,7 @@ Letters: R episodes of a tile, S state, A action.
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from typing import Generic, TypeVar
@@ -18,7 +19,6 @@ from m3dt.evaluation.sessions import AgentSession, RandomSession, Session, Tile,
 from m3dt.models import PromptDT
 from m3dt.tasks import get_task
 from m3dt.utils.errors import UserError
-from m3dt.utils.processes import num_workers
 
 S = TypeVar("S", bound=Session)
 
@@ -78,7 +78,7 @@ class AgentPolicy(Policy[AgentSession]):
         # A masked model lives as long as one of its task's tiles is played.
         self._models: WeakValueDictionary[str, PromptDT] = WeakValueDictionary()
         on_cpu = next(agent.model.parameters()).device.type == "cpu"
-        self.num_threads = num_workers() if on_cpu else 1
+        self.num_threads = (os.cpu_count() or 1) if on_cpu else 1
 
     def begin(self, tile: Tile, seed: int) -> AgentSession:
         agent = self.agent_for(tile.task)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +21,6 @@ from m3dt.evaluation.sessions import Tile
 from m3dt.evaluation.workers import WorkerPool
 from m3dt.tasks import SIMULATORS
 from m3dt.utils.console import make_console, progress_bar
-from m3dt.utils.processes import num_workers
 
 
 def make_tiles(tasks: Sequence[str], episodes: int, size: int) -> list[Tile]:
@@ -54,7 +54,7 @@ def evaluate_policy(
         RunError: Environments failed twice.
     """
     if pool is None:
-        with WorkerPool(num_workers(config.workers)) as own:
+        with WorkerPool(config.workers or os.cpu_count() or 1) as own:
             return evaluate_policy(policy, tasks, config, console, own, journal)
     companies = list(dict.fromkeys(map(policy.company, tasks)))
     together = sorted(tasks, key=lambda task: companies.index(policy.company(task)))
