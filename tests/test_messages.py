@@ -102,9 +102,9 @@ def test_a_folder_of_another_project_is_left_alone(error_of, data, tmp_path, fil
     weights.write_text("theirs")
     before = sorted(run.rglob("*"))
     message = error_of("stage1", *QUICK, f"data={data}", f"run={run}")
-    assert f"holds {file.split('/')[0]}, which is of no run of m3dt" in message
+    assert f"holds {file.split('/')[0]}, which is not from a run of m3dt" in message
     command = ("evaluate", *QUICK, f"data={data}", f"run={run}", "--models", "random")
-    assert "which is of no run of m3dt" in error_of(*command)
+    assert "which is not from a run of m3dt" in error_of(*command)
     assert sorted(run.rglob("*")) == before and weights.read_text() == "theirs"
 
 

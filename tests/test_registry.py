@@ -74,7 +74,7 @@ def test_damaged_entry_is_found(tmp_path):
             registry.find("backbone", "main")
 
 
-def test_missing_entry_says_what_is_here(tmp_path):
+def test_missing_entry_lists_the_others(tmp_path):
     registry = Registry(tmp_path)
     registry.save(entry("backbone", "main"), {"w": torch.arange(3.0)})
     with pytest.raises(UserError, match="backbone/main"):
