@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from m3dt.config import StageConfig
+from m3dt.config import FrozenStageConfig, StageConfig
 from m3dt.data.batch import Batch
 from m3dt.models import PromptDT
 from m3dt.utils.errors import RunError
@@ -117,7 +117,8 @@ class Stage(pl.LightningModule):
 
         With `frozen_dropout` they do not.
         """
-        super().train(mode and self.config.frozen_dropout)
+        config = self.config
+        super().train(mode and isinstance(config, FrozenStageConfig) and config.frozen_dropout)
         self.training = mode
         if mode:
             for module in self.trained_modules():
