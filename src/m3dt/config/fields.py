@@ -1,6 +1,6 @@
-"""How fields of the schema declare their range, their choices and whether weights depend on them.
+"""Declare the range and the choices of settings, and whether weights depend on them.
 
-A declaration is metadata of the dataclass field::
+A declaration is metadata of a dataclass field::
 
     max_steps: int = number(400_000, low=1)
     decay: str = choice("none", ("none", "cosine"))
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from m3dt.utils.errors import nearest
 
-IGNORED = "omegaconf_ignore"  # OmegaConf's own mark: the field is no setting
+IGNORED = "omegaconf_ignore"  # OmegaConf's mark of a field that is not a setting
 _LIMITS = {
     "low": (operator.ge, "{} or more"),
     "above": (operator.gt, "more than {}"),
@@ -54,8 +54,9 @@ class Choices:
 
     def problem(self, value: str) -> str:
         """Return what is wrong with a value, or an empty string."""
-        listed = f"is not one of {', '.join(self.words)}.{nearest(str(value), self.words)}"
-        return "" if value in self.words else listed
+        if value in self.words:
+            return ""
+        return f"is not one of {', '.join(self.words)}.{nearest(str(value), self.words)}"
 
 
 def setting(default: T, rule: Range | Choices | None = None, weights: bool = True) -> T:
