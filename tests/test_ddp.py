@@ -64,7 +64,8 @@ def test_two_processes_equal_one(data, tmp_path, command, precision):
         shutil.copytree(alone / "registry", together / "registry")
     assert call(command, alone, data, *plain) == 0
     watch = "callbacks.same={class: test_ddp.SameOnAllRanks, stages: [stage1, stage3, baseline]}"
-    paths = {"PYTHONPATH": str(Path(__file__).parent), "M3DT_TEST_WITNESS": f"{tmp_path}/witness"}
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    paths = {"PYTHONPATH": path, "M3DT_TEST_WITNESS": f"{tmp_path}/witness"}
     result = subprocess.run(
         words(command, data, together, *plain, *TWO, watch),
         capture_output=True,
