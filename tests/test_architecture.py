@@ -67,13 +67,19 @@ def test_nobody_imports_the_callbacks_folder():
             assert "callbacks" not in {m.split(".")[0] for m in imported_modules(path)}, path
 
 
-def test_training_loads_no_study():
-    """A broken study file or figure cannot stop a training."""
-    code = "import sys, m3dt.training; print(*sys.modules)"
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        ("m3dt.training", "m3dt.study"),  # a broken study file or figure cannot stop a training
+        ("m3dt.tasks.workers", "torch"),  # each process that steps environments imports it
+    ],
+)
+def test_imports_leave_out(module, unwanted):
+    code = f"import sys, {module}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = done.stdout.split()
-    assert "m3dt.training" in loaded
-    assert not [name for name in loaded if f"{name}.".startswith("m3dt.study.")]
+    assert module in loaded
+    assert not [name for name in loaded if f"{name}.".startswith(f"{unwanted}.")]
 
 
 def test_functions_are_short():

@@ -19,9 +19,9 @@ from m3dt.evaluation.agent import Agent
 from m3dt.evaluation.scores import bootstrap_interval, wilson_interval
 from m3dt.evaluation.scoring import make_tiles
 from m3dt.evaluation.sessions import Tile, episode_seed
-from m3dt.evaluation.workers import _Tile
 from m3dt.models import PromptDT
 from m3dt.runs.registry import Entry
+from m3dt.tasks.workers import _Tile
 from m3dt.utils.console import make_console
 from m3dt.utils.errors import UserError
 from m3dt.utils.processes import single_threaded

@@ -14,7 +14,7 @@ from m3dt.config import EvaluationConfig
 from m3dt.evaluation import RandomPolicy, evaluate_policy
 from m3dt.evaluation.journal import Journal
 from m3dt.evaluation.scheduler import play
-from m3dt.evaluation.workers import Failure, WorkerPool
+from m3dt.tasks.workers import Failure, WorkerPool
 from m3dt.utils.console import make_console
 from m3dt.utils.errors import RunError
 
