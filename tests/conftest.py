@@ -15,6 +15,15 @@ from m3dt.config import load_config  # noqa: E402
 from m3dt.data.format import DatasetIndex, Trajectory, write_task  # noqa: E402
 from m3dt.tasks import get_task  # noqa: E402
 
+
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out tests by their marks
+def pytest_collection_modifyitems(items):
+    """Mark tests that collect data or train runs; others that take long bear the mark themselves."""
+    for item in items:
+        if not {"data", "finished"}.isdisjoint(item.fixturenames):
+            item.add_marker(pytest.mark.long)
+
+
 # One task of each width: 39/4, 24/6 and 27/8.
 SYNTHETIC_TASKS = ("reach-v2", "walker-walk", "ant-dir-3")
 SYNTHETIC_LENGTHS = (30, 12, 25, 3, 18, 30)
