@@ -18,7 +18,7 @@ from m3dt.tasks import get_task  # noqa: E402
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out tests by their marks
 def pytest_collection_modifyitems(items):
-    """Mark tests that collect data or train runs; others that take long bear the mark themselves."""
+    """Mark tests that collect data or train runs as long; others bear the mark themselves."""
     for item in items:
         if not {"data", "finished"}.isdisjoint(item.fixturenames):
             item.add_marker(pytest.mark.long)
