@@ -80,7 +80,7 @@ types: setup ## Check types
 test: lint types ## Lint, types and all tests but the slow ones
 	$(PYTEST) -n 2 --dist loadgroup
 
-test-quick: lint ## Lint and the tests that start no process: for use between edits
+test-quick: lint ## Lint and the tests that need no trained run, in a minute
 	$(PYTEST) -n 2 -m "not long and not slow and not faults"
 
 test-slow: setup ## The tests that take minutes
