@@ -1,7 +1,8 @@
-"""Datasets beside the original one: statistics and figures."""
+"""Datasets beside the original one: statistics, figures, and the notebook that shows them."""
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from m3dt.data.statistics import (
 )
 from m3dt.plots import FigureView, coverage_figure, frame_sheet, return_figure, scale_figure
 from m3dt.tasks import TASKS, get_task
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
 
 def test_description_equals_the_data(synthetic):
@@ -97,3 +100,14 @@ def test_figures_draw_every_task_and_dimension(synthetic):
     sheet = frame_sheet(frames, columns=2)
     assert sum(len(axes.images) for axes in sheet.axes) == 5
     assert len(sheet.axes) == 2 * math.ceil(5 / 2)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs_from_the_results(path, monkeypatch):
+    """Top to bottom, without a kernel; pictures are left to machines that can render."""
+    monkeypatch.chdir(path.parent)
+    monkeypatch.setenv("MUJOCO_GL", "disable")
+    names: dict = {}
+    for cell in json.loads(path.read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), str(path), "exec"), names)
