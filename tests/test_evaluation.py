@@ -2,6 +2,7 @@
 
 import math
 import os
+import queue
 import subprocess
 import sys
 from dataclasses import replace
@@ -26,9 +27,10 @@ from m3dt.evaluation import (
 )
 from m3dt.evaluation.agent import Agent
 from m3dt.evaluation.evaluator import make_groups
+from m3dt.evaluation.scheduler import RolloutScheduler
 from m3dt.evaluation.scores import bootstrap_interval, wilson_interval
 from m3dt.evaluation.sessions import AgentSession, EpisodeGroup, episode_seed
-from m3dt.evaluation.workers import GroupEnvironments
+from m3dt.evaluation.workers import GroupEnvironments, Transition
 from m3dt.models import PromptDT
 from m3dt.runs.registry import Entry
 from m3dt.utils.console import make_console
@@ -189,7 +191,7 @@ def test_acting_sees_what_training_sees(synthetic, task):
 
 
 def test_a_row_does_not_depend_on_its_company(agent):
-    """Alone with copies of itself, or among others: the same bits, on one thread."""
+    """Among copies of itself or among others, a row has the same bits, on one thread."""
     policy = AgentPolicy(agent, EvaluationConfig(batch_size=7, tile=1))
     rng = np.random.default_rng(1)
     groups = [EpisodeGroup(task, (e,)) for e, task in enumerate(TASKS * 3)]
@@ -209,7 +211,7 @@ def test_a_row_does_not_depend_on_its_company(agent):
 
 
 def test_a_thread_begins_with_one_thread_of_its_own():
-    """Its first product has the bits of one thread's, in a process that begins with two."""
+    """In a process with two threads per product, the pool's first products use one."""
     script = """
 import torch
 from m3dt.utils.processes import single_threaded, single_threaded_pool
@@ -234,8 +236,8 @@ def test_target_return(agent):
 @pytest.mark.parametrize(
     ("which", "tile", "batch_size"), [("random", 2, 2), ("agent", 2, 2), ("agent", 1, 3)]
 )
-def test_workers_and_company_change_no_score(agent, which, tile, batch_size):
-    """Bit-equal returns for 1 or 2 workers, one task or two, whoever shares a forward pass."""
+def test_workers_and_batches_change_no_score(agent, which, tile, batch_size):
+    """Returns are bit-equal for 1 or 2 workers, one task or two, and any sharing of passes."""
     config = EvaluationConfig(episodes=2, tile=tile, batch_size=batch_size, workers=1)
     policy = RandomPolicy() if which == "random" else AgentPolicy(agent, config)
     console = make_console()
@@ -266,7 +268,7 @@ def test_evaluate_gives_the_documented_dictionary(agent):
 
 
 def test_an_episode_that_ends_early_waits_for_the_others():
-    """Each row stops at its own end: no reward, success or step is counted after it."""
+    """No reward, success or step of an episode is counted after its end."""
 
     class Env:
         def __init__(self, length):
@@ -289,6 +291,47 @@ def test_an_episode_that_ends_early_waits_for_the_others():
     assert np.sum([s.played for s in steps], axis=0).tolist() == [2, 4, 1]
     assert [s.successes.tolist() for s in steps[:2]] == [[0, 0, 1], [1, 0, 0]]
     assert steps[3].observations[:, 0].tolist() == [2, 4, 1]
+
+
+class LatePool:
+    """One worker of one-step episodes; the first group observes after all others."""
+
+    def __init__(self):
+        self.connections, self.answers, self.late = [None], queue.SimpleQueue(), []
+
+    def reset(self, worker, attempt, task, seeds):
+        answer = (worker, Transition(attempt, np.zeros((1, 27))))
+        self.answers.put(answer) if attempt else self.late.append(answer)
+
+    def step(self, worker, attempt, actions):
+        true = np.ones(1, bool)
+        end = Transition(attempt, np.zeros((1, 27)), np.ones(1), true, true, done=True)
+        self.answers.put((worker, end))
+
+    def receive(self, timeout):
+        count = max(self.answers.qsize(), 1)
+        found = [self.answers.get(timeout=30) for _ in range(count)]
+        while self.late:
+            self.answers.put(self.late.pop())
+        return found
+
+
+def test_groups_wait_for_a_full_batch():
+    """Of four groups that have observed, three fill a batch; the fourth waits for the fifth."""
+    batches = []
+
+    class Watched(RandomPolicy):
+        batch_size = 3
+
+        def act(self, sessions):
+            batches.append(len(sessions))
+            return super().act(sessions)
+
+    groups = make_groups(["ant-dir-3"], episodes=5, size=1)
+    played = dict(RolloutScheduler(LatePool(), Watched(), groups, seed=0).run())
+    assert batches == [3, 2]
+    assert set(played) == set(groups)
+    assert all(played[g] == [Episode("ant-dir-3", *g.episodes, 1.0, True, 1)] for g in groups)
 
 
 def test_a_raising_policy_is_reported():

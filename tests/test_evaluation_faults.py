@@ -1,4 +1,4 @@
-"""Workers that die, environments that raise, evaluations that are killed: no episode is lost."""
+"""No episode is lost when workers die, environments raise or evaluations are killed."""
 
 import json
 import os
@@ -24,12 +24,12 @@ TASKS = ("ant-dir-6", "cheetah-vel-7")
 
 
 class Troubled(RandomPolicy):
-    """Random actions, but for some trouble at the 20th step of chosen episodes.
+    """Random actions, with trouble at the 20th step of chosen episodes.
 
     Args:
-        trouble: Called with the actions, returns what is sent in their place.
-        times: How often, over all episodes that are chosen.
-        task: Whose episodes; empty chooses all.
+        trouble: Called with the actions; its result is sent in their place.
+        times: How often trouble occurs, over all chosen episodes.
+        task: Prefix of the tasks whose episodes are chosen.
     """
 
     def __init__(self, trouble, times, task=""):
@@ -51,7 +51,7 @@ class Troubled(RandomPolicy):
 
 
 def too_wide(actions):
-    """The environment refuses these."""
+    """Return actions that the environment refuses."""
     return np.zeros((1, 99), np.float32)
 
 
@@ -83,7 +83,7 @@ def test_a_worker_that_dies_is_replaced(undisturbed):
 
 
 def test_a_worker_that_cannot_start_is_not_replaced(tmp_path):
-    """Such as that of a script which evaluates whenever it is imported."""
+    """Such as the worker of a script that evaluates whenever it is imported."""
     script = tmp_path / "own.py"
     script.write_text(
         "from m3dt.config import EvaluationConfig\n"
@@ -103,7 +103,7 @@ def test_a_worker_that_cannot_start_is_not_replaced(tmp_path):
 
 
 def test_a_task_that_kills_its_worker_takes_no_other_with_it(undisturbed, tmp_path):
-    """Its neighbours on the worker are played one at a time then, and kept."""
+    """The other groups of its worker are played one at a time, and their episodes kept."""
     with WorkerPool(1) as pool:
         policy = Troubled(kill_first(pool), times=99, task="ant")
         journal = Journal(tmp_path / "episodes.jsonl", "k")
@@ -114,12 +114,12 @@ def test_a_task_that_kills_its_worker_takes_no_other_with_it(undisturbed, tmp_pa
 
 
 def test_a_task_that_fails_twice_is_named_and_the_others_are_kept(undisturbed, tmp_path):
-    """And the same evaluation goes on with it alone once it works."""
+    """Once the task works, the same evaluation plays its episodes alone."""
     path = tmp_path / "episodes.jsonl"
     policy = Troubled(too_wide, times=99, task="ant")
     with pytest.raises(RunError, match="failed twice in ant-dir-6") as error:
         evaluate_policy(policy, TASKS, RULES, make_console(), journal=Journal(path, "k"))
-    assert "Traceback" in str(error.value)  # the environment's own, for who must mend it
+    assert "Traceback" in str(error.value)  # of the environment, for whoever must fix it
     kept = Journal(path, "k")
     assert [group.task for group in kept.episodes] == ["cheetah-vel-7"] * 2
     asked = []
@@ -151,7 +151,7 @@ def test_a_journal_survives_a_cut_line_and_another_key(tmp_path):
     assert len(lost) == 1
     cut.add(lost[0], recorded[lost[0]])
     assert Journal(path, "k").episodes == recorded
-    other = Journal(path, "other")  # of another seed, say: neither reads the other's
+    other = Journal(path, "other")  # such as of another seed; neither reads the other's lines
     assert other.episodes == {}
     other.add(lost[0], [])
     assert Journal(path, "k").episodes == recorded
@@ -160,7 +160,7 @@ def test_a_journal_survives_a_cut_line_and_another_key(tmp_path):
 
 
 def test_an_evaluation_that_was_killed_goes_on(finished, data, monkeypatch, capsys):
-    """Interrupted after the first task; the command ends in the scores of an undisturbed one."""
+    """Repeated after an interruption, the command has the scores of an undisturbed one."""
     folder = finished / "evaluation"
     arguments = ["--models", "random", "evaluation.seed=3"]
     assert call("evaluate", finished, data, *arguments) == 0
