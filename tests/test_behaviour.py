@@ -234,6 +234,7 @@ def test_every_policy_has_a_recipe():
 RECORD = read_record(SHIPPED)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("policy", RECORD)
 def test_shipped_policy_plays_as_recorded(policy):
     """It returns what its record says in the real environment, far more than random play."""
@@ -274,6 +275,7 @@ class TestTraining:
 
         return Recipe(steps=2048, snapshots=4, num_envs=16, rollout_steps=32, batch_size=64)
 
+    @pytest.mark.long
     def test_resumes_and_packs(self, tmp_path, recipe, monkeypatch):
         from m3dt.behaviour.learning import pack, ppo
 

@@ -25,6 +25,7 @@ def same_threads():
     torch.set_num_threads(threads)
 
 
+@pytest.mark.long
 def test_bench_writes_the_documented_json(tmp_path, capsys):
     file = tmp_path / "bench.json"
     threads = torch.get_num_threads()
@@ -71,6 +72,7 @@ def test_counted_products_are_those_of_the_experts():
         assert counted == passes * 2 * 2 * M * D * F * E
 
 
+@pytest.mark.long
 def test_acting_and_scaling_rows(same_threads):
     row = acting.act(2, 3, PEAKS["float32"], True)
     assert set(row) >= ROW and row["config"]["environments"] == 3

@@ -19,9 +19,9 @@ from m3dt.evaluation.agent import Agent
 from m3dt.evaluation.scores import bootstrap_interval, wilson_interval
 from m3dt.evaluation.scoring import make_tiles
 from m3dt.evaluation.sessions import Tile, episode_seed
-from m3dt.evaluation.workers import _Tile
 from m3dt.models import PromptDT, add_mixtures
 from m3dt.runs.registry import Entry
+from m3dt.tasks.workers import _Tile
 from m3dt.utils.console import make_console
 from m3dt.utils.errors import UserError
 from m3dt.utils.processes import single_threaded
@@ -147,6 +147,7 @@ def test_a_row_does_not_depend_on_its_company(agent):
     assert len({session.actions.tobytes() for session in together}) == len(tiles)
 
 
+@pytest.mark.long
 def test_a_thread_begins_with_one_thread_of_its_own():
     """Its first product has the bits of one thread's, in a process that begins with two."""
     script = """
@@ -170,6 +171,7 @@ def test_target_return(agent):
     assert best == pytest.approx(float(agent.context.best_return[0]))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("which", "tile", "batch_size"), [("random", 2, 2), ("agent", 2, 2), ("agent", 1, 3)]
 )

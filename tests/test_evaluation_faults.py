@@ -14,12 +14,14 @@ from m3dt.config import EvaluationConfig
 from m3dt.evaluation import RandomPolicy, evaluate_policy
 from m3dt.evaluation.journal import Journal
 from m3dt.evaluation.scheduler import play
-from m3dt.evaluation.workers import Failure, WorkerPool
+from m3dt.tasks.workers import Failure, WorkerPool
 from m3dt.utils.console import make_console
 from m3dt.utils.errors import RunError
 
 RULES = EvaluationConfig(episodes=2, tile=1, workers=1)
 TASKS = ("ant-dir-6", "cheetah-vel-7")
+
+pytestmark = pytest.mark.long
 
 
 class Troubled(RandomPolicy):

@@ -32,7 +32,7 @@ assert "m3dt.models.fast" not in sys.modules
 
 def test_stages_train_and_goldens_hold_without_the_shortcuts(data, tmp_path):
     steps = [f"stage{i}.max_steps=4" for i in (1, 2, 3)]
-    stages = [*QUICK, *steps, f"data={data}", f"run={tmp_path / 'run'}", "compute.shortcuts='off'"]
+    stages = [*QUICK, *steps, f"data={data}", f"run={tmp_path / 'run'}", "compute.shortcuts=off"]
     goldens = [str(TESTS / name) for name in GOLDENS]
     command = [sys.executable, "-c", SCRIPT, json.dumps([stages, goldens])]
     result = subprocess.run(command, capture_output=True, text=True, cwd=TESTS.parent)

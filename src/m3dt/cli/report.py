@@ -26,12 +26,12 @@ from m3dt.evaluation import (
 from m3dt.evaluation.agent import load
 from m3dt.evaluation.journal import Journal
 from m3dt.evaluation.scoring import method_name
-from m3dt.evaluation.workers import WorkerPool
 from m3dt.plots.tensorboard import write_hyperparameters, write_scores, write_video
 from m3dt.runs import MAIN, inference_device
 from m3dt.runs.layout import check_run_folder
 from m3dt.runs.registry import Registry
 from m3dt.tasks import SIMULATORS, get_task, tasks_of
+from m3dt.tasks.workers import WorkerPool
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import atomic_path, fingerprint, write_json
 from m3dt.utils.folders import check_writable

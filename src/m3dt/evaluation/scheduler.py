@@ -17,7 +17,7 @@ import numpy as np
 from m3dt.evaluation.policies import Policy
 from m3dt.evaluation.scores import Episode
 from m3dt.evaluation.sessions import Session, Tile
-from m3dt.evaluation.workers import Failure, Transition, WorkerPool
+from m3dt.tasks.workers import Failure, Transition, WorkerPool
 from m3dt.utils.errors import RunError
 from m3dt.utils.processes import single_threaded_pool
 

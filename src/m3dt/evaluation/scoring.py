@@ -18,8 +18,8 @@ from m3dt.evaluation.policies import AgentPolicy, Policy
 from m3dt.evaluation.scheduler import play
 from m3dt.evaluation.scores import summarize
 from m3dt.evaluation.sessions import Tile
-from m3dt.evaluation.workers import WorkerPool
 from m3dt.tasks import SIMULATORS
+from m3dt.tasks.workers import WorkerPool
 from m3dt.utils.console import make_console, progress_bar
 
 

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from m3dt.config import ComputeConfig, StageConfig
+from m3dt.config import ComputeConfig, FrozenStageConfig, StageConfig
 from m3dt.data.batch import Batch
 from m3dt.models import PromptDT
 from m3dt.stages.bad_steps import BadSteps, too_many_bad_steps
@@ -77,7 +77,8 @@ class Stage(pl.LightningModule):
 
         With `frozen_dropout` they do not.
         """
-        super().train(mode and self.config.frozen_dropout)
+        config = self.config
+        super().train(mode and isinstance(config, FrozenStageConfig) and config.frozen_dropout)
         self.training = mode
         for module in self.trained_modules if mode else ():
             module.train(True)
