@@ -217,8 +217,9 @@ class BaselineJob(Job):
         self.names = (config.method,)
         if config.method == "harmodt" and config.loader.sampling != "one_task":
             raise UserError(
-                f"loader.sampling={config.loader.sampling}: a step of HarmoDT belongs to one "
-                "task's mask. Set loader.sampling=one_task."
+                f"{config.sources.of('loader.sampling')}: loader.sampling="
+                f"{config.loader.sampling}: a step of HarmoDT belongs to one task's mask. Set "
+                "loader.sampling=one_task."
             )
 
     def settings(self) -> dict[str, Any]:
