@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 from rich.progress import Progress
-from torchmetrics import MeanMetric
+from torch import Tensor
 
 from m3dt.utils.console import make_console, progress_bar
 
@@ -36,7 +39,7 @@ class ProgressCallback(pl.Callback):
         self._bar: Progress | None = None
         self._row: Any = None
         self._since = (0.0, 0)  # time and step of the last update
-        self._loss = MeanMetric(nan_strategy="disable", sync_on_compute=False)
+        self._losses: list[Tensor] = []  # since the last update, on the device
 
     def deciding_settings(self) -> dict[str, Any]:
         """Return the settings that decide which weights are kept: none."""
@@ -51,19 +54,22 @@ class ProgressCallback(pl.Callback):
             self.label, total=trainer.max_steps, completed=trainer.global_step
         )
         self._bar.start()
-        self._loss.reset()
-        self._loss.to(pl_module.device)
+        self._losses.clear()
         self._since = (time.monotonic(), trainer.global_step)
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: STEP_OUTPUT,
+        *args: Any,
     ) -> None:
         if self._bar is None:
             return
-        step = trainer.global_step
-        self._bar.update(self._row, completed=step)
-        # Adding a tensor does not wait for the device; computing the mean does.
-        self._loss.update(trainer.callback_metrics["train/loss"])
+        self._bar.update(self._row, completed=trainer.global_step)
+        # Keeping a tensor does not wait for the device; computing the mean does.
+        assert isinstance(outputs, Mapping)
+        self._losses.append(outputs["loss"] / getattr(pl_module, "num_streams", 1))
         if time.monotonic() - self._since[0] >= self.every_n_seconds:
             self._show(trainer, self._bar)
 
@@ -71,7 +77,7 @@ class ProgressCallback(pl.Callback):
         """Update the loss and the rate."""
         now, step = time.monotonic(), trainer.global_step
         rate = (step - self._since[1]) / (now - self._since[0])
-        loss = self._loss.compute().item()
+        loss = torch.stack(self._losses).mean().item()
         bar.update(self._row, description=f"{self.label}  loss {loss:.4f}")
         if not self.console.is_terminal:
             left = (trainer.max_steps - step) / max(rate, 1e-9)
@@ -81,7 +87,7 @@ class ProgressCallback(pl.Callback):
             )
         if trainer.logger is not None:
             trainer.logger.log_metrics({"time/steps_per_second": rate}, step=step)
-        self._loss.reset()
+        self._losses.clear()
         self._since = (now, step)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

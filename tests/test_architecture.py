@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import os
 import re
 import subprocess
 import sys
@@ -118,3 +119,12 @@ def test_callbacks_are_exported():
 
     for name in m3dt.callbacks.__all__:
         assert getattr(m3dt.callbacks, name).__doc__
+
+
+def test_products_have_one_mode_whatever_is_imported_first():
+    """MKL reads its mode at its first product; training must not depend on importing evaluation."""
+    code = "import os, m3dt, sys; print(os.environ['MKL_CBWR'], 'torch' in sys.modules)"
+    environment = {k: v for k, v in os.environ.items() if k != "MKL_CBWR"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split() == ["AUTO,STRICT", "False"]

@@ -5,9 +5,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from m3dt.version import __version__
+
+# Intel's MKL otherwise lets the last bits of a product's row depend on its place in the batch, and
+# with them weights and scores on what shares a product. MKL reads this at its first product, so it
+# is set here, before any module of the package can compute.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 if TYPE_CHECKING:
     from m3dt.evaluation import Agent, EvaluationResult, evaluate, load

@@ -1,11 +1,5 @@
 """Rollouts in the simulators, scores and their confidence intervals."""
 
-import os
-
-# By default, Intel's MKL lets the last bits of a product's row depend on the row's place in the
-# batch, and so a score on which episodes share a forward pass. MKL reads this at its first product.
-os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
-
 from m3dt.evaluation.agent import Agent, load
 from m3dt.evaluation.evaluator import evaluate, evaluate_policy
 from m3dt.evaluation.policies import AgentPolicy, OraclePolicy, Policy, RandomPolicy
