@@ -128,3 +128,16 @@ def test_products_have_one_mode_whatever_is_imported_first():
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.split() == ["AUTO,STRICT", "False"]
+
+
+@pytest.mark.parametrize(
+    ("what", "where"),
+    [
+        ("autograd.grad(", "stages/gradients.py"),  # grouping, HarmoDT and callbacks ask it
+        ("STATE_DIM = ", "config/schema.py"),
+        ("ACTION_DIM = ", "config/schema.py"),
+    ],
+)
+def test_some_things_are_written_once(what, where):
+    found = {str(path.relative_to(SOURCE)) for path in FILES if what in path.read_text()}
+    assert found == {where}
