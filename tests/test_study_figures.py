@@ -11,11 +11,11 @@ import pytest
 
 from m3dt.cli import main
 from m3dt.config import load_config
-from m3dt.study import PAGES, TABLES, Results, load_study
-from m3dt.study.claims import FAILS, HOLDS, MISSING, OPEN, claims, claims_table, verdict
+from m3dt.study import FIGURES, TABLES, Results, load_study
+from m3dt.study.claims import FAILS, HOLDS, INCONCLUSIVE, MISSING, claims, claims_table, verdict
+from m3dt.study.conflict_queries import backbone_histories
 from m3dt.study.estimates import difference, estimate
-from m3dt.study.figures.comparison import best_baseline
-from m3dt.study.lookup import backbone_histories, by_experts, control
+from m3dt.study.queries import best_baseline, control_scores, scores_by_experts
 from m3dt.tasks import suite
 from m3dt.utils.errors import UserError
 
@@ -124,10 +124,10 @@ def test_verdicts_follow_the_numbers(made_up, slope, expected):
 
 def test_one_seed_decides_nothing(made_up):
     for claim in claims(Results.read(made_up(seeds=(0,)))):
-        assert claim.verdict in (OPEN, HOLDS) and (
+        assert claim.verdict in (INCONCLUSIVE, HOLDS) and (
             claim.name != "tasks" or "one seed" in claim.ours
         )
-    assert verdict(estimate([5.0])) == OPEN
+    assert verdict(estimate([5.0])) == INCONCLUSIVE
 
 
 def test_an_unfinished_study_leaves_gaps(made_up):
@@ -147,14 +147,14 @@ def test_what_is_not_measured_says_so(made_up):
     for name in ("conflict", "tasks"):
         file.with_name(f"lite_{name}.json").unlink()
     results = Results.read(file)
-    for page in PAGES.values():
-        page.draw(results).savefig(io.BytesIO())
-        told = page.caption(results)
-        assert "**not measured**" in told and "**holds**" not in told
-        assert "**not measured** here" not in told
+    for figure in FIGURES.values():
+        figure.draw(results).savefig(io.BytesIO())
+        shown = figure.caption(results)
+        assert "**not measured**" in shown and "**holds**" not in shown
+        assert "**not measured** here" not in shown
     for table in TABLES.values():
         assert "not measured" in table(results)
-    assert {claim.verdict for claim in claims(results)} <= {MISSING, OPEN}
+    assert {claim.verdict for claim in claims(results)} <= {MISSING, INCONCLUSIVE}
 
 
 def test_a_summary_names_incomplete_cells(made_up):
@@ -163,9 +163,9 @@ def test_a_summary_names_incomplete_cells(made_up):
     assert f"{len(CELLS)} cells" in everything.summary()
     assert "missing" not in everything.summary()
     rows = [row for row in everything.rows if row["part"] != "mlp" or row["seed"] == "1"]
-    told = Results(tuple(rows), everything.curves).summary()
+    shown = Results(tuple(rows), everything.curves).summary()
     width = everything.values("mlp", "mlp_width")[0]
-    assert told.endswith(f"Seeds are missing of mlp mt40 promptdt {width} (1 of 3).")
+    assert shown.endswith(f"Seeds are missing of mlp mt40 promptdt {width} (1 of 3).")
 
 
 def test_numbers_of_the_paper_stand_beside_ours(made_up):
@@ -209,7 +209,7 @@ def test_domains_together_weigh_each_task_equally(made_up):
     rows = Results.read(made_up()).rows
     for row in rows:
         row.update(metaworld="80", dmcontrol="40")
-    found = control(Results(rows, {}), 160, "m3dt", "m3dt-gradient")
+    found = control_scores(Results(rows, {}), 160, "m3dt", "m3dt-gradient")
     assert found == dict.fromkeys(range(3), pytest.approx((50 * 80 + 30 * 40) / 80))
 
 
@@ -249,9 +249,9 @@ def test_estimates():
 def test_figures_show_means_and_each_seed(made_up):
     """Here seeds are apart by a tenth, whatever the number of experts."""
     results = Results.read(made_up())
-    (axes,) = PAGES["experts"].draw(results).axes
+    (axes,) = FIGURES["experts"].draw(results).axes
     lines = [line for line in axes.lines if line.get_color() == "#d55e00"]
-    means = by_experts(results)
+    means = scores_by_experts(results)
     mean = [sum(found.values()) / 3 for found in means.values()]
     faint = [list(line.get_ydata()) for line in lines if line.get_alpha()]
     assert faint == [pytest.approx([m + 0.1 * (seed - 1) for m in mean]) for seed in range(3)]
@@ -272,8 +272,8 @@ def test_every_cell_of_the_study_is_shown(made_up, monkeypatch):
         return scores(self, part, column, **values)
 
     monkeypatch.setattr(Results, "scores", remember)
-    for page in PAGES.values():
-        page.draw(results)
+    for figure in FIGURES.values():
+        figure.draw(results)
     for table in TABLES.values():
         table(results)
     claims(results)
@@ -287,11 +287,11 @@ def test_the_command_writes_pictures_and_markdown(made_up, tmp_path, capsys):
     written = {path.name for path in out.iterdir()}
     assert written == {"figures", "figures.md", "tables.md", "claims.md"}
     pictures = {path.name: path.read_bytes() for path in (out / "figures").iterdir()}
-    assert set(pictures) == {f"{name}.png" for name in PAGES}
+    assert set(pictures) == {f"{name}.png" for name in FIGURES}
     assert all(content[:4] == b"\x89PNG" for content in pictures.values())
     shown = (out / "figures.md").read_text()
     assert all((out / link).is_file() for link in re.findall(r"\]\((.*?)\)", shown))
-    assert shown.count("![]") == len(PAGES) and shown.count("# ") == len(PAGES)
+    assert shown.count("![]") == len(FIGURES) and shown.count("# ") == len(FIGURES)
     tables = (out / "tables.md").read_text()
     assert "| M3DT-Gradient | 1,000 |" in tables and "without grouping" in tables
     assert main(["figures", str(tmp_path / "none.csv")]) == 2
@@ -302,9 +302,9 @@ def test_captions_state_their_claims(made_up):
     results = Results.read(made_up())
     known = [claim.name for claim in claims(results)]
     assert len(set(known)) == len(known)
-    for page in PAGES.values():
-        assert page.claims and set(page.claims) <= set(known)
-        assert page.caption(results).count("**holds**") == len(page.claims)
+    for figure in FIGURES.values():
+        assert figure.claims and set(figure.claims) <= set(known)
+        assert figure.caption(results).count("**holds**") == len(figure.claims)
 
 
 def test_results_must_exist(tmp_path):

@@ -112,9 +112,9 @@ def study(options: argparse.Namespace, console: Console) -> None:
 
 def figures(options: argparse.Namespace, console: Console) -> None:
     """Draw the figures and tables of a study."""
-    from m3dt.study import write_pages
+    from m3dt.study import write_outputs
 
-    for path in write_pages(options.file, options.out):
+    for path in write_outputs(options.file, options.out):
         console.print(f"  {path}")
 
 

@@ -1,4 +1,4 @@
-"""Figures 2, 5, 7: agreement of gradients over tasks, over training and inside experts."""
+"""Figures 2, 5, 7, 12: agreement of gradients over tasks and training, in experts and modules."""
 
 from __future__ import annotations
 
@@ -8,19 +8,31 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from m3dt.study.estimates import NOT_MEASURED, Record, Results
+from m3dt.study.conflict_queries import (
+    Agreement,
+    Similarity,
+    backbone_histories,
+    expert_agreement,
+    final_similarity,
+    module_conflict,
+    widened_models,
+)
+from m3dt.study.estimates import NOT_MEASURED
 from m3dt.study.figures.panels import (
     BLUE,
     GREEN,
     GREY,
     PINK,
     RED,
+    SCORE,
     draw,
     finish,
     name_points,
     panels,
 )
-from m3dt.study.lookup import SUITES, backbone_histories, expert_conflict, final_similarity
+from m3dt.study.method_names import PROMPT_DT
+from m3dt.study.queries import MEDIUM, SUITES, base
+from m3dt.study.results import ConflictRecord, Results
 
 _GROUPINGS = {
     "m3dt-gradient": "gradient groups",
@@ -30,16 +42,17 @@ _GROUPINGS = {
 
 
 def similarity_figure(results: Results) -> Figure:
-    """Draw gradient similarity over the number of tasks, its spread, what is real (figure 2)."""
+    """Draw gradient similarity over the number of tasks, biased, spread and unbiased (figure 2)."""
     figure, (left, middle, right) = panels(3, 4.6)
-    for panel, key, label, color, style in (
+    series: tuple[tuple[Axes, Similarity, str, str, str], ...] = (
         (left, "to_mean", "to the mean gradient, with the task itself", BLUE, "o-"),
         (left, "independent", "independent gradients: 1/sqrt(N)", GREY, "o:"),
         (middle, "spread", "standard deviation over tasks", BLUE, "o-"),
         (right, "leave_one_out", "to the mean of the others", RED, "o-"),
         (right, "pairwise", "between pairs", GREEN, "o-"),
-    ):
-        points = {n: final_similarity(results, n, key) for n in SUITES}
+    )
+    for panel, measure, label, color, style in series:
+        points = {n: final_similarity(results, n, measure) for n in SUITES}
         draw(panel, points, label, color, style)
     finish(left, "As the paper measures it", "tasks", "mean cosine", list(SUITES),
            "paper: falls with tasks")  # fmt: skip
@@ -50,7 +63,7 @@ def similarity_figure(results: Results) -> Figure:
 
 
 def conflict_figure(results: Results) -> Figure:
-    """Draw conflict over the training of the backbone (figures 2 and 7)."""
+    """Draw the conflict during the backbone's training (figures 2 and 7)."""
     figure, (left, right) = panels(2)
     found = backbone_histories(results).values()
     draw_curve(left, found, lambda r: r["mean"], "all parameters", BLUE)
@@ -68,13 +81,13 @@ def conflict_figure(results: Results) -> Figure:
 
 def draw_curve(
     axes: Axes,
-    histories: Collection[Sequence[Record]],
-    value: Callable[[Record], float],
+    histories: Collection[Sequence[ConflictRecord]],
+    value: Callable[[ConflictRecord], float],
     label: str,
     color: str,
     style: str = "-",
 ) -> None:
-    """Draw the mean of some seeds' curves over their common steps, and each one faintly."""
+    """Draw the mean of the seeds' curves over their common steps, and each curve faintly."""
     curves = [{r["step"]: value(r) for r in records} for records in histories]
     if not curves:
         axes.plot([], [], style, color=color, label=f"{label} ({NOT_MEASURED})")
@@ -88,23 +101,39 @@ def draw_curve(
 
 
 def expert_conflict_figure(results: Results) -> Figure:
-    """Draw the conflict inside trained experts, grouped and not (figure 5)."""
+    """Draw the conflict inside trained experts, with and without groups (figure 5)."""
     figure, (left, right) = panels(2)
-    for panel, key in ((left, "conflict"), (right, "leave_one_out")):
-        series = [
-            (
-                label,
-                color,
-                [expert_conflict(results, method, name, key) for method in methods],
-            )
-            for name, label, color, methods in (
-                ("grouped", "within each group", RED, list(_GROUPINGS)[:2]),
-                ("all", "between all tasks", BLUE, list(_GROUPINGS)),
-            )
-        ]
+    grouped = list(_GROUPINGS)[:2]
+    panels_by_measure: tuple[tuple[Axes, Agreement], ...] = (
+        (left, "conflict"), (right, "leave_one_out")
+    )  # fmt: skip
+    for panel, measure in panels_by_measure:
+        within = [expert_agreement(results, method, "grouped", measure) for method in grouped]
+        between = [expert_agreement(results, method, "all", measure) for method in _GROUPINGS]
+        series = [("within each group", RED, within), ("between all tasks", BLUE, between)]
         name_points(panel, list(_GROUPINGS.values()), series)
     finish(left, "Conflict in the experts' parameters", "", "1 - cos(g_i, G)",
            paper="question: is it lower within groups?")  # fmt: skip
     finish(right, "0 for independent gradients", "", "cos(g_i, mean of the others)",
            paper="a question of ours")  # fmt: skip
+    return figure
+
+
+def modules_figure(results: Results) -> Figure:
+    """Draw score and conflict with attention or MLP widened alone (figure 12)."""
+    figure, (left, middle, right) = panels(3, 4.2)
+    models = widened_models(results).values()
+    titles = [model.title for model in models]
+    name_points(left, titles, [("", BLUE, [model.scores for model in models])])
+    finish(left, f"One module widened, {MEDIUM} tasks", "", SCORE)
+    by_module = [
+        (label, color, [module_conflict(results, model.cell, module) for model in models])
+        for module, label, color in (("attention", "attention", GREEN), ("mlp", "MLP", PINK))
+    ]
+    name_points(middle, titles, by_module)
+    finish(middle, "Conflict at the end, by module", "", "1 - cos(g_i, G)")
+    cell, blocks = f"{SUITES[MEDIUM]}_{PROMPT_DT}", range(base().model.n_layer)
+    by_block = [module_conflict(results, cell, f"block{i}") for i in blocks]
+    name_points(right, [str(i + 1) for i in blocks], [("", BLUE, by_block)])
+    finish(right, "and by block, as it is", "block", "1 - cos(g_i, G)")
     return figure
