@@ -167,7 +167,7 @@ DAMAGE = {
     "number": (put(BIAS, 3.0), "is a float, not named tensors"),
     "number as a matrix": (put(MATRIX, 3.0), "is a float"),
     "vector as a matrix": (put(MATRIX, torch.zeros(3)), "has shape (3,)"),
-    "sparse": (put(BIAS, torch.zeros(32).to_sparse()), "not a plain tensor"),
+    "sparse": (put(BIAS, torch.zeros(32).to_sparse()), "not a dense tensor"),
     "expanded": (put(BIAS, torch.zeros(1).expand(32)), "claims more numbers"),
     "dims": (put("embed_state.weight", torch.zeros(32, 17)), "states and actions of (17, 8)"),
     "not a backbone": (drop("embed_timestep.weight"), "not a backbone"),
@@ -272,7 +272,7 @@ def test_parts_of_different_models_are_refused(tmp_path, capsys):
     files = official_files(tmp_path / "files")
     words = [w for w in command(files, tmp_path / "run") if not w.endswith("expert_2_iter_200000")]
     assert main(words) == 2
-    assert "holds 3 experts, but 2 files came" in capsys.readouterr().err
+    assert "holds 3 experts, but 2 expert files are given" in capsys.readouterr().err
 
 
 def test_a_run_with_models_is_left_alone(files, imported, capsys):
