@@ -1,6 +1,6 @@
-"""What each command does: a few lines that call the rooms behind it.
+"""The commands: each passes its options to the function that does the work.
 
-Imports are inside the functions: `m3dt --help` should not wait for torch.
+Imports are inside the functions, so that `m3dt --help` does not wait for torch.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ def collect(options: argparse.Namespace, console: Console) -> None:
     from m3dt.training import build_callbacks
 
     config = load_config(options.conf, options.overrides)
-    build_callbacks(config, "stage1")  # a mistake in them should not wait for the data
+    build_callbacks(config, "stage1")  # report mistakes in them before recording
     collect(config.data, tasks_of(config), config.collect, console)
 
 
 def import_data(options: argparse.Namespace, console: Console) -> None:
-    """Add a dataset of another project to ours."""
+    """Import a dataset of another project."""
     from m3dt.data.importers import import_dataset
 
     names = options.tasks.split(",") if options.tasks else []
@@ -35,7 +35,7 @@ def import_data(options: argparse.Namespace, console: Console) -> None:
 
 
 def export(options: argparse.Namespace, console: Console) -> None:
-    """Write a dataset for Minari."""
+    """Export a dataset to Minari."""
     from m3dt.data.minari_export import export_minari
 
     names = options.tasks.split(",") if options.tasks else []
@@ -47,16 +47,16 @@ def export(options: argparse.Namespace, console: Console) -> None:
 
 def tasks(options: argparse.Namespace, console: Console) -> None:
     """List the tasks of a suite."""
-    from m3dt.cli.listings import show_tasks
+    from m3dt.cli.listings import print_tasks
 
-    show_tasks(options.suite, options.seed, console)
+    print_tasks(options.suite, options.seed, console)
 
 
 def describe(options: argparse.Namespace, console: Console) -> None:
-    """Show a dataset beside the original one."""
-    from m3dt.cli.listings import show_dataset
+    """Compare a dataset with the original one."""
+    from m3dt.cli.listings import print_dataset
 
-    show_dataset(options.data, options.json, console)
+    print_dataset(options.data, options.json, console)
 
 
 def verify(options: argparse.Namespace, console: Console) -> None:
@@ -71,7 +71,7 @@ def verify(options: argparse.Namespace, console: Console) -> None:
         console.print(f"  [red]{problem}[/]")
     if report["problems"]:
         raise UserError(
-            f"{options.folder}: {len(report['problems'])} problems. Delete the files named and "
+            f"{options.folder}: {len(report['problems'])} problems. Delete these files and "
             "run `m3dt collect` again."
         )
     console.print(
@@ -81,7 +81,7 @@ def verify(options: argparse.Namespace, console: Console) -> None:
 
 
 def train(options: argparse.Namespace, console: Console) -> None:
-    """Run a training stage, or all of a method."""
+    """Train one stage, or a whole method."""
     from m3dt.config import load_config
 
     config = load_config(options.conf, options.overrides)
@@ -91,7 +91,7 @@ def train(options: argparse.Namespace, console: Console) -> None:
 
 
 def evaluate(options: argparse.Namespace, console: Console) -> None:
-    """Roll models out in the simulators."""
+    """Evaluate models in the simulators."""
     from m3dt.cli.report import evaluate_run
     from m3dt.config import load_config
 
@@ -122,7 +122,7 @@ def import_checkpoint(options: argparse.Namespace, console: Console) -> None:
     """Register the authors' checkpoints."""
     from m3dt.checkpoints import import_checkpoint
 
-    # With --experts, overrides that follow are taken for files.
+    # argparse counts overrides that follow --experts among its files.
     overrides = [*options.overrides, *(str(p) for p in options.experts if "=" in str(p))]
     experts = [path for path in options.experts if "=" not in str(path)]
     overrides.append(f"run={options.run}")
@@ -130,7 +130,7 @@ def import_checkpoint(options: argparse.Namespace, console: Console) -> None:
 
 
 def export_checkpoint(options: argparse.Namespace, console: Console) -> None:
-    """Write a run as the authors' files."""
+    """Export a run's models as the authors' files."""
     from m3dt.checkpoints import export_checkpoint
 
     export_checkpoint(options.run, options.target, console)
@@ -145,7 +145,7 @@ def behaviour(options: argparse.Namespace, console: Console) -> None:
         measure_and_show(options.tasks, options.episodes, library, options.csv, console)
         return
     if not options.tasks:
-        raise UserError("which tasks shall be trained? m3dt behaviour train TASK...")
+        raise UserError("no tasks to train: m3dt behaviour train TASK...")
     try:
         from m3dt.behaviour.learning.train_and_pack import train_and_pack
     except ModuleNotFoundError as error:
@@ -166,7 +166,7 @@ def registry(options: argparse.Namespace, console: Console) -> None:
 
 
 def doctor(options: argparse.Namespace, console: Console) -> None:
-    """Check the installation, the machine, the data and the run."""
+    """Check the installation, the machine, the data and a run."""
     from m3dt.cli.doctor import doctor
     from m3dt.config import load_config
 
@@ -174,7 +174,7 @@ def doctor(options: argparse.Namespace, console: Console) -> None:
 
 
 def bench(options: argparse.Namespace, console: Console) -> None:
-    """Measure time and memory."""
+    """Benchmark training steps, data and acting."""
     from m3dt.bench import ROWS, bench
     from m3dt.utils.files import write_json
 
