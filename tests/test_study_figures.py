@@ -12,7 +12,8 @@ import pytest
 from m3dt.cli import main
 from m3dt.config import load_config
 from m3dt.study import FIGURES, TABLES, Results, load_study
-from m3dt.study.claims import FAILS, HOLDS, INCONCLUSIVE, MISSING, claims, claims_table, verdict
+from m3dt.study.claims import claims, claims_table
+from m3dt.study.claims.claim import FAILS, HOLDS, INCONCLUSIVE, MISSING, verdict
 from m3dt.study.conflict_queries import backbone_histories
 from m3dt.study.estimates import difference, estimate
 from m3dt.study.queries import best_baseline, control_scores, scores_by_experts

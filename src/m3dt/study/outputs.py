@@ -40,57 +40,28 @@ class StudyFigure:
 
 FIGURES = {
     "tasks": StudyFigure("More tasks", "figure 2", scaling.tasks_figure, ("tasks", "drop")),
-    "similarity": StudyFigure(
-        "Agreement of gradients",
-        "figure 2",
-        conflicts.similarity_figure,
-        ("similarity", "similarity remains"),
-    ),
-    "parameters": StudyFigure(
-        "Tasks and parameters", "figure 3", scaling.parameters_figure, ("width", "equal size")
-    ),
-    "conflict": StudyFigure(
-        "Conflict over training",
-        "figures 2 and 7",
-        conflicts.conflict_figure,
-        ("conflict", "levels", "artefact"),
-    ),
-    "expert_conflict": StudyFigure(
-        "Conflict inside experts",
-        "figure 5",
-        conflicts.expert_conflict_figure,
-        ("group conflict", "group agreement", "gradient agreement"),
-    ),
-    "experts": StudyFigure(
-        "Number of experts",
-        "figures 6 and 8",
-        scaling.experts_figure,
-        ("experts", "experts level", "oracle"),
-    ),
-    "stopping": StudyFigure(
-        "When the backbone stops",
-        "figure 7",
-        ablations.stopping_figure,
-        ("stopping", "stopping early", "backbone"),
-    ),
-    "width": StudyFigure(
-        "Width and shape",
-        "figures 8 and 10",
-        scaling.width_figure,
-        ("width gain", "router gap", "shape"),
-    ),
+    "similarity": StudyFigure("Agreement of gradients", "figure 2", conflicts.similarity_figure,
+                              ("similarity", "similarity remains")),
+    "parameters": StudyFigure("Tasks and parameters", "figure 3", scaling.parameters_figure,
+                              ("width", "equal size")),
+    "conflict": StudyFigure("Conflict over training", "figures 2 and 7", conflicts.conflict_figure,
+                            ("conflict", "levels", "artefact")),
+    "expert_conflict": StudyFigure("Conflict inside experts", "figure 5",
+                                   conflicts.expert_conflict_figure,
+                                   ("group conflict", "group agreement", "gradient agreement")),
+    "experts": StudyFigure("Number of experts", "figures 6 and 8", scaling.experts_figure,
+                           ("experts", "experts level", "oracle")),
+    "stopping": StudyFigure("When the backbone stops", "figure 7", ablations.stopping_figure,
+                            ("stopping", "stopping early", "backbone")),
+    "width": StudyFigure("Width and shape", "figures 8 and 10", scaling.width_figure,
+                         ("width gain", "router gap", "shape")),
     "top_k": StudyFigure("Top-k routing", "figure 9", ablations.top_k_figure, ("top-k",)),
     "domains": StudyFigure("Domains", "figure 11", domains.domains_figure, ("domains", "control")),
-    "modules": StudyFigure(
-        "Attention or MLP alone",
-        "figure 12",
-        conflicts.modules_figure,
-        ("modules", "module conflict"),
-    ),
-    "residual": StudyFigure(
-        "What experts are added to", "equations 3 and 4", ablations.residual_figure, ("residual",)
-    ),
-}
+    "modules": StudyFigure("Attention or MLP alone", "figure 12", conflicts.modules_figure,
+                           ("modules", "module conflict")),
+    "residual": StudyFigure("What experts are added to", "equations 3 and 4",
+                            ablations.residual_figure, ("residual",)),
+}  # fmt: skip
 TABLES: dict[str, Callable[[Results], str]] = {
     "Methods (table 1)": tables.methods_table,
     "Gains (table 1)": tables.gains_table,

@@ -19,14 +19,9 @@ _VARIANTS_OF_M3DT = (
 _POINT = 1.0  # the least difference of scores that counts as better or worse
 _Z = 1.96  # the normal distribution's 97.5 % quantile
 _HEADER = (
-    "tasks",
-    "method",
-    "compared with",
-    "tasks x seeds",
-    "difference [95 % over tasks]",
-    "better by a point",
-    "worse",
-)
+    "tasks", "method", "compared with", "tasks x seeds", "difference [95 % over tasks]",
+    "better by a point", "worse",
+)  # fmt: skip
 Row = Mapping[str, str]
 
 

@@ -122,30 +122,27 @@ def equal_sizes(results: Results) -> tuple[Titled, Titled]:
 
 def scores_by_experts(results: Results, column: str = "score") -> dict[int, Scores]:
     """Return M3DT's scores by its number of experts."""
-    found: dict[int, Scores] = {
-        count: results.scores("experts", column, num_experts=count)
-        for count in results.values("experts", "num_experts")
-    }
-    found[base().moe.num_experts] = m3dt_scores(results, column=column)
-    return dict(sorted(found.items()))
+    return _scores_by(results, "experts", "num_experts", base().moe.num_experts, column)
 
 
 def scores_by_width(results: Results, column: str = "score") -> dict[int, Scores]:
     """Return M3DT's scores by its width."""
-    found: dict[int, Scores] = {
-        width: results.scores("width", column, n_embd=width) for width in widths(results, "width")
-    }
-    return found | {base().model.n_embd: m3dt_scores(results, column=column)}
+    return _scores_by(results, "width", "n_embd", base().model.n_embd, column)
 
 
 def scores_by_backbone_steps(results: Results, column: str = "score") -> dict[int, Scores]:
     """Return M3DT's scores by the training steps of its backbone."""
+    return _scores_by(results, "backbone", "max_steps", base().stage1.max_steps, column)
+
+
+def _scores_by(
+    results: Results, part: str, setting: str, default: int, column: str
+) -> dict[int, Scores]:
     found: dict[int, Scores] = {
-        steps: results.scores("backbone", column, max_steps=steps)
-        for steps in results.values("backbone", "max_steps")
+        value: results.scores(part, column, **{setting: value})
+        for value in results.values(part, setting)
     }
-    found[base().stage1.max_steps] = m3dt_scores(results, column=column)
-    return dict(sorted(found.items()))
+    return dict(sorted({**found, default: m3dt_scores(results, column=column)}.items()))
 
 
 def scores_by_shape(results: Results) -> dict[str, Scores]:

@@ -5,33 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from m3dt.study.claims.ablation_claims import ablation_claims
-from m3dt.study.claims.claim import (
-    FAILS,
-    HOLDS,
-    INCONCLUSIVE,
-    MISSING,
-    NOT_IN_PAPER,
-    Claim,
-    verdict,
-)
+from m3dt.study.claims.claim import Claim
 from m3dt.study.claims.conflict_claims import conflict_claims
 from m3dt.study.claims.method_claims import method_claims
 from m3dt.study.claims.scaling_claims import scaling_claims
 from m3dt.study.markdown import markdown_table
 from m3dt.study.results import Results
 
-__all__ = [
-    "FAILS",
-    "HOLDS",
-    "INCONCLUSIVE",
-    "MISSING",
-    "NOT_IN_PAPER",
-    "SUBJECTS",
-    "Claim",
-    "claims",
-    "claims_table",
-    "verdict",
-]
+__all__ = ["SUBJECTS", "claims", "claims_table"]
 
 SUBJECTS: dict[str, Callable[[Results], list[Claim]]] = {
     "scaling": scaling_claims,

@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from m3dt.study import paper
+from m3dt.study import paper, queries
 from m3dt.study.claims.claim import NO_NUMBER, NOT_IN_PAPER, Claim, compare
 from m3dt.study.estimates import format_scores
 from m3dt.study.method_names import ABLATIONS, reference_method
-from m3dt.study.queries import (
-    ablation_scores,
-    base,
-    m3dt_scores,
-    residual_scores,
-    scores_by_backbone_steps,
-    scores_by_top_k,
-    timestep_scores,
-)
 from m3dt.study.results import Results
 
 _COMPARISONS = (
@@ -47,13 +38,14 @@ def _ablation(results: Results, name: str, method: str, text: str) -> Claim:
         whole = paper.ABLATIONS["m3dt-random"]
         stated = f"M3DT-Random {whole}, this {paper.ABLATIONS[method]}"
     better, worse = (
-        (ABLATIONS[m], ablation_scores(results, m)) for m in (reference_method(method), method)
+        (ABLATIONS[m], queries.ablation_scores(results, m))
+        for m in (reference_method(method), method)
     )
     return compare(name, text, stated, better, worse)
 
 
 def _stopping(results: Results) -> list[Claim]:
-    found, default = scores_by_backbone_steps(results), base().stage1.max_steps
+    found, default = queries.scores_by_backbone_steps(results), queries.base().stage1.max_steps
     shortest, longest = min(found), max(found)
     ours = f"{default:,}", found[default]
     return [
@@ -68,8 +60,9 @@ def _stopping(results: Results) -> list[Claim]:
 
 
 def _top_k(results: Results) -> Claim:
-    known = {k: scores for k, scores in scores_by_top_k(results).items() if scores}
-    text, dense = "A dense router beats a top-k router", ("All experts", m3dt_scores(results))
+    known = {k: scores for k, scores in queries.scores_by_top_k(results).items() if scores}
+    text = "A dense router beats a top-k router"
+    dense = "All experts", queries.m3dt_scores(results)
     if not known:
         return compare("top-k", text, NO_NUMBER, dense, ("top k", {}))
     best = max(known, key=lambda k: sum(known[k].values()) / len(known[k]))
@@ -79,13 +72,13 @@ def _top_k(results: Results) -> Claim:
 
 
 def _residual(results: Results) -> Claim:
-    to_h, official = residual_scores(results)
+    to_h, official = queries.residual_scores(results)
     text = "Adding experts to h, as in the paper, beats adding them to LN(h), as in its code"
     return compare("residual", text, NOT_IN_PAPER, ("to h", to_h), ("to LN(h)", official))
 
 
 def _timesteps(results: Results) -> Claim:
-    small, large = timestep_scores(results)
-    std = base().model.timestep_std
+    small, large = queries.timestep_scores(results)
+    std = queries.base().model.timestep_std
     text = f"Timestep embeddings initialised from N(0, {std}^2) beat N(0, 1)"
     return compare("timesteps", text, NOT_IN_PAPER, ("small", small), ("N(0, 1)", large))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from m3dt.study import paper
+from m3dt.study import paper, queries
 from m3dt.study.claims.claim import (
     MISSING,
     NO_NUMBER,
@@ -16,18 +16,7 @@ from m3dt.study.claims.claim import (
 )
 from m3dt.study.estimates import Scores, estimate, format_scores, minus
 from m3dt.study.method_names import PROMPT_DT
-from m3dt.study.queries import (
-    FEW,
-    MANY,
-    MEDIUM,
-    base,
-    prompt_dt_scores,
-    scores_by_experts,
-    scores_by_shape,
-    scores_by_width,
-    scores_on_list,
-    widths,
-)
+from m3dt.study.queries import FEW, MANY, MEDIUM
 from m3dt.study.results import Results
 
 _EXPERTS = ("experts", "More experts help")
@@ -48,7 +37,7 @@ def scaling_claims(results: Results) -> list[Claim]:
 
 def _tasks(results: Results) -> list[Claim]:
     (few, many), m3dt = (
-        [scores_on_list(results, FEW, trained, method) for trained in (FEW, MANY)]
+        [queries.scores_on_list(results, FEW, trained, method) for trained in (FEW, MANY)]
         for method in (PROMPT_DT, "m3dt-gradient")
     )
     text = f"Prompt-DT scores lower on the same {FEW} tasks when trained on {MANY}"
@@ -68,14 +57,14 @@ def _percent_lost(before: Scores, after: Scores) -> Scores:
 
 def _saturation(results: Results) -> Claim:
     text = f"A second doubling of width gains less than the first at {MEDIUM} tasks"
-    stated, sizes = "wider models saturate at 160 tasks", widths(results)
+    stated, sizes = "wider models saturate at 160 tasks", queries.widths(results)
     doublings = [(width, 2 * width) for width in sizes if 2 * width in sizes]
     if len(doublings) < 2:
         return Claim("width", text, stated, "", MISSING)
     first, last = (
         (
             f"from {narrow} to {wide}",
-            minus(*(prompt_dt_scores(results, MEDIUM, width) for width in (wide, narrow))),
+            minus(*(queries.prompt_dt_scores(results, MEDIUM, width) for width in (wide, narrow))),
         )
         for narrow, wide in (doublings[0], doublings[-1])
     )
@@ -83,9 +72,10 @@ def _saturation(results: Results) -> Claim:
 
 
 def _experts(results: Results) -> list[Claim]:
-    routed, oracle = scores_by_experts(results), scores_by_experts(results, "oracle")
+    routed = queries.scores_by_experts(results)
+    oracle = queries.scores_by_experts(results, "oracle")
     gain = "by {} to {} %".format(*paper.MORE_EXPERTS)
-    fewest, default, most = min(routed), base().moe.num_experts, max(routed)
+    fewest, default, most = min(routed), queries.base().moe.num_experts, max(routed)
     if len({fewest, default, most}) < 3:
         stated = ((_EXPERTS, gain), (_LEVELS, NO_NUMBER), (_ORACLE, NO_NUMBER))
         return [Claim(*claim, number, "", MISSING) for claim, number in stated]
@@ -109,7 +99,7 @@ def _experts(results: Results) -> list[Claim]:
 
 def _at_every_width(results: Results) -> list[Claim]:
     routed, oracle, backbone = (
-        scores_by_width(results, column) for column in ("score", "oracle", "backbone")
+        queries.scores_by_width(results, column) for column in ("score", "oracle", "backbone")
     )
     return [
         _leads("width gain", "M3DT beats its own backbone at every width", NOT_IN_PAPER, routed,
@@ -130,7 +120,7 @@ def _leads(
 
 
 def _shape(results: Results) -> Claim:
-    many, *middle, few = scores_by_shape(results).items()
+    many, *middle, few = queries.scores_by_shape(results).items()
     text = "With equal parameters in experts, few wide experts beat many narrow ones"
     claim = compare("shape", text, NOT_IN_PAPER, few, many)
     listed = ", ".join(f"{title}: {format_scores(scores)}" for title, scores in middle)

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from m3dt.study import queries
 from m3dt.study.conflict_queries import (
     Agreement,
     Similarity,
@@ -18,20 +19,10 @@ from m3dt.study.conflict_queries import (
     widened_models,
 )
 from m3dt.study.estimates import NOT_MEASURED
-from m3dt.study.figures.panels import (
-    BLUE,
-    GREEN,
-    GREY,
-    PINK,
-    RED,
-    SCORE,
-    draw,
-    finish,
-    name_points,
-    panels,
-)
+from m3dt.study.figures import panels
+from m3dt.study.figures.panels import BLUE, GREEN, GREY, PINK, RED, SCORE
 from m3dt.study.method_names import PROMPT_DT
-from m3dt.study.queries import MEDIUM, SUITES, base
+from m3dt.study.queries import MEDIUM, SUITES
 from m3dt.study.results import ConflictRecord, Results
 
 _GROUPINGS = {
@@ -43,7 +34,7 @@ _GROUPINGS = {
 
 def similarity_figure(results: Results) -> Figure:
     """Draw gradient similarity over the number of tasks, biased, spread and unbiased (figure 2)."""
-    figure, (left, middle, right) = panels(3, 4.6)
+    figure, (left, middle, right) = panels.new_figure(3, 4.6)
     series: tuple[tuple[Axes, Similarity, str, str, str], ...] = (
         (left, "to_mean", "to the mean gradient, with the task itself", BLUE, "o-"),
         (left, "independent", "independent gradients: 1/sqrt(N)", GREY, "o:"),
@@ -53,29 +44,31 @@ def similarity_figure(results: Results) -> Figure:
     )
     for panel, measure, label, color, style in series:
         points = {n: final_similarity(results, n, measure) for n in SUITES}
-        draw(panel, points, label, color, style)
-    finish(left, "As the paper measures it", "tasks", "mean cosine", list(SUITES),
+        panels.draw(panel, points, label, color, style)
+    panels.finish(left, "As the paper measures it", "tasks", "mean cosine", list(SUITES),
            "paper: falls with tasks")  # fmt: skip
-    finish(middle, "Its spread", "tasks", "of cos(g_i, G)", list(SUITES))
-    finish(right, "What remains", "tasks", "mean cosine", list(SUITES),
+    panels.finish(middle, "Its spread", "tasks", "of cos(g_i, G)", list(SUITES))
+    panels.finish(right, "What remains", "tasks", "mean cosine", list(SUITES),
            "a question of ours: 0 for independent gradients at any N")  # fmt: skip
     return figure
 
 
 def conflict_figure(results: Results) -> Figure:
     """Draw the conflict during the backbone's training (figures 2 and 7)."""
-    figure, (left, right) = panels(2)
+    figure, (left, right) = panels.new_figure(2)
     found = backbone_histories(results).values()
     draw_curve(left, found, lambda r: r["mean"], "all parameters", BLUE)
     draw_curve(left, found, lambda r: r["parts"]["attention"], "attention", GREEN)
     draw_curve(left, found, lambda r: r["parts"]["mlp"], "MLP", PINK)
     draw_curve(left, found, lambda r: 1 - r["independent"], "independent: 1 - 1/sqrt(N)", GREY, ":")
-    finish(left, "Conflict, as the paper defines it", "step", "1 - cos(g_i, G)",
+    panels.finish(left, "Conflict, as the paper defines it", "step", "1 - cos(g_i, G)",
            paper="paper: rises to a peak at about 400k steps")  # fmt: skip
     draw_curve(right, found, lambda r: 1 - r["mean"], "to the mean gradient (the paper's)", BLUE)
     draw_curve(right, found, lambda r: r["leave_one_out"], "to the mean of the others", RED)
     draw_curve(right, found, lambda r: r["independent"], "1/sqrt(N)", GREY, ":")
-    finish(right, "How much of it is real", "step", "mean cosine", paper="a question of ours")
+    panels.finish(
+        right, "How much of it is real", "step", "mean cosine", paper="a question of ours"
+    )
     return figure
 
 
@@ -102,7 +95,7 @@ def draw_curve(
 
 def expert_conflict_figure(results: Results) -> Figure:
     """Draw the conflict inside trained experts, with and without groups (figure 5)."""
-    figure, (left, right) = panels(2)
+    figure, (left, right) = panels.new_figure(2)
     grouped = list(_GROUPINGS)[:2]
     panels_by_measure: tuple[tuple[Axes, Agreement], ...] = (
         (left, "conflict"), (right, "leave_one_out")
@@ -111,29 +104,33 @@ def expert_conflict_figure(results: Results) -> Figure:
         within = [expert_agreement(results, method, "grouped", measure) for method in grouped]
         between = [expert_agreement(results, method, "all", measure) for method in _GROUPINGS]
         series = [("within each group", RED, within), ("between all tasks", BLUE, between)]
-        name_points(panel, list(_GROUPINGS.values()), series)
-    finish(left, "Conflict in the experts' parameters", "", "1 - cos(g_i, G)",
+        panels.name_points(panel, list(_GROUPINGS.values()), series)
+    panels.finish(left, "Conflict in the experts' parameters", "", "1 - cos(g_i, G)",
            paper="question: is it lower within groups?")  # fmt: skip
-    finish(right, "0 for independent gradients", "", "cos(g_i, mean of the others)",
+    panels.finish(right, "0 for independent gradients", "", "cos(g_i, mean of the others)",
            paper="a question of ours")  # fmt: skip
     return figure
 
 
 def modules_figure(results: Results) -> Figure:
     """Draw score and conflict with attention or MLP widened alone (figure 12)."""
-    figure, (left, middle, right) = panels(3, 4.2)
+    figure, (left, middle, right) = panels.new_figure(3, 4.2)
     models = widened_models(results).values()
     titles = [model.title for model in models]
-    name_points(left, titles, [("", BLUE, [model.scores for model in models])])
-    finish(left, f"One module widened, {MEDIUM} tasks", "", SCORE)
+    panels.name_points(left, titles, [("", BLUE, [model.scores for model in models])])
+    panels.finish(left, f"One module widened, {MEDIUM} tasks", "", SCORE)
     by_module = [
-        (label, color, [module_conflict(results, model.cell, module) for model in models])
+        (
+            label,
+            color,
+            [module_conflict(results, model.cell, module) for model in models],
+        )
         for module, label, color in (("attention", "attention", GREEN), ("mlp", "MLP", PINK))
     ]
-    name_points(middle, titles, by_module)
-    finish(middle, "Conflict at the end, by module", "", "1 - cos(g_i, G)")
-    cell, blocks = f"{SUITES[MEDIUM]}_{PROMPT_DT}", range(base().model.n_layer)
+    panels.name_points(middle, titles, by_module)
+    panels.finish(middle, "Conflict at the end, by module", "", "1 - cos(g_i, G)")
+    cell, blocks = f"{SUITES[MEDIUM]}_{PROMPT_DT}", range(queries.base().model.n_layer)
     by_block = [module_conflict(results, cell, f"block{i}") for i in blocks]
-    name_points(right, [str(i + 1) for i in blocks], [("", BLUE, by_block)])
-    finish(right, "and by block, as it is", "block", "1 - cos(g_i, G)")
+    panels.name_points(right, [str(i + 1) for i in blocks], [("", BLUE, by_block)])
+    panels.finish(right, "and by block, as it is", "block", "1 - cos(g_i, G)")
     return figure

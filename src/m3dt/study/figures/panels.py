@@ -20,7 +20,7 @@ SCORE = "normalized score"
 Series = tuple[str, str, Sequence[Scores]]  # label, color, scores for each name
 
 
-def panels(count: int, width: float = 4.8, columns: int = 3) -> tuple[Figure, Sequence[Axes]]:
+def new_figure(count: int, width: float = 4.8, columns: int = 3) -> tuple[Figure, Sequence[Axes]]:
     """Return a figure and its axes in rows of `columns` panels; unused axes, empty, come last."""
     across, rows = min(count, columns), -(-count // columns)
     figure = Figure(figsize=(width * across, 4.1 * rows), layout="constrained")
