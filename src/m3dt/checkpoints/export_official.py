@@ -29,11 +29,6 @@ from m3dt.utils.files import atomic_path
 def export_checkpoint(run: Path, target: Path, console: Console) -> None:
     """Write a run's models as the authors' files, with their folders and names.
 
-    Args:
-        run: The run's folder.
-        target: The folder to write to.
-        console: Where the files are listed.
-
     Raises:
         UserError: The run has no backbone, its models do not belong together, or the authors' code
             cannot run them.
@@ -42,63 +37,45 @@ def export_checkpoint(run: Path, target: Path, console: Console) -> None:
     backbone = registry.get("backbone", MAIN)
     if not (run / CONFIG).is_file():
         raise UserError(f"{run}: has no {CONFIG}, which names its suite")
-    export = _Export(registry, backbone, load_config(str(run / CONFIG)).suite)
-    _check_exportable(run, export.model, [*export.experts, *export.routers])
-    for entry in (*export.experts, *export.routers):
+    suite, seed = load_config(str(run / CONFIG)).suite, backbone.seed
+    model = ModelConfig(**backbone.settings["model"])
+    entries = registry.entries()
+    experts = [entry for entry in entries if entry.kind == "expert"]
+    routers = [entry for entry in entries if entry.kind == "router"]
+    _check_exportable(run, model, [*experts, *routers])
+    for entry in (*experts, *routers):
         check_parent(registry, entry, backbone)
-    for path, tensors in export.files().items():
+    state = {**backbone_to_official(registry.tensors(backbone)), **causal_buffers(model.n_layer)}
+    files = {f"model_saved_backbone/prompt_model_{suite}_iter_{backbone.step}_seed{seed}": state}
+    for expert in experts:
+        method = expert.settings["grouping"]["method"]
+        folder = f"model_saved_expert/{method}_group_{len(experts)}_seed{seed}"
+        name = f"expert_{expert.name}_iter_{expert.step}"
+        files[f"{folder}/{name}"] = _expert(registry, expert, model)
+    for router in routers:
+        count = router.settings["moe"]["num_experts"]
+        folder = f"model_saved_moe/{suite}_expert{count}_seed{seed}_000000-000000"
+        files[f"{folder}/moe__iter_{router.step}"] = _mixture(registry, router, experts, model)
+    for path, tensors in files.items():
         with atomic_path(target / path) as temporary:
             torch.save(tensors, temporary)
         console.print(f"  {target / path}")
 
 
-class _Export:
-    """The models of a run by the names of the authors' files.
+def _expert(registry: Registry, expert: Entry, model: ModelConfig) -> dict[str, Any]:
+    weights, layers = registry.tensors(expert), range(model.n_layer)
+    return {f"block_{i}": expert_to_official(below(f"{i}.", weights)) for i in layers}
 
-    Args:
-        registry: The run's registry.
-        backbone: The run's backbone.
-        suite: The run's suite.
-    """
 
-    def __init__(self, registry: Registry, backbone: Entry, suite: str) -> None:
-        self.registry, self.backbone, self.suite = registry, backbone, suite
-        self.model = ModelConfig(**backbone.settings["model"])
-        entries = registry.entries()
-        self.experts = [entry for entry in entries if entry.kind == "expert"]
-        self.routers = [entry for entry in entries if entry.kind == "router"]
-
-    def files(self) -> dict[str, Any]:
-        """Return the content of each file by its path."""
-        experts = [self.registry.tensors(entry) for entry in self.experts]
-        contents = [self._backbone(), *map(self._expert, self.experts, experts)]
-        contents += [self._mixture(router, experts) for router in self.routers]
-        return dict(contents)
-
-    def _backbone(self) -> tuple[str, dict[str, Any]]:
-        entry = self.backbone
-        weights = backbone_to_official(self.registry.tensors(entry))
-        name = f"prompt_model_{self.suite}_iter_{entry.step}_seed{entry.seed}"
-        buffers = causal_buffers(self.model.n_layer)
-        return f"model_saved_backbone/{name}", {**weights, **buffers}
-
-    def _expert(self, entry: Entry, weights: Weights) -> tuple[str, dict[str, Any]]:
-        method, seed = entry.settings["grouping"]["method"], self.backbone.seed
-        folder = f"model_saved_expert/{method}_group_{len(self.experts)}_seed{seed}"
-        layers = range(self.model.n_layer)
-        blocks = {f"block_{i}": expert_to_official(below(f"{i}.", weights)) for i in layers}
-        return f"{folder}/expert_{entry.name}_iter_{entry.step}", blocks
-
-    def _mixture(self, entry: Entry, experts: Sequence[Weights]) -> tuple[str, dict[str, Any]]:
-        router, count = self.registry.tensors(entry), entry.settings["moe"]["num_experts"]
-        if not any(".experts." in name for name in router):
-            for expert in self.experts:
-                check_parent(self.registry, entry, expert)
-        seed = self.backbone.seed
-        folder = f"model_saved_moe/{self.suite}_expert{count}_seed{seed}_000000-000000"
-        layers = range(self.model.n_layer)
-        blocks = {f"block_{i}": _mixture_block(i, router, experts, count) for i in layers}
-        return f"{folder}/moe__iter_{entry.step}", blocks
+def _mixture(
+    registry: Registry, router: Entry, experts: Sequence[Entry], model: ModelConfig
+) -> dict[str, Any]:
+    weights, count = registry.tensors(router), router.settings["moe"]["num_experts"]
+    if not any(".experts." in name for name in weights):
+        for expert in experts:
+            check_parent(registry, router, expert)
+    bodies, layers = [registry.tensors(expert) for expert in experts], range(model.n_layer)
+    return {f"block_{i}": _mixture_block(i, weights, bodies, count) for i in layers}
 
 
 def _mixture_block(layer: int, router: Weights, experts: Sequence[Weights], count: int) -> Weights:

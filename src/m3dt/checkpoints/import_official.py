@@ -37,7 +37,7 @@ from m3dt.utils.files import sha256, sole_writer, staging_folder
 
 @dataclass(frozen=True)
 class _Files:
-    """The authors' files of one model: a backbone, its experts, and the mixture if there is one."""
+    """A backbone, its experts, and the mixture if there is one."""
 
     backbone: Path
     experts: Sequence[Path]
@@ -56,20 +56,16 @@ class _Files:
 
 @dataclass(frozen=True)
 class _Models:
-    """Weights by the names of our models; `router` is empty without a mixture.
-
-    Where the mixture's experts went on training, `router` holds them too.
-    """
+    """Weights; those of the router are empty without a mixture, and may include its experts."""
 
     backbone: Weights
     experts: list[Weights]
     router: Weights
 
     def moe_settings(self) -> dict[str, Any]:
-        settings: dict[str, Any] = {"num_experts": len(self.experts)}
-        if any(".experts." in name for name in self.router):
-            settings["training"] = "unfrozen_experts"
-        return settings
+        trained_on = any(".experts." in name for name in self.router)
+        training = {"training": "unfrozen_experts"} if trained_on else {}
+        return {"num_experts": len(self.experts), **training}
 
 
 def import_checkpoint(
@@ -102,11 +98,15 @@ def import_checkpoint(
     sizes = [f"model.{key}={value}" for key, value in model_sizes(backbone, content).items()]
     config = load_config(conf, ["compat=official", *overrides, *sizes])
     models = _read_models(files, content, config)
-    store = None
-    if (Path(config.data) / INDEX).is_file():
-        store = DatasetStore.open(config.data, tasks_of(config))
+    found = (Path(config.data) / INDEX).is_file()
+    store = DatasetStore.open(config.data, tasks_of(config)) if found else None
     _register(config, files, models, store)
-    _print_summary(config, models, store, console)
+    run, model, router = config.run, config.model, "a" if models.router else "no"
+    shape = f"width {model.n_embd}, {model.n_layer} layers, {model.n_head} heads"
+    console.print(f"{run}: backbone of {shape}; {len(models.experts)} experts; {router} router.")
+    if store is None:
+        console.print("Without a dataset it cannot be evaluated: import with data=FOLDER for that.")
+    console.print(f"Its configuration: --conf {Path(run) / CONFIG}")
 
 
 def _read_models(files: _Files, backbone: Mapping[str, Any], config: Config) -> _Models:
@@ -185,16 +185,3 @@ def _save_models(
         parents.append(registry.save(entry("expert", str(k), [root], mixture), expert))
     if models.router:
         registry.save(entry("router", MAIN, parents, mixture), models.router)
-
-
-def _print_summary(
-    config: Config, models: _Models, store: DatasetStore | None, console: Console
-) -> None:
-    model, run = config.model, Path(config.run)
-    console.print(
-        f"{run}: backbone of width {model.n_embd}, {model.n_layer} layers, {model.n_head} heads; "
-        f"{len(models.experts)} experts; {'a' if models.router else 'no'} router."
-    )
-    if store is None:
-        console.print("Without a dataset it cannot be evaluated: import with data=FOLDER for that.")
-    console.print(f"Its configuration: --conf {run / CONFIG}")

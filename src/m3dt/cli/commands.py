@@ -29,8 +29,7 @@ def import_data(options: argparse.Namespace, console: Console) -> None:
     """Import a dataset of another project."""
     from m3dt.data.importers import import_dataset
 
-    names = options.tasks.split(",") if options.tasks else []
-    import_dataset(options.source, options.data, options.format, names, console)
+    import_dataset(options.source, options.data, options.format, options.tasks, console)
     console.print(f"{options.data}: check it with `m3dt verify {options.data}`.")
 
 
@@ -38,8 +37,7 @@ def export(options: argparse.Namespace, console: Console) -> None:
     """Export a dataset to Minari."""
     from m3dt.data.minari_export import export_minari
 
-    names = options.tasks.split(",") if options.tasks else []
-    tasks = export_minari(options.data, options.target, names)
+    tasks = export_minari(options.data, options.target, options.tasks)
     console.print(
         f"{len(tasks)} tasks written. Read them with MINARI_DATASETS_PATH={options.target} set."
     )
@@ -96,9 +94,7 @@ def evaluate(options: argparse.Namespace, console: Console) -> None:
     from m3dt.config import load_config
 
     config = load_config(options.conf, options.overrides)
-    names = options.models.split(",") if options.models else []
-    films = options.film.split(",") if options.film else []
-    evaluate_run(config, names, options.json, console, films)
+    evaluate_run(config, options.models, options.json, console, options.film)
 
 
 def study(options: argparse.Namespace, console: Console) -> None:
@@ -178,9 +174,8 @@ def bench(options: argparse.Namespace, console: Console) -> None:
     from m3dt.bench import ROWS, bench
     from m3dt.utils.files import write_json
 
-    rows = options.rows.split(",")
-    if not set(rows) <= set(ROWS):
-        raise UserError(f"--rows {options.rows}: choose among {', '.join(ROWS)}")
-    result = bench(rows, options.trajectories, console)
+    if not options.rows or not set(options.rows) <= set(ROWS):
+        raise UserError(f"--rows {','.join(options.rows)}: choose among {', '.join(ROWS)}")
+    result = bench(options.rows, options.trajectories, console)
     if options.json:
         write_json(options.json, result)

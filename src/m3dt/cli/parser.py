@@ -59,6 +59,10 @@ def _positive(word: str) -> int:
     return _natural(word, lowest=1)
 
 
+def _words(text: str) -> list[str]:
+    return [word for word in text.split(",") if word]
+
+
 def _argument(*names: str, **settings: Any) -> Argument:
     return names, settings
 
@@ -72,7 +76,8 @@ _CONFIGURED = (
     _argument("overrides", nargs="*", metavar="key=value", help="overrides by dotted key"),
 )
 _DATA = _path("data", metavar="DATA", help="folder of our dataset")
-_TASKS = _argument("--tasks", default="", metavar="LIST", help="comma-separated; default all")
+_TASKS = _argument("--tasks", type=_words, default="", metavar="LIST",
+                   help="comma-separated; default all")  # fmt: skip
 _JSON = _path("--json", metavar="FILE", help="write the result as JSON")
 
 COMMANDS = (
@@ -102,11 +107,12 @@ COMMANDS = (
     )),
     Command("evaluate", commands.evaluate, "evaluate models in the simulators", (
         *_CONFIGURED,
-        _argument("--models", metavar="LIST",
+        _argument("--models", type=_words, default="", metavar="LIST",
                   help="comma-separated: random, backbone, router, oracle, expert:K, "
                   "baseline:METHOD; default: the method's model, as far as it is trained"),
         _JSON,
-        _argument("--film", default="", metavar="TASKS", help="tasks to write an animation of"),
+        _argument("--film", type=_words, default="", metavar="TASKS",
+                  help="tasks to write an animation of"),
     )),
     Command("study", commands.study, "train and evaluate a grid of settings", (
         _path("file", metavar="FILE", help="a file of conf/study/"),
@@ -152,7 +158,7 @@ COMMANDS = (
     )),
     Command("doctor", commands.doctor, "report what is broken and how to repair it", _CONFIGURED),
     Command("bench", commands.bench, "time training steps, data and acting", (
-        _argument("--rows", default="stages,data,acting,scaling", metavar="LIST",
+        _argument("--rows", type=_words, default="stages,data,acting,scaling", metavar="LIST",
                   help="stages, data, acting, scaling, methods"),
         _argument("--trajectories", type=int, default=200, metavar="N",
                   help="trajectories per task of row data"),
