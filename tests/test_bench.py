@@ -1,4 +1,4 @@
-"""The benchmark command: its JSON, its rows, and its counts of products."""
+"""Benchmarks: the JSON, the rows, and the counts of operations."""
 
 import json
 
@@ -46,11 +46,11 @@ def test_unknown_row_is_refused(capsys):
 
 @pytest.mark.parametrize("precision", ["float32", "bf16-mixed"])
 @pytest.mark.parametrize("stage, num_experts", [(1, 0), (2, 1), (3, 3)])
-def test_a_stage_is_timed_beside_the_plain_computation(same_threads, stage, num_experts, precision):
+def test_a_stage_is_timed_against_the_plain_method(same_threads, stage, num_experts, precision):
     training = Training(f"stage{stage}", stage, num_experts, 1, precision, n_embd=16)
     row = steps.measure_training(training, PEAKS)
     assert set(row) >= ROW
-    assert 0 < row["performed_flops"] < row["model_flops"]  # that is what shortcuts are for
+    assert 0 < row["performed_flops"] < row["model_flops"]  # the purpose of the shortcuts
     assert row["ratio"] == pytest.approx(row["plain_seconds"] / row["median_seconds"])
     peak = PEAKS["float32" if precision == "float32" else "bfloat16"]
     expected = row["performed_flops"] / row["median_seconds"] / 1e9 / peak

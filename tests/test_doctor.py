@@ -41,7 +41,7 @@ def test_all_is_well(findings, finished, data):
     assert "libegl1" in found["rendering"].remedy
 
 
-def test_what_is_not_there_yet_has_its_command(findings, tmp_path):
+def test_missing_data_and_runs_name_their_command(findings, tmp_path):
     found, error = findings(f"run={tmp_path / 'run'}", f"data={tmp_path / 'data'}")
     assert error == ""
     assert found["dataset"].status == found["registry"].status == NOTE
@@ -49,7 +49,7 @@ def test_what_is_not_there_yet_has_its_command(findings, tmp_path):
     assert found["registry"].remedy == "m3dt train --conf quickstart"
 
 
-def test_what_is_broken_is_named(findings, finished, data, tmp_path, monkeypatch):
+def test_broken_parts_are_named(findings, finished, data, tmp_path, monkeypatch):
     broken = shutil.copytree(data, tmp_path / "data")
     path = broken / "reach-v2.hdf5"
     path.write_bytes(path.read_bytes()[:-100])
@@ -79,7 +79,7 @@ def test_leftovers_and_interrupted_stages_are_mentioned(findings, finished, data
     assert "1 files of killed processes" in found["leftovers"].found
 
 
-def test_the_command_says_what_is_bad(finished, data, capsys):
+def test_the_command_lists_failed_checks(finished, data, capsys):
     arguments = [*QUICK, f"run={finished}", f"data={data}"]
     assert main(["doctor", *arguments]) == 0
     assert "m3dt doctor --conf quickstart" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""What TensorBoard is given: layout, groups, scores, hyper-parameters, films."""
+"""What TensorBoard shows: layout, task groups, scores, hyperparameters, animations."""
 
 import io
 
@@ -37,7 +37,7 @@ def evaluated(finished, data):
 
 
 def test_the_layout_names_what_is_logged(evaluated):
-    """Every chart of the custom scalars page has a tag that some run has written."""
+    """Every chart of the custom scalars page has a tag that training or evaluation writes."""
     tags = [t for page in logs.LAYOUT.values() for chart in page.values() for t in chart[1]]
     assert set(tags) <= LOGGED
     written = {
@@ -79,7 +79,7 @@ def test_agreement_is_drawn_by_group(tmp_path, monkeypatch):
 
 
 class FakeEnv:
-    """Two steps, the second of which ends the episode; pictures tell the time."""
+    """Episodes of two steps; the brightness of a frame is its time step."""
 
     def reset(self, seed):
         self.t = 0

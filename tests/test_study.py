@@ -1,4 +1,4 @@
-"""Studies: grids of settings, trained and evaluated once, whatever fails in between."""
+"""Studies: grids of settings; each cell is trained and evaluated once, whatever fails."""
 
 import csv
 import json
@@ -76,7 +76,7 @@ def test_parts_share_runs_and_stay_together(tmp_path):
     assert study.cells[0].models == ("oracle", "router")
     assert "suite_seed=1" in study.cells[1].overrides
     assert "stage2.max_steps=4" in study.cells[7].overrides
-    for index in (0, 1):  # what shares a backbone is one job's
+    for index in (0, 1):  # cells that share a backbone go to one job
         names = [cell.name for cell in select_cells(study, f"{index}/2")]
         values = ("m3dt-random", "m3dt-gradient", "num_experts2", "num_experts4")
         assert names == [f"{value}_seed{index}" for value in values]
@@ -125,14 +125,14 @@ def test_the_shipped_studies_have_all_methods():
 
 
 class Ran(NamedTuple):
-    """A study of two cells, of which one fails the first time."""
+    """A study of two cells, one of which fails the first time."""
 
     file: Path
     runs: Path
     table: Path
     settings: list[str]
     first: subprocess.CompletedProcess[str]
-    after_first: tuple[dict[str, str], dict[str, float]]  # the table's row, and the run's scores
+    after_first: tuple[dict[str, str], dict[str, float]]  # row of the table, scores of the run
     second: subprocess.CompletedProcess[str]
 
     def command(self, *more):
@@ -164,7 +164,7 @@ def ran(data, tmp_path_factory):
 
 
 def test_a_failing_cell_stops_no_other(ran):
-    """It is named, and the next run tries it again, but nothing that is finished."""
+    """The message names it, and the next run repeats it but no finished cell."""
     assert ran.first.returncode == 1
     assert "1 cells failed: seed0_promptdt" in ran.first.stderr and "nowhere" in ran.first.stderr
     row, scores = ran.after_first
@@ -176,7 +176,7 @@ def test_a_failing_cell_stops_no_other(ran):
 
 
 def test_a_table_outlives_its_runs(ran, capfd):
-    """What it holds is not made again, unless its settings changed or others want its models."""
+    """Its cells are not repeated unless settings change or other cells need their models."""
     curves = ran.table.with_name("table_conflict.json")
     written = (ran.table.read_text(), curves.read_text())
     assert "seed0_mtdt" in written[1]
@@ -202,7 +202,7 @@ def test_a_table_outlives_its_runs(ran, capfd):
     assert main(ran.command()) == 0
     assert ran.table.read_text().startswith(written[0])
     found = {path.parent.name for path in ran.runs.glob("*/registry")}
-    assert found == {"seed0_promptdt", "m3dt-random"}  # the one for the other's sake
+    assert found == {"seed0_promptdt", "m3dt-random"}  # the first only for the second
     assert not (ran.runs / "seed0_promptdt" / SCORES).exists()
 
 

@@ -31,9 +31,9 @@ def median_seconds(step: Callable[[], object], repeats: int, warmup: int = 3) ->
 
 
 def alternate_seconds(steps: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """Return each step's median CPU seconds; the steps take turns, so that load affects all alike.
+    """Return the median CPU seconds of each of several steps, which the caller has warmed up.
 
-    The caller has warmed the steps up.
+    The steps take turns, so that other load on the machine affects all of them equally.
     """
     seconds: list[list[float]] = [[] for _ in steps]
     for _ in range(repeats):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -46,7 +45,8 @@ def export_checkpoint(run: Path, target: Path, console: Console) -> None:
     for entry in (*experts, *routers):
         check_parent(registry, entry, backbone)
     state = {**backbone_to_official(registry.tensors(backbone)), **causal_buffers(model.n_layer)}
-    files = {f"model_saved_backbone/prompt_model_{suite}_iter_{backbone.step}_seed{seed}": state}
+    name = f"prompt_model_{suite}_iter_{backbone.step}_seed{seed}"
+    files: dict[str, Mapping[str, object]] = {f"model_saved_backbone/{name}": state}
     for expert in experts:
         method = expert.settings["grouping"]["method"]
         folder = f"model_saved_expert/{method}_group_{len(experts)}_seed{seed}"
@@ -62,14 +62,14 @@ def export_checkpoint(run: Path, target: Path, console: Console) -> None:
         console.print(f"  {target / path}")
 
 
-def _expert(registry: Registry, expert: Entry, model: ModelConfig) -> dict[str, Any]:
+def _expert(registry: Registry, expert: Entry, model: ModelConfig) -> dict[str, Weights]:
     weights, layers = registry.tensors(expert), range(model.n_layer)
     return {f"block_{i}": expert_to_official(below(f"{i}.", weights)) for i in layers}
 
 
 def _mixture(
     registry: Registry, router: Entry, experts: Sequence[Entry], model: ModelConfig
-) -> dict[str, Any]:
+) -> dict[str, Weights]:
     weights, count = registry.tensors(router), router.settings["moe"]["num_experts"]
     if not any(".experts." in name for name in weights):
         for expert in experts:
