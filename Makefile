@@ -10,12 +10,14 @@ TORCH  ?= torch
 VENV := .venv
 BIN  := $(VENV)/bin
 M3DT := $(BIN)/m3dt
+# One thread per process: the workers of pytest share the cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
 # Stages depend on each other's results, so `make -j` must not run them at once.
 .NOTPARALLEL:
 .PHONY: help setup data stage1 group stage2 stage3 eval baselines registry tensorboard bench notebooks behaviour lint types test \
-        test-slow faults clean
+        test-quick test-slow faults clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,15 +77,18 @@ lint: setup ## Check style and format
 types: setup ## Check types
 	$(BIN)/mypy
 
-test: lint types ## Lint, types and all quick tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+test: lint types ## Lint, types and all tests but the slow ones
+	$(PYTEST) -n 2 --dist loadgroup
+
+test-quick: lint ## Lint and the tests that need no trained run, in a minute
+	$(PYTEST) -n 2 -m "not long and not slow and not faults"
 
 test-slow: setup ## The tests that take minutes
-	$(BIN)/python -m pytest -q -m slow
+	$(PYTEST) -m slow
 
 faults: setup ## Random kills and thousands of damaged inputs: about an hour
-	$(BIN)/python -m pytest -q -m faults
-	M3DT_FUZZ_EXAMPLES=400 $(BIN)/python -m pytest -q tests/test_fuzz.py
+	$(PYTEST) -m faults
+	M3DT_FUZZ_EXAMPLES=400 $(PYTEST) tests/test_fuzz.py
 
 clean: ## Remove .venv and caches; data/ and runs/ stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist src/*.egg-info

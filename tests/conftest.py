@@ -1,10 +1,12 @@
 """Shared fixtures; helper modules of this folder are importable by name."""
 
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -12,6 +14,15 @@ from m3dt.cli import main  # noqa: E402
 from m3dt.config import load_config  # noqa: E402
 from m3dt.data.format import DatasetIndex, Trajectory, write_task  # noqa: E402
 from m3dt.tasks import get_task  # noqa: E402
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out tests by their marks
+def pytest_collection_modifyitems(items):
+    """Mark tests that collect data or train runs as long; others bear the mark themselves."""
+    for item in items:
+        if not {"data", "finished"}.isdisjoint(item.fixturenames):
+            item.add_marker(pytest.mark.long)
+
 
 # One task of each width: 39/4, 24/6 and 27/8.
 SYNTHETIC_TASKS = ("reach-v2", "walker-walk", "ant-dir-3")
@@ -35,7 +46,7 @@ def write_dataset(folder, tasks, lengths=SYNTHETIC_LENGTHS, seed=0):
             )
             for T in lengths
         ]
-        index.tasks[task] = write_task(folder, task, spec.env_id, trajectories, {"seed": seed})
+        index.tasks[task] = write_task(folder, spec, trajectories, {"seed": seed})
     index.write(folder)
     return folder
 
@@ -75,24 +86,47 @@ def tiny_config(tiny):
 
 
 @pytest.fixture(scope="session")
-def data(tmp_path_factory):
-    """Trajectories of three domains from real simulators; copy before changing them."""
-    from quick_run import QUICK
+def made_once(tmp_path_factory, worker_id):
+    """Return a function that fills a folder in one worker of pytest-xdist and shows it to all."""
+    root = tmp_path_factory.getbasetemp()
+    root = root if worker_id == "master" else root.parent
 
-    folder = tmp_path_factory.mktemp("collected")
-    assert main(["collect", *QUICK, f"data={folder}"]) == 0
-    return folder
+    def make(name, fill):
+        folder, done = root / name, root / f"{name}.done"
+        with FileLock(root / f"{name}.lock"):
+            if not done.exists():
+                fill(folder)
+                done.touch()
+        return folder
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory, data):
-    """A run on them whose stages were never interrupted; copy before changing it."""
+def data(made_once):
+    """Trajectories of three domains from real simulators; copy before changing them."""
+    from quick_run import QUICK
+
+    def collect(folder):
+        assert main(["collect", *QUICK, f"data={folder}"]) == 0
+
+    return made_once("collected", collect)
+
+
+@pytest.fixture(scope="session")
+def finished(made_once, tmp_path_factory, data):
+    """A run on them whose stages were never interrupted; copy before changing it.
+
+    Each worker has a copy: commands lock a run and write their scores and logs into it.
+    """
     from quick_run import call
 
-    run = tmp_path_factory.mktemp("finished")
-    for stage in ("stage1", "stage2", "stage3"):
-        assert call(stage, run, data) == 0
-    return run
+    def train(folder):
+        for stage in ("stage1", "stage2", "stage3"):
+            assert call(stage, folder, data) == 0
+
+    whole = made_once("finished", train)
+    return shutil.copytree(whole, tmp_path_factory.mktemp("finished") / "run")
 
 
 @pytest.fixture(scope="session")

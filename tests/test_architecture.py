@@ -3,6 +3,9 @@
 import ast
 import configparser
 import re
+import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -30,6 +33,20 @@ def imported_modules(path):
 FILES = [p for p in SOURCE.rglob("*.py") if room_of(p) not in ("__init__", "__main__")]
 FILES += (SOURCE / "callbacks").glob("*.py")
 
+LONGEST = 50
+# Functions that may be longer: lists of declarations, which are read entry by entry.
+LONG = {
+    "callbacks/conflict_measures.py:measure",
+    "cli/report.py:evaluate_run",
+    "evaluation/scheduler.py:play",
+    "evaluation/scoring.py:evaluate_policy",
+}
+# File names that occur more than once, and why.
+REPEATED = {
+    "__init__.py": "each package has one",
+    "train.py": "each holds the `train` of its package",
+}
+
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
 def test_imports_point_left(path):
@@ -46,6 +63,40 @@ def test_nobody_imports_the_callbacks_folder():
     for path in [*SOURCE.rglob("*.py"), *(ROOT / "callbacks").glob("*.py"), *ROOT.glob("tests/*")]:
         if path.suffix == ".py":
             assert "callbacks" not in {m.split(".")[0] for m in imported_modules(path)}, path
+
+
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        ("m3dt.training", "m3dt.study"),  # a broken study file or figure cannot stop a training
+        # Processes that step environments import these; torch would take them seconds.
+        ("m3dt.tasks.workers", "torch"),
+        ("m3dt.data.collect", "torch"),
+    ],
+)
+def test_imports_leave_out(module, unwanted):
+    code = f"import sys, {module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = done.stdout.split()
+    assert module in loaded
+    assert not [name for name in loaded if f"{name}.".startswith(f"{unwanted}.")]
+
+
+def test_functions_are_short():
+    """The list of exceptions is exact: an entry that is no longer needed fails, too."""
+    long = {
+        f"{path.relative_to(SOURCE)}:{node.name}"
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.end_lineno - node.lineno >= LONGEST
+    }
+    assert long == LONG
+
+
+def test_file_names_are_unique():
+    counts = Counter(path.name for path in {*SOURCE.rglob("*.py"), *FILES})
+    assert {name for name, count in counts.items() if count > 1} == set(REPEATED)
 
 
 def test_package_list_is_complete():

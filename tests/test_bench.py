@@ -8,7 +8,7 @@ import torch
 from m3dt.bench import acting, benchmark, growth, steps
 from m3dt.bench.steps import Training
 from m3dt.cli import main
-from m3dt.models.frozen_experts import MixFrozenExperts
+from m3dt.models.fast.frozen_experts import MixFrozenExperts
 
 ROW = {
     "name", "config", "median_seconds", "samples_per_second", "model_flops", "utilization",
@@ -25,6 +25,7 @@ def same_threads():
     torch.set_num_threads(threads)
 
 
+@pytest.mark.long
 def test_bench_writes_the_documented_json(tmp_path, capsys):
     file = tmp_path / "bench.json"
     threads = torch.get_num_threads()
@@ -74,6 +75,7 @@ def test_counted_products_are_those_of_the_experts():
         assert counted == passes * 2 * 2 * L * D * hidden * E
 
 
+@pytest.mark.long
 def test_acting_and_scaling_rows(same_threads):
     row = acting.act(2, 3, PEAKS["float32"], True)
     assert set(row) >= ROW and row["config"]["environments"] == 3

@@ -9,7 +9,7 @@ import torch
 from conftest import SYNTHETIC_LENGTHS, SYNTHETIC_TASKS, write_dataset
 
 from m3dt.config import LoaderConfig, ModelConfig
-from m3dt.data import DatasetStore, M3DTDataModule, TaskContext, TaskStream
+from m3dt.data import DatasetStore, ExpertStreams, M3DTDataModule, TaskContext, TaskStream
 from m3dt.data.format import DatasetIndex
 from m3dt.data.sampler import TaskSampler
 from m3dt.data.verify import verify
@@ -26,7 +26,7 @@ def store(synthetic):
 
 def module(store, streams=None, **loader):
     loader = LoaderConfig(**{"batch_size": 6, **loader})
-    streams = streams or [TaskStream(0, (0, 1, 2))]
+    streams = ExpertStreams(tuple(streams)) if streams else TaskStream(0, (0, 1, 2))
     return M3DTDataModule(store, loader, MODEL, 11, 1, streams)
 
 
@@ -76,7 +76,7 @@ def test_segments_equal_naive_assembly(store, synthetic, task):
     numbers = np.array([0, 0, 1, 2, 3, 5])
     starts = np.array([0, 27, 5, 24, 1, 10])
     begin = ends[numbers] - np.array(SYNTHETIC_LENGTHS)[numbers] + starts
-    rows = sampler.segments(numbers, begin, 6, sampler.normalization)
+    rows = sampler.segments(numbers, begin, 6, sampler.inputs)
     for i, (number, start) in enumerate(zip(numbers, starts, strict=True)):
         stop = min(start + 6, SYNTHETIC_LENGTHS[number])
         expected = naive_segment(synthetic, SYNTHETIC_TASKS[task], number, start, stop, 6)

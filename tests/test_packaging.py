@@ -1,10 +1,13 @@
-"""What a wheel carries: an editable install would hide what is missing."""
+"""What a wheel contains: an editable install would hide what is missing. The citation's version."""
 
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+
+from m3dt import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -16,7 +19,7 @@ def test_wheel_holds_code_callbacks_and_configurations(tmp_path):
         shutil.copy(ROOT / name, source / name)
     for name in ("src", "callbacks", "conf"):
         ignored = shutil.ignore_patterns("*.egg-info", "__pycache__")
-        shutil.copytree(ROOT / name, source / name, ignore=ignored)
+        shutil.copytree(ROOT / name, source / name, ignore=ignored, symlinks=True)
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", str(tmp_path)]
     result = subprocess.run([*command, str(source)], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
@@ -29,5 +32,10 @@ def test_wheel_holds_code_callbacks_and_configurations(tmp_path):
         if p.suffix in (".py", ".json", ".csv", ".npz", ".safetensors")
     }
     expected |= {f"m3dt/callbacks/{p.name}" for p in (ROOT / "callbacks").glob("*.py")}
-    expected |= {f"m3dt/conf/{p.name}" for p in (ROOT / "conf").glob("*.yaml")}
+    expected |= {f"m3dt/{p.relative_to(ROOT)}" for p in (ROOT / "conf").rglob("*.yaml")}
     assert expected <= names
+
+
+def test_citation_has_the_packages_version():
+    (version,) = re.findall(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), re.M)
+    assert version == __version__

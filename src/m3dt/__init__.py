@@ -1,25 +1,25 @@
 """M3DT: mixture-of-experts Decision Transformers for massive multi-task offline RL.
 
-`m3dt.load(run)` gives a trained agent, `m3dt.evaluate(agent)` rolls it out in the simulators.
+`m3dt.load(run)` loads a trained agent, `m3dt.evaluate(agent)` rolls it out in the simulators.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from m3dt.version import __version__
 
-__all__ = ["__version__", "evaluate", "load"]
+if TYPE_CHECKING:
+    from m3dt.evaluation import Agent, EvaluationResult, evaluate, load
 
+__all__ = ["Agent", "EvaluationResult", "__version__", "evaluate", "load"]
 
-def __getattr__(name: str) -> Any:
-    # Resolved when asked for: `import m3dt` loads neither torch nor a simulator.
-    if name == "load":
-        from m3dt.evaluation.agent import load
+if not TYPE_CHECKING:  # a type checker should report a misspelt name, not ask this function
 
-        return load
-    if name == "evaluate":
-        from m3dt.evaluation import evaluate
+    def __getattr__(name: str) -> Any:
+        """Import a name at its first use: `import m3dt` loads neither torch nor a simulator."""
+        if name not in __all__:
+            raise AttributeError(f"module 'm3dt' has no attribute '{name}'")
+        from m3dt import evaluation
 
-        return evaluate
-    raise AttributeError(f"module 'm3dt' has no attribute '{name}'")
+        return getattr(evaluation, name)

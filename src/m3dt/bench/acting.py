@@ -8,10 +8,11 @@ from dataclasses import asdict
 import torch
 
 from m3dt.bench.machine import alternate_seconds, in_own_process, median_seconds, peak_bytes
-from m3dt.bench.plain import plain_actions
 from m3dt.bench.rows import Row, make_row
 from m3dt.bench.steps import PAPER, count_flops, random_batch
-from m3dt.models import PromptDT
+from m3dt.config import ComputeConfig
+from m3dt.models import PromptDT, add_mixtures, fast
+from m3dt.stages.stage import plain_predictions
 
 EPISODES = 10
 
@@ -34,7 +35,7 @@ def act(num_experts: int, episodes: int, gemm_gflops: float, compare: bool) -> R
     torch.set_num_threads(1)
     model = PromptDT(PAPER)
     if num_experts:
-        model.add_mixtures(num_experts, routed=True)
+        add_mixtures(model, num_experts, routed=True)
     with torch.inference_mode():
         return _time_actions(model.eval(), num_experts, episodes, gemm_gflops, compare)
 
@@ -61,10 +62,11 @@ def _time_actions(
 
 def _actions_together(model: PromptDT, episodes: int) -> Callable[[], None]:
     batch = random_batch(episodes, PAPER.context_length, PAPER.prompt_length)
-    prompt = model.encode_prompt(batch.row_prompts())
+    compute = ComputeConfig()
+    prompt = fast.encode_prompt(model, batch.row_prompts(), None, compute)
 
     def act_together() -> None:
-        model.forward_from(batch.segment, prompt)
+        fast.act(model, batch.segment, prompt, compute)
 
     return act_together
 
@@ -73,6 +75,6 @@ def _plain_action(model: PromptDT) -> Callable[[], None]:
     batch = random_batch(1, PAPER.context_length, PAPER.prompt_length)
 
     def act_alone() -> None:
-        plain_actions(model, batch)
+        plain_predictions(model, batch)
 
     return act_alone

@@ -66,9 +66,9 @@ def _write_dataset(folder: Path, num_tasks: int, trajectories: int) -> list[tupl
 
 def _open(folder: Path, files: list[tuple[Path, TaskSpec]]) -> M3DTDataModule:
     tasks = tuple(TaskStore.open(path, spec) for path, spec in files)
-    streams = [TaskStream(0, tuple(range(len(files))))]
+    stream = TaskStream(0, tuple(range(len(files))))
     loader = LoaderConfig(batch_size=BATCH)
-    return M3DTDataModule(DatasetStore(folder, tasks, ""), loader, PAPER, 0, 1, streams)
+    return M3DTDataModule(DatasetStore(folder, tasks, ""), loader, PAPER, 0, 1, stream)
 
 
 def _median_seconds(module: M3DTDataModule) -> float:

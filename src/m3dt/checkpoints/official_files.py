@@ -15,7 +15,7 @@ from torch import Tensor
 
 from m3dt.config import ModelConfig
 from m3dt.config.schema import ACTION_DIM, STATE_DIM
-from m3dt.models import PromptDT
+from m3dt.models import PromptDT, add_mixtures
 from m3dt.models.official import (
     below,
     expert_from_official,
@@ -163,7 +163,7 @@ def _expected(model: ModelConfig, num_experts: int, part: str) -> Weights:
     """Return empty tensors with the names and shapes of an expert, or of the routers."""
     with torch.device("meta"):
         empty = PromptDT(model)
-        empty.add_mixtures(num_experts, routed=True)
+        add_mixtures(empty, num_experts, routed=True)
     found: Weights = {}
     for i, mixture in enumerate(empty.mixtures):
         if part == "experts":

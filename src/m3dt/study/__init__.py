@@ -3,8 +3,8 @@
 from m3dt.study.claims import claims, claims_table
 from m3dt.study.grid import SCORES, Cell, Study, load_study
 from m3dt.study.outputs import FIGURES, TABLES, write_outputs
-from m3dt.study.results import Results
 from m3dt.study.runner import run_study
+from m3dt.study.study_results import Results
 
 __all__ = [
     "FIGURES",

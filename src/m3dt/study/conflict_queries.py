@@ -8,7 +8,7 @@ from typing import Literal
 from m3dt.study.estimates import Scores
 from m3dt.study.method_names import PROMPT_DT
 from m3dt.study.queries import MEDIUM, SUITES, base, prompt_dt_scores
-from m3dt.study.results import ConflictRecord, Results
+from m3dt.study.study_results import ConflictRecord, Results
 
 Similarity = Literal["to_mean", "spread", "leave_one_out", "pairwise", "independent"]
 Agreement = Literal["conflict", "leave_one_out"]

@@ -190,7 +190,8 @@ def _key(config: Config, models: Sequence[str]) -> str:
     Leaving out defaults keeps the rows of a table valid when the schema gains a setting.
     """
     settings = asdict(config)
-    for name in ("run", "data", "reuse", "force", "check_data", "collect", "trainer", "compute"):
+    free = ("run", "data", "reuse", "force", "check_data", "collect", "trainer", "compute")
+    for name in (*free, "sources"):
         settings.pop(name)
     settings["precision"] = config.trainer.get("precision")
     del settings["evaluation"]["workers"], settings["loader"]["num_workers"]

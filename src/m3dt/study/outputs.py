@@ -12,7 +12,7 @@ from m3dt.study import tables
 from m3dt.study.claims import SUBJECTS, claims, claims_table
 from m3dt.study.figures import ablations, conflicts, domains, scaling
 from m3dt.study.paired import paired_table
-from m3dt.study.results import Results
+from m3dt.study.study_results import Results
 from m3dt.utils.files import atomic_path
 
 

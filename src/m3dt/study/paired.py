@@ -10,7 +10,7 @@ from m3dt.study.estimates import NOT_MEASURED, Estimate
 from m3dt.study.markdown import markdown_table
 from m3dt.study.method_names import ABLATIONS, BASELINES, PROMPT_DT, reference_method
 from m3dt.study.queries import SUITES
-from m3dt.study.results import Results
+from m3dt.study.study_results import Results
 
 _NAMES = BASELINES | ABLATIONS | {"m3dt-top-k": "noisy top-k"}
 _VARIANTS_OF_M3DT = (

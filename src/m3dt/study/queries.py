@@ -13,7 +13,7 @@ from typing import NamedTuple
 from m3dt.config import Config, load_config
 from m3dt.study.estimates import Scores
 from m3dt.study.method_names import BASELINES, PROMPT_DT
-from m3dt.study.results import Results
+from m3dt.study.study_results import Results
 from m3dt.tasks import DOMAINS, get_task, suite
 
 SUITES = {10: "mt10", 20: "mt20", 40: "mt40", 80: "mt80", 160: "mt160"}

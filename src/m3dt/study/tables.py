@@ -9,7 +9,7 @@ from m3dt.study.estimates import Scores, format_scores, minus
 from m3dt.study.markdown import markdown_table, stated
 from m3dt.study.method_names import ABLATIONS, M3DT, METHODS, RESIDUALS, reference_method
 from m3dt.study.queries import DOMAIN_TITLES, MEDIUM, SUITES, TASK_COUNTS
-from m3dt.study.results import Results
+from m3dt.study.study_results import Results
 from m3dt.tasks import DOMAINS
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from m3dt.config import BASELINES, Config
-from m3dt.models import PromptDT
+from m3dt.models import PromptDT, make_model
 from m3dt.runs import MAIN, Entry, check_parent
 from m3dt.training.fingerprint import differences, with_defaults
 from m3dt.training.finished import find_finished
@@ -15,7 +15,7 @@ def check_has_stages(config: Config) -> None:
     """Refuse to run a stage of a method that has none."""
     if config.method in BASELINES:
         raise UserError(
-            f"method={config.method} has no stages. "
+            f"{config.sources.of('method')}: method={config.method} has no stages. "
             f"Run `m3dt train --conf {config.conf} method={config.method}`."
         )
 
@@ -24,12 +24,15 @@ def check_num_experts(run: Run) -> None:
     """Refuse more experts than tasks."""
     experts, tasks = run.config.moe.num_experts, len(run.tasks)
     if experts > tasks:
-        raise UserError(f"moe.num_experts={experts}: there are only {tasks} tasks to divide")
+        source = run.config.sources.of("moe.num_experts")
+        raise UserError(
+            f"{source}: moe.num_experts={experts}: there are only {tasks} tasks to divide"
+        )
 
 
 def build_backbone(run: Run, entry: Entry) -> PromptDT:
     """Build the registered backbone."""
-    model = PromptDT(run.config.model)
+    model = make_model(run.config.model)
     model.load_state_dict(run.registry.tensors(entry))
     return model
 

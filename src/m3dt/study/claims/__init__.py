@@ -10,7 +10,7 @@ from m3dt.study.claims.conflict_claims import conflict_claims
 from m3dt.study.claims.method_claims import method_claims
 from m3dt.study.claims.scaling_claims import scaling_claims
 from m3dt.study.markdown import markdown_table
-from m3dt.study.results import Results
+from m3dt.study.study_results import Results
 
 __all__ = ["SUBJECTS", "claims", "claims_table"]
 

@@ -8,7 +8,7 @@ from m3dt.study import paper, queries
 from m3dt.study.claims.claim import NO_NUMBER, NOT_IN_PAPER, Claim, compare
 from m3dt.study.estimates import format_scores
 from m3dt.study.method_names import ABLATIONS, reference_method
-from m3dt.study.results import Results
+from m3dt.study.study_results import Results
 
 _COMPARISONS = (
     ("three stages", "m3dt-end-to-end", "Three stages beat training end to end"),

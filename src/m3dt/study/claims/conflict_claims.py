@@ -19,7 +19,7 @@ from m3dt.study.conflict_queries import (
 )
 from m3dt.study.estimates import Scores, difference, estimate, format_scores, scaled
 from m3dt.study.queries import FEW, MANY
-from m3dt.study.results import ConflictRecord, Results
+from m3dt.study.study_results import ConflictRecord, Results
 
 
 def conflict_claims(results: Results) -> list[Claim]:

@@ -16,7 +16,7 @@ from m3dt.study.claims.claim import (
 from m3dt.study.estimates import difference, format_scores, minus
 from m3dt.study.method_names import M3DT
 from m3dt.study.queries import CONTROL, FEW, MANY, MEDIUM, TASK_COUNTS
-from m3dt.study.results import Results
+from m3dt.study.study_results import Results
 from m3dt.tasks import DOMAINS
 
 

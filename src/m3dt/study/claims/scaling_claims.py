@@ -17,7 +17,7 @@ from m3dt.study.claims.claim import (
 from m3dt.study.estimates import Scores, estimate, format_scores, minus
 from m3dt.study.method_names import PROMPT_DT
 from m3dt.study.queries import FEW, MANY, MEDIUM
-from m3dt.study.results import Results
+from m3dt.study.study_results import Results
 
 _EXPERTS = ("experts", "More experts help")
 _LEVELS = ("experts level", "Their gain levels off")

@@ -9,7 +9,7 @@ from m3dt.study.figures import panels
 from m3dt.study.figures.panels import BLUE, RED, SCORE
 from m3dt.study.method_names import RESIDUALS
 from m3dt.study.queries import DOMAIN_TITLES, MEDIUM
-from m3dt.study.results import Results
+from m3dt.study.study_results import Results
 
 
 def stopping_figure(results: Results) -> Figure:

@@ -23,7 +23,7 @@ from m3dt.study.figures import panels
 from m3dt.study.figures.panels import BLUE, GREEN, GREY, PINK, RED, SCORE
 from m3dt.study.method_names import PROMPT_DT
 from m3dt.study.queries import MEDIUM, SUITES
-from m3dt.study.results import ConflictRecord, Results
+from m3dt.study.study_results import ConflictRecord, Results
 
 _GROUPINGS = {
     "m3dt-gradient": "gradient groups",

@@ -11,7 +11,7 @@ from m3dt.study.figures import panels
 from m3dt.study.figures.panels import BLUE, GREEN, GREY, PINK, RED, SCORE
 from m3dt.study.method_names import METHODS
 from m3dt.study.queries import SUITES, TASK_COUNTS
-from m3dt.study.results import Results
+from m3dt.study.study_results import Results
 from m3dt.tasks import DOMAINS
 
 _COLORS = (BLUE, GREEN, GREY, PINK, RED)
