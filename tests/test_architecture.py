@@ -38,8 +38,6 @@ LONGEST = 50
 # Functions that may be longer: lists of declarations, which are read entry by entry.
 LONG = {
     "callbacks/conflict_measures.py:measure",
-    "checkpoints/importing.py:import_checkpoint",
-    "cli/parser.py:make_parser",
     "cli/report.py:evaluate_run",
     "evaluation/scheduler.py:play",
     "evaluation/scoring.py:evaluate_policy",

@@ -38,7 +38,7 @@ def evaluated(finished, data):
 
 
 def test_the_layout_names_what_is_logged(evaluated):
-    """Every chart of the custom scalars page has a tag that some run has written."""
+    """Every chart of the custom scalars page has a tag that training or evaluation writes."""
     tags = [t for page in logs.LAYOUT.values() for chart in page.values() for t in chart[1]]
     assert set(tags) <= LOGGED
     written = {
