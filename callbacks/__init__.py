@@ -1,4 +1,4 @@
-"""Callbacks: they observe training and may stop it, but never change it."""
+"""Callbacks observe training and may stop it, but never change it."""
 
 from .expert_conflict import ExpertConflictCallback
 from .gradient_conflict import GradientConflictCallback

@@ -1,10 +1,10 @@
 """Gradient similarity between tasks, computed in two passes (paper appendix A.4).
 
 With g_i the gradient of task i, S = sum_i g_i and G = S / N, all measures follow from g_i . S,
-|g_i|^2 and |S|^2, kept per part of the model (one block's attention, say): sums over parts give
-any larger subset. Memory is three gradients, whatever the number of tasks.
+|g_i|^2 and |S|^2. They are kept per part of the model, such as one block's attention; sums over
+parts give any larger subset. Memory holds three gradients, whatever the number of tasks.
 
-Letters: N tasks, Q parts of the model.
+Letters: N tasks; `parts` counts the parts of the model.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class ConflictTable:
     """Inner products per task and part, from which every measure follows.
 
     Attributes:
-        parts: Names of the parts, Q of them.
-        dots: g_i . S, (N, Q) float64.
-        squares: |g_i|^2, (N, Q) float64.
-        total_squares: |S|^2, (Q,) float64.
+        parts: Names of the parts.
+        dots: g_i . S, (N, parts) float64.
+        squares: |g_i|^2, (N, parts) float64.
+        total_squares: |S|^2, (parts,) float64.
         unit_square: |sum_i g_i / |g_i||^2 over all parts.
     """
 
@@ -85,13 +85,13 @@ def measure(
     rank: int = 0,
     world_size: int = 1,
 ) -> ConflictTable:
-    """Fill the table; `gradient(task)` is called twice a task and must return the same each time.
+    """Fill the table; `gradient(task)` is called twice per task and must return the same each time.
 
     Args:
         names: Names of the parameters.
         gradient: Returns a task's gradient.
         num_tasks: Number of tasks, N.
-        rank: This process takes tasks rank, rank + world_size, ...
+        rank: This process takes the tasks rank, rank + world_size, ...
         world_size: Number of processes; their sums are joined.
     """
     parts = tuple(dict.fromkeys(part_of(name) for name in names))
@@ -103,48 +103,50 @@ def measure(
         return torch.zeros(len(parts), dtype=torch.float64).index_add_(0, column, stacked)
 
     squares = torch.zeros(num_tasks, len(parts), dtype=torch.float64)
-    total: list[Tensor] = []
-    units: list[Tensor] = []
+    total: list[Tensor] = []  # S
+    units: list[Tensor] = []  # sum_i g_i / |g_i|
     for task in mine:
         g = gradient(task)
         squares[task] = per_part(t.square().sum() for t in g)
         scale = 1 / max(squares[task].sum().sqrt().item(), 1e-30)
-        if not total:
-            total, units = [torch.zeros_like(t) for t in g], [torch.zeros_like(t) for t in g]
+        total, units = total or _zeros_like(g), units or _zeros_like(g)
         torch._foreach_add_(total, list(g))
         torch._foreach_add_(units, list(g), alpha=scale)
-    if world_size > 1:
-        if not total:  # more processes than tasks
-            total = [torch.zeros_like(t) for t in gradient(0)]
-            units = [torch.zeros_like(t) for t in total]
-        for tensor in (*total, *units):
-            dist.all_reduce(tensor)
+    if not total:  # more processes than tasks
+        total, units = _zeros_like(gradient(0)), _zeros_like(gradient(0))
+    _sum_over_ranks((*total, *units), world_size)
 
     dots = torch.zeros_like(squares)
     for task in mine:
         dots[task] = per_part((a * b).sum() for a, b in zip(gradient(task), total, strict=True))
-    if world_size > 1:
-        device = total[0].device
-        for table in (dots, squares):
-            joined = table.to(device)
-            dist.all_reduce(joined)
-            table.copy_(joined)
-    return ConflictTable(
-        parts,
-        dots,
-        squares,
-        per_part(t.square().sum() for t in total),
-        float(sum(t.double().square().sum() for t in units)),
-    )
+    _sum_over_ranks((dots, squares), world_size, total[0].device)
+    total_squares = per_part(t.square().sum() for t in total)
+    unit_square = float(sum(t.double().square().sum() for t in units))
+    return ConflictTable(parts, dots, squares, total_squares, unit_square)
+
+
+def _zeros_like(gradient: Gradient) -> list[Tensor]:
+    return [torch.zeros_like(t) for t in gradient]
+
+
+def _sum_over_ranks(
+    tensors: Sequence[Tensor], world_size: int, device: torch.device | None = None
+) -> None:
+    """Replace tensors by their sums over all processes, which meet on a device."""
+    for tensor in tensors if world_size > 1 else ():
+        joined = tensor.to(device or tensor.device)
+        dist.all_reduce(joined)
+        tensor.copy_(joined)
 
 
 @dataclass(frozen=True)
 class ExpertTable:
-    """The same inner products inside each of E experts, over the R tasks of its own group.
+    """The same inner products inside each of E experts, over the tasks of its own group.
 
     Attributes:
-        dots: g_i . S of an expert's parameters, (E, R) float64, 0 behind the end of a group.
-        squares: |g_i|^2, (E, R) float64.
+        dots: g_i . S of an expert's parameters, (E, largest group) float64; 0 after the end of a
+            smaller group.
+        squares: |g_i|^2, likewise.
         total_squares: |S|^2, (E,) float64.
         sizes: Tasks of each group, (E,).
     """
@@ -184,13 +186,13 @@ def measure_experts(
 
     Args:
         gradient: Given a task for each expert, returns the gradients of all, tensors (E, ...).
-        groups: The tasks of each expert, E lists of up to R.
+        groups: The tasks of each expert, E lists.
     """
-    E, R = len(groups), max(len(group) for group in groups)
+    E, largest = len(groups), max(len(group) for group in groups)
     sizes = torch.tensor([len(group) for group in groups])
 
     def round_of(number: int) -> Gradient:
-        """Return each expert's gradient of its number-th task, 0 behind the end of its group."""
+        """Return each expert's gradient of its number-th task, 0 after the end of its group."""
         found = gradient([group[min(number, len(group) - 1)] for group in groups])
         real = (number < sizes).to(found[0].device)
         return [g * real.view(-1, *[1] * (g.ndim - 1)) for g in found]
@@ -198,13 +200,13 @@ def measure_experts(
     def per_expert(values: Iterable[Tensor]) -> Tensor:
         return torch.stack([v.flatten(1).double().sum(dim=1) for v in values]).sum(dim=0).cpu()
 
-    dots, squares = (torch.zeros(E, R, dtype=torch.float64) for _ in range(2))
+    dots, squares = (torch.zeros(E, largest, dtype=torch.float64) for _ in range(2))
     total: list[Tensor] = []
-    for number in range(R):
+    for number in range(largest):
         g = round_of(number)
         squares[:, number] = per_expert(t.square() for t in g)
         total = [a + b for a, b in zip(total, g, strict=True)] if total else list(g)
-    for number in range(R):
+    for number in range(largest):
         pairs = zip(round_of(number), total, strict=True)
         dots[:, number] = per_expert(a * b for a, b in pairs)
     return ExpertTable(dots, squares, per_expert(t.square() for t in total), sizes)

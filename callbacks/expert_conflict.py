@@ -1,4 +1,4 @@
-"""Measures what grouping does to the conflict between tasks inside an expert (figure 5)."""
+"""Measure what grouping does to the conflict between tasks inside an expert (figure 5)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import lightning.pytorch as pl
 import torch
 
 from m3dt.data import M3DTDataModule
-from m3dt.models.moe import ExpertBank
+from m3dt.models import ExpertBank
 from m3dt.stages import Stage, evaluation_mode
+from m3dt.stages.gradients import batch_gradient
 
 from .conflict_measures import ExpertTable, measure_experts
 from .recorder import Recorder
@@ -19,14 +20,14 @@ from .recorder import Recorder
 class ExpertConflictCallback(Recorder):
     """Tracks the gradient conflict between tasks in the experts' own parameters.
 
-    In stage 2, between the tasks of each expert's group, and, as it would be without grouping,
-    between all tasks in the same expert. Where experts train beside the router, between all tasks.
-    A small group has a high similarity to its mean for free (1/sqrt(N) for independent gradients);
-    the leave-one-out cosine is 0 there, and rises with N where gradients do agree.
+    In stage 2 it measures conflict between the tasks of each expert's group and, for comparison
+    with no grouping, between all tasks. Where experts train together with the router, it measures
+    conflict between all tasks. A small group is similar to its mean for free (1/sqrt(N) for
+    independent gradients); the leave-one-out cosine of independent gradients is 0.
 
     Logged: `conflict/experts_grouped`, `conflict/experts_all`, `similarity/experts_grouped`,
-    `similarity/experts_all` (leave-one-out), means over experts; groups of one task count in
-    neither. Big experts are not measured.
+    `similarity/experts_all` (leave-one-out), all means over experts with two tasks or more. Big
+    experts are not measured.
 
     Example, in a configuration::
 
@@ -38,7 +39,7 @@ class ExpertConflictCallback(Recorder):
 
     Args:
         every_n_steps: Optimiser steps between records; the first is taken before training.
-        batch_size: Segments of a task's fixed batch; default the loader's.
+        batch_size: Segments of a task's fixed batch; by default the loader's.
     """
 
     def __init__(self, every_n_steps: int = 10_000, batch_size: int | None = None) -> None:
@@ -95,9 +96,7 @@ class ExpertConflictCallback(Recorder):
             # Unrouted experts take equal parts of a batch in turn, routed ones see all of it.
             parts = tasks[:1] if routed else tasks
             batch = data.probe_batches(parts, batch_size=self.batch_size)
-            batch = stage.transfer_batch_to_device(batch, stage.device, 0)
-            return torch.autograd.grad(stage.loss(batch), parameters)
+            return batch_gradient(stage, batch, parameters)
 
-        full_precision = torch.autocast(stage.device.type, enabled=False)
-        with evaluation_mode(stage), torch.enable_grad(), full_precision:
+        with evaluation_mode(stage):
             return measure_experts(gradient, groups)

@@ -1,9 +1,10 @@
-"""Measures how much the tasks' gradients disagree, and stops stage 1 at the peak (section 4.1)."""
+"""Measure how much the tasks' gradients disagree, and stop stage 1 at the peak (section 4.1)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from fnmatch import fnmatch
 from typing import Any
 
@@ -15,6 +16,8 @@ from torch import Tensor
 from m3dt.data import M3DTDataModule
 from m3dt.plots import conflict_curve, heat_map
 from m3dt.stages import Stage, evaluation_mode
+from m3dt.stages.gradients import task_gradient
+from m3dt.stages.stopping import StoppingRule, find_peak, should_stop, smooth
 
 from .conflict_measures import ConflictTable, measure
 from .recorder import Recorder
@@ -23,18 +26,17 @@ from .recorder import Recorder
 class GradientConflictCallback(Recorder):
     """Tracks gradient conflict between tasks, and stops when it has peaked.
 
-    Conflict is 1 - mean_i cos(g_i, G), with G the mean of the tasks' gradients g_i (appendix A.4),
-    on one fixed batch a task, without dropout, in the weights' precision. Independent random
-    gradients have a similarity of 1/sqrt(N), which is logged beside it, as are the leave-one-out
-    and the pairwise cosine, which have no such floor.
+    Conflict is 1 - mean_i cos(g_i, G), where G is the mean of the tasks' gradients g_i (appendix
+    A.4). Gradients are taken on one fixed batch per task, without dropout, in the precision of the
+    weights. Independent random gradients have a similarity of 1/sqrt(N), which is logged too; so
+    are the leave-one-out and the pairwise cosine, which have no such floor.
 
-    Training stops when the conflict, averaged over `window` records, has not exceeded its largest
-    value for `patience` records, if it rose by `min_rise` to get there. The registry then keeps the
-    weights at that peak. Training is bit-identical with and without this callback until it stops.
+    `m3dt.stages.stopping` decides when to stop. The registry then keeps the weights of the peak.
+    Training is bit-identical with and without this callback until it stops.
 
     Logged: `conflict/mean`, `conflict/smoothed`, `conflict/attention`, `conflict/mlp`,
     `conflict/block<i>` (all 1 - similarity), `similarity/to_mean`, `similarity/leave_one_out`,
-    `similarity/pairwise`, `similarity/independent`, and as images every task's similarity and the
+    `similarity/pairwise`, `similarity/independent`. As images: every task's similarity, and the
     curve with its peak and the step of the stop.
 
     Example, in a configuration::
@@ -51,10 +53,10 @@ class GradientConflictCallback(Recorder):
         every_n_steps: Optimiser steps between records; the first is taken before training.
         min_steps: Records before this step cannot be the peak.
         patience: Records without a new maximum after which training stops.
-        window: Records that are averaged.
+        window: Records whose mean is the smoothed conflict.
         min_rise: Least rise of the smoothed conflict from its minimum to the peak.
-        stop: Whether to stop at all; else the callback only observes.
-        batch_size: Segments of a task's fixed batch; default the loader's.
+        stop: Whether to stop; otherwise the callback only observes.
+        batch_size: Segments of a task's fixed batch; by default the loader's.
     """
 
     def __init__(
@@ -68,13 +70,7 @@ class GradientConflictCallback(Recorder):
         batch_size: int | None = None,
     ) -> None:
         super().__init__(every_n_steps)
-        for name, value in (("patience", patience), ("window", window)):
-            if value < 1:
-                raise ValueError(f"{name}={value} must be 1 or more")
-        self.min_steps = min_steps
-        self.patience = patience
-        self.window = window
-        self.min_rise = min_rise
+        self.rule = StoppingRule(min_steps, patience, window, min_rise)
         self.stop = stop
         self.batch_size = batch_size
         self.stopped_at: int | None = None
@@ -91,15 +87,22 @@ class GradientConflictCallback(Recorder):
         known = len(self.history)
         super().on_train_batch_end(trainer, pl_module)
         if len(self.history) > known:
-            if self.stop and self.peaked():
+            steps, conflicts = self.recorded()
+            if self.stop and should_stop(steps, conflicts, self.rule):
                 self.stopped_at = trainer.global_step
                 trainer.should_stop = True
             self._draw(trainer)
 
+    def recorded(self) -> tuple[list[int], list[float]]:
+        """Return steps and conflicts of all records."""
+        return [r["step"] for r in self.history], [r["mean"] for r in self.history]
+
     def deciding_settings(self) -> dict[str, Any]:
         """Return the settings of the stop, or nothing where the callback only observes."""
-        names = ("every_n_steps", "min_steps", "patience", "window", "min_rise", "batch_size")
-        return {name: getattr(self, name) for name in names} if self.stop else {}
+        if not self.stop:
+            return {}
+        measured = {"every_n_steps": self.every_n_steps, "batch_size": self.batch_size}
+        return {**measured, **asdict(self.rule)}
 
     def selected_weights(self) -> tuple[int, dict[str, Tensor]] | None:
         """Return step and weights of the peak if it ended the training, else None."""
@@ -117,26 +120,15 @@ class GradientConflictCallback(Recorder):
         self.stopped_at = state_dict["stopped_at"]
         self._peak = state_dict["peak"]
 
-    def peaked(self) -> bool:
-        """Tell whether the smoothed conflict has risen, reached its maximum, and stayed below."""
-        smoothed = [record["smoothed"] for record in self.history]
-        first = next((i for i, r in enumerate(self.history) if r["step"] >= self.min_steps), None)
-        if first is None:
-            return False
-        peak = max(range(first, len(smoothed)), key=smoothed.__getitem__)
-        rise = smoothed[peak] - min(smoothed[: peak + 1])
-        return len(smoothed) - 1 - peak >= self.patience and rise >= self.min_rise
-
     def record(self, trainer: pl.Trainer, stage: Stage, data: M3DTDataModule) -> dict[str, Any]:
-        """Measure, and keep the weights if the conflict has never been higher."""
+        """Measure, and keep the weights if the smoothed conflict is the largest so far."""
         record = _summary(self._measure(trainer, stage, data))
-        means = [r["mean"] for r in (*self.history, record)][-self.window :]
-        record["smoothed"] = sum(means) / len(means)
-        step = trainer.global_step
-        before = [r["smoothed"] for r in self.history if r["step"] >= self.min_steps]
-        if step >= self.min_steps and record["smoothed"] >= max(before, default=-math.inf):
+        steps, conflicts = self.recorded()
+        steps, conflicts = [*steps, trainer.global_step], [*conflicts, record["mean"]]
+        record["smoothed"] = smooth(conflicts, self.rule.window)[-1]
+        if find_peak(steps, conflicts, self.rule) == len(steps) - 1:
             weights = {n: p.detach().cpu().clone() for n, p in stage.trainable().items()}
-            self._peak = (step, weights)
+            self._peak = (trainer.global_step, weights)
         return record
 
     def show(self, trainer: pl.Trainer, data: M3DTDataModule) -> None:
@@ -146,7 +138,7 @@ class GradientConflictCallback(Recorder):
             _log_heat_map(trainer, self.history, [t.spec.name for t in data.store.tasks])
 
     def _draw(self, trainer: pl.Trainer) -> None:
-        """Log the curve with its peak, which is the last picture's to tell where it stopped."""
+        """Log the curve with its peak; the last picture shows where training stopped."""
         if isinstance(trainer.logger, TensorBoardLogger) and trainer.is_global_zero:
             peak = self._peak[0] if self._peak else None
             figure = conflict_curve(self.history, peak, self.stopped_at)
@@ -154,17 +146,12 @@ class GradientConflictCallback(Recorder):
             trainer.logger.experiment.add_figure("conflict/curve", figure, global_step=step)
 
     def _measure(self, trainer: pl.Trainer, stage: Stage, data: M3DTDataModule) -> ConflictTable:
-        parameters = stage.trainable()
-
         def gradient(task: int) -> Sequence[Tensor]:
-            batch = data.probe_batch(task, batch_size=self.batch_size)
-            batch = stage.transfer_batch_to_device(batch, stage.device, 0)
-            return torch.autograd.grad(stage.loss(batch), list(parameters.values()))
+            return task_gradient(stage, data, task, batch_size=self.batch_size)
 
-        full_precision = torch.autocast(stage.device.type, enabled=False)
-        with evaluation_mode(stage), torch.enable_grad(), full_precision:
+        with evaluation_mode(stage):
             return measure(
-                list(parameters),
+                list(stage.trainable()),
                 gradient,
                 len(data.store.tasks),
                 trainer.global_rank,

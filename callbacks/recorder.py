@@ -1,4 +1,4 @@
-"""What measuring callbacks have in common: when a record is taken, and that none is lost."""
+"""What measuring callbacks share: a schedule of records, and a history that checkpoints carry."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from m3dt.stages import Stage
 
 
 class Recorder(pl.Callback, ABC):
-    """Takes a record every so many optimiser steps; checkpoints carry them all.
+    """Takes a record every `every_n_steps` optimiser steps; checkpoints carry the history.
 
     Args:
         every_n_steps: Optimiser steps between records.
@@ -33,7 +33,7 @@ class Recorder(pl.Callback, ABC):
     def record(
         self, trainer: pl.Trainer, stage: Stage, data: M3DTDataModule
     ) -> dict[str, Any] | None:
-        """Measure; None where there is nothing to measure, or another rank does it."""
+        """Measure and return a record, or None if there is none to take on this rank."""
 
     @abstractmethod
     def show(self, trainer: pl.Trainer, data: M3DTDataModule) -> None:

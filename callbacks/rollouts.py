@@ -10,8 +10,6 @@ from rich.console import Console
 
 from m3dt.config import EvaluationConfig
 from m3dt.data import M3DTDataModule, TaskContext
-from m3dt.evaluation import AgentPolicy, evaluate_policy
-from m3dt.evaluation.agent import Agent
 from m3dt.plots.tensorboard import score_scalars
 from m3dt.runs.registry import Entry
 from m3dt.stages import Stage, evaluation_mode
@@ -66,6 +64,8 @@ class RolloutCallback(Recorder):
         self, trainer: pl.Trainer, stage: Stage, data: M3DTDataModule
     ) -> dict[str, Any] | None:
         """Play, on the first rank, if the model can act."""
+        from m3dt.evaluation import Agent, AgentPolicy, evaluate_policy  # loads the shortcuts
+
         routed = all(mixture.router is not None for mixture in stage.model.mixtures)
         if not (routed and trainer.is_global_zero):
             return None

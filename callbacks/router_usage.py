@@ -1,15 +1,18 @@
-"""Shows which experts the routers give which task."""
+"""Show which experts the routers choose for which task."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
+from torchmetrics import MeanMetric
 
-from m3dt.data import M3DTDataModule
+from m3dt.data import Batch, M3DTDataModule
+from m3dt.models.plain import token_mask
 from m3dt.plots import heat_map
 from m3dt.stages import Stage, evaluation_mode
 
@@ -19,8 +22,8 @@ from .recorder import Recorder
 class RouterUsageCallback(Recorder):
     """Logs the routers' mean gate weights per task and expert.
 
-    Measured on one fixed batch a task, over real tokens and all blocks, before training, every
-    `every_n_steps` optimiser steps and at the end.
+    They are measured on one fixed batch per task, over real tokens and all blocks: before training,
+    every `every_n_steps` optimiser steps, and at the end.
 
     Logged: an image `router/usage`, `router/entropy` (mean over tokens, divided by its maximum
     log E) and `router/load_max` (largest share of one expert over all tasks; 1/E is even).
@@ -35,7 +38,7 @@ class RouterUsageCallback(Recorder):
 
     Args:
         every_n_steps: Optimiser steps between records.
-        batch_size: Segments of a task's fixed batch; default the loader's.
+        batch_size: Segments of a task's fixed batch; by default the loader's.
     """
 
     def __init__(self, every_n_steps: int = 10_000, batch_size: int | None = None) -> None:
@@ -77,24 +80,31 @@ class RouterUsageCallback(Recorder):
         """Measure gate weights and entropy, on the first rank."""
         if not trainer.is_global_zero:
             return None
-        seen: list[Tensor] = []
-        routers = [mixture.router for mixture in stage.model.mixtures if mixture.router is not None]
-        hooks = [r.register_forward_hook(lambda m, a, out: seen.append(out)) for r in routers]
-        usage, entropies = [], []
+        usage: list[Tensor] = []
+        entropy = MeanMetric(nan_strategy="disable")
         with evaluation_mode(stage):
             for task in range(len(data.store.tasks)):
                 batch = data.probe_batch(task, batch_size=self.batch_size)
-                batch = stage.transfer_batch_to_device(batch, stage.device, 0)
-                seen.clear()
-                prompt = batch.row_prompts()
-                stage.model.predict(batch.segment, prompt)  # routes every token
-                masks = (prompt.attention_mask, batch.segment.attention_mask)
-                real = torch.cat(masks, dim=1).repeat_interleave(3, dim=1).bool()
-                gates = torch.cat([g[real] for g in seen])
+                gates = gate_weights(stage, batch)
                 usage.append(gates.mean(dim=0).float().cpu())
-                entropies.append(-(gates * gates.clamp(min=1e-12).log()).sum(dim=-1).mean().item())
-        for hook in hooks:
-            hook.remove()
-        highest = torch.tensor(float(len(usage[0]))).log().item()
-        entropy = sum(entropies) / len(entropies) / max(highest, 1e-12)
-        return {"usage": torch.stack(usage).tolist(), "entropy": entropy}
+                entropy.update(-(gates * gates.clamp(min=1e-12).log()).sum(dim=-1).mean().cpu())
+        highest = math.log(len(usage[0])) or 1e-12
+        return {
+            "usage": torch.stack(usage).tolist(),
+            "entropy": float(entropy.compute()) / highest,
+        }
+
+
+def gate_weights(stage: Stage, batch: Batch) -> Tensor:
+    """Return the gate weights of all blocks at a batch's real tokens, (tokens, E)."""
+    batch = stage.transfer_batch_to_device(batch, stage.device, 0)
+    prompt = batch.row_prompts()
+    seen: list[Tensor] = []
+    routers = [mixture.router for mixture in stage.model.mixtures if mixture.router is not None]
+    hooks = [r.register_forward_hook(lambda m, a, out: seen.append(out)) for r in routers]
+    stage.model(batch.segment, prompt)  # the plain model routes every token
+    for hook in hooks:
+        hook.remove()
+    masks = (token_mask(prompt), token_mask(batch.segment))
+    real = torch.cat(masks, dim=1)  # (B, L)
+    return torch.cat([gates[real] for gates in seen])

@@ -46,7 +46,7 @@ def write_dataset(folder, tasks, lengths=SYNTHETIC_LENGTHS, seed=0):
             )
             for T in lengths
         ]
-        index.tasks[task] = write_task(folder, task, spec.env_id, trajectories, {"seed": seed})
+        index.tasks[task] = write_task(folder, spec, trajectories, {"seed": seed})
     index.write(folder)
     return folder
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from m3dt.config import ModelConfig
 from m3dt.data import Segment
-from m3dt.models import PromptDT
+from m3dt.models import PromptDT, add_mixtures
 from m3dt.models.official import (
     backbone_from_official,
     expert_from_official,
@@ -71,7 +71,7 @@ def official_model(name, config=CONFIG):
     if name == "backbone":
         return model.eval()
     numbers = range(3) if name == "moe" else [int(name[-1])]
-    model.add_mixtures(len(numbers), routed=name == "moe")
+    add_mixtures(model, len(numbers), routed=name == "moe")
     for i, mixture in enumerate(model.mixtures):
         for e, number in enumerate(numbers):
             block = part(f"expert_{number}/block_{i}/")

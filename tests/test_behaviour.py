@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from m3dt.behaviour import Ladder, Library, Noise, Player, Rung
-from m3dt.behaviour.behaviours import ScriptedPolicy
 from m3dt.behaviour.learning.shaping import acrobot_energy
 from m3dt.behaviour.learning.simulation import simulate
 from m3dt.behaviour.library import BEST, SHIPPED, policy_name, read_record
 from m3dt.behaviour.network import Network, load_networks, save_networks
 from m3dt.behaviour.policy_input import input_dim, policy_input
+from m3dt.behaviour.scripted import ScriptedPolicy
 from m3dt.tasks import TASKS, get_task, make_env
 from m3dt.utils.errors import UserError
 
@@ -41,7 +41,7 @@ def same_state(env, spec, simulation):
 
 @pytest.mark.parametrize("name", SIMULATED)
 def test_simulation_equals_the_real_environment(name):
-    """What policies are trained on is what they will be judged on: inputs and rewards."""
+    """Policies train on the inputs and rewards of the environment that they are judged in."""
     spec = get_task(name)
     simulation = simulate(spec, 3, 1, seed=0)
     first = simulation.begin(np.arange(3))
@@ -49,20 +49,20 @@ def test_simulation_equals_the_real_environment(name):
     env = make_env(name)
     goal = same_state(env, spec, simulation)
     rng = np.random.default_rng(0)
-    # The ant's own reward reads positions of the integrator's last stage.
+    # The real ant's torso position comes from the integrator's last stage.
     tolerance = 0.1 if spec.domain == "ant-dir" else 1e-6
     for _ in range(40):
         actions = rng.uniform(-1, 1, (3, spec.action_dim))
-        outcome = simulation.step(actions)
+        step = simulation.step(actions)
         observation, reward, terminated, *_ = env.step(actions[0])
         inputs = policy_input(spec, observation.astype(np.float64), goal)
-        np.testing.assert_allclose(outcome.inputs[0], inputs, rtol=1e-6, atol=5e-6)
-        assert outcome.rewards[0] == pytest.approx(reward, abs=tolerance)
-        assert outcome.fallen[0] == terminated
+        np.testing.assert_allclose(step.inputs[0], inputs, rtol=1e-6, atol=5e-6)
+        assert step.rewards[0] == pytest.approx(reward, abs=tolerance)
+        assert step.terminated[0] == terminated
 
 
 def test_acrobots_energy_is_conserved_and_zero_at_the_top():
-    """Simulated without friction and torque, by mujoco alone."""
+    """MuJoCo simulates it without friction and torque."""
     env = make_env("acrobot-swingup")
     env.reset(seed=0)
     model, data = env.physics.model.ptr, env.physics.data.ptr
@@ -86,7 +86,7 @@ def test_acrobots_energy_is_conserved_and_zero_at_the_top():
 
 
 def test_ants_input_does_not_depend_on_direction():
-    """Turning the world and the goal together leaves the input as it was."""
+    """Rotating the world and the goal together does not change the input."""
     rng = np.random.default_rng(0)
     spec, angle, goal = get_task("ant-dir-0"), 1.234, 0.7
     env = make_env("ant-dir-0")
@@ -103,7 +103,7 @@ def test_ants_input_does_not_depend_on_direction():
     one = policy_input(spec, before, np.array(goal))
     other = policy_input(spec, after, np.array(goal + angle))
     np.testing.assert_allclose(one, other, atol=1e-6)
-    # The goal's direction is x: velocity along it is the first component.
+    # The goal points along x: the first component is the velocity towards it.
     along = qvel[0] * np.cos(goal + angle) + qvel[1] * np.sin(goal + angle)
     assert other[13] == pytest.approx(along, abs=1e-6)
 
@@ -168,16 +168,16 @@ def test_script_holds_still_after_success():
     assert np.array_equal(policy.act(observation, success=False), moving)
 
 
-def test_noise_spoils_as_told():
+def test_noise_has_the_given_strength():
     rng = np.random.default_rng(0)
     action = np.array([0.5, -0.5])
-    assert np.array_equal(Noise().spoil(action, False, rng), action.astype(np.float32))
-    noisy = np.array([Noise(gaussian_std=0.2).spoil(action, False, rng) for _ in range(2000)])
+    assert np.array_equal(Noise().apply(action, False, rng), action.astype(np.float32))
+    noisy = np.array([Noise(gaussian_std=0.2).apply(action, False, rng) for _ in range(2000)])
     np.testing.assert_allclose(noisy.mean(0), action, atol=0.02)
     np.testing.assert_allclose(noisy.std(0), 0.2, atol=0.02)
-    random = np.array([Noise(random_chance=0.5).spoil(action, False, rng) for _ in range(2000)])
+    random = np.array([Noise(random_chance=0.5).apply(action, False, rng) for _ in range(2000)])
     assert np.mean(random[:, 0] == 0.5) == pytest.approx(0.5, abs=0.05)
-    assert not np.array_equal(Noise().spoil(action, True, rng), action)
+    assert not np.array_equal(Noise().apply(action, True, rng), action)
     phases = np.array([Noise(num_phases=2).phases(200, rng) for _ in range(200)])
     assert phases[:, 139:].sum() == 0 and 10 < phases.sum(1).mean() < 80
 
@@ -187,7 +187,7 @@ def write_policies(folder, name, widths, rungs=("1", "2", BEST)):
     save_networks(folder / f"{name}.safetensors", {rung: network(rng, widths) for rung in rungs})
 
 
-def test_own_policies_go_before_the_packages(tmp_path):
+def test_own_policies_override_the_packages(tmp_path):
     spec = get_task("walker-walk")
     write_policies(tmp_path, "walker-walk", (24, 8, 6))
     ladder = Ladder(spec, Library(tmp_path))
@@ -237,7 +237,7 @@ RECORD = read_record(SHIPPED)
 @pytest.mark.long
 @pytest.mark.parametrize("policy", RECORD)
 def test_shipped_policy_plays_as_recorded(policy):
-    """Within the recorded returns in the real environment, and far better than random."""
+    """It returns what its record says in the real environment, far more than random play."""
     spec = next(s for s in TASKS.values() if policy_name(s) == policy)
     player, rng = Player(spec, Library()), np.random.default_rng(0)
     rungs, record = player.ladder.rungs, RECORD[policy]
@@ -252,7 +252,7 @@ def test_shipped_policy_plays_as_recorded(policy):
 
 
 def test_record_holds_the_recipes():
-    """What `m3dt behaviour train` would do now is what was done."""
+    """`m3dt behaviour train` would train today with the recorded settings."""
     from m3dt.behaviour.learning.recipes import RECIPES
 
     for policy, record in RECORD.items():
@@ -264,7 +264,7 @@ def test_shipped_policies_are_small():
 
 
 class TestTraining:
-    """A training of seconds: what it writes, how it resumes, what is packed."""
+    """Trainings of a few seconds: files, resuming, packing."""
 
     pytestmark = [pytest.mark.filterwarnings("ignore")]
 
@@ -277,15 +277,17 @@ class TestTraining:
 
     @pytest.mark.long
     def test_resumes_and_packs(self, tmp_path, recipe, monkeypatch):
-        from m3dt.behaviour.learning import pack, train
+        from m3dt.behaviour.learning import pack, ppo
 
         spec = get_task("pendulum-spin")
-        monkeypatch.setattr(train._Keeper, "_on_step", lambda keeper: keeper.num_timesteps < 1200)
-        train.train(spec, tmp_path / "t", recipe)
+        monkeypatch.setattr(
+            ppo._SnapshotSaver, "_on_step", lambda saver: saver.num_timesteps < 1200
+        )
+        ppo.train(spec, tmp_path / "t", recipe)
         monkeypatch.undo()
         assert [s.steps for s in pack.read_progress(tmp_path / "t")] == [0, 512, 1024]
         kept = (tmp_path / "t" / "snapshots" / "0001.safetensors").read_bytes()
-        train.train(spec, tmp_path / "t", recipe)
+        ppo.train(spec, tmp_path / "t", recipe)
         assert [s.steps for s in pack.read_progress(tmp_path / "t")] == [0, 512, 1024, 1536, 2048]
         assert (tmp_path / "t" / "snapshots" / "0001.safetensors").read_bytes() == kept
         record = pack.pack(spec, tmp_path / "t", tmp_path / "library")
@@ -300,36 +302,36 @@ class TestTraining:
         from stable_baselines3 import PPO
         from stable_baselines3.common.vec_env import VecNormalize
 
-        from m3dt.behaviour.learning import pack, train
-        from m3dt.behaviour.learning.environments import SimulatedVecEnv
+        from m3dt.behaviour.learning import pack, ppo
+        from m3dt.behaviour.learning.vec_env import SimulatedVecEnv
 
         spec = get_task("cartpole-balance")
-        train.train(spec, tmp_path, dataclasses.replace(recipe, steps=512, snapshots=1))
+        ppo.train(spec, tmp_path, dataclasses.replace(recipe, steps=512, snapshots=1))
         env = SimulatedVecEnv(spec, 16, 0)
-        normalizer = VecNormalize.load(str(tmp_path / train.NORMALIZER), env)
-        model = PPO.load(tmp_path / train.CHECKPOINT, device="cpu")
+        normalizer = VecNormalize.load(str(tmp_path / ppo.NORMALIZER), env)
+        model = PPO.load(tmp_path / ppo.CHECKPOINT, device="cpu")
         inputs = env.reset()
         expected, _ = model.predict(normalizer.normalize_obs(inputs), deterministic=True)
         found = pack.load_snapshot(tmp_path, 1)(inputs)
         np.testing.assert_allclose(found, expected, atol=5e-3)  # float16 on disk
 
     def test_refuses_another_recipe_or_seed(self, tmp_path, recipe):
-        from m3dt.behaviour.learning import train
+        from m3dt.behaviour.learning import ppo
 
         spec = get_task("cartpole-balance")
         done = dataclasses.replace(recipe, enough=1.0)
-        train.train(spec, tmp_path, done)
+        ppo.train(spec, tmp_path, done)
         for settings in ((recipe, 0), (done, 1)):
             with pytest.raises(UserError, match="another recipe or seed"):
-                train.train(spec, tmp_path, *settings)
+                ppo.train(spec, tmp_path, *settings)
 
-    def test_stops_when_it_is_enough(self, tmp_path, recipe):
-        from m3dt.behaviour.learning import pack, train
+    def test_stops_at_a_sufficient_return(self, tmp_path, recipe):
+        from m3dt.behaviour.learning import pack, ppo
 
         spec = get_task("cartpole-balance")
         easy = dataclasses.replace(recipe, enough=1.0)
         for _ in range(2):
-            train.train(spec, tmp_path, easy)
+            ppo.train(spec, tmp_path, easy)
             assert len(pack.read_progress(tmp_path)) == 1
 
     def test_rungs_divide_the_range(self):

@@ -8,7 +8,7 @@ import torch
 from m3dt.bench import acting, benchmark, growth, steps
 from m3dt.bench.steps import Training
 from m3dt.cli import main
-from m3dt.models.frozen_experts import MixFrozenExperts
+from m3dt.models.fast.frozen_experts import MixFrozenExperts
 
 ROW = {
     "name", "config", "median_seconds", "samples_per_second", "model_flops", "utilization",

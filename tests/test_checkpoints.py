@@ -11,7 +11,7 @@ import m3dt
 from m3dt.cli import main
 from m3dt.config import EvaluationConfig, ModelConfig
 from m3dt.evaluation import AgentPolicy
-from m3dt.models import PromptDT
+from m3dt.models import PromptDT, add_mixtures
 from m3dt.models.official import (
     backbone_to_official,
     causal_buffers,
@@ -287,7 +287,7 @@ def test_other_shapes_are_read_from_the_tensors(tmp_path):
     torch.manual_seed(0)
     config = ModelConfig(n_layer=3, n_head=3, n_embd=24, dropout=0.0, residual="official")
     model = PromptDT(config)
-    model.add_mixtures(5, routed=True)
+    add_mixtures(model, 5, routed=True)
     backbone = {n: t for n, t in model.state_dict().items() if ".mixture." not in n}
     blocks = {}
     for i, mixture in enumerate(model.mixtures):

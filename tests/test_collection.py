@@ -1,4 +1,4 @@
-"""Collection by command, from real simulators."""
+"""The collect command, with the real simulators."""
 
 import shutil
 import sys
@@ -17,7 +17,7 @@ def test_collected_data_is_sound(data, capsys):
     store = DatasetStore.open(data, TASKS)
     for task in store.tasks:
         assert len(task.episode_ends) == 6
-        # Prompts are demonstrations, the others go down to random play.
+        # Prompts are demonstrations; the other trajectories range down to random play.
         assert task.successes[-2:].all() or task.spec.domain != "metaworld"
         spread = task.episode_returns.max() - task.episode_returns.min()
         assert task.episode_returns[-2:].max() > task.episode_returns.max() - 0.3 * spread
@@ -36,7 +36,7 @@ def test_collecting_again_does_nothing(data, capsys):
 
 
 def test_collecting_is_reproducible_and_resumes(data, tmp_path):
-    """A task lost is collected again, byte for byte."""
+    """A task whose file was deleted is collected again, byte for byte."""
     copy = shutil.copytree(data, tmp_path / "copy")
     (copy / "cup-catch.hdf5").unlink()
     (copy / ".cup-catch.hdf5.01234567.tmp").write_bytes(b"half")
@@ -46,13 +46,13 @@ def test_collecting_is_reproducible_and_resumes(data, tmp_path):
 
 
 def test_killed_collection_equals_uninterrupted(data, tmp_path):
-    """kill -9 once a task is there and others are not; the same command ends in the same bytes."""
+    """kill -9 after the first task; the same command then produces the same bytes."""
     folder = tmp_path / "killed"
     command = [sys.executable, "-m", "m3dt", "collect", *QUICK, f"data={folder}"]
     workers = kill_after([*command, "collect.workers=1"], (folder / "dataset.json").exists)
     assert len(list(folder.glob("*.hdf5"))) < len(TASKS)
     assert workers
-    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))  # none lives on
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))  # none survives
     assert main(["collect", *QUICK, f"data={folder}"]) == 0
     same = {p.name: p.read_bytes() for p in data.iterdir()}
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == same

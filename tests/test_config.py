@@ -1,11 +1,44 @@
 """Configuration: every shipped file loads, every mistake is named."""
 
-import pytest
+import dataclasses
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
-from m3dt.config import Config, load_config, save_config, shipped_confs
+import pytest
+from omegaconf import OmegaConf
+
+import m3dt
+from m3dt.config import (
+    Config,
+    FrozenStageConfig,
+    StageConfig,
+    load_config,
+    save_config,
+    shipped_confs,
+    weight_settings,
+)
+from m3dt.config.fields import Choices, Range, Section, choice, number, settings_of
 from m3dt.tasks import suite
 from m3dt.training import build_callbacks
 from m3dt.utils.errors import UserError
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+SECTIONS = {"": Config()} | {
+    name: getattr(Config(), name)
+    for name in settings_of(Config())
+    if isinstance(getattr(Config(), name), Section)
+}
+
+
+def error_of(conf, overrides=()):
+    with pytest.raises(UserError) as error:
+        build_callbacks(load_config(conf, overrides), "stage1")
+    return str(error.value)
 
 
 @pytest.mark.parametrize("name", sorted(shipped_confs()))
@@ -24,59 +57,231 @@ def test_paper_hyperparameters():
     assert (config.model.n_layer, config.model.n_head, config.model.n_embd) == (6, 8, 256)
     assert (config.model.context_length, config.model.prompt_length) == (20, 20)
     assert (config.stage1.max_steps, config.stage2.max_steps) == (400_000, 200_000)
-    assert config.stage3.max_steps == 400_000
+    assert (config.stage3.max_steps, config.baseline.max_steps) == (400_000, 1_000_000)
     assert (config.stage1.learning_rate, config.stage1.weight_decay) == (1e-4, 1e-4)
     assert (config.stage1.warmup_steps, config.stage1.gradient_clip) == (10_000, 0.25)
     assert (config.loader.batch_size, config.loader.sampling) == (16, "one_task")
     assert config.moe.num_experts == 48
 
 
+@pytest.mark.parametrize("name", SECTIONS)
+def test_every_field_declares_its_values(name):
+    """A number has a range, and text is one of a few words unless it is listed here."""
+    free = {"conf", "run", "data", "reuse", "suite", "policies", "shard"}
+    for key, declared in settings_of(SECTIONS[name]).items():
+        rule, default = declared.metadata.get("rule"), getattr(SECTIONS[name], key)
+        if type(default) in (int, float):
+            assert isinstance(rule, Range), f"{name}.{key} has no range"
+            assert {rule.low, rule.above} != {None}, f"{name}.{key} has no lower limit"
+            assert declared.type == type(default).__name__  # it tells whole numbers from others
+        elif isinstance(default, str):
+            assert isinstance(rule, Choices) != (key in free), f"{name}.{key} has no choices"
+
+
 @pytest.mark.parametrize(
-    ("override", "words"),
+    ("limits", "taken", "refused"),
     [
-        ("stage1.max_step=5", ["stage1.max_step", "stage1.max_steps"]),
-        ("modle.n_layer=5", ["modle", "model"]),
-        ("model.n_layer=three", ["three", "model.n_layer"]),
-        ("model.n_layer=0", ["model.n_layer", "1 or more"]),
-        ("model.n_head=7", ["model.n_head=7"]),
-        ("model.residual=offical", ["offical", "official"]),
-        ("loader.std_floor=0", ["std_floor"]),
-        ("stage2.shard=4/4", ["4/4", "0/4"]),
-        ("stage1.learning_rate=-1", ["learning_rate"]),
-        ("trainer.precison=32", ["trainer.precison", "precision"]),
-        ("trainer.max_steps=3", ["trainer.max_steps"]),
-        ("trainer.accumulate_grad_batches=2", ["accumulate_grad_batches"]),
-        ("seed=-1", ["seed=-1"]),
-        ("stage3.weight_decay=-1", ["weight_decay=-1"]),
-        ("no-equals-sign", ["key=value"]),
+        ({"low": 1}, [1, 1.5, 10**400], [0.99, -1, math.inf, math.nan]),
+        ({"above": 0}, [1e-300], [0, -1, math.inf, math.nan]),
+        ({"low": 0, "below": 1}, [0, 0.5], [1, -0.1, math.nan, -math.inf]),
+        ({"above": -1, "high": 2}, [2, 0], [-1, 2.1, math.inf]),
+        ({"low": 0, "high": math.inf}, [0, math.inf], [-1, math.nan, -math.inf]),
     ],
 )
-def test_mistakes_are_named(override, words):
-    with pytest.raises(UserError) as error:
-        load_config("quickstart", [override])
-    for word in words:
-        assert word in str(error.value)
+def test_ranges(limits, taken, refused):
+    @dataclasses.dataclass
+    class Own(Section):
+        size: float = number(1.0, **limits)
+
+    assert [Own(value).size for value in taken] == taken
+    for value in refused:
+        with pytest.raises(ValueError, match=rf"^size={value} must be "):
+            Own(value)
+
+
+def test_choices():
+    @dataclasses.dataclass
+    class Own(Section):
+        kind: str = choice("paper", ("paper", "official"))
+
+    assert Own("official").kind == "official"
+    with pytest.raises(ValueError, match=r"^kind=offical is not one of paper, official\. .*'offi"):
+        Own("offical")
+
+
+def test_settings_that_cannot_change_weights():
+    """Everything else is part of the fingerprints by which a run recognises its models."""
+    stage = {"checkpoint_every", "max_bad_steps"}
+    free = {
+        "model": set(), "loader": {"num_workers"}, "grouping": {"memory_gb"}, "moe": set(),
+        "harmodt": set(), "stage1": stage, "stage2": stage | {"shard"}, "stage3": stage,
+        "baseline": stage,
+    }  # fmt: skip
+    for name, keys in free.items():
+        section = SECTIONS[name]
+        everything = dataclasses.asdict(section)
+        assert keys <= everything.keys()
+        kept = {key: value for key, value in everything.items() if key not in keys}
+        assert weight_settings(section) == kept
+
+
+def test_every_stage_has_the_settings_that_it_reads():
+    assert type(SECTIONS["stage1"]) is type(SECTIONS["baseline"]) is StageConfig
+    assert type(SECTIONS["stage3"]) is FrozenStageConfig
+    common = settings_of(SECTIONS["stage1"]).keys()
+    assert settings_of(SECTIONS["stage3"]).keys() - common == {"frozen_dropout"}
+    assert settings_of(SECTIONS["stage2"]).keys() - common == {"frozen_dropout", "shard"}
+    assert load_config("quickstart", ["stage2.shard=3/4"]).stage2.shard_numbers() == (3, 4)
+
+
+# Override, and what the message says after its source; one or more of every section.
+MISTAKES = [
+    ("modle=5", "unknown key 'modle'. Did you mean 'model'?"),
+    ("n_layer=5", "unknown key 'n_layer'. Did you mean 'model.n_layer'?"),
+    ("seed=-1", "seed=-1 must be 0 or more"),
+    ("seed=many", "seed=many must be a whole number"),
+    ("suite_seed=1.5", "suite_seed=1.5 must be a whole number"),
+    ("force=perhaps", "force=perhaps must be true or false"),
+    ("tasks=3", "tasks=3 must be a list"),
+    ("method=promptd", "method=promptd is not one of ... Did you mean 'promptdt'?"),
+    ("size=lage", "size=lage is not one of default, small, large. Did you mean 'large'?"),
+    ("compat=offical", "compat=offical is not one of none, official. Did you mean 'official'?"),
+    ("sources=3", "unknown key 'sources'. ..."),
+    ("model=3", "model=3 must be a mapping of keys"),
+    ("model.n_layer=three", "model.n_layer=three must be a whole number"),
+    ("model.n_layer=0", "model.n_layer=0 must be 1 or more"),
+    ("model.n_head=7", "model.n_embd=128 is not a multiple of model.n_head=7"),
+    ("model.dropout=1", "model.dropout=1.0 must be 0 or more and less than 1"),
+    ("model.timestep_std=.inf", "model.timestep_std=inf must be a finite number"),
+    ("model.residual=offical", "model.residual=offical is not one of ... Did you mean 'official'?"),
+    ("model.task_embedding=12", "model.task_embedding=12 does not go with method=m3dt-gradient..."),
+    ("moe.num_expert=3", "unknown key 'moe.num_expert'. Did you mean 'moe.num_experts'?"),
+    ("moe.top_k=5", "moe.top_k=5 is more than moe.num_experts=4"),
+    ("collect.trajectories=3", "collect.trajectories=3 must be 4 or more"),
+    ("collect.worker=3", "unknown key 'collect.worker'. Did you mean 'collect.workers'?"),
+    ("loader.std_floor=0", "loader.std_floor=0.0 must be more than 0"),
+    ("loader.std_floor=.inf", "loader.std_floor=inf must be a finite number"),
+    ("loader.sampling=mixd", "loader.sampling=mixd is not one of ... Did you mean 'mixed'?"),
+    ("stage1.max_step=5", "unknown key 'stage1.max_step'. Did you mean 'stage1.max_steps'?"),
+    ("stage1.learning_rate=-1", "stage1.learning_rate=-1.0 must be more than 0"),
+    ("stage1.learning_rate=fast", "stage1.learning_rate=fast must be a number"),
+    ("stage1.shard=0/4", "unknown key 'stage1.shard'. Did you mean 'stage2.shard'?"),
+    ("stage1.frozen_dropout=true", "unknown key 'stage1.frozen_dropout'. ....frozen_dropout'?"),
+    ("stage2.max_steps=0", "stage2.max_steps=0 must be 1 or more"),
+    ("stage2.shard=4/4", "stage2.shard=4/4 must read i/n with 0 <= i < n, such as 0/4"),
+    ("stage3.weight_decay=-1", "stage3.weight_decay=-1.0 must be 0 or more"),
+    ("stage3.shard=0/4", "unknown key 'stage3.shard'. Did you mean 'stage2.shard'?"),
+    ("baseline.decay=cosin", "baseline.decay=cosin is not one of ... Did you mean 'cosine'?"),
+    ("baseline.shard=0/4", "unknown key 'baseline.shard'. Did you mean 'stage2.shard'?"),
+    ("grouping.memory_gb=-1", "grouping.memory_gb=-1.0 must be more than 0"),
+    ("grouping.restart=1", "unknown key 'grouping.restart'. Did you mean 'grouping.restarts'?"),
+    ("harmodt.gamma=nan", "harmodt.gamma=nan must be a finite number"),
+    ("harmodt.importance=weigth", "harmodt.importance=weigth ... Did you mean 'weight'?"),
+    ("evaluation.tile=99", "evaluation.tile=99 is more than evaluation.batch_size=10"),
+    ("evaluation.target=papr", "evaluation.target=papr is not one of ... Did you mean 'paper'?"),
+    ("compute.experts=togther", "compute.experts=togther is not one of ... 'together'?"),
+    ("trainer.precison=32", "unknown key 'trainer.precison'. Did you mean 'trainer.precision'?"),
+    ("trainer.max_steps=3", "'trainer.max_steps' follows from other settings ..."),
+    ("trainer.accumulate_grad_batches=2", "'trainer.accumulate_grad_batches' follows from ..."),
+    (
+        "callbacks.conflict.every_n_step=5",
+        "unknown key 'callbacks.conflict.every_n_step'. Did you mean "
+        "'callbacks.conflict.every_n_steps'?",
+    ),
+    (
+        "callbacks.conflct.every_n_steps=5",
+        "callbacks.conflct needs 'class', ... Did you mean 'callbacks.conflict'?",
+    ),
+    (
+        "callbacks.progress.class=m3dt.callbacks.ProgresCallback",
+        "callbacks.progress.class=m3dt.callbacks.ProgresCallback is not a Lightning callback. "
+        "Did you mean 'm3dt.callbacks.ProgressCallback'?",
+    ),
+    (
+        "callbacks.conflict.class=m3dt.config.Config",
+        "callbacks.conflict.class=m3dt.config.Config is not a Lightning callback.",
+    ),
+    ("callbacks.conflict.class=gone.Gone", "callbacks.conflict.class=gone.Gone cannot be ..."),
+    ("callbacks.conflict.every_n_steps=0", "callbacks.conflict.every_n_steps=0 must be 1 or more"),
+    ("callbacks.conflict.stages=stage1", "callbacks.conflict.stages=stage1 must be a list, ..."),
+    (
+        "callbacks.conflict.stages=[stage_1]",
+        "callbacks.conflict.stages=['stage_1']: stage_1 is not one of ... Did you mean 'stage1'?",
+    ),
+    ("callbacks.conflict=3", "callbacks.conflict=3 must be a mapping of keys"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("override", "problem"), MISTAKES, ids=[m[0] for m in MISTAKES])
+def test_mistakes_are_named(override, problem, tmp_path):
+    """Key, value and nearest name, after the source: once an override, once a file."""
+    pattern = ".*".join(map(re.escape, problem.split("...")))
+    found = error_of("quickstart", [override])
+    assert re.fullmatch(re.escape(f"override '{override}': ") + pattern, found)
+    own = tmp_path / "own.yaml"
+    given = OmegaConf.from_dotlist([override])
+    OmegaConf.save(OmegaConf.merge(OmegaConf.load(CONF / "quickstart.yaml"), given), own)
+    assert re.fullmatch(re.escape(f"{own}: ") + pattern, error_of(own))
+
+
+def test_mistakes_are_named_in_every_section():
+    named = {override.partition("=")[0].partition(".")[0] for override, _ in MISTAKES}
+    assert {*SECTIONS, "trainer", "callbacks"} - {""} <= named
+
+
+def test_the_source_is_the_latest_of_those_that_do_not_go_together(tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text("model: {n_embd: 240, n_head: 12}\n")
+    heads = "model.n_embd=240 is not a multiple of model.n_head=7"
+    assert error_of(own, ["model.n_head=7", "seed=1"]) == f"override 'model.n_head=7': {heads}"
+    small = "model.n_embd=128 is not a multiple of model.n_head=12"
+    assert error_of(own, ["size=small"]) == f"preset size=small: {small}"
+    assert error_of(own, ["model.n_embd=3", "model.n_embd=5"]).startswith(
+        "override 'model.n_embd=5'"
+    )
+
+
+def test_an_unknown_interpolation_is_named():
+    assert error_of("quickstart", ["seed=${gone}"]).startswith("override 'seed=${gone}': seed: ")
+    assert "trainer.precision: " in error_of("quickstart", ["trainer.precision=${gone}"])
+
+
+def test_what_is_no_override():
+    assert "key=value" in error_of("quickstart", ["no-equals-sign"])
+
+
+def test_a_setting_of_another_stage_is_taken():
+    """One list of overrides serves several commands."""
+    config = load_config("quickstart", ["stage2.max_steps=7"])
+    assert len(build_callbacks(config, "stage1")) == 2 and config.stage2.max_steps == 7
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [("on", "on"), ("off", "off"), ("true", "on"), ("no", "off"), ("auto", "auto")],
+)
+def test_yaml_booleans_are_on_and_off(tmp_path, word, meant):
+    given = load_config("quickstart", [f"compute.share_prompts={word}"])
+    (tmp_path / "own.yaml").write_text(f"compute:\n  share_prompts: {word}\n")
+    read = load_config(tmp_path / "own.yaml")
+    assert given.compute.share_prompts == read.compute.share_prompts == meant
+    save_config(read, tmp_path / "saved.yaml")
+    assert load_config(tmp_path / "saved.yaml").compute.share_prompts == meant
+
+
+@pytest.mark.parametrize("written", ["4000", "4e3", "4000.0", "4_000", "'4000'"])
+def test_whole_numbers_may_be_written_as_others(tmp_path, written):
+    (tmp_path / "own.yaml").write_text(f"stage1: {{max_steps: {written}}}\n")
+    for config in (
+        load_config(tmp_path / "own.yaml"),
+        load_config("quickstart", [f"stage1.max_steps={written}"]),
+    ):
+        assert config.stage1.max_steps == 4000 and type(config.stage1.max_steps) is int
 
 
 def test_unknown_conf_names_the_nearest():
     with pytest.raises(UserError, match="mt160"):
         load_config("mt16")
-
-
-@pytest.mark.parametrize(
-    ("override", "words"),
-    [
-        ("callbacks.conflict.every_n_step=5", ["every_n_step", "every_n_steps"]),
-        ("callbacks.conflict.class=m3dt.callbacks.Gone", ["m3dt.callbacks.Gone"]),
-        ("callbacks.conflict.every_n_steps=0", ["every_n_steps=0"]),
-        ("callbacks.conflict.class=m3dt.config.Config", ["no lightning Callback"]),
-    ],
-)
-def test_mistakes_in_callbacks_are_named(override, words):
-    with pytest.raises(UserError) as error:
-        build_callbacks(load_config("quickstart", [override]), "stage1")
-    for word in words:
-        assert word in str(error.value)
 
 
 def test_a_callback_can_be_switched_off():
@@ -93,15 +298,34 @@ def test_a_conf_of_ones_own_starts_from_the_base(tmp_path):
 
 def test_broken_yaml(tmp_path):
     path = tmp_path / "broken.yaml"
-    path.write_text("model: [unclosed")
-    with pytest.raises(UserError, match=r"broken\.yaml"):
+    path.write_text("seed: 0\nmodel: [unclosed\nmoe: 3\n")
+    with pytest.raises(UserError, match=r"broken\.yaml: not valid YAML: line 3: "):
         load_config(path)
+
+
+def test_a_broken_file_disturbs_no_other(tmp_path, monkeypatch):
+    """Nothing is read but the base and the configuration that is asked for."""
+    (tmp_path / "conf").mkdir()
+    for name in ("base.yaml", "quickstart.yaml"):
+        shutil.copy(CONF / name, tmp_path / "conf" / name)
+    (tmp_path / "conf" / "lite.yaml").write_text("model: [unclosed")
+    monkeypatch.chdir(tmp_path)
+    assert load_config("quickstart").sources["moe.num_experts"] == "conf/quickstart.yaml"
+    assert "conf/lite.yaml: not valid YAML" in error_of("lite")
+    environment = os.environ | {"PYTHONPATH": str(Path(m3dt.__file__).parents[1])}
+    command = [sys.executable, "-m", "m3dt", "stage1", "--conf", "quickstart"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "data/quickstart: no dataset here" in result.stderr
+    assert "lite" not in result.stderr + result.stdout
 
 
 def test_saved_config_is_read_back(tmp_path):
     config = load_config("quickstart", ["stage1.max_steps=7", "run=r", "data=d"])
     save_config(config, tmp_path / "config.yaml")
+    assert "sources" not in (tmp_path / "config.yaml").read_text()
     again = load_config(tmp_path / "config.yaml")
     assert isinstance(again, Config)
     again.conf = config.conf
     assert again == config
+    assert set(again.sources.values()) >= {str(tmp_path / "config.yaml")}

@@ -10,6 +10,7 @@ from test_stages import FAST, copy_of, data_for, fresh_model, train
 from m3dt.callbacks import GradientConflictCallback, RouterUsageCallback
 from m3dt.callbacks.conflict_measures import measure, part_of
 from m3dt.stages import BackboneStage, RouterStage
+from m3dt.stages.stopping import StoppingRule, find_peak, should_stop, smooth
 
 NAMES = [
     "embed.state.weight",
@@ -122,26 +123,38 @@ def test_measured_similarity_equals_backward_on_the_probe_batches(synthetic):
     assert callback.history[0]["mean"] == pytest.approx(1 - sum(expected) / 3, abs=1e-5)
 
 
-def with_curve(conflicts, **arguments):
-    """Feed a curve to a callback as records 10 steps apart; return it and where it stopped."""
-    callback = GradientConflictCallback(every_n_steps=10, window=1, **arguments)
-    for i, value in enumerate(conflicts):
-        callback.history.append({"step": 10 * i, "smoothed": value})
-        if callback.peaked():
-            return 10 * i
+def stop_of(conflicts, **rule):
+    """Return the step at which a training with these records, 10 steps apart, stops."""
+    rule = StoppingRule(**{"window": 1, **rule})
+    steps = [10 * i for i in range(len(conflicts))]
+    for n in range(1, len(conflicts) + 1):
+        if should_stop(steps[:n], conflicts[:n], rule):
+            return steps[n - 1]
     return None
 
 
 def test_stops_after_the_peak():
     rise_and_fall = [0.1, 0.2, 0.5, 0.4, 0.3, 0.3, 0.2]
-    assert with_curve(rise_and_fall, patience=2) == 40
-    assert with_curve(rise_and_fall, patience=4) == 60
-    assert with_curve(rise_and_fall, patience=5) is None
-    assert with_curve(rise_and_fall, patience=2, min_rise=0.5) is None
+    assert stop_of(rise_and_fall, patience=2) == 40
+    assert stop_of(rise_and_fall, patience=4) == 60
+    assert stop_of(rise_and_fall, patience=5) is None
+    assert stop_of(rise_and_fall, patience=2, min_rise=0.5) is None
     # Before min_steps nothing counts as a peak.
-    assert with_curve(rise_and_fall, patience=2, min_steps=30) == 50
-    assert with_curve([0.1, 0.2, 0.3, 0.4], patience=1) is None
-    assert with_curve([0.5, 0.4, 0.3, 0.2], patience=2, min_rise=0.01) is None
+    assert stop_of(rise_and_fall, patience=2, min_steps=30) == 50
+    assert stop_of([0.1, 0.2, 0.3, 0.4], patience=1) is None
+    assert stop_of([0.5, 0.4, 0.3, 0.2], patience=2, min_rise=0.01) is None
+    # A window of 3 smooths a single spike away.
+    assert stop_of([0.1, 0.1, 0.9, 0.1, 0.1, 0.1], patience=1, min_rise=0.5) == 30
+    assert stop_of([0.1, 0.1, 0.9, 0.1, 0.1, 0.1], window=3, patience=1, min_rise=0.5) is None
+
+
+def test_the_peak_is_the_largest_smoothed_record_that_counts():
+    conflicts = [0.9, 0.1, 0.5, 0.7, 0.3]
+    steps = [0, 10, 20, 30, 40]
+    assert smooth(conflicts, 2) == pytest.approx([0.9, 0.5, 0.3, 0.6, 0.5])
+    assert find_peak(steps, conflicts, StoppingRule(window=2)) == 0
+    assert find_peak(steps, conflicts, StoppingRule(window=2, min_steps=10)) == 3
+    assert find_peak(steps, conflicts, StoppingRule(window=2, min_steps=50)) is None
 
 
 class ScriptedConflict(GradientConflictCallback):

@@ -9,7 +9,7 @@ import torch
 from conftest import SYNTHETIC_LENGTHS, SYNTHETIC_TASKS, write_dataset
 
 from m3dt.config import LoaderConfig, ModelConfig
-from m3dt.data import DatasetStore, M3DTDataModule, TaskContext, TaskStream
+from m3dt.data import DatasetStore, ExpertStreams, M3DTDataModule, TaskContext, TaskStream
 from m3dt.data.format import DatasetIndex
 from m3dt.data.sampler import TaskSampler
 from m3dt.data.verify import verify
@@ -26,7 +26,7 @@ def store(synthetic):
 
 def module(store, streams=None, **loader):
     loader = LoaderConfig(**{"batch_size": 6, **loader})
-    streams = streams or [TaskStream(0, (0, 1, 2))]
+    streams = ExpertStreams(tuple(streams)) if streams else TaskStream(0, (0, 1, 2))
     return M3DTDataModule(store, loader, MODEL, 11, 1, streams)
 
 

@@ -10,7 +10,7 @@ from m3dt.tasks import TASKS, make_env
 GOLDEN = np.load(Path(__file__).parent / "data" / "environment_rollouts.npz")
 GOLDEN_TASKS = list(dict.fromkeys(name.split("/")[0] for name in GOLDEN))
 OTHERS = [name for name, spec in TASKS.items() if spec.domain != "metaworld"]
-# One goal a robot for what takes a whole episode; the goal is tested apart.
+# Tests of whole episodes use one goal per robot; another test covers the goals.
 KINDS = [n for n in OTHERS if TASKS[n].domain == "dmcontrol"] + ["cheetah-vel-7", "ant-dir-7"]
 
 
@@ -56,7 +56,7 @@ def episode(env, seed, steps=None):
 
 @pytest.mark.parametrize("task", KINDS)
 def test_episode_is_reproducible_and_scored(task):
-    """A used environment, reset to a seed, repeats a fresh one bit for bit, to the horizon."""
+    """A used environment, reset to a seed, equals a new one bit for bit up to the horizon."""
     spec = TASKS[task]
     env = make_env(task, seed=5)
     trace, total = episode(env, 7)
@@ -92,7 +92,7 @@ def test_every_task_reaches_its_horizon(task):
 
 @pytest.mark.parametrize("domain", ["cheetah-vel", "ant-dir"])
 def test_goals_change_rewards_alone(domain):
-    """All 40 goals share their physics; each reward is the formula at its own goal."""
+    """All 40 goals have the same physics; each reward is the formula with its own goal."""
     names = [name for name in OTHERS if TASKS[name].domain == domain]
     assert len(names) == 40
     action = np.full(TASKS[names[0]].action_dim, 0.3)
@@ -135,7 +135,7 @@ def test_healthy_ants(height, velocity, healthy):
 
 @pytest.mark.parametrize("task", ["ant-dir-0", "cheetah-vel-0", "walker-walk"])
 def test_a_diverged_simulation_ends_the_episode(task):
-    """MuJoCo begins anew or dm_control raises; the step is worth nothing and the last."""
+    """MuJoCo resets or dm_control raises; the step is the last one and its reward is 0."""
     env = make_env(task)
     env.reset(seed=0)
     assert not env.step(np.zeros(env.action_space.shape))[2]
@@ -170,7 +170,7 @@ def test_cup_spin_mostly_starts_in_the_cup():
 
 
 def test_rendering_is_not_imported():
-    """Building our environments loads no renderer; Meta-World's package loads glfw by itself."""
+    """Building our environments loads no renderer; only Meta-World's package loads glfw."""
     import subprocess
     import sys
 

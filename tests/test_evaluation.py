@@ -19,7 +19,7 @@ from m3dt.evaluation.agent import Agent
 from m3dt.evaluation.scores import bootstrap_interval, wilson_interval
 from m3dt.evaluation.scoring import make_tiles
 from m3dt.evaluation.sessions import Tile, episode_seed
-from m3dt.models import PromptDT
+from m3dt.models import PromptDT, add_mixtures
 from m3dt.runs.registry import Entry
 from m3dt.tasks.workers import _Tile
 from m3dt.utils.console import make_console
@@ -36,7 +36,7 @@ def agent(tmp_path_factory):
     folder = write_dataset(tmp_path_factory.mktemp("data"), TASKS)
     torch.manual_seed(0)
     model = PromptDT(MODEL)
-    model.add_mixtures(2, routed=True)
+    add_mixtures(model, 2, routed=True)
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     context = TaskContext.from_store(DatasetStore.open(folder, TASKS), LoaderConfig(), MODEL)

@@ -7,6 +7,7 @@ from test_stages import FAST, data_for, fresh_model, train
 from m3dt.callbacks import ExpertConflictCallback
 from m3dt.config import MoEConfig
 from m3dt.data import TaskStream
+from m3dt.models import add_mixtures
 from m3dt.stages import ExpertStage, RouterStage
 
 GROUPS = {3: (0, 2), 5: (1,), 6: (0, 1, 2)}
@@ -86,7 +87,7 @@ def test_it_changes_nothing_and_stays_silent_where_experts_rest(synthetic):
     for model in (fresh_model(2, routed=True), fresh_model()):
         model.requires_grad_(False)
         if not model.mixtures:
-            model.add_mixtures(2, True, MoEConfig(2, "trunk"))
+            add_mixtures(model, 2, True, MoEConfig(2, "trunk"))
         callback = ExpertConflictCallback()
         train(RouterStage(model, FAST, 0), data_for(synthetic, 3), steps=1, callbacks=[callback])
         assert callback.metrics() == {}

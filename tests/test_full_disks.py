@@ -1,4 +1,4 @@
-"""Disks that are full: refused before work begins, and nothing lost where they fill up later."""
+"""Full disks: refused before work begins; if a disk fills up later, nothing is lost."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ from quick_run import QUICK
 from m3dt.runs.registry import Registry
 from m3dt.utils.files import sha256
 
-# A disk of a few megabytes, seen by this script and by what it starts. $1: its size.
+# A disk of size $1, visible only to this script and its child processes.
 MOUNT = 'mount -t tmpfs -o size="$1" tmpfs "$DISK"'
 POSSIBLE = (
     shutil.which("unshare")
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(not POSSIBLE, reason="needs unprivileged mounts 
 
 
 def on_disk(script, size, tmp_path, *words):
-    """Run a bash script with a small disk at $DISK; files it copies to $KEPT stay."""
+    """Run a bash script with a small disk at $DISK; files that it copies to $KEPT are kept."""
     disk, kept = tmp_path / "disk", tmp_path / "kept"
     disk.mkdir()
     kept.mkdir()
@@ -58,7 +58,7 @@ def test_a_full_disk_is_refused_before_work_begins(finished, data, tmp_path):
 
 @pytest.mark.faults
 def test_a_disk_that_is_read_only_is_told(finished, data, tmp_path):
-    """Wherever something is written, also into a run and a dataset that are there."""
+    """For every command that writes, into new folders and into an existing run and dataset."""
     script = """
         cp -r $FINISHED $DISK/run && cp -r $DATA $DISK/data && rm -r $DISK/run/registry/router
         rm $(ls $DISK/data/*.hdf5 | head -1)
@@ -74,14 +74,14 @@ def test_a_disk_that_is_read_only_is_told(finished, data, tmp_path):
     result, _ = on_disk(script, "64m", tmp_path, *words)
     codes = [line for line in result.stdout.split("\n") if line.startswith("code")]
     assert codes == ["code 2"] * 5, result.stdout + result.stderr
-    told = result.stderr.strip().split("\n")
-    assert len(told) == 5, result.stderr
-    assert all(line.startswith("m3dt: ") for line in told)
-    assert all("Read-only file system" in line or "cannot be written" in line for line in told)
+    messages = result.stderr.strip().split("\n")
+    assert len(messages) == 5, result.stderr
+    assert all(line.startswith("m3dt: ") for line in messages)
+    assert all("Read-only file system" in line or "cannot be written" in line for line in messages)
 
 
 def test_a_disk_that_fills_up_in_training_loses_nothing(finished, data, tmp_path):
-    """Filled behind the first checkpoint; with space again, the run ends in the same bits."""
+    """It fills up after the first checkpoint; with free space, the run ends in the same bits."""
     script = """
         $M3DT stage1 "$@" run=$DISK/run & pid=$!
         until ls $DISK/run/checkpoints/stage1/step*.ckpt; do sleep 0.01; done 2> /dev/null
@@ -95,7 +95,7 @@ def test_a_disk_that_fills_up_in_training_loses_nothing(finished, data, tmp_path
     result, kept = on_disk(script, "4m", tmp_path, *QUICK, f"data={data}")
     codes = [line for line in result.stdout.split("\n") if line.startswith("code")]
     assert codes == ["code 2", "code 0"], result.stdout + result.stderr
-    message = result.stderr.split("\n")[-2]  # behind the word of cat
+    message = result.stderr.split("\n")[-2]  # after cat's own message
     assert message.startswith("m3dt: ") and "free space, and the same command goes on" in message
     assert "resuming stage1 at step" in result.stdout
     backbones = [Registry(folder).get("backbone", "main") for folder in (kept / "run", finished)]

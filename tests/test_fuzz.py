@@ -1,4 +1,4 @@
-"""Random input is taken, or refused in one message, and leaves nothing behind."""
+"""Random input is accepted, or refused with one message and without leftovers."""
 
 import io
 import os
@@ -23,12 +23,12 @@ from m3dt.data.verify import verify
 from m3dt.tasks import get_task
 from m3dt.utils.errors import UserError
 
-# `make faults` asks for many more.
+# `make faults` runs many more.
 EXAMPLES = int(os.environ.get("M3DT_FUZZ_EXAMPLES", 25))
 fuzz = settings(
     max_examples=EXAMPLES,
     deadline=None,
-    derandomize=EXAMPLES == 25,  # many are new ones each time
+    derandomize=EXAMPLES == 25,  # `make faults` draws new examples each time
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
@@ -68,7 +68,7 @@ def test_overrides(pairs):
 @fuzz
 @given(st.data())
 def test_configuration_files(data):
-    """A shipped file with lines cut, doubled, changed."""
+    """A shipped file with random damage."""
     text = (Path(__file__).parents[1] / "conf/quickstart.yaml").read_text()
     changed = mutated(data, text.encode())
     with tempfile.TemporaryDirectory() as folder:
@@ -81,7 +81,7 @@ def test_configuration_files(data):
 
 
 def mutated(data, content):
-    """Return content with a few bytes changed, cut out, doubled or cut off."""
+    """Return content with a few ranges of bytes changed, deleted, doubled or truncated."""
     content = bytearray(content)
     for _ in range(data.draw(st.integers(1, 4))):
         if not content:
@@ -108,7 +108,7 @@ def sound(tmp_path_factory):
 @fuzz
 @given(st.data())
 def test_datasets(sound, data):
-    """A damaged file is found when it is opened, or at the latest by verify."""
+    """A damaged file is detected when it is opened, or by verify."""
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(shutil.copytree(sound, Path(parent) / "data"))
         name = data.draw(st.sampled_from(["dataset.json", "reach-v2.hdf5"]))
@@ -118,7 +118,7 @@ def test_datasets(sound, data):
         try:
             store = DatasetStore.open(folder, SYNTHETIC_TASKS)
             model = ModelConfig(n_embd=8, n_head=1, context_length=5, prompt_length=3)
-            streams = [TaskStream(0, (0, 1, 2))]
+            streams = TaskStream(0, (0, 1, 2))
             module = M3DTDataModule(store, LoaderConfig(batch_size=4), model, 0, 1, streams)
             assert module.batch(0).segment.states.shape == (4, 5, 39)
             problems = verify(folder)["problems"]
@@ -139,7 +139,7 @@ def npz(data):
     shutil.copytree(OFFICIAL, source, dirs_exist_ok=True)
     path = sorted((source / task).glob("*.npz"))[number]
     content = path.read_bytes()
-    if data.draw(st.booleans()):  # inside, behind sound checksums
+    if data.draw(st.booleans()):  # inside the archive, whose checksums stay valid
         arrays = dict(np.load(io.BytesIO(content)))
         arrays["success"] = data.draw(st.sampled_from(SUCCESSES))
         name = data.draw(st.sampled_from(sorted(arrays)))

@@ -5,6 +5,10 @@ import pytest
 import torch
 from golden import load_inputs, official_model, prompt_of, segment_of
 
+from m3dt.config import ComputeConfig
+from m3dt.data import Batch
+from m3dt.models.plain import ACTION_TOKEN
+
 MODELS = ("backbone", "expert0", "expert1", "expert2", "moe")
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -24,26 +28,33 @@ def test_predictions(name, inputs, outputs):
     model = official_model(name)
     real = inputs["attention_mask"].astype(bool)
     with torch.no_grad():
-        predictions = model.predict(segment_of(inputs), prompt_of(inputs))
-    for kind, prediction in zip(("action", "state", "return"), predictions, strict=True):
+        hidden = model.hidden_states(segment_of(inputs), prompt_of(inputs))
+        predictions = {
+            "action": model(segment_of(inputs), prompt_of(inputs)),
+            "state": model.predict_state(hidden[:, :, ACTION_TOKEN]),
+            "return": model.predict_return(hidden[:, :, ACTION_TOKEN]),
+            "noprompt_action": model(segment_of(inputs)),
+        }
+    for kind, prediction in predictions.items():
         expected = outputs[f"{name}/{kind}_preds"]
         np.testing.assert_allclose(prediction.numpy()[real], expected[real], **TOLERANCE)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_forward_reads_the_same_actions(name, inputs, outputs):
-    """`forward` leaves out what the last block need not compute; the actions are unchanged."""
-    model = official_model(name)
+@pytest.mark.parametrize("share", ["on", "off"])
+def test_shortcuts_read_the_same_actions(name, share, inputs, outputs):
+    """They leave out what nobody reads, and encode each prompt once; the actions are unchanged."""
+    from m3dt.models import fast
+
+    segment, prompt = segment_of(inputs), prompt_of(inputs)
+    rows = torch.arange(len(segment.states))
+    nothing = torch.zeros(len(rows))
+    batch = Batch(segment, prompt, rows, nothing, nothing, rows)
     real = inputs["attention_mask"].astype(bool)
     with torch.no_grad():
-        with_prompt = model(segment_of(inputs), prompt_of(inputs)).numpy()
-        without = model(segment_of(inputs)).numpy()
-    np.testing.assert_allclose(
-        with_prompt[real], outputs[f"{name}/action_preds"][real], **TOLERANCE
-    )
-    np.testing.assert_allclose(
-        without[real], outputs[f"{name}/noprompt_action_preds"][real], **TOLERANCE
-    )
+        actions = fast.predict(official_model(name), batch, ComputeConfig(share_prompts=share))
+    expected = outputs[f"{name}/action_preds"]
+    np.testing.assert_allclose(actions.numpy()[real], expected[real], **TOLERANCE)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -51,11 +62,11 @@ def test_hidden_states(name, inputs, outputs):
     model = official_model(name)
     hidden = []
     for block in model.transformer.h:
-        block.register_forward_hook(lambda module, args, result: hidden.append(result[0]))
+        block.register_forward_hook(lambda module, args, result: hidden.append(result))
     embedded = []
     model.transformer.register_forward_pre_hook(lambda module, args: embedded.append(args[0]))
     with torch.no_grad():
-        model.predict(segment_of(inputs), prompt_of(inputs))
+        model(segment_of(inputs), prompt_of(inputs))
     masks = (inputs["prompt_attention_mask"], inputs["attention_mask"])
     real = np.repeat(np.concatenate(masks, axis=1), 3, axis=1).astype(bool)
     if name == "backbone":
@@ -74,7 +85,7 @@ def test_gate_weights(inputs, outputs):
     for mixture in model.mixtures:
         mixture.router.register_forward_hook(lambda module, args, result: seen.append(result))
     with torch.no_grad():
-        model.predict(segment_of(inputs), prompt_of(inputs))
+        model(segment_of(inputs), prompt_of(inputs))
     masks = (inputs["prompt_attention_mask"], inputs["attention_mask"])
     real = np.repeat(np.concatenate(masks, axis=1), 3, axis=1).astype(bool)
     for i, gate_weights in enumerate(seen):
@@ -84,11 +95,11 @@ def test_gate_weights(inputs, outputs):
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("with_prompt", [True, False])
-def test_live_history(name, with_prompt, inputs, outputs):
-    """The last action of a growing history, with the prompt encoded once."""
-    model = official_model(name)
-    key = f"{name}/get_action" + ("" if with_prompt else "_noprompt")
+@pytest.mark.parametrize("form", ["plain", "encoded prompt", "no prompt"])
+def test_live_history(name, form, inputs, outputs):
+    """The last action of a growing history."""
+    model, prompt = official_model(name), prompt_of(inputs, "prompt1_")
+    key = f"{name}/get_action" + ("_noprompt" if form == "no prompt" else "")
     for expected, length in zip(outputs[key], inputs["ga_lengths"], strict=True):
         history = {k: inputs[f"ga_{k}"][:length] for k in ("states", "actions", "rtg", "timesteps")}
         history["actions"] = history["actions"].copy()
@@ -97,11 +108,13 @@ def test_live_history(name, with_prompt, inputs, outputs):
         window["attention_mask"] = np.ones(window["timesteps"].shape, np.float32)
         segment = segment_of(window)
         with torch.no_grad():
-            if with_prompt:
-                prompt = model.encode_prompt(prompt_of(inputs, "prompt1_"))
-                action = model.forward_from(segment, prompt)[0]
+            if form == "encoded prompt":
+                from m3dt.models import fast
+
+                encoded = fast.encode_prompt(model, prompt, None, ComputeConfig())
+                action = fast.act(model, segment, encoded, ComputeConfig())[0]
             else:
-                action = model(segment)[0, -1]
+                action = model(segment, prompt if form == "plain" else None)[0, -1]
         np.testing.assert_allclose(action.numpy(), expected, **TOLERANCE)
 
 

@@ -14,7 +14,7 @@ from test_stages import FAST, copy_of, data_for, fresh_model, train
 import m3dt
 from m3dt.cli import main
 from m3dt.config import HarmoConfig
-from m3dt.models.task_masks import TaskMasks, erk_densities, exchange, is_exempt, maskable
+from m3dt.models.variants.task_masks import TaskMasks, erk_densities, exchange, is_exempt, maskable
 from m3dt.runs.registry import Registry
 from m3dt.stages import HarmoStage
 

@@ -21,7 +21,7 @@ def test_minari_round_trip(official, tmp_path, capsys):
             DatasetStore.open(folder, [task]).tasks[0] for folder in (official, tmp_path / "data")
         )
         index = DatasetIndex.read(tmp_path / "data")
-        assert index.tasks[task].success_rate is None  # nobody recorded it
+        assert index.tasks[task].success_rate is None  # not recorded
         for name in ("observations", "actions", "rewards", "episode_ends"):
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
     assert main(["export", str(official), str(root)]) == 2

@@ -1,4 +1,4 @@
-"""The authors' folder layout: read as their own loader reads it, refused whole when damaged."""
+"""The authors' npz format: equal to their loader; a damaged source is refused as a whole."""
 
 import pickle
 import shutil
@@ -22,7 +22,7 @@ GOLDEN = np.load(DATA / "official_dataset" / "loader_golden.npz")
 
 @pytest.mark.parametrize("task", OFFICIAL_TASKS)
 class TestOfficialLoader:
-    """The authors' loader on their layout, recorded: its batches and prompts are ours."""
+    """Our batches and prompts equal recordings of the authors' loader."""
 
     def sampler(self, folder, task):
         config = load_config("mt160", ["compat=official"])
@@ -49,7 +49,7 @@ class TestOfficialLoader:
         self.compare(rows, task, "batch", atol=1e-5)
 
     def test_prompts(self, official, task):
-        """Each of their prompts is one of our two; they repeat one 14 times and the other twice."""
+        """Each of their prompts is one of our two: one appears 14 times, the other twice."""
         sampler = self.sampler(official, task)
         for name in ("train_prompt16", "eval_prompt"):
             rewards = GOLDEN[f"{task}/{name}/rtg"][:, 0]
@@ -63,7 +63,7 @@ class TestOfficialLoader:
 def test_import_verifies_and_refuses_a_second_time(official, capsys):
     assert verify(official)["problems"] == []
     assert main(["import", str(OFFICIAL), str(official), "--format", "npz"]) == 2
-    assert "holds reach-v2 already" in capsys.readouterr().err
+    assert "already holds reach-v2" in capsys.readouterr().err
 
 
 def broken(tmp_path, change, task="walker-walk", number=3):
@@ -120,13 +120,13 @@ def overlong(arrays):
     ],
 )
 def test_a_bad_episode_leaves_nothing_behind(tmp_path, change, message):
-    """reach-v2 is sound and comes first; the bad walker-walk takes it along."""
+    """The valid reach-v2 comes first, and is not imported because walker-walk is bad."""
     source, folder = broken(tmp_path, change), tmp_path / "data"
     with pytest.raises(UserError, match=message) as caught:
         import_from(source, folder, "npz")
     assert str(Path("walker-walk") / "3.npz") in str(caught.value)
     assert left_alone(folder)
-    import_from(source, folder, "npz", "reach-v2", "ant-dir-3")  # what is sound can be had
+    import_from(source, folder, "npz", "reach-v2", "ant-dir-3")  # valid tasks can be imported
     assert sorted(DatasetStore.open(folder, ["ant-dir-3"]).folder.glob("*.hdf5"))
 
 
@@ -167,7 +167,7 @@ def test_incomplete_sources_are_refused(tmp_path):
 def test_what_a_killed_import_left_is_cleaned(tmp_path):
     folder = tmp_path / "data"
     (folder / ".staging.01234567.tmp").mkdir(parents=True)
-    (folder / ".notes.tmp").write_text("of someone else")
+    (folder / ".notes.tmp").write_text("a user's own file")
     import_from(OFFICIAL, folder, "npz", "reach-v2")
     assert sorted(p.name for p in folder.iterdir()) == [
         ".lock", ".notes.tmp", "dataset.json", "reach-v2.hdf5"
@@ -183,7 +183,7 @@ def test_commands_formats_are_the_importers(capsys):
 
 
 def test_two_writers_do_not_meet(tmp_path, capsys):
-    """While one process writes to a dataset, another gets a message and the dataset stays."""
+    """While one process writes to a dataset, others are refused and change nothing."""
     folder = tmp_path / "data"
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -205,7 +205,7 @@ def test_two_writers_do_not_meet(tmp_path, capsys):
 HOLD = """
 import sys
 from pathlib import Path
-from m3dt.utils.files import sole_writer
+from m3dt.utils.folders import sole_writer
 with sole_writer(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -1,4 +1,4 @@
-"""TD-MPC2's and Prompt-DT's files: read step by step, refused whole when damaged or malicious."""
+"""TD-MPC2's and Prompt-DT's files: equal to naive reading, refused if damaged or malicious."""
 
 import pickle
 
@@ -13,7 +13,7 @@ from m3dt.utils.errors import UserError
 
 
 def test_tdmpc2_chunk(tmp_path):
-    """A chunk as TensorDict writes it; row t + 1 holds the action taken at observation t."""
+    """A chunk written by TensorDict; row t + 1 contains the action taken at observation t."""
     folder = tmp_path / "data"
     index = import_from(DATA / "tdmpc2_chunk.pt", folder, "tdmpc2")
     assert list(index.tasks) == ["cheetah-run", "hopper-hop"]  # numbers 3 and 18 of mt30
@@ -44,7 +44,7 @@ def chunk_of(**changes):
     [
         ({"task": torch.full((3, 5), 47)}, "task numbers up to 47"),
         ({"reward": None}, "'reward' must be a tensor of rank 2"),
-        ({"reward": torch.zeros(3, 6)}, "episodes and steps differ"),
+        ({"reward": torch.zeros(3, 6)}, "numbers of episodes and steps differ"),
         ({"task": torch.arange(15).reshape(3, 5)}, "the task changes within an episode"),
         ({"obs": torch.full((3, 5, 24), torch.nan)}, "'observations' is not finite"),
     ],
@@ -124,7 +124,7 @@ def test_torchscript_programs_execute_nothing(tmp_path, capfd):
 
 
 class Memory:
-    """Pickles to an array whose objects are read from the bytes of the file."""
+    """Unpickles to an array of objects whose addresses come from the file."""
 
     def __reduce__(self):
         return (np.ndarray, ((4,), "O", b"A" * 32))
@@ -148,7 +148,7 @@ def test_damaged_pickles(tmp_path, content):
 
 
 def test_dmcontrol_order_is_mt30s():
-    """Numbers in TD-MPC2's chunks rely on it."""
+    """Task numbers in TD-MPC2's chunks refer to this order."""
     names = [name for name, spec in TASKS.items() if spec.domain == "dmcontrol"]
     assert len(names) == 30
     assert names[0] == "walker-stand" and names[12] == "cup-catch" and names[29] == "pendulum-spin"

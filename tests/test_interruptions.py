@@ -99,7 +99,7 @@ def test_a_step_that_is_not_finite_is_skipped(synthetic):
     train(stage, data, steps=4, callbacks=[Remember()])
     assert torch.equal(weights[0], weights[1]) and torch.equal(weights[1], weights[2])
     assert weights[3].isfinite().all() and not torch.equal(weights[2], weights[3])
-    assert stage.bad_steps == 2
+    assert stage.bad_steps.count == 2
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,8 @@ def test_one_clear_message_each(error_of, finished, data, tmp_path):
     message = error_of("stage2", *QUICK, folder, run)
     assert "has no backbone yet" in message and "m3dt stage1" in message
     assert "stage1.max_steps" in error_of("stage1", "stage1.max_step=3")
+    wrong = "override 'stage2.max_steps=0': stage2.max_steps=0 must be 1 or more"
+    assert error_of("stage1", "stage2.max_steps=0") == f"m3dt: {wrong}\n"
     assert "nowhere" in error_of("stage1", *QUICK, f"data={tmp_path / 'nowhere'}", run)
     assert "sweep-v2" in error_of("stage1", *QUICK, "tasks=[reach-v2,sweep-v2]", folder, run)
     assert "no trained model" in error_of("evaluate", *QUICK, folder, run)
@@ -102,9 +104,9 @@ def test_a_folder_of_another_project_is_left_alone(error_of, data, tmp_path, fil
     weights.write_text("theirs")
     before = sorted(run.rglob("*"))
     message = error_of("stage1", *QUICK, f"data={data}", f"run={run}")
-    assert f"holds {file.split('/')[0]}, which is of no run of m3dt" in message
+    assert f"holds {file.split('/')[0]}, which is not from a run of m3dt" in message
     command = ("evaluate", *QUICK, f"data={data}", f"run={run}", "--models", "random")
-    assert "which is of no run of m3dt" in error_of(*command)
+    assert "which is not from a run of m3dt" in error_of(*command)
     assert sorted(run.rglob("*")) == before and weights.read_text() == "theirs"
 
 

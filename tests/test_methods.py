@@ -14,7 +14,7 @@ from m3dt.config import BASELINES, METHODS, load_config, save_config
 from m3dt.evaluation import OraclePolicy
 from m3dt.evaluation.agent import Agent
 from m3dt.evaluation.scoring import method_name
-from m3dt.models import PromptDT
+from m3dt.models import PromptDT, add_mixtures
 from m3dt.runs.registry import Entry, Registry
 from m3dt.utils.errors import UserError
 
@@ -37,7 +37,7 @@ def test_large_methods_have_the_papers_parameters(method, count):
     with torch.device("meta"):
         model = PromptDT(config.model, 160)
         if method not in BASELINES:
-            model.add_mixtures(config.moe.num_experts, routed=True, moe=config.moe)
+            add_mixtures(model, config.moe.num_experts, routed=True, moe=config.moe)
     assert model.num_parameters() == count
 
 

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from m3dt.config import ModelConfig
+from m3dt.config import ComputeConfig, ModelConfig
 from m3dt.data import Segment
-from m3dt.models import ExpertBank, Mixture, PromptDT
-from m3dt.models.dropout import dropout_mask
+from m3dt.models import ExpertBank, Mixture, PromptDT, Router, add_mixtures, fast
+from m3dt.models.fast.dropout import dropout_mask
+from m3dt.models.fast.experts import run_experts
 
 SMALL = ModelConfig(n_layer=3, n_head=2, n_embd=16, context_length=5, prompt_length=3, dropout=0.1)
 
@@ -29,7 +30,7 @@ def make_model(num_experts=0, routed=True, config=SMALL):
     torch.manual_seed(0)
     model = PromptDT(config)
     if num_experts:
-        model.add_mixtures(num_experts, routed)
+        add_mixtures(model, num_experts, routed)
     for parameter in model.parameters():  # biases and norms too, or a miswired one would not show
         parameter.data += 0.1 * torch.randn_like(parameter)
     return model.eval()
@@ -56,7 +57,7 @@ def test_parameter_counts_of_the_backbone(width, count):
 def test_parameter_counts_with_experts(experts, count):
     with torch.device("meta"):
         model = PromptDT(ModelConfig())
-        model.add_mixtures(experts, routed=True)
+        add_mixtures(model, experts, routed=True)
     assert model.num_parameters() == count
     assert sum(p.numel() for m in model.mixtures for p in m.experts.parameters()) == (
         experts * 3_153_408
@@ -104,20 +105,17 @@ def test_padding_equals_absence():
 def test_encoded_prompt_equals_one_sequence(experts, padding):
     model, segment = make_model(experts), random_segment(2, 5)
     prompt = random_segment(2, 3, 1, padding)
-    torch.testing.assert_close(
-        model.forward_from(segment, model.encode_prompt(prompt)),
-        model(segment, prompt)[:, -1],
-        rtol=1e-5,
-        atol=1e-6,
-    )
+    encoded = fast.encode_prompt(model, prompt, None, ComputeConfig())
+    action = fast.act(model, segment, encoded, ComputeConfig())
+    torch.testing.assert_close(action, model(segment, prompt)[:, -1], rtol=1e-5, atol=1e-6)
 
 
 def test_uniform_router_equals_the_mean_of_the_experts():
-    mixture = Mixture(SMALL, 4, routed=True).eval()
+    mixture = Mixture(ExpertBank(SMALL, 4), Router(SMALL, 4)).eval()
     nn.init.zeros_(mixture.router.layers[-1].weight)
     nn.init.zeros_(mixture.router.layers[-1].bias)
     x = torch.randn(2, 7, 16)
-    mean = mixture.experts(x.flatten(0, 1).expand(4, -1, -1)).mean(dim=0).view_as(x)
+    mean = sum(mixture.experts(e, x) for e in range(4)) / 4
     torch.testing.assert_close(mixture(x), mean)
 
 
@@ -134,17 +132,19 @@ def test_bank_equals_a_loop_over_networks():
     for e in range(3):
         hidden = (x[e] @ bank.c_fc_weight[e] + bank.c_fc_bias[e]).relu()
         expected = hidden @ bank.c_proj_weight[e] + bank.c_proj_bias[e]
-        torch.testing.assert_close(bank(x)[e], expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(bank(e, x[e]), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(run_experts(bank, x)[e], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_unrouted_mixture_gives_each_expert_its_part():
-    mixture = Mixture(SMALL, 2, routed=False).eval()
+    mixture = Mixture(ExpertBank(SMALL, 2), None).eval()
     x = torch.randn(6, 4, 16)
     whole = mixture(x)
     for e in range(2):
-        tokens = x[3 * e : 3 * e + 3].flatten(0, 1)
-        expected = mixture.experts(tokens.expand(2, -1, -1))[e].view(3, 4, 16)
-        torch.testing.assert_close(whole[3 * e : 3 * e + 3], expected)
+        part = slice(3 * e, 3 * e + 3)
+        torch.testing.assert_close(whole[part], mixture.experts(e, x[part]))
+    with pytest.raises(ValueError, match="5 rows are not 2 equal parts"):
+        mixture(x[:5])
 
 
 @pytest.mark.parametrize("residual", ["paper", "official"])
@@ -152,7 +152,7 @@ def test_zero_expert_keeps_the_backbone_only_in_the_papers_form(residual):
     config = ModelConfig(**{**vars(SMALL), "residual": residual})
     backbone, segment = make_model(config=config), random_segment(2, 5)
     before = backbone(segment)
-    backbone.add_mixtures(1, routed=False)
+    add_mixtures(backbone, 1, routed=False)
     for mixture in backbone.mixtures:
         for parameter in mixture.parameters():
             nn.init.zeros_(parameter)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from m3dt.config import ModelConfig
-from m3dt.models import PromptDT
+from m3dt.models import PromptDT, add_mixtures
 from m3dt.runs import build_model, check_parent, load_expert
 from m3dt.runs.registry import Entry, Registry
 from m3dt.utils.errors import UserError
@@ -74,7 +74,7 @@ def test_damaged_entry_is_found(tmp_path):
             registry.find("backbone", "main")
 
 
-def test_missing_entry_says_what_is_here(tmp_path):
+def test_missing_entry_lists_the_others(tmp_path):
     registry = Registry(tmp_path)
     registry.save(entry("backbone", "main"), {"w": torch.arange(3.0)})
     with pytest.raises(UserError, match="backbone/main"):
@@ -110,7 +110,7 @@ def test_expert_of_another_backbone_is_refused(tmp_path):
 def test_experts_are_stacked_in_order(tmp_path):
     registry = Registry(tmp_path)
     model = PromptDT(MODEL)
-    model.add_mixtures(3, routed=False)
+    add_mixtures(model, 3, routed=False)
     for k in range(3):
         expert = registry.save(entry("expert", str(k)), expert_weights(k))
         load_expert(model, k, registry.tensors(expert))

@@ -1,22 +1,23 @@
-"""Every way to compute a model equals the plain one of `bench/plain.py`, forward and backward."""
+"""Every shortcut equals the plain model, forward and backward."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 from conftest import SYNTHETIC_TASKS
-from test_models import SMALL, make_model, random_segment
+from test_models import SMALL, make_model
 from test_stages import FAST, MODEL, data_for, fresh_model, train
 
-from m3dt.bench.plain import plain_actions
 from m3dt.bench.steps import random_batch
 from m3dt.config import ComputeConfig, LoaderConfig
-from m3dt.data import DatasetStore, M3DTDataModule, TaskStream
-from m3dt.models import PromptDT
-from m3dt.models.frozen_experts import MixFrozenExperts
-from m3dt.models.moe import ExpertBank
-from m3dt.models.transformer import _attend, attention_mask
+from m3dt.data import DatasetStore, ExpertStreams, M3DTDataModule, TaskStream
+from m3dt.models import PromptDT, add_mixtures, fast
+from m3dt.models.fast.experts import run_experts, run_mixture
+from m3dt.models.fast.frozen_experts import MixFrozenExperts
+from m3dt.models.fast.transformer import attend, attention_mask
+from m3dt.models.plain import ExpertBank
 from m3dt.stages import BackboneStage, ExpertStage, RouterStage, row_losses
+from m3dt.stages.stage import plain_predictions
 
 
 def stage_for(number, num_experts):
@@ -25,7 +26,7 @@ def stage_for(number, num_experts):
     model = PromptDT(replace(MODEL, dropout=0.0))
     kinds = {1: BackboneStage, 2: ExpertStage, 3: RouterStage}
     if num_experts:
-        model.add_mixtures(num_experts, routed=number == 3)
+        add_mixtures(model, num_experts, routed=number == 3)
         for parameter in model.parameters():
             parameter.data.add_(torch.randn_like(parameter), alpha=0.1)
     rest = ([0],) if number == 2 else ()
@@ -44,10 +45,10 @@ def gradients(stage, predict, batch):
 @pytest.mark.parametrize("number, num_experts", [(1, 0), (2, 1), (3, 5)])
 def test_a_stage_equals_the_plain_computation(synthetic, number, num_experts, share, experts):
     stage = stage_for(number, num_experts)
-    stage.model.use(ComputeConfig(share, experts))
+    stage.use(ComputeConfig(share_prompts=share, experts=experts))
     batch = data_for(synthetic, number).batch(2)
     actions, mine = gradients(stage, lambda: stage.predictions(batch), batch)
-    expected, plain = gradients(stage, lambda: plain_actions(stage.model, batch), batch)
+    expected, plain = gradients(stage, lambda: plain_predictions(stage.model, batch), batch)
     real = batch.segment.attention_mask.bool()
     assert real.all(dim=1).any() and not real.all()
     torch.testing.assert_close(actions[real], expected[real], rtol=1e-5, atol=1e-5)
@@ -63,7 +64,7 @@ def test_sharing_is_taken_where_it_pays(synthetic):
     model.prompt_embed.register_forward_hook(lambda m, i, out: encoded.append(len(out)))
     for sampling in ("one_task", "mixed"):
         batch = data_for(synthetic, 1, sampling=sampling).batch(0)
-        model(batch.segment, batch.prompt, None, batch.prompt_rows)
+        fast.predict(model, batch, ComputeConfig())
     assert encoded == [2, 6]
 
 
@@ -75,9 +76,9 @@ def test_experts_of_unequal_groups_read_their_own_prompts(synthetic, sampling):
     streams = [TaskStream(0, (0, 2)), TaskStream(1, (1,))]
     losses = []
     for chosen in (streams, streams[:1], streams[1:]):
-        data = M3DTDataModule(store, loader, MODEL, 0, 2, chosen)
+        data = M3DTDataModule(store, loader, MODEL, 0, 2, ExpertStreams(tuple(chosen)))
         stage = ExpertStage(fresh_model(len(chosen)), FAST, 0, [s.key for s in chosen])
-        stage.model.use(ComputeConfig("on"))
+        stage.use(ComputeConfig(share_prompts="on"))
         stage.eval()
         losses.append(row_losses(stage.predictions(data.batch(1)), data.batch(1)))
     torch.testing.assert_close(losses[0], torch.cat(losses[1:]))
@@ -92,7 +93,7 @@ def test_mixing_frozen_experts_has_the_right_gradients():
     x, gates = torch.randn(4, 16, dtype=torch.double), torch.rand(4, 3, dtype=torch.double)
 
     def mix(x, gates):
-        outputs = bank(x.expand(3, -1, -1))
+        outputs = run_experts(bank, x.expand(3, -1, -1))
         return torch.einsum("emd,me->md", outputs, gates)
 
     for wants in (True, False):
@@ -135,8 +136,8 @@ def test_attention_in_bf16_equals_the_fused_kernel():
     torch.manual_seed(0)
     q, k, v = (torch.randn(3, 2, 9, 8, dtype=torch.bfloat16) for _ in range(3))
     mask = attention_mask(torch.ones(3, 9, dtype=torch.bool), None, torch.bfloat16)
-    fused = _attend(q, k, v, mask, 0.0)
-    stepwise = _attend(q.requires_grad_(), k, v, mask, 0.0)
+    fused = attend(q, k, v, mask, 0.0)
+    stepwise = attend(q.requires_grad_(), k, v, mask, 0.0)
     assert "ScaledDotProduct" not in type(stepwise.grad_fn).__name__
     torch.testing.assert_close(stepwise.detach(), fused, rtol=0.02, atol=0.02)
 
@@ -171,17 +172,13 @@ def test_unfrozen_or_dropping_experts_are_mixed_together(monkeypatch):
         raise AssertionError("taken")
 
     monkeypatch.setattr(MixFrozenExperts, "apply", refuse)
-    model = make_model(2)
-    segment = random_segment(2, 5)
+    mixture = make_model(2).mixtures[0]
+    x = torch.randn(2, 5, 16)
     for case in ("training", "dropping", "together"):
-        model.requires_grad_(case == "training")
-        model.mixtures[0].router.requires_grad_(True)
-        model.train(case == "dropping")
-        for mixture in model.mixtures:
-            mixture.experts.dropout = 0.5
-            mixture.experts.reseed([0, 1])
-        model.use(ComputeConfig(experts="together" if case == "together" else "auto"))
-        model(segment)
-    model.use(replace(ComputeConfig(), experts="in_turn"))
+        mixture.experts.requires_grad_(case == "training")
+        mixture.train(case == "dropping")
+        mixture.experts.dropout = 0.5
+        mixture.experts.reseed([0, 1])
+        run_mixture(mixture, x, ComputeConfig(experts="together" if case == "together" else "auto"))
     with pytest.raises(AssertionError, match="taken"):
-        model.eval()(segment)
+        run_mixture(mixture.eval(), x, ComputeConfig(experts="in_turn"))

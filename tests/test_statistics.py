@@ -1,4 +1,4 @@
-"""Datasets beside the original one: statistics, figures, and the notebook that shows them."""
+"""Datasets compared with the original one: statistics, figures, and the notebooks."""
 
 import json
 import math
@@ -45,7 +45,7 @@ def test_description_equals_the_data(synthetic):
 
 
 def test_original_statistics_cover_all_tasks():
-    """Dimensions beyond a task's own are zero there, and its own vary."""
+    """Dimensions beyond the task's width are zero, and some within it vary."""
     assert set(original_statistics()) == set(TASKS)
     for task, (mean, std) in original_statistics().items():
         width = get_task(task).state_dim
@@ -60,7 +60,7 @@ def scale(std, original_std, low=-1.0, high=1.0, original_mean=0.0):
     ("std", "original", "ratio"),
     [(1.0, 0.5, 2.0), (0.1, 1.0, 0.1), (0.0, 0.0, 1.0), (0.0, 0.002, 1.0), (0.01, 0.0, 2.0)],
 )
-def test_ratio_counts_rounding_as_none(std, original, ratio):
+def test_ratio_ignores_rounding_errors(std, original, ratio):
     assert scale(std, original).ratio == pytest.approx(ratio)
 
 
@@ -74,7 +74,7 @@ def test_outliers_lie_beyond_the_factor():
     [(-3, 3, 1.0), (-1, 1, 0.5), (1, 9, 0.25), (5, 9, 0.0), (-9, -1, 0.25)],
 )
 def test_coverage_is_the_enclosed_share(low, high, coverage):
-    """The original reaches from -2 to 2."""
+    """The original's range is -2 to 2."""
     assert scale(1.0, 1.0, low, high).coverage == pytest.approx(coverage)
 
 
@@ -104,7 +104,7 @@ def test_figures_draw_every_task_and_dimension(synthetic):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs_from_the_results(path, monkeypatch):
-    """Top to bottom, without a kernel; pictures are left to machines that can render."""
+    """All cells run in order, without a kernel and without rendering."""
     monkeypatch.chdir(path.parent)
     monkeypatch.setenv("MUJOCO_GL", "disable")
     names: dict = {}

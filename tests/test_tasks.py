@@ -43,7 +43,7 @@ def counts(names):
 
 @pytest.mark.parametrize("size", [4, 10, 16, 33, 100, 159])
 def test_selection_keeps_ratio_and_difficulty(size):
-    """Any other number or seed gives a subset of its own, by the paper's rule."""
+    """Every other size or seed gives another subset by the paper's rule."""
     subsets = [suite(f"mt{size}", seed) for seed in (3, 4, 5)]
     mean = np.mean([paper_score(name) for name in TASKS])
     for names in subsets:
@@ -100,7 +100,7 @@ def roll(env, seed, steps):
 
 @pytest.mark.parametrize("name", METAWORLD)
 def test_metaworld_reset_is_reproducible(name):
-    """A used environment, reset to a seed, repeats a fresh one bit for bit; the goal is seen."""
+    """A used environment, reset to a seed, equals a new one bit for bit; the goal is visible."""
     env = make_env(name, seed=3)
     first = roll(env, 7, 20)
     other = roll(env, 8, 40)
@@ -119,7 +119,7 @@ def test_episode_ends_at_the_horizon():
 
 
 def test_grasp_test_equals_the_simulators():
-    """Our vectorised contact test must answer what the original loop over contacts answers."""
+    """Our vectorised contact test gives the same answers as the original loop over contacts."""
     player = Player(get_task("pick-place-v2"), Library())
     inner = player.env._env
     original = type(inner).touching_object

@@ -1,6 +1,6 @@
 """The parts that methods are made of: what trains, what stays to the bit, and what they compute."""
 
-from dataclasses import replace
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -8,11 +8,21 @@ from conftest import TINY
 from test_stages import FAST, MODEL, copy_of, data_for, fresh_model, train
 
 from m3dt.bench.method_costs import TRAININGS, method_step, stage_of
-from m3dt.config import METHODS, ModelConfig, MoEConfig, load_config
+from m3dt.config import (
+    METHODS,
+    ComputeConfig,
+    FrozenStageConfig,
+    ModelConfig,
+    MoEConfig,
+    load_config,
+)
 from m3dt.data import TaskStream
-from m3dt.models import PromptDT
-from m3dt.models.moe import Router
+from m3dt.models import PromptDT, add_mixtures, fast, make_model
+from m3dt.models.plain import Router
+from m3dt.models.variants.top_k import TopKRouter
 from m3dt.stages import BaselineStage, ExpertStage, RouterStage
+
+FASTEST = ComputeConfig()
 
 
 def numel(module):
@@ -29,7 +39,7 @@ def changed(stage, before):
 @pytest.mark.parametrize("train_experts", [False, True])
 def test_what_stage_3_moves(synthetic, expert, train_experts):
     model = fresh_model()
-    model.add_mixtures(2, routed=True, moe=MoEConfig(2, expert))
+    add_mixtures(model, 2, routed=True, moe=MoEConfig(2, expert))
     stage = RouterStage(model, FAST, 0, train_experts)
     before = copy_of(model)
     train(stage, data_for(synthetic, 3))
@@ -43,7 +53,7 @@ def test_what_stage_3_moves(synthetic, expert, train_experts):
 @pytest.mark.parametrize("expert", ["ffn", "trunk"])
 def test_what_stage_2_moves(synthetic, expert):
     model = fresh_model()
-    model.add_mixtures(2, routed=False, moe=MoEConfig(2, expert))
+    add_mixtures(model, 2, routed=False, moe=MoEConfig(2, expert))
     stage = ExpertStage(model, FAST, 0, [0, 1])
     before = copy_of(model)
     data = data_for(synthetic, 2, streams=[TaskStream(0, (0, 2)), TaskStream(1, (1, 2))])
@@ -64,7 +74,8 @@ def test_end_to_end_moves_everything_with_a_loss(synthetic):
 def test_dropout_in_frozen_parts_is_a_choice(synthetic, frozen_dropout):
     """On, it changes the modes of frozen modules, and still nothing but the routers moves."""
     model = fresh_model(2, routed=True)
-    stage = RouterStage(model, replace(FAST, frozen_dropout=frozen_dropout), 0)
+    config = FrozenStageConfig(**asdict(FAST), frozen_dropout=frozen_dropout)
+    stage = RouterStage(model, config, 0)
     assert model.transformer.h[0].attn.training == frozen_dropout
     assert model.mixtures[0].experts.training == frozen_dropout
     assert model.mixtures[0].router.training
@@ -79,7 +90,7 @@ def test_a_big_expert_alone_equals_one_among_others(synthetic, fewer):
     results = []
     for numbers in ((0, 1, 2), fewer):
         model = fresh_model()
-        model.add_mixtures(len(numbers), routed=False, moe=MoEConfig(len(numbers), "trunk"))
+        add_mixtures(model, len(numbers), routed=False, moe=MoEConfig(len(numbers), "trunk"))
         stage = ExpertStage(model, FAST, 0, numbers)
         train(stage, data_for(synthetic, 2, streams=[TaskStream(k, (k,)) for k in numbers]))
         results.append(stage.expert_weights()[1])
@@ -90,18 +101,19 @@ def test_a_big_expert_alone_equals_one_among_others(synthetic, fewer):
 def test_big_experts_with_an_encoded_prompt_equal_one_sequence(synthetic):
     batch = data_for(synthetic, 1).batch(0)
     model = fresh_model()
-    model.add_mixtures(3, routed=True, moe=MoEConfig(3, "trunk"))
+    add_mixtures(model, 3, routed=True, moe=MoEConfig(3, "trunk"))
     model.eval()
     with torch.no_grad():
         whole = model(batch.segment, batch.row_prompts())[:, -1]
-        encoded = model.forward_from(batch.segment, model.encode_prompt(batch.row_prompts()))
+        prompt = fast.encode_prompt(model, batch.row_prompts(), None, FASTEST)
+        encoded = fast.act(model, batch.segment, prompt, FASTEST)
     torch.testing.assert_close(encoded, whole)
 
 
 def test_big_experts_are_a_weighted_sum_of_trunks(synthetic):
     batch = data_for(synthetic, 1).batch(0)
     model = fresh_model()
-    model.add_mixtures(2, routed=True, moe=MoEConfig(2, "trunk"))
+    add_mixtures(model, 2, routed=True, moe=MoEConfig(2, "trunk"))
     model.eval()
     seen = {}
 
@@ -114,24 +126,26 @@ def test_big_experts_are_a_weighted_sum_of_trunks(synthetic):
     model.predict_action.register_forward_pre_hook(lambda m, i: seen.__setitem__("head", i[0]))
     with torch.no_grad():
         model(batch.segment, batch.row_prompts())
-        hidden = seen["backbone"][1][0]
+        hidden = seen["backbone"][1]
         assert all(torch.equal(seen[e][0][0], seen["backbone"][0][0]) for e in range(2))
         gates = model.big_experts.router(hidden)
-        expected = hidden + sum(gates[..., e : e + 1] * seen[e][1][0] for e in range(2))
-    torch.testing.assert_close(seen["head"], expected)
+        mixed = hidden + sum(gates[..., e : e + 1] * seen[e][1] for e in range(2))
+        expected = mixed[:, -18:]  # the segment's tokens
+    states = expected.unflatten(1, (-1, 3))[:, :, 1]  # actions are read at state tokens
+    torch.testing.assert_close(seen["head"], states)
 
 
 def test_big_experts_are_as_large_as_a_trunk():
     config = ModelConfig()
     model = PromptDT(config)
-    model.add_mixtures(1, routed=False, moe=MoEConfig(1, "trunk"))
+    add_mixtures(model, 1, routed=False, moe=MoEConfig(1, "trunk"))
     trunk = sum(p.numel() for p in model.transformer.parameters()) - 256  # without the token table
     assert sum(p.numel() for p in model.big_experts.parameters()) == trunk
 
 
 def test_top_k_router():
     torch.manual_seed(0)
-    router = Router(MODEL, 6, top_k=2)
+    router = TopKRouter(MODEL, 6, top_k=2)
     x = torch.randn(50, 16) * 30
     router.eval()
     gates = router(x)
@@ -155,14 +169,15 @@ def test_mtdt_tells_tasks_apart_by_a_vector(synthetic):
     batch = data_for(synthetic, 1, sampling="mixed").batch(0)
     torch.manual_seed(0)
     config = ModelConfig(**{**vars(MODEL), "task_embedding": 12})
-    model = PromptDT(config, num_tasks=3).eval()
+    model = make_model(config, num_tasks=3).eval()
     assert model.embed.state.weight.shape == (16, 39 + 12)
     assert not any(name.startswith("prompt") for name, _ in model.named_parameters())
     zeros = torch.zeros(6, dtype=torch.long)
     with torch.no_grad():
         one, other = (model(batch.segment, None, zeros + k) for k in (0, 1))
         again = model(batch.segment, batch.row_prompts(), zeros)  # a prompt says nothing
-        cached = model.forward_from(batch.segment, model.encode_prompt(batch.row_prompts(), zeros))
+        prompt = fast.encode_prompt(model, batch.row_prompts(), zeros, FASTEST)
+        cached = fast.act(model, batch.segment, prompt, FASTEST)
         # By hand: the vector is appended to every state.
         vector = model.task_embed.weight[0].expand(*batch.segment.states.shape[:2], 12)
         states = torch.cat((batch.segment.states, vector), dim=2)

@@ -1,4 +1,4 @@
-"""Behaviour policies: what plays the episodes that become a dataset."""
+"""Behaviour policies: scripts and trained networks that play the episodes of a dataset."""
 
 from m3dt.behaviour.ladder import Ladder, Noise, Rung
 from m3dt.behaviour.library import Library

@@ -1,47 +1,68 @@
-"""Behaviour that fills a dataset from random play to the best policy, as SAC replay does.
+"""Ladders: policies of increasing skill, so that a dataset resembles the replay buffer of SAC.
 
-A task's ladder is a list of rungs. Each is a policy, spoilt in three ways: a chance of a random
-action at every step, Gaussian noise on the policy's action, and phases of random actions from which
-the policy recovers. Meta-World's rungs spoil one script; the others also climb from early
-snapshots of a training to its best.
+A ladder is a list of rungs from random play to the best policy of a task. Each rung is a policy
+with noise of up to three kinds: random actions with a fixed probability, Gaussian noise on the
+actions, and phases of random actions from which the policy recovers. The rungs of a Meta-World task
+all use its script. Those of other tasks also use early snapshots of a training.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
-from m3dt.behaviour.behaviours import LearnedPolicy, Policy, ScriptedPolicy
 from m3dt.behaviour.library import BEST, Library
 from m3dt.behaviour.network import Network
-from m3dt.behaviour.scripts import HOLD_AFTER
+from m3dt.behaviour.policy import BehaviourPolicy, LearnedPolicy
+from m3dt.behaviour.scripted import HOLD_AFTER, ScriptedPolicy
 from m3dt.tasks import TaskSpec
 
-_PHASE_STEPS = (5, 40)  # length of a phase of random actions, uniform
+_PHASE_STEPS = (5, 40)  # length of a phase of random actions, drawn uniformly
+
+
+class BehaviourDescription(TypedDict, total=False):
+    """A task's behaviour in a dataset's index."""
+
+    behaviour: str
+    """`scripted` or `learned`."""
+    hold_after: int | None
+    """Scripted: steps from the first success until the hand stops."""
+    policies: str
+    """Learned: SHA-256 of the file of networks."""
+    ladder: list[dict[str, Any]]
+    """The fields of each rung: its policy and those of its noise."""
 
 
 @dataclass(frozen=True)
 class Noise:
-    """How a policy is spoilt."""
+    """The noise on a policy's actions."""
 
     random_chance: float = 0.0
+    """Probability of a random action, per step."""
     gaussian_std: float = 0.0
     num_phases: int = 0
+    """Phases of random actions per episode."""
 
     def phases(self, horizon: int, rng: np.random.Generator) -> np.ndarray:
-        """Draw which steps fall into phases of random actions, (horizon,) of bool."""
+        """Draw which steps belong to phases of random actions, (horizon,) bool."""
         inside = np.zeros(horizon, dtype=bool)
         for _ in range(self.num_phases):
-            # Early phases disturb the approach, which is where recovering is learnt.
+            # Early phases disturb the approach, so that the data show how to recover.
             start = int(rng.integers(0, horizon // 2))
             inside[start : start + int(rng.integers(*_PHASE_STEPS))] = True
         return inside
 
-    def spoil(self, action: np.ndarray, random: bool, rng: np.random.Generator) -> np.ndarray:
-        """Return a policy's action with noise, or a random one, (A,) float32."""
+    def apply(self, action: np.ndarray, random: bool, rng: np.random.Generator) -> np.ndarray:
+        """Return the action with noise, or a random action, (A,) float32.
+
+        Args:
+            action: The policy's action, (A,).
+            random: Whether the step belongs to a phase of random actions.
+            rng: Generator of the noise.
+        """
         if random or rng.random() < self.random_chance:
             return rng.uniform(-1, 1, action.shape).astype(np.float32)
         noise = rng.normal(0, self.gaussian_std, action.shape)
@@ -50,14 +71,14 @@ class Noise:
 
 @dataclass(frozen=True)
 class Rung:
-    """A policy's name in its library, and its noise."""
+    """The name of a policy in its library, and the noise on its actions."""
 
     policy: str
     noise: Noise = Noise()
 
 
-# Gaussian noise keeps the mean action right in states the script alone never visits, so that most
-# rungs teach recovery; it also stops a learner from merely repeating the action before.
+# With Gaussian noise, the mean action is right in states that the script alone never visits, so
+# most rungs teach recovery. It also keeps a learner from merely repeating its previous action.
 _SCRIPTED = tuple(
     Rung("script", noise)
     for noise in (
@@ -87,18 +108,21 @@ _ON_SNAPSHOTS = Noise(gaussian_std=0.2)
 
 
 class Ladder:
-    """The rungs of one task, from random to best, and what is needed to play them.
+    """The rungs of one task, from random play to the best policy, and their policies.
 
     Raises:
-        UserError: The task has neither a script nor trained policies, or theirs are damaged.
+        UserError: The task has neither a script nor networks, or the networks are damaged.
     """
 
     def __init__(self, spec: TaskSpec, library: Library) -> None:
         self._spec = spec
         self._networks: dict[str, Network] = {}
         self.rungs: Sequence[Rung] = _SCRIPTED
-        hold_after = HOLD_AFTER.get(spec.name)
-        self._source: dict[str, Any] = {"behaviour": "scripted", "hold_after": hold_after}
+        self._hold_after = HOLD_AFTER.get(spec.name)
+        self._source: BehaviourDescription = {
+            "behaviour": "scripted",
+            "hold_after": self._hold_after,
+        }
         if spec.domain == "metaworld":
             return
         self._networks = library.networks(spec)
@@ -114,13 +138,13 @@ class Ladder:
         """The last rung: the best policy without noise."""
         return self.rungs[-1]
 
-    def policy(self, rung: Rung) -> Policy:
+    def policy(self, rung: Rung) -> BehaviourPolicy:
         """Build the policy of a rung."""
         if rung.policy in self._networks:
             return LearnedPolicy(self._spec, self._networks[rung.policy])
-        return ScriptedPolicy(self._spec, HOLD_AFTER.get(self._spec.name))
+        return ScriptedPolicy(self._spec, self._hold_after)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> BehaviourDescription:
         """Describe the ladder for a dataset's index."""
         rungs = [{"policy": rung.policy, **asdict(rung.noise)} for rung in self.rungs]
         return {**self._source, "ladder": rungs}

@@ -1,13 +1,14 @@
-"""The trained policies that come with the package, or a folder of the user's own.
+"""Trained policies on disk: those that come with the package, and a folder of the user's own.
 
-One file a policy: the snapshots of a training in the order of their returns, and the best.
+There is one file per policy. It holds the best network and snapshots of its training, ordered by
+return.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from safetensors import SafetensorError
 
@@ -22,29 +23,51 @@ SHIPPED = Path(__file__).parent / "trained"
 RECORD = "policies.json"
 
 
+class RungRecord(TypedDict):
+    """When a network was taken from its training."""
+
+    steps: int
+    simulated_return: float
+
+
+class PolicyRecord(TypedDict):
+    """How one policy was trained, and its returns in the real environment."""
+
+    command: str
+    recipe: dict[str, Any]
+    """The fields of `Recipe`."""
+    seed: int
+    seconds: int
+    rungs: dict[str, RungRecord]
+    return_mean: float
+    return_std: float
+    return_quartiles: list[float]
+    """Smallest, 25 %, median, 75 % and largest return."""
+
+
 def policy_name(spec: TaskSpec) -> str:
-    """Return the name of the policy that plays a task: all goals of a robot share one."""
+    """Return the name of a task's policy; all goals of a locomotion domain share one."""
     return spec.name if spec.goal is None else spec.domain
 
 
 class Library:
-    """A folder of trained policies, looked at before those of the package."""
+    """The trained policies of a folder, and those of the package for all other tasks."""
 
     def __init__(self, folder: str | Path = "") -> None:
-        """Name the folders to look into.
+        """Set the folders to search; an empty `folder` means the package alone.
 
         Raises:
-            UserError: A folder is named that is not there.
+            UserError: The folder does not exist.
         """
         if folder and not Path(folder).is_dir():
             raise UserError(f"{folder}: no folder of behaviour policies here")
         self.folders = ([Path(folder)] if folder else []) + [SHIPPED]
 
     def path(self, spec: TaskSpec) -> Path:
-        """Return the file of a task's policies.
+        """Return the file of a task's networks.
 
         Raises:
-            UserError: There is none.
+            UserError: There is no such file.
         """
         name = f"{policy_name(spec)}.safetensors"
         for folder in self.folders:
@@ -56,10 +79,10 @@ class Library:
         )
 
     def networks(self, spec: TaskSpec) -> dict[str, Network]:
-        """Return a task's networks, snapshots first and then the best.
+        """Return a task's networks by name: the snapshots, then the best.
 
         Raises:
-            UserError: There are none, or they are damaged or of another task.
+            UserError: There is no file, or it is damaged or belongs to another task.
         """
         path = self.path(spec)
         try:
@@ -73,16 +96,16 @@ class Library:
         return dict(sorted(networks.items(), key=lambda item: (item[0] == BEST, item[0])))
 
     def checksum(self, spec: TaskSpec) -> str:
-        """Return the SHA-256 of a task's policies."""
+        """Return the SHA-256 of the file of a task's networks."""
         return sha256(self.path(spec))
 
 
-def read_record(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return how the policies of a folder were trained, by policy."""
+def read_record(folder: Path) -> dict[str, PolicyRecord]:
+    """Return how the policies of a folder were trained, by name."""
     path = folder / RECORD
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def write_record(folder: Path, record: dict[str, dict[str, Any]]) -> None:
-    """Write how the policies of a folder were trained, in the order of their names."""
+def write_record(folder: Path, record: dict[str, PolicyRecord]) -> None:
+    """Write how the policies of a folder were trained, sorted by name."""
     write_json(folder / RECORD, dict(sorted(record.items())))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,12 @@ from m3dt.behaviour.player import Player
 from m3dt.tasks import DOMAINS, TASKS, get_task, paper_score
 from m3dt.utils.console import progress_bar
 from m3dt.utils.files import atomic_path
-from m3dt.utils.processes import process_pool
+from m3dt.utils.processes import num_workers, process_pool
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What the best behaviour of a task does without noise, beside random play."""
+    """Episodes of a task's best policy without noise, compared with random play."""
 
     task: str
     domain: str
@@ -35,11 +34,11 @@ class Measurement:
     success_rate: float
     random_return: float
     paper_score: float
-    """Of the paper's policy trained on this task alone."""
+    """Score of the paper's policy trained on this task alone."""
 
 
 def measure_task(task: str, episodes: int, library: Library) -> Measurement:
-    """Play a task's best and random behaviour."""
+    """Play and measure a task's best policy and random play."""
     spec = get_task(task)
     player = Player(spec, library)
     ladder = player.ladder
@@ -47,33 +46,34 @@ def measure_task(task: str, episodes: int, library: Library) -> Measurement:
     best = [player.play(ladder.best, rng) for _ in range(episodes)]
     random = [player.play(ladder.rungs[0], rng) for _ in range(max(episodes // 2, 1))]
     returns = np.array([t.episode_return for t in best])
+    scores = [spec.normalized_score(t.episode_return, bool(t.success)) for t in best]
     return Measurement(
-        task,
-        spec.domain,
-        ladder.describe()["behaviour"],
-        episodes,
-        float(np.mean([spec.normalized_score(t.episode_return, bool(t.success)) for t in best])),
-        float(returns.mean()),
-        float(returns.std()),
-        float(np.mean([bool(t.success) for t in best])),
-        float(np.mean([t.episode_return for t in random])),
-        paper_score(task),
+        task=task,
+        domain=spec.domain,
+        behaviour=ladder.describe()["behaviour"],
+        episodes=episodes,
+        score=float(np.mean(scores)),
+        return_mean=float(returns.mean()),
+        return_std=float(returns.std()),
+        success_rate=float(np.mean([bool(t.success) for t in best])),
+        random_return=float(np.mean([t.episode_return for t in random])),
+        paper_score=paper_score(task),
     )
 
 
 def measure(
     tasks: Sequence[str], episodes: int, library: Library, console: Console
 ) -> list[Measurement]:
-    """Measure tasks in parallel, in their order.
+    """Measure tasks in parallel and return their results in order.
 
     Raises:
         UserError: A task has no behaviour policy.
     """
     for task in tasks:
-        Ladder(get_task(task), library)  # a policy that is missing shows at once
+        Ladder(get_task(task), library)  # fail early if a policy is missing
     with (
         progress_bar(console, "tasks") as bar,
-        process_pool(os.cpu_count() or 1) as pool,
+        process_pool(num_workers()) as pool,
     ):
         row = bar.add_task("measuring behaviour", total=len(tasks))
         futures = [pool.submit(measure_task, task, episodes, library) for task in tasks]
@@ -91,7 +91,7 @@ def measure_and_show(
     csv_file: Path | None,
     console: Console,
 ) -> None:
-    """Measure tasks (all, if none is named), print a table and its means, and write the CSV.
+    """Measure tasks (all, if none is named), print a table and domain means, and write a CSV file.
 
     Raises:
         UserError: A task is unknown or has no behaviour policy.
@@ -114,7 +114,7 @@ def measure_and_show(
 
 
 def write_measurements(path: Path, measurements: Sequence[Measurement]) -> None:
-    """Write measurements as CSV, numbers with two decimals."""
+    """Write measurements as CSV, with two decimals."""
     with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(Measurement.__dataclass_fields__))
         writer.writeheader()

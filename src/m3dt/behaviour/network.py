@@ -1,7 +1,4 @@
-"""Small policy networks on disk and in play, without torch.
-
-Letters: I policy input, A action.
-"""
+"""Small policy networks in NumPy, and their files."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from m3dt.utils.files import atomic_path
 
-_CLIP = 10.0  # normalised inputs beyond it are cut, as in training
+_CLIP = 10.0  # bound of the normalised inputs, as in training
 
 
 @dataclass(frozen=True)
@@ -21,8 +18,9 @@ class Network:
     """A multilayer perceptron with tanh units over normalised inputs.
 
     Attributes:
-        mean, std: Of the inputs in training, (I,).
-        weights, biases: Of each layer, (out, in) and (out,).
+        mean, std: Statistics of the inputs during training, (input_dim,).
+        weights: One matrix per layer, (out, in).
+        biases: One vector per layer, (out,).
     """
 
     mean: np.ndarray
@@ -31,18 +29,14 @@ class Network:
     biases: tuple[np.ndarray, ...]
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
-        """Return the mean action in [-1, 1].
-
-        Args:
-            inputs: (..., I).
-        """
+        """Return the mean action in [-1, 1], (..., A), for inputs (..., input_dim)."""
         hidden = np.clip((inputs - self.mean) / self.std, -_CLIP, _CLIP)
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
             hidden = np.tanh(hidden @ weight.T + bias)
         return np.clip(hidden @ self.weights[-1].T + self.biases[-1], -1.0, 1.0)
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """Return the parameters by name, normalisation in float32 and the rest in float16."""
+        """Return the parameters by name: statistics in float32, layers in float16."""
         named = {"mean": self.mean.astype(np.float32), "std": self.std.astype(np.float32)}
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             named[f"{i}.weight"] = weight.astype(np.float16)
@@ -72,7 +66,7 @@ def save_networks(path: Path, networks: dict[str, Network]) -> None:
 
 
 def load_networks(path: Path) -> dict[str, Network]:
-    """Read the networks of a file, in the order of their names."""
+    """Read the networks of a file, sorted by name."""
     grouped: dict[str, dict[str, np.ndarray]] = {}
     for name, value in sorted(load_file(path).items()):
         network, key = name.split("/", 1)

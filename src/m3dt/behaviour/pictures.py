@@ -1,4 +1,4 @@
-"""Pictures of tasks as their best behaviour plays them."""
+"""Pictures of tasks, taken while the best policy plays."""
 
 from __future__ import annotations
 
@@ -6,26 +6,24 @@ import warnings
 
 import numpy as np
 
-from m3dt.behaviour.ladder import Rung
 from m3dt.behaviour.library import Library
 from m3dt.behaviour.player import Player
 from m3dt.tasks import get_task
 
 
 def picture(task: str, steps: int = 30, library: Library | None = None) -> np.ndarray:
-    """Return what a task looks like after some steps of its best behaviour, (H, W, 3) uint8.
+    """Return a frame after some steps of a task's best policy, (height, width, 3) uint8.
 
     Args:
         task: Name of the task.
-        steps: How far into the episode.
-        library: Where the policies come from; by default the package.
+        steps: Number of steps before the frame.
+        library: Source of the policies; by default the package.
 
     Raises:
-        UserError: The task is unknown, has no policy, or rendering is off.
+        UserError: The task is unknown or has no policy, or rendering is off.
     """
     player = Player(get_task(task), library or Library())
-    rung: Rung = player.ladder.best
-    policy = player.ladder.policy(rung)
+    policy = player.ladder.policy(player.ladder.best)
     observation, _ = player.env.reset(seed=0)
     policy.begin()
     with warnings.catch_warnings():

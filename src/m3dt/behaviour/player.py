@@ -6,15 +6,15 @@ import warnings
 
 import numpy as np
 
-from m3dt.behaviour.behaviours import Policy
 from m3dt.behaviour.ladder import Ladder, Rung
 from m3dt.behaviour.library import Library
+from m3dt.behaviour.policy import BehaviourPolicy
 from m3dt.tasks import TaskSpec, Trajectory, make_env
-from m3dt.tasks.task_env import TaskEnv
+from m3dt.tasks.envs import TaskEnv
 
 
 class Player:
-    """Plays one task by the rungs of its ladder.
+    """Plays the rungs of one task's ladder in its environment.
 
     Raises:
         UserError: The task has no behaviour policy.
@@ -26,24 +26,23 @@ class Player:
         self.env = make_env(spec.name)
 
     def play(self, rung: Rung, rng: np.random.Generator) -> Trajectory:
-        """Play one episode; the generator decides its initial state and all noise."""
+        """Play one episode; the generator draws its initial state and all noise."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # scripts exceed [-1, 1]; we clip
             return play(self.env, self.ladder.policy(rung), rung, rng)
 
 
-def play(env: TaskEnv, policy: Policy, rung: Rung, rng: np.random.Generator) -> Trajectory:
-    """Play one episode of an environment."""
+def play(env: TaskEnv, policy: BehaviourPolicy, rung: Rung, rng: np.random.Generator) -> Trajectory:
+    """Play one episode of an environment, with the noise of a rung."""
     observation, _ = env.reset(seed=int(rng.integers(2**31)))
     policy.begin()
-    in_phase = rung.noise.phases(env.spec_task.horizon, rng)
+    in_phase = rung.noise.phases(env.task_spec.horizon, rng)
     observations: list[np.ndarray] = []
     actions: list[np.ndarray] = []
     rewards: list[float] = []
     success = done = False
     while not done:
-        action = policy.act(observation, success)
-        action = rung.noise.spoil(action, in_phase[len(actions)], rng)
+        action = rung.noise.apply(policy.act(observation, success), in_phase[len(actions)], rng)
         observations.append(observation)
         actions.append(action)
         observation, reward, terminated, truncated, info = env.step(action)

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from m3dt.bench.machine import alternate_seconds, median_seconds, peak_bytes
-from m3dt.bench.plain import plain_actions
 from m3dt.bench.steps import PAPER, count_flops, random_batch
-from m3dt.models import PromptDT
+from m3dt.config import ComputeConfig
+from m3dt.models import PromptDT, add_mixtures, fast
+from m3dt.stages.stage import plain_predictions
 from m3dt.utils.processes import process_pool
 
 TILE = 10
@@ -44,16 +45,17 @@ def act(
     R, T, P = environments, PAPER.context_length, PAPER.prompt_length
     model = PromptDT(PAPER)
     if num_experts:
-        model.add_mixtures(num_experts, routed=True)
+        add_mixtures(model, num_experts, routed=True)
     model.eval()
     batch, single = random_batch(R, T, P), random_batch(1, T, P)
-    prompt = model.encode_prompt(batch.row_prompts())
+    compute = ComputeConfig()
+    prompt = fast.encode_prompt(model, batch.row_prompts(), None, compute)
 
     def together() -> None:
-        model.forward_from(batch.segment, prompt)
+        fast.act(model, batch.segment, prompt, compute)
 
     def alone() -> None:
-        plain_actions(model, single)
+        plain_predictions(model, single)
 
     flops, memory = count_flops(together), peak_bytes()
     row: dict[str, Any] = {

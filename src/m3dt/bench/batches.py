@@ -52,7 +52,7 @@ def batches_row(num_tasks: int, trajectories: int) -> dict[str, Any]:
         before = resident_bytes()
         start = time.perf_counter()
         tasks = tuple(TaskStore.open(path, spec) for path, spec in files)
-        streams = [TaskStream(0, tuple(range(num_tasks)))]
+        streams = TaskStream(0, tuple(range(num_tasks)))
         loader = LoaderConfig(batch_size=BATCH)
         module = M3DTDataModule(DatasetStore(folder, tasks, ""), loader, PAPER, 0, 1, streams)
         opened = time.perf_counter() - start

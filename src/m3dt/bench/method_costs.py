@@ -12,7 +12,7 @@ from rich.table import Table
 from m3dt.bench.machine import median_seconds, peak_bytes
 from m3dt.bench.steps import random_batch, training_step
 from m3dt.config import Config, load_config
-from m3dt.models import PromptDT
+from m3dt.models import PromptDT, add_mixtures
 from m3dt.stages import BackboneStage, ExpertStage, HarmoStage, RouterStage, Stage
 from m3dt.tasks import tasks_of
 from m3dt.training.jobs import build_baseline
@@ -106,8 +106,8 @@ def stage_of(config: Config, part: str) -> Stage:
     if part == "backbone":
         return BackboneStage(model, config.stage1, config.seed)
     if part == "one expert":
-        model.add_mixtures(1, routed=False, moe=moe)
+        add_mixtures(model, 1, routed=False, moe=moe)
         return ExpertStage(model, config.stage2, config.seed, [0])
-    model.add_mixtures(moe.num_experts, routed=True, moe=moe)
+    add_mixtures(model, moe.num_experts, routed=True, moe=moe)
     train_experts = moe.training != "frozen_experts"
     return RouterStage(model, config.stage3, config.seed, train_experts)

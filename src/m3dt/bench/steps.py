@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from m3dt.bench.machine import alternate_seconds, peak_bytes
-from m3dt.bench.plain import plain_actions
-from m3dt.config import ModelConfig, StageConfig
+from m3dt.config import ComputeConfig, ModelConfig, StageConfig
 from m3dt.data import Batch, Segment
-from m3dt.models import PromptDT
+from m3dt.models import PromptDT, add_mixtures
 from m3dt.stages import BackboneStage, ExpertStage, RouterStage, Stage, row_losses
+from m3dt.stages.stage import plain_predictions
 from m3dt.utils.processes import process_pool
 
 # The paper's size, with the prompt length of the authors' code.
@@ -77,7 +77,7 @@ def _measure(training: Training, gemm_gflops: dict[str, float]) -> dict[str, Any
     stage = build_stage(training)
     batch = random_batch(BATCH, model.context_length, model.prompt_length)
     fast = training_step(stage, batch, dtype)
-    plain = training_step(stage, batch, dtype, lambda: plain_actions(stage.model, batch))
+    plain = training_step(stage, batch, dtype, lambda: plain_predictions(stage.model, batch))
     steps, flops, memory = [fast, plain][: 1 + training.plain], [], []
     for step in steps:
         flops.append(count_flops(step))
@@ -116,7 +116,7 @@ def build_stage(training: Training) -> Stage:
     model, config = PromptDT(model_of(training)), StageConfig()
     if training.stage == 1:
         return BackboneStage(model, config, 0)
-    model.add_mixtures(training.num_experts, routed=training.stage == 3)
+    add_mixtures(model, training.num_experts, routed=training.stage == 3)
     if training.stage == 2:
         return ExpertStage(model, config, 0, range(training.num_experts))
     return RouterStage(model, config, 0)
@@ -136,6 +136,7 @@ def training_step(
         dtype: Of the matrix products.
         predictions: How actions are predicted; by default as the stage does.
     """
+    stage.use(ComputeConfig())
     stage.train()
     for mixture in stage.model.mixtures:  # each expert drops units by its own seed
         mixture.experts.reseed(list(stage.expert_numbers()))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from m3dt.config import ModelConfig
 from m3dt.config.schema import ACTION_DIM, STATE_DIM
-from m3dt.models import PromptDT
+from m3dt.models import PromptDT, add_mixtures
 from m3dt.models.official import (
     below,
     expert_from_official,
@@ -154,7 +154,7 @@ def _expected(model: ModelConfig, num_experts: int, part: str) -> Weights:
     """Return tensors of the names and shapes that an expert, or the routers, must have."""
     with torch.device("meta"):
         empty = PromptDT(model)
-        empty.add_mixtures(num_experts, routed=True)
+        add_mixtures(empty, num_experts, routed=True)
     found: Weights = {}
     for i, mixture in enumerate(empty.mixtures):
         if part == "experts":

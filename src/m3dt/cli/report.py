@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import metadata
@@ -34,7 +33,9 @@ from m3dt.runs.registry import Registry
 from m3dt.tasks import SIMULATORS, get_task, tasks_of
 from m3dt.tasks.workers import WorkerPool
 from m3dt.utils.errors import UserError
-from m3dt.utils.files import atomic_path, check_writable, fingerprint, write_json
+from m3dt.utils.files import atomic_path, fingerprint, write_json
+from m3dt.utils.folders import check_writable
+from m3dt.utils.processes import num_workers
 
 
 def evaluate_run(
@@ -79,7 +80,7 @@ def evaluate_run(
                     result = {**taken, "run": config.run}
                     write_json(file, {"key": key, "result": result})
             if result is None:
-                pool = pool or WorkerPool(config.evaluation.workers or os.cpu_count() or 1)
+                pool = pool or WorkerPool(num_workers(config.evaluation.workers))
                 journal = Journal(file.with_suffix(f".{key[:8]}.episodes.jsonl"), key)
                 rules = config.evaluation
                 measured = evaluate_policy(policy, tasks, rules, console, pool, journal)

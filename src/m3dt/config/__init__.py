@@ -1,20 +1,15 @@
 """From YAML files and `key=value` overrides to one checked, typed configuration."""
 
 from m3dt.config.fields import weight_settings
-from m3dt.config.load import (
-    CONF_FOLDERS,
-    find_conf,
-    load_config,
-    read_yaml,
-    save_config,
-    shipped_confs,
-)
+from m3dt.config.load import find_conf, load_config, read_yaml, save_config, shipped_confs
 from m3dt.config.presets import BASELINES, METHODS, SIZES
 from m3dt.config.schema import (
     CollectConfig,
     ComputeConfig,
     Config,
     EvaluationConfig,
+    ExpertStageConfig,
+    FrozenStageConfig,
     GroupingConfig,
     HarmoConfig,
     LoaderConfig,
@@ -25,18 +20,19 @@ from m3dt.config.schema import (
 
 __all__ = [
     "BASELINES",
-    "CONF_FOLDERS",
     "CollectConfig",
     "ComputeConfig",
     "Config",
     "EvaluationConfig",
+    "ExpertStageConfig",
+    "FrozenStageConfig",
     "GroupingConfig",
     "HarmoConfig",
-    "METHODS",
-    "SIZES",
     "LoaderConfig",
+    "METHODS",
     "MoEConfig",
     "ModelConfig",
+    "SIZES",
     "StageConfig",
     "find_conf",
     "load_config",

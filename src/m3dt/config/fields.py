@@ -1,13 +1,135 @@
-"""What the fields of the schema say of themselves beside their type."""
+"""Declare the range and the choices of settings, and whether weights depend on them.
+
+A declaration is metadata of a dataclass field::
+
+    max_steps: int = number(400_000, low=1)
+    decay: str = choice("none", ("none", "cosine"))
+    checkpoint_every: int = number(5000, low=1, weights=False)
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any
+import math
+import operator
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, TypeVar
 
-_FREE = ("checkpoint_every", "max_bad_steps", "shard", "memory_gb", "num_workers")
+from m3dt.utils.errors import nearest
+
+IGNORED = "omegaconf_ignore"  # OmegaConf's mark of a field that is not a setting
+_LIMITS = {
+    "low": (operator.ge, "{} or more"),
+    "above": (operator.gt, "more than {}"),
+    "high": (operator.le, "{} or less"),
+    "below": (operator.lt, "less than {}"),
+}
+T = TypeVar("T")
+Number = TypeVar("Number", int, float)
 
 
-def weight_settings(section: Any) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Range:
+    """Limits of a number. `low` and `high` are allowed values, `above` and `below` are not."""
+
+    low: float | None = None
+    above: float | None = None
+    high: float | None = None
+    below: float | None = None
+
+    def problem(self, value: float) -> str:
+        """Return what is wrong with a value, or an empty string."""
+        if isinstance(value, float) and not math.isfinite(value):
+            return "" if value in (self.low, self.high) else "must be a finite number"
+        given = {name: limit for name in _LIMITS if (limit := getattr(self, name)) is not None}
+        if all(_LIMITS[name][0](value, limit) for name, limit in given.items()):
+            return ""
+        return "must be " + " and ".join(_LIMITS[name][1].format(given[name]) for name in given)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The words that a setting may have."""
+
+    words: tuple[str, ...]
+
+    def problem(self, value: str) -> str:
+        """Return what is wrong with a value, or an empty string."""
+        if value in self.words:
+            return ""
+        return f"is not one of {', '.join(self.words)}.{nearest(str(value), self.words)}"
+
+
+def setting(default: T, rule: Range | Choices | None = None, weights: bool = True) -> T:
+    """Declare a setting.
+
+    Args:
+        default: Its default value.
+        rule: Which values it may have; by default any.
+        weights: Whether it can change a bit of the weights that a training makes.
+    """
+    return field(default=default, metadata={"rule": rule, "weights": weights})
+
+
+def number(default: Number, weights: bool = True, **limits: float) -> Number:
+    """Declare a number within the limits of a `Range`; see `setting`."""
+    return setting(default, Range(**limits), weights)
+
+
+def choice(default: str, words: tuple[str, ...], weights: bool = True) -> str:
+    """Declare a setting that is one of a few words; see `setting`."""
+    return setting(default, Choices(words), weights)
+
+
+class SettingError(ValueError):
+    """Settings of a section are wrong.
+
+    Args:
+        section: The section.
+        problem: The message, with `{}` for each setting.
+        names: The settings, dotted below the section.
+    """
+
+    def __init__(self, section: Section, problem: str, *names: str) -> None:
+        self.problem = problem
+        self.values = {name: operator.attrgetter(name)(section) for name in names}
+        super().__init__(self.message())
+
+    def message(self, prefix: str = "") -> str:
+        """Return the message, with a prefix such as `stage1.` before each setting."""
+        return self.problem.format(*(f"{prefix}{k}={v}" for k, v in self.values.items()))
+
+
+@dataclass
+class Section:
+    """A group of settings that checks each one against its declaration."""
+
+    def __post_init__(self) -> None:
+        for name, declared in settings_of(self).items():
+            rule = declared.metadata.get("rule")
+            problem = rule.problem(getattr(self, name)) if rule else ""
+            if problem:
+                raise SettingError(self, f"{{}} {problem}", name)
+
+
+def settings_of(section: Section) -> dict[str, Field[Any]]:
+    """Return the declared settings of a section by name."""
+    return {f.name: f for f in fields(section) if not f.metadata.get(IGNORED)}
+
+
+def weight_settings(section: Section) -> dict[str, Any]:
     """Return the settings of a section that can change a bit of the weights."""
-    return {k: v for k, v in asdict(section).items() if k not in _FREE}
+    declared = settings_of(section).items()
+    return {name: getattr(section, name) for name, f in declared if f.metadata.get("weights", True)}
+
+
+def from_yaml(value: Any, declared: Field[Any]) -> Any:
+    """Return a value as it was meant, where YAML reads it as another type.
+
+    YAML reads `on` and `off` as booleans, and `1e2` and `100.0` as floats.
+    """
+    rule = declared.metadata.get("rule")
+    if isinstance(value, bool) and isinstance(rule, Choices) and {"on", "off"} <= {*rule.words}:
+        return "on" if value else "off"
+    if isinstance(value, float) and value.is_integer() and type(declared.default) is int:
+        return int(value)
+    return value

@@ -1,41 +1,36 @@
-"""Find, merge and check configurations; every mistake is a `UserError` that names the key."""
+"""Find, merge and check configurations. Every mistake is a `UserError` that names its source."""
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import AnyNode, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from m3dt.config.fields import Section, SettingError, from_yaml, settings_of
 from m3dt.config.presets import BASELINES, COMPAT, METHODS, SIZES, size_preset
 from m3dt.config.schema import Config
+from m3dt.config.sources import Sources
 from m3dt.utils.errors import UserError, nearest
 from m3dt.utils.files import atomic_path
 
-# Arguments of the Trainer that follow from the other sections of a configuration.
+# The working directory's, then the package's.
+CONF_FOLDERS = (Path("conf"), Path(__file__).resolve().parents[1] / "conf")
+
+# Arguments of the Trainer that m3dt sets from the other sections.
 _OUR_TRAINER_ARGUMENTS = {
-    "accumulate_grad_batches",
-    "callbacks",
-    "default_root_dir",
-    "enable_model_summary",
-    "enable_progress_bar",
-    "fast_dev_run",
-    "gradient_clip_algorithm",
-    "gradient_clip_val",
-    "logger",
-    "max_epochs",
-    "max_steps",
-    "max_time",
-    "plugins",
-    "use_distributed_sampler",
-}
-_SHIPPED = Path(__file__).resolve().parents[1] / "conf"  # an installed wheel
-_CHECKOUT = Path(__file__).resolve().parents[3] / "conf"  # a source tree
-CONF_FOLDERS = (Path("conf"), _CHECKOUT, _SHIPPED)
+    "accumulate_grad_batches", "callbacks", "default_root_dir", "enable_model_summary",
+    "enable_progress_bar", "fast_dev_run", "gradient_clip_algorithm", "gradient_clip_val",
+    "logger", "max_epochs", "max_steps", "max_time", "plugins", "use_distributed_sampler",
+}  # fmt: skip
+_KINDS = {
+    int: "a whole number", float: "a number", bool: "true or false", str: "text",
+    ListConfig: "a list",
+}  # fmt: skip
+_Layer = tuple[str, DictConfig]  # its source and its settings
 
 
 def shipped_confs() -> dict[str, Path]:
@@ -48,7 +43,7 @@ def shipped_confs() -> dict[str, Path]:
 
 
 def find_conf(name: str) -> Path:
-    """Return the file of a configuration given by name or by path.
+    """Return the file of a configuration, given by name or by path.
 
     Raises:
         UserError: There is no such configuration.
@@ -60,7 +55,7 @@ def find_conf(name: str) -> Path:
         return path
     confs = shipped_confs()
     if name not in confs:
-        known = ", ".join(sorted(confs)) or "none found: run inside the repository or give a path"
+        known = ", ".join(sorted(confs))
         raise UserError(f"--conf {name}: no such configuration.{nearest(name, confs)} ({known})")
     return confs[name]
 
@@ -70,78 +65,23 @@ def load_config(conf: str | Path, overrides: Sequence[str] = ()) -> Config:
 
     Args:
         conf: Name of a file in `conf/`, or a path.
-        overrides: Dotted keys, such as `stage1.max_steps=100`.
+        overrides: Settings by dotted keys, such as `stage1.max_steps=100`.
 
     Raises:
         UserError: A key is unknown or a value is wrong.
     """
     path = find_conf(str(conf))
-    base = path.with_name("base.yaml")
-    if not base.is_file():  # a configuration of one's own, anywhere
-        base = find_conf("base")
-    files = [(str(file), read_yaml(file)) for file in dict.fromkeys((base, path))]
-    given = []
-    for override in overrides:
-        key, separator, _ = override.partition("=")
-        if not separator or not key:
-            raise UserError(f"'{override}': overrides are written key=value")
-        given.append((f"override '{override}'", _parse_override(override)))
-    layers = []
-    for group in (*([file] for file in files), given):
-        layers += [*_presets([layer for _, layer in group], [*files, *given]), *group]
+    schema, sources = Config(), Sources()
     merged = OmegaConf.structured(Config)
-    for source, layer in layers:
-        _check_keys(layer, merged, source)
-        try:
-            merged.merge_with(layer)  # in place: copies took most of the time
-        except (OmegaConfBaseException, TypeError, ValueError) as error:
-            raise UserError(f"{source}: {_first_line(error)}") from None
+    for source, layer in _layers(path, overrides):
+        _read(layer, schema, source, sources)
+        _merge(merged, layer, source)
     merged.conf = path.stem
-    try:
-        config = OmegaConf.to_object(merged)
-    except (OmegaConfBaseException, ValueError, TypeError) as error:
-        raise UserError(f"{path}: {_first_line(error)}") from None
-    assert isinstance(config, Config)
+    config = _build(merged, schema, sources)
     config.run = config.run or _default_run(config)
     config.data = config.data or f"data/{config.suite}"
-    _check_trainer(config.trainer)
+    _check_trainer(config)
     return config
-
-
-_Layer = tuple[str, DictConfig]
-
-
-def _presets(naming: Sequence[DictConfig], everything: Sequence[_Layer]) -> list[_Layer]:
-    """Return what the method, size and compatibility stand for that some layers name.
-
-    They go before those layers: what stands beside such a name is more particular than it.
-    """
-    found = []
-    method = _last("method", [layer for _, layer in everything]) or Config.method
-    sizes = {size: size_preset(method, size) for size in SIZES}
-    for key, known in (("method", METHODS), ("size", sizes), ("compat", COMPAT)):
-        chosen = _last(key, naming)
-        if chosen is None:
-            continue
-        if chosen not in known:
-            listed = f"{nearest(chosen, known)} ({', '.join(known)})"
-            raise UserError(f"{key}={chosen}: no such {key}.{listed}")
-        found.append((f"{key}={chosen}", OmegaConf.create(known[chosen])))
-    return found
-
-
-def _last(key: str, layers: Sequence[DictConfig]) -> str | None:
-    try:
-        values = [str(layer.get(key)) for layer in layers if layer.get(key) is not None]
-    except OmegaConfBaseException as error:  # an interpolation that leads nowhere
-        raise UserError(f"{key}: {_first_line(error)}") from None
-    return values[-1] if values else None
-
-
-def _default_run(config: Config) -> str:
-    variant = config.method != "m3dt-gradient" and config.method not in BASELINES
-    parts = [config.conf, config.method if variant else "", config.size]
-    return "runs/" + "-".join(part for part in parts if part not in ("", "default"))
 
 
 def save_config(config: Config, path: Path) -> None:
@@ -151,61 +91,151 @@ def save_config(config: Config, path: Path) -> None:
 
 
 def read_yaml(path: Path) -> DictConfig:
-    """Read a mapping.
+    """Read a YAML file that holds a mapping.
 
     Raises:
-        UserError: The file is none.
+        UserError: The file is not valid YAML, or holds something else.
     """
     try:
         loaded = OmegaConf.load(path)
-    except Exception as error:  # yaml raises a whole family of its own
-        raise UserError(f"{path}: not valid YAML: {_first_line(error)}") from None
+    except Exception as error:  # yaml has many exceptions without a common base
+        raise UserError(f"{path}: not valid YAML: {_reason(error)}") from None
     if not isinstance(loaded, DictConfig):
         raise UserError(f"{path}: the top level must be a mapping of keys")
     return loaded
 
 
-def _parse_override(override: str) -> DictConfig:
+def _layers(path: Path, overrides: Sequence[str]) -> list[_Layer]:
+    """Return all layers of a configuration, in the order in which they are merged."""
+    base = path.with_name("base.yaml")
+    if not base.is_file():  # a user's own configuration may be anywhere
+        base = find_conf("base")
+    groups = [[(str(file), read_yaml(file))] for file in dict.fromkeys((base, path))]
+    groups.append([_parse_override(override) for override in overrides])
+    method = _last("method", [layer for group in groups for layer in group]) or Config.method
+    return [layer for group in groups for layer in (*_presets(group, method), *group)]
+
+
+def _parse_override(override: str) -> _Layer:
+    key, separator, _ = override.partition("=")
+    if not separator or not key:
+        raise UserError(f"'{override}': overrides are written key=value")
+    source = f"override '{override}'"
     try:
-        return OmegaConf.from_dotlist([override])
+        return source, OmegaConf.from_dotlist([override])
     except Exception as error:  # as above
-        raise UserError(f"override '{override}': {_first_line(error)}") from None
+        raise UserError(f"{source}: {_reason(error)}") from None
 
 
-def _check_keys(layer: DictConfig, schema: DictConfig, source: str, prefix: str = "") -> None:
-    """Refuse keys that the schema lacks; below `trainer` and `callbacks` any key may stand."""
-    for key in map(str, layer):
-        dotted = f"{prefix}{key}"
-        if key not in schema:
-            known = _all_keys(OmegaConf.structured(Config))
-            raise UserError(f"{source}: unknown key '{dotted}'.{nearest(dotted, known)}")
-        below = OmegaConf.is_dict(layer._get_node(key)) and OmegaConf.is_dict(schema[key])
-        if below and dataclasses.is_dataclass(OmegaConf.get_type(schema, key)):
-            _check_keys(layer[key], schema[key], source, f"{dotted}.")
+def _presets(group: Sequence[_Layer], method: str) -> Iterator[_Layer]:
+    """Yield the settings of the method, size and compatibility that a group of layers names.
+
+    They are merged before the group, which can override them. The schema refuses unknown names.
+    """
+    sizes = {size: size_preset(method, size) for size in SIZES}
+    for key, known in (("method", METHODS), ("size", sizes), ("compat", COMPAT)):
+        chosen = _last(key, group)
+        if chosen in known:
+            yield f"preset {key}={chosen}", OmegaConf.create(known[chosen])
 
 
-def _all_keys(schema: DictConfig, prefix: str = "") -> Iterable[str]:
-    for key in map(str, schema):
-        yield f"{prefix}{key}"
-        if OmegaConf.is_dict(schema[key]):
-            yield from _all_keys(schema[key], f"{prefix}{key}.")
+def _last(key: str, layers: Sequence[_Layer]) -> str | None:
+    """Return the value that the last of the layers with a key has for it."""
+    for source, layer in reversed(layers):
+        try:
+            value = layer.get(key)
+        except OmegaConfBaseException as error:  # an unknown interpolation
+            raise UserError(f"{source}: {key}: {_reason(error)}") from None
+        if value is not None:
+            return str(value)
+    return None
 
 
-def _check_trainer(arguments: dict[str, Any]) -> None:
-    """Check the names of `trainer.*` against those of lightning's Trainer."""
-    if not arguments:
+def _read(
+    layer: DictConfig, section: Section | None, source: str, sources: Sources, prefix: str = ""
+) -> None:
+    """Check a layer's keys, record their source, and take values as they were meant, in place.
+
+    Where there is no section, as below `trainer` and `callbacks`, any key is allowed.
+    """
+    declared = settings_of(section) if section else {}
+    for key in list(layer):
+        node, dotted = layer._get_node(key), f"{prefix}{key}"
+        sources.record(dotted, source)
+        if section and key not in declared:
+            raise sources.unknown(dotted, _all_keys(Config()))
+        below = getattr(section, str(key)) if section else None
+        if isinstance(node, DictConfig) and (section is None or isinstance(below, Section | dict)):
+            deeper = below if isinstance(below, Section) else None
+            _read(node, deeper, source, sources, f"{dotted}.")
+        elif isinstance(below, Section | dict):
+            raise UserError(f"{source}: {dotted}={node} must be a mapping of keys")
+        elif section and isinstance(node, AnyNode):
+            layer[key] = from_yaml(node._value(), declared[str(key)])
+
+
+def _merge(merged: DictConfig, layer: DictConfig, source: str) -> None:
+    """Merge a layer in place, as copies took most of the time."""
+    try:
+        merged.merge_with(layer)
+    except (OmegaConfBaseException, TypeError, ValueError) as error:
+        key = getattr(error, "full_key", None) or ""
+        kind = _KINDS.get(type(OmegaConf.select(merged, key))) if key else None
+        problem = f"{key}={OmegaConf.select(layer, key)} must be {kind}"
+        raise UserError(f"{source}: {problem if kind else _reason(error)}") from None
+
+
+def _build(merged: DictConfig, schema: Config, sources: Sources) -> Config:
+    """Return the typed configuration; its sections check themselves."""
+    prefix = ""
+    try:
+        values: Any = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
+        for name, value in values.items():
+            if isinstance(section := getattr(schema, name), Section):
+                prefix = f"{name}."
+                values[name] = type(section)(**value)
+        prefix = ""
+        return Config(**values, sources=sources)
+    except SettingError as error:
+        source = sources.of(*(f"{prefix}{name}" for name in error.values))
+        raise UserError(f"{source}: {error.message(prefix)}") from None
+    except (OmegaConfBaseException, TypeError, ValueError) as error:
+        key = str(getattr(error, "full_key", ""))
+        raise UserError(f"{sources.of(key)}: {key}: {_reason(error)}") from None
+
+
+def _default_run(config: Config) -> str:
+    variant = config.method != "m3dt-gradient" and config.method not in BASELINES
+    parts = [config.conf, config.method if variant else "", config.size]
+    return "runs/" + "-".join(part for part in parts if part not in ("", "default"))
+
+
+def _check_trainer(config: Config) -> None:
+    """Check the names of `trainer.*` against those of Lightning's Trainer."""
+    if not config.trainer:
         return
     from lightning.pytorch import Trainer
 
     known = set(inspect.signature(Trainer.__init__).parameters) - {"self"}
-    known -= _OUR_TRAINER_ARGUMENTS
-    for key in arguments:
+    for key in config.trainer:
+        dotted = f"trainer.{key}"
+        if key in _OUR_TRAINER_ARGUMENTS:
+            source = config.sources.of(dotted)
+            raise UserError(f"{source}: '{dotted}' follows from other settings and cannot be given")
         if key not in known:
-            raise UserError(f"unknown key 'trainer.{key}'.{nearest(key, known)}")
+            free = (f"trainer.{name}" for name in known - _OUR_TRAINER_ARGUMENTS)
+            raise config.sources.unknown(dotted, [*_all_keys(Config()), *free])
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    full_key = next((line.strip() for line in lines if "full_key:" in line), "")
-    key = full_key.removeprefix("full_key:").strip()
-    return f"{lines[0] if lines else type(error).__name__}" + (f" (key '{key}')" if key else "")
+def _all_keys(section: Section, prefix: str = "") -> Iterator[str]:
+    for key in settings_of(section):
+        yield f"{prefix}{key}"
+        if isinstance(below := getattr(section, key), Section):
+            yield from _all_keys(below, f"{prefix}{key}.")
+
+
+def _reason(error: Exception) -> str:
+    """Return what an exception of yaml or OmegaConf says, in one line."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    mark = getattr(error, "problem_mark", None)
+    return f"line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else lines[0]

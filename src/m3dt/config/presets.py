@@ -1,6 +1,6 @@
-"""Names that stand for several settings: methods, sizes, and what the authors' files need.
+"""Presets: methods, sizes and compatibility, each a name for several settings.
 
-A name goes before what stands beside it: settings in the same file, or with the same command.
+Settings in the same file, or in the same command, override those of the preset.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ METHODS: dict[str, Preset] = {
     "m3dt-end-to-end": {},
     "promptdt": {},
     "mtdt": {"model": {"task_embedding": 12}},
-    # A step belongs to one task's mask.
+    # Each step uses the mask of one task.
     "harmodt": {"loader": {"sampling": "one_task"}},
 }
-"""Rows of tables 1 and 2."""
+"""Settings of each method: the rows of tables 1 and 2."""
 
 BASELINES = ("promptdt", "mtdt", "harmodt", "m3dt-end-to-end")
-"""Methods without stages: one training of everything on all tasks."""
+"""Methods without stages: the whole model is trained once, on all tasks."""
 
 SIZES = ("default", "small", "large")
 
 
 def size_preset(method: str, size: str) -> Preset:
-    """Return what a size means: `large` has about 173 million parameters (table 4)."""
+    """Return the settings of a size; `large` has about 173 million parameters (table 4)."""
     if size == "default":
         return {}
     if size == "small":
@@ -55,3 +55,4 @@ COMPAT: dict[str, Preset] = {
         "evaluation": {"history": "all_dims"},
     },
 }
+"""Settings of each compatibility; `official` follows the authors' code."""

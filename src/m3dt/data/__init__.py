@@ -10,11 +10,12 @@ from m3dt.data.store import DatasetStore, TaskStore
 if TYPE_CHECKING:
     from m3dt.data.batch import Batch, Segment
     from m3dt.data.context import TaskContext
-    from m3dt.data.datamodule import M3DTDataModule, TaskStream
+    from m3dt.data.datamodule import ExpertStreams, M3DTDataModule, TaskStream
 
 __all__ = [
     "Batch",
     "DatasetStore",
+    "ExpertStreams",
     "M3DTDataModule",
     "Segment",
     "TaskStream",
@@ -27,6 +28,7 @@ _MODULES = {
     "Batch": "batch",
     "Segment": "batch",
     "TaskContext": "context",
+    "ExpertStreams": "datamodule",
     "M3DTDataModule": "datamodule",
     "TaskStream": "datamodule",
 }

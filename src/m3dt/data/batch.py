@@ -1,12 +1,15 @@
 """What a model is given.
 
-Letters: B batch, T timesteps, P prompt steps, Q distinct prompts, S state, A action.
+Letters: B batch, T timesteps, P prompt steps, S state, A action.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -28,12 +31,36 @@ class Batch(NamedTuple):
     """Segments with their prompts and what the loss needs to know."""
 
     segment: Segment
-    prompt: Segment  # (Q, P, ...), distinct ones
+    prompt: Segment  # (num_prompts, P, ...), distinct ones
     prompt_rows: Tensor  # (B,) of int64, which of them each row has
     action_mask: Tensor  # (B, A), 1 for the task's real action dimensions
     loss_weight: Tensor  # (B,), weight of a row's squared errors; over a stream they make a mean
     task_index: Tensor  # (B,) of int64, position in the suite
 
+    @property
+    def num_rows(self) -> int:
+        """Number of segments, B."""
+        return len(self.loss_weight)
+
     def row_prompts(self) -> Segment:
         """Return each row's prompt, (B, P, ...)."""
         return self.prompt.take(self.prompt_rows)
+
+    def with_own_prompts(self) -> Batch:
+        """Repeat prompts, so that each row has its own."""
+        own = torch.arange(self.num_rows)
+        return self._replace(prompt=self.row_prompts(), prompt_rows=own)
+
+    @classmethod
+    def concatenate(cls, batches: Sequence[Batch]) -> Batch:
+        """Return the rows of several batches, in their order."""
+        if len(batches) == 1:
+            return batches[0]
+        segment, prompt = (
+            Segment(*(torch.cat(tensors) for tensors in zip(*segments, strict=True)))
+            for segments in ([b.segment for b in batches], [b.prompt for b in batches])
+        )
+        firsts = itertools.accumulate((len(b.prompt.states) for b in batches), initial=0)
+        rows = [b.prompt_rows + first for b, first in zip(batches, firsts, strict=False)]
+        rest = zip(*(b[3:] for b in batches), strict=True)
+        return cls(segment, prompt, torch.cat(rows), *(torch.cat(tensors) for tensors in rest))

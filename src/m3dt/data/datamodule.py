@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from m3dt.config import LoaderConfig, ModelConfig
 from m3dt.data.batch import Batch, Segment
+from m3dt.data.parts import ExpertParts
 from m3dt.data.sampler import Rows, TaskSampler
 from m3dt.data.store import DatasetStore, action_mask
 from m3dt.utils.errors import UserError
@@ -25,7 +26,7 @@ _PROBE = 1_000_000  # keeps the random streams of probe batches apart from those
 
 @dataclass(frozen=True)
 class TaskStream:
-    """A sequence of batches over some tasks: all of them (stages 1, 3) or one expert's (2).
+    """A sequence of batches over some tasks: all of them, or those of one expert.
 
     Attributes:
         key: Part of the random seed, such as the number of the expert.
@@ -34,6 +35,13 @@ class TaskStream:
 
     key: int
     tasks: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ExpertStreams:
+    """The streams of stage 2, one per expert: their batches are the equal parts of one batch."""
+
+    streams: tuple[TaskStream, ...]
 
 
 class M3DTDataModule(pl.LightningDataModule):
@@ -48,7 +56,7 @@ class M3DTDataModule(pl.LightningDataModule):
         model: Lengths of segments and prompts.
         seed: Seed of the experiment.
         stage: Number of the stage, 1 to 3.
-        streams: One for stages 1 and 3; one an expert for stage 2, whose batches are concatenated.
+        streams: One stream over all tasks, or one per expert.
     """
 
     def __init__(
@@ -58,7 +66,7 @@ class M3DTDataModule(pl.LightningDataModule):
         model: ModelConfig,
         seed: int,
         stage: int,
-        streams: Sequence[TaskStream],
+        streams: TaskStream | ExpertStreams,
     ) -> None:
         super().__init__()
         self.store = store
@@ -66,7 +74,10 @@ class M3DTDataModule(pl.LightningDataModule):
         self.model = model
         self.seed = seed
         self.stage = stage
-        self.streams = tuple(streams)
+        per_expert = isinstance(streams, ExpertStreams)
+        self.streams = streams.streams if isinstance(streams, ExpertStreams) else (streams,)
+        # Experts share a batch in equal parts, but their groups differ in their number of tasks.
+        self._own_prompts = per_expert and loader.sampling == "mixed"
         self.samplers = [TaskSampler(task, loader, model.max_timesteps) for task in store.tasks]
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
@@ -75,22 +86,20 @@ class M3DTDataModule(pl.LightningDataModule):
         for stream in self.streams:
             rng = np.random.default_rng((self.seed, self.stage, stream.key, step))
             tasks, sizes = self._tasks_of(stream, step)
-            drawn = self._draw(rng, tasks, sizes, rank, world_size)
-            if self.stage == 2 and self.loader.sampling == "mixed":
-                # Experts share a batch in equal parts, but their groups' numbers of tasks differ.
-                drawn = [_with_own_prompts(part) for part in drawn]
-            parts += drawn
-        return _concatenate(parts)
+            part = Batch.concatenate(self._draw(rng, tasks, sizes, rank, world_size))
+            parts.append(part.with_own_prompts() if self._own_prompts else part)
+        ExpertParts(len(parts)).check([part.num_rows for part in parts])
+        return Batch.concatenate(parts)
 
     def probe_batch(self, task: int, index: int = 0, batch_size: int | None = None) -> Batch:
         """Return a fixed batch of one task, seeded by (seed, task, index), for measurements."""
         rng = np.random.default_rng((self.seed, _PROBE, task, index))
         size = batch_size or self.loader.batch_size
-        return _concatenate(self._draw(rng, [task], [size], 0, 1))
+        return Batch.concatenate(self._draw(rng, [task], [size], 0, 1))
 
     def probe_batches(self, tasks: Sequence[int], batch_size: int | None = None) -> Batch:
         """Return the probe batches of several tasks in one, in their order."""
-        return _concatenate([self.probe_batch(task, batch_size=batch_size) for task in tasks])
+        return Batch.concatenate([self.probe_batch(task, batch_size=batch_size) for task in tasks])
 
     def _tasks_of(self, stream: TaskStream, step: int) -> tuple[list[int], list[int]]:
         """Return the tasks of a step and how many rows each gets."""
@@ -186,23 +195,3 @@ class _Batches(Dataset[Batch]):
 
 def _segment(rows: Rows) -> Segment:
     return Segment(*(torch.from_numpy(np.ascontiguousarray(field)) for field in rows.fields()))
-
-
-def _with_own_prompts(batch: Batch) -> Batch:
-    """Repeat prompts, so that each row has its own."""
-    own = torch.arange(len(batch.prompt_rows))
-    return batch._replace(prompt=batch.row_prompts(), prompt_rows=own)
-
-
-def _concatenate(parts: Sequence[Batch]) -> Batch:
-    if len(parts) == 1:
-        return parts[0]
-    segment, prompt = (
-        Segment(*(torch.cat(tensors) for tensors in zip(*segments, strict=True)))
-        for segments in ([p.segment for p in parts], [p.prompt for p in parts])
-    )
-    counts = [len(part.prompt.states) for part in parts]
-    first = [sum(counts[:i]) for i in range(len(parts))]
-    rows = torch.cat([part.prompt_rows + n for part, n in zip(parts, first, strict=True)])
-    rest = zip(*(part[3:] for part in parts), strict=True)
-    return Batch(segment, prompt, rows, *(torch.cat(tensors) for tensors in rest))

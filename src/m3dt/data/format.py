@@ -1,7 +1,4 @@
-"""The dataset on disk: one HDF5 file a task, and `dataset.json` that describes them.
-
-Letters: N transitions, M trajectories, S state, A action (both the task's native widths).
-"""
+"""A dataset on disk: one HDF5 file per task, and the index `dataset.json`."""
 
 from __future__ import annotations
 
@@ -9,26 +6,33 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 
-from m3dt.tasks import TASKS, Trajectory
+from m3dt.behaviour.ladder import BehaviourDescription
+from m3dt.tasks import TASKS, TaskSpec, Trajectory
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import atomic_path, fingerprint, sha256, write_json
 
 SCHEMA_VERSION = 1
 INDEX = "dataset.json"
-COLLECTED = ("scripted", "learned")  # the behaviours that `m3dt collect` records
-# The last trajectories of a task are its prompts (paper appendix B).
-NUM_PROMPTS = 2
+COLLECTED = ("scripted", "learned")  # behaviours of collected, not imported, tasks
+NUM_PROMPTS = 2  # the last trajectories of a task are its prompts (paper appendix B)
 _QUARTILES = (0, 0.25, 0.5, 0.75, 1)
+
+
+class Provenance(BehaviourDescription, total=False):
+    """How a task's trajectories were made: by a behaviour and a seed, or by an import."""
+
+    seed: int
+    format: str
+    source: str
 
 
 @dataclass(frozen=True)
 class TaskEntry:
-    """A task's line in `dataset.json`."""
+    """A task in `dataset.json`."""
 
     file: str
     env_id: str
@@ -38,9 +42,8 @@ class TaskEntry:
     return_quartiles: list[float]
     """Smallest, 25 %, median, 75 % and largest episode return."""
     success_rate: float | None
-    """None where a source did not record success; the file then says 0."""
-    made_by: dict[str, Any]
-    """How the trajectories came to be: the behaviour, its settings and its seed."""
+    """None if the source did not record success; the file then contains zeros."""
+    made_by: Provenance
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class DatasetIndex:
     schema_version: int = SCHEMA_VERSION
 
     def add(self, task: str, entry: TaskEntry) -> None:
-        """Add or replace a task; the order of tasks is the catalogue's, however they came."""
+        """Add or replace a task; tasks are kept in the catalogue's order."""
         self.tasks[task] = entry
         for name in [name for name in TASKS if name in self.tasks]:
             self.tasks[name] = self.tasks.pop(name)
@@ -61,7 +64,7 @@ class DatasetIndex:
         write_json(folder / INDEX, asdict(self))
 
     def checksum(self, tasks: Sequence[str]) -> str:
-        """Return one hash of the named tasks' data."""
+        """Return one hash over the data of the named tasks."""
         return fingerprint({task: self.tasks[task].sha256 for task in tasks})
 
     @classmethod
@@ -69,7 +72,7 @@ class DatasetIndex:
         """Read the index of a dataset.
 
         Raises:
-            UserError: There is none, or it cannot be understood.
+            UserError: It is missing, not valid, or of another schema version.
         """
         path = folder / INDEX
         if not path.is_file():
@@ -89,46 +92,48 @@ class DatasetIndex:
 
 
 def write_task(
-    folder: Path,
-    task: str,
-    env_id: str,
-    trajectories: Sequence[Trajectory],
-    made_by: dict[str, Any],
+    folder: Path, spec: TaskSpec, trajectories: Sequence[Trajectory], made_by: Provenance
 ) -> TaskEntry:
-    """Write a task's trajectories as one HDF5 file, atomically, and return its index entry.
+    """Write a task's trajectories to one HDF5 file, atomically, and return its index entry.
 
-    The file is uncompressed and contiguous, so that readers can map it into memory. Mean and
-    standard deviation of the states, over the training trajectories, stand in its attributes.
+    Datasets are contiguous and uncompressed, so that readers can map them into memory. Attributes
+    hold mean and standard deviation of the states over the training trajectories.
     """
-    lengths = [len(trajectory.rewards) for trajectory in trajectories]
-    ends = np.cumsum(lengths)
-    observations = np.concatenate([t.observations for t in trajectories]).astype(np.float32)
-    rewards = np.concatenate([t.rewards for t in trajectories]).astype(np.float32)
-    returns = np.array([t.episode_return for t in trajectories], np.float32)
-    successes = np.array([bool(t.success) for t in trajectories], np.uint8)
-    known = all(t.success is not None for t in trajectories)
-    training = observations[: ends[-1 - NUM_PROMPTS]].astype(np.float64)
-    path = folder / f"{task}.hdf5"
+    arrays = _concatenate(trajectories)
+    ends = arrays["episode_ends"]
+    training = arrays["observations"][: ends[-1 - NUM_PROMPTS]].astype(np.float64)
+    path = folder / f"{spec.name}.hdf5"
     with atomic_path(path) as temporary:
         with h5py.File(temporary, "w") as file:
-            file["observations"] = observations
-            file["actions"] = np.concatenate([t.actions for t in trajectories]).astype(np.float32)
-            file["rewards"] = rewards
-            file["episode_ends"] = ends.astype(np.int64)
-            file["episode_returns"] = returns
-            file["successes"] = successes
+            for name, array in arrays.items():
+                file[name] = array
             file.attrs["schema_version"] = SCHEMA_VERSION
-            file.attrs["task"] = task
-            file.attrs["env_id"] = env_id
+            file.attrs["task"] = spec.name
+            file.attrs["env_id"] = spec.env_id
             file.attrs["state_mean"] = training.mean(axis=0)
             file.attrs["state_std"] = training.std(axis=0)
+    quartiles = np.quantile(arrays["episode_returns"], _QUARTILES)
+    success_known = all(t.success is not None for t in trajectories)
     return TaskEntry(
         file=path.name,
-        env_id=env_id,
+        env_id=spec.env_id,
         trajectories=len(trajectories),
         steps=int(ends[-1]),
         sha256=sha256(path),
-        return_quartiles=[round(float(q), 2) for q in np.quantile(returns, _QUARTILES)],
-        success_rate=round(float(successes.mean()), 4) if known else None,
+        return_quartiles=[round(float(value), 2) for value in quartiles],
+        success_rate=round(float(arrays["successes"].mean()), 4) if success_known else None,
         made_by=made_by,
     )
+
+
+def _concatenate(trajectories: Sequence[Trajectory]) -> dict[str, np.ndarray]:
+    """Return the datasets of a task's file, in the order they are written."""
+    returns = [t.episode_return for t in trajectories]
+    return {
+        "observations": np.concatenate([t.observations for t in trajectories], dtype=np.float32),
+        "actions": np.concatenate([t.actions for t in trajectories], dtype=np.float32),
+        "rewards": np.concatenate([t.rewards for t in trajectories], dtype=np.float32),
+        "episode_ends": np.cumsum([len(t.rewards) for t in trajectories], dtype=np.int64),
+        "episode_returns": np.array(returns, np.float32),
+        "successes": np.array([bool(t.success) for t in trajectories], np.uint8),
+    }

@@ -1,4 +1,4 @@
-"""Export a dataset to Minari, one Minari dataset a task."""
+"""Export a dataset to Minari: one Minari dataset per task."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from gymnasium.spaces import Box
 from m3dt.data.format import DatasetIndex
 from m3dt.data.store import DatasetStore, TaskStore
 from m3dt.utils.errors import UserError
-from m3dt.utils.files import sole_writer, staging_folder
+from m3dt.utils.folders import sole_writer, staging_folder
 
-_ROOT = "MINARI_DATASETS_PATH"  # where minari writes
+_ROOT = "MINARI_DATASETS_PATH"  # environment variable: the folder to which minari writes
 _NAMESPACE = "m3dt"
 
 
 def export_minari(folder: Path, target: Path, names: Sequence[str]) -> list[str]:
-    """Write tasks of a dataset as Minari datasets `m3dt/<task>-v0` below a folder.
+    """Write tasks of a dataset as Minari datasets `m3dt/<task>-v0`, and return their names.
 
-    Minari wants one observation more than actions; the last one is repeated, for it was not
-    recorded. Returns the names of the tasks.
+    Minari requires the observation after the last action. We did not record it, so the last one is
+    repeated.
 
     Args:
-        folder: Our dataset.
+        folder: Folder of our dataset.
         target: Minari's root folder.
-        names: Tasks; none means all.
+        names: Task names; none means all.
 
     Raises:
-        UserError: There is no dataset, a task is missing or stands in the target already, or
-            minari is not installed.
+        UserError: There is no dataset, a task is missing or already in the target, or minari is not
+            installed.
     """
     if find_spec("minari") is None:
         raise UserError("Minari datasets need minari: pip install 'm3dt[minari]'")
     index = DatasetIndex.read(folder)
     tasks = list(dict.fromkeys(names)) or list(index.tasks)
     store = DatasetStore.open(folder, tasks)
-    taken = [t for t in tasks if (target / _identity(t)).exists()]
+    taken = [t for t in tasks if (target / _dataset_id(t)).exists()]
     if taken:
-        raise UserError(f"{target}: holds {', '.join(taken)} already. Export to another folder.")
+        raise UserError(f"{target}: already holds {', '.join(taken)}. Export to another folder.")
     with sole_writer(target), staging_folder(target) as staging:
-        with _environment(_ROOT, str(staging.resolve())):
+        with _environment_variable(_ROOT, str(staging.resolve())):
             for task in store.tasks:
                 entry = index.tasks[task.spec.name]
                 _write(task, entry.success_rate is not None, str(entry.made_by.get("behaviour")))
@@ -61,9 +61,9 @@ def _write(task: TaskStore, success_known: bool, behaviour: str) -> None:
 
     spec = task.spec
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # no address, no environment
+        warnings.simplefilter("ignore", UserWarning)  # about the missing address and environment
         minari.create_dataset_from_buffers(
-            _identity(spec.name),
+            _dataset_id(spec.name),
             list(_buffers(task, success_known)),
             observation_space=Box(-np.inf, np.inf, (spec.state_dim,), np.float32),
             action_space=Box(-1.0, 1.0, (spec.action_dim,), np.float32),
@@ -73,13 +73,13 @@ def _write(task: TaskStore, success_known: bool, behaviour: str) -> None:
         )
 
 
-def _identity(task: str) -> str:
-    # Minari reads a trailing -v2 as its own version number.
+def _dataset_id(task: str) -> str:
+    # Minari would take a trailing -v2 for its own version number.
     return f"{_NAMESPACE}/{task.removesuffix('-v2')}-v0"
 
 
 def _buffers(task: TaskStore, success_known: bool) -> Iterator[Any]:
-    """Yield a task's episodes; only ants end early, whatever the length of others means."""
+    """Yield a task's episodes. Only ants terminate: other short episodes count as truncated."""
     from minari.data_collector import EpisodeBuffer
 
     for i, (start, end) in enumerate(zip(task.episode_starts, task.episode_ends, strict=True)):
@@ -101,7 +101,7 @@ def _buffers(task: TaskStore, success_known: bool) -> Iterator[Any]:
 
 
 @contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
+def _environment_variable(name: str, value: str) -> Iterator[None]:
     before = os.environ.get(name)
     os.environ[name] = value
     try:

@@ -1,7 +1,4 @@
-"""What a dataset holds: returns, and states beside those of the original dataset.
-
-Letters: M trajectories, S state.
-"""
+"""Statistics of a dataset: returns, and states compared with the original dataset."""
 
 from __future__ import annotations
 
@@ -10,28 +7,42 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
 from m3dt.data.format import DatasetIndex
 from m3dt.data.store import DatasetStore, TaskStore
 
-# Below it a deviation counts as none: the original statistics carry rounding of that size.
+# Lower bound of standard deviations: the original statistics have rounding errors of this size.
 CONSTANT = 0.005
 _QUANTILES = (0.005, 0.995)
-_SAMPLE = 20_000  # states that quantiles are taken from
+_SAMPLE = 20_000  # largest number of states from which quantiles are computed
+
+
+class TaskDescription(TypedDict):
+    """One task of a dataset."""
+
+    trajectories: int
+    steps: int
+    behaviour: str
+    return_quartiles: list[float]
+    """Smallest, 25 %, median, 75 % and largest episode return."""
+    success_rate: float | None
+    states: list[list[float]]
+    """[mean, std, low, high] of each state dimension, over the training trajectories."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """One state dimension, here and in the original dataset.
+    """One state dimension of a task, in a dataset and in the original one.
 
     Attributes:
-        task, dimension: Which one.
-        mean, std: Over our training trajectories.
-        low, high: Our 0.5 % and 99.5 % quantiles.
-        original_mean, original_std: Of the original dataset.
+        task: Name of the task.
+        dimension: Index of the state dimension.
+        mean, std: Statistics of the training trajectories.
+        low, high: Their 0.5 % and 99.5 % quantiles.
+        original_mean, original_std: Statistics of the original dataset.
     """
 
     task: str
@@ -45,30 +56,26 @@ class Scale:
 
     @property
     def ratio(self) -> float:
-        """Our standard deviation over the original's, each counted as 0.005 at least."""
+        """Our standard deviation divided by the original's, both at least 0.005."""
         return max(self.std, CONSTANT) / max(self.original_std, CONSTANT)
 
     @property
     def coverage(self) -> float:
-        """The share of the original's mean +- 2 deviations that our quantiles enclose."""
+        """Fraction of the original's mean +- 2 std that lies between our quantiles."""
         reach = 2 * max(self.original_std, CONSTANT)
         low, high = self.original_mean - reach, self.original_mean + reach
         return max(0.0, min(high, self.high) - max(low, self.low)) / (high - low)
 
 
-def describe(folder: Path) -> dict[str, Any]:
-    """Describe each task of a dataset: counts, quartiles of returns, statistics of its states.
-
-    Returns:
-        By task: `trajectories`, `steps`, `behaviour`, `return_quartiles`, `success_rate`, and
-        `states`, a list of [mean, std, low, high] for each dimension.
+def describe(folder: Path) -> dict[str, TaskDescription]:
+    """Describe the tasks of a dataset, by name.
 
     Raises:
         UserError: There is no dataset.
     """
     index = DatasetIndex.read(folder)
     store = DatasetStore.open(folder, list(index.tasks))
-    result = {}
+    result: dict[str, TaskDescription] = {}
     for task in store.tasks:
         entry = index.tasks[task.spec.name]
         result[task.spec.name] = {
@@ -92,15 +99,15 @@ def _states(task: TaskStore) -> list[list[float]]:
 
 @cache
 def original_statistics() -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return mean and deviation, (39,) each, of the original dataset's states, by task."""
+    """Return mean and std of the original dataset's states, (39,) each, by task."""
     path = resources.files("m3dt.data").joinpath("original_statistics.npz")
     with path.open("rb") as file, np.load(file) as arrays:
         columns = (arrays[name] for name in ("task", "state_mean", "state_std"))
         return {str(task): (mean, std) for task, mean, std in zip(*columns, strict=True)}
 
 
-def compare_scales(description: Mapping[str, Any]) -> list[Scale]:
-    """Put every state dimension of a described dataset beside the original's."""
+def compare_scales(description: Mapping[str, TaskDescription]) -> list[Scale]:
+    """Compare every state dimension of a described dataset with the original's."""
     scales = []
     for task, described in description.items():
         mean, std = original_statistics()[task]
@@ -111,5 +118,5 @@ def compare_scales(description: Mapping[str, Any]) -> list[Scale]:
 
 
 def outliers(scales: Sequence[Scale], factor: float = 3.0) -> list[Scale]:
-    """Return the dimensions whose scales differ by more than a factor."""
+    """Return the dimensions whose standard deviations differ by more than a factor."""
     return [scale for scale in scales if max(scale.ratio, 1 / scale.ratio) > factor]

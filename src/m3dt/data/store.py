@@ -1,7 +1,4 @@
-"""Datasets opened for reading: files mapped into memory, nothing loaded.
-
-Letters: N transitions, M trajectories, S state, A action (both the task's native widths).
-"""
+"""Datasets opened for reading: memory-mapped, so that opening one takes no RAM."""
 
 from __future__ import annotations
 
@@ -20,26 +17,28 @@ from m3dt.tasks import TaskSpec, get_task
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import sha256
 
-_LAYOUT = {"observations": 2, "actions": 2, "rewards": 1}  # mapped: name, rank
-_OFFICIAL_OFFSET = 1e-6  # what the authors add to a standard deviation
-_SMALL = ("episode_ends", "episode_returns", "successes")  # read
+_MAPPED_RANKS = {"observations": 2, "actions": 2, "rewards": 1}
+_OFFICIAL_OFFSET = 1e-6  # the authors add it to every standard deviation
+_READ = ("episode_ends", "episode_returns", "successes")
 
 
 @dataclass(frozen=True)
 class TaskStore:
-    """One task's trajectories.
+    """One task's trajectories, concatenated along the first axis.
+
+    States and actions have the task's own widths, S = `state_dim` and A = `action_dim`.
 
     Attributes:
         spec: The task.
-        path: The file.
-        mapping: The file in memory.
-        observations: (N, S) float32, mapped.
-        actions: (N, A) float32, mapped.
-        rewards: (N,) float32, mapped.
-        episode_ends: (M,) int64, the transition behind each trajectory's last.
-        episode_returns: (M,) float32.
-        successes: (M,) uint8.
-        state_mean, state_std: (S,) float64, over the training trajectories.
+        path: Its HDF5 file.
+        mapping: The memory-mapped file.
+        observations: (transitions, S) float32, mapped.
+        actions: (transitions, A) float32, mapped.
+        rewards: (transitions,) float32, mapped.
+        episode_ends: Index after each trajectory's last transition, (trajectories,) int64.
+        episode_returns: (trajectories,) float32.
+        successes: (trajectories,) uint8.
+        state_mean, state_std: Statistics of the training trajectories, (S,) float64.
     """
 
     spec: TaskSpec
@@ -61,26 +60,26 @@ class TaskStore:
         )
 
     def release(self) -> None:
-        """Give pages that were read back to the system, which keeps them cached while it can.
+        """Unmap the pages that were read; the system keeps them in its cache while it can.
 
-        The system maps far more than is read at every access: without this, a long run's resident
-        memory would grow to the size of the dataset.
+        Each access maps far more than it reads: without this, the resident memory of a long run
+        would grow to the size of the dataset.
         """
         if hasattr(mmap, "MADV_DONTNEED"):
             self.mapping.madvise(mmap.MADV_DONTNEED)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A worker process maps the file itself instead of receiving a copy of the data.
+        # Worker processes map the file themselves instead of receiving a copy of the data.
         return TaskStore.open, (self.path, self.spec)
 
     @property
     def episode_starts(self) -> np.ndarray:
-        """First transition of each trajectory, (M,)."""
+        """Index of each trajectory's first transition, (trajectories,)."""
         return np.concatenate(([0], self.episode_ends[:-1]))
 
     @property
     def num_training_steps(self) -> int:
-        """Transitions of all trajectories but the prompts."""
+        """Number of transitions in the training trajectories, which precede the prompts."""
         return int(self.episode_ends[-1 - NUM_PROMPTS])
 
     @classmethod
@@ -88,13 +87,13 @@ class TaskStore:
         """Map a task's file into memory.
 
         Raises:
-            UserError: The file is missing, truncated, or not of the expected layout.
+            UserError: The file is missing, truncated, or has another layout or other widths.
         """
         remedy = f"Delete it and run `m3dt collect` with data={path.parent} again."
         try:
             with h5py.File(path, "r") as file:
-                placed = {name: _placement(file, name, rank) for name, rank in _LAYOUT.items()}
-                small = {name: file[name][()] for name in _SMALL}
+                placed = {name: _placement(file, name, r) for name, r in _MAPPED_RANKS.items()}
+                small = {name: file[name][()] for name in _READ}
                 mean, std = file.attrs["state_mean"][()], file.attrs["state_std"][()]
         except FileNotFoundError:
             raise UserError(
@@ -110,7 +109,7 @@ class TaskStore:
         with path.open("rb") as opened:
             mapping = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
         if hasattr(mmap, "MADV_RANDOM"):
-            mapping.madvise(mmap.MADV_RANDOM)  # reading ahead would be in vain
+            mapping.madvise(mmap.MADV_RANDOM)  # reading ahead would be useless
         mapped = {
             name: np.ndarray(shape, np.float32, buffer=mapping, offset=offset)
             for name, (offset, shape) in placed.items()
@@ -120,6 +119,7 @@ class TaskStore:
         return store
 
     def _check(self, path: Path) -> None:
+        """Compare the widths with the task's, and the trajectories with the transitions."""
         steps = len(self.rewards)
         expected = {
             "observations": (steps, self.spec.state_dim),
@@ -138,6 +138,7 @@ class TaskStore:
 
 
 def _placement(file: h5py.File, name: str, rank: int) -> tuple[int, tuple[int, ...]]:
+    """Return a dataset's offset in the file, in bytes, and its shape."""
     dataset = file[name]
     offset = dataset.id.get_offset()
     if offset is None or dataset.dtype != np.float32 or dataset.ndim != rank:
@@ -147,7 +148,7 @@ def _placement(file: h5py.File, name: str, rank: int) -> tuple[int, tuple[int, .
 
 @dataclass(frozen=True)
 class DatasetStore:
-    """The tasks of a suite, in its order, and the checksum of their data."""
+    """The tasks of a suite in order, and the checksum of their data."""
 
     folder: Path
     tasks: tuple[TaskStore, ...]
@@ -160,9 +161,9 @@ class DatasetStore:
         """Open the named tasks of a dataset.
 
         Args:
-            folder: The dataset's.
-            names: Of the tasks, in the order wanted.
-            checksums: Whether to read all of the files and compare their checksums.
+            folder: Folder of the dataset.
+            names: Task names, in the desired order.
+            checksums: Whether to read all files and compare their checksums.
 
         Raises:
             UserError: There is no dataset, tasks are missing, or a file is damaged.
@@ -184,48 +185,41 @@ class DatasetStore:
             if changed:
                 raise UserError(
                     f"{folder}: {', '.join(changed)}: not as the dataset's checksums say. Delete "
-                    "what is damaged and run `m3dt collect` again, or import it again."
+                    "the damaged files and run `m3dt collect` again, or import them again."
                 )
         return cls(folder, tuple(tasks), index.checksum(names))
 
 
-def pad_last(array: np.ndarray, width: int, value: float = 0.0) -> np.ndarray:
-    """Pad the last axis at its end to `width`."""
-    missing = width - array.shape[-1]
-    if missing == 0:
-        return array
-    return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, missing)], constant_values=value)
-
-
 @dataclass(frozen=True)
 class Normalization:
-    """What states are normalised with: mean and std of one task, (39,) float32 each."""
+    """Mean and std that normalise one task's states, (39,) float32 each."""
 
     mean: np.ndarray
     std: np.ndarray
 
     @classmethod
     def padded(cls, mean: np.ndarray, std: np.ndarray) -> Normalization:
-        """Pad statistics of native width; padded dims get 0 and 1."""
-        mean, std = pad_last(mean, STATE_DIM), pad_last(std, STATE_DIM, 1.0)
+        """Pad statistics of the task's own width, the mean with 0 and the std with 1."""
+        padding = (0, STATE_DIM - len(mean))
+        mean, std = np.pad(mean, padding), np.pad(std, padding, constant_values=1.0)
         return cls(mean.astype(np.float32), std.astype(np.float32))
 
 
 def normalizations(store: TaskStore, loader: LoaderConfig) -> tuple[Normalization, Normalization]:
-    """Return how a task's training states and its prompts are normalised.
+    """Return the normalisations of a task's training states and of its prompts.
 
-    The std is floored because many Meta-World dimensions are constant: divided by 1e-6, any
-    difference in one of them would dwarf every other input (README, deviations 3 and 5).
+    By default, the std has a lower bound, because many Meta-World dimensions are constant: divided
+    by 1e-6, any difference in one of them would dwarf all other inputs (README, deviations 3, 5).
     """
     mean, std = store.state_mean, store.state_std
     if loader.normalization == "floored":
         both = Normalization.padded(mean, np.maximum(std, loader.std_floor))
         return both, both
     prompts = store.observations[store.num_training_steps :].astype(np.float64)
-    own = Normalization.padded(prompts.mean(axis=0), prompts.std(axis=0) + _OFFICIAL_OFFSET)
-    return Normalization.padded(mean, std + _OFFICIAL_OFFSET), own
+    of_prompts = Normalization.padded(prompts.mean(axis=0), prompts.std(axis=0) + _OFFICIAL_OFFSET)
+    return Normalization.padded(mean, std + _OFFICIAL_OFFSET), of_prompts
 
 
 def action_mask(spec: TaskSpec) -> np.ndarray:
-    """Return 1 for a task's real action dimensions and 0 for the padded ones, (8,) float32."""
+    """Return 1 for the task's own action dimensions and 0 for padding, (8,) float32."""
     return (np.arange(ACTION_DIM) < spec.action_dim).astype(np.float32)

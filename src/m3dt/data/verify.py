@@ -1,9 +1,9 @@
-"""Check a dataset: layout, checksums, values."""
+"""Check the files of a dataset: layout, checksums, values."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -16,17 +16,24 @@ from m3dt.utils.files import sha256
 _CHUNK = 1_000_000  # transitions checked at a time
 
 
-def verify(folder: Path) -> dict[str, Any]:
-    """Check every file that a dataset lists.
+class VerifyReport(TypedDict):
+    """Counts over a dataset, and one message per problem."""
 
-    Returns:
-        Counts of tasks, trajectories and steps, and `problems`, a message each.
+    folder: str
+    tasks: int
+    trajectories: int
+    steps: int
+    problems: list[str]
+
+
+def verify(folder: Path) -> VerifyReport:
+    """Check every file that a dataset lists.
 
     Raises:
         UserError: There is no dataset.
     """
     index = DatasetIndex.read(folder)
-    problems = []
+    problems: list[str] = []
     for task, entry in index.tasks.items():
         try:
             problems += _check(folder / entry.file, task, entry)
@@ -45,11 +52,11 @@ def _check(path: Path, task: str, entry: TaskEntry) -> list[str]:
     store = TaskStore.open(path, get_task(task))
     problems = []
     if sha256(path) != entry.sha256:
-        problems.append(f"{path}: its checksum is not the one in the index")
+        problems.append(f"{path}: its checksum differs from the index")
     if len(store.episode_ends) != entry.trajectories or len(store.rewards) != entry.steps:
         problems.append(
-            f"{path}: {len(store.episode_ends)} trajectories of {len(store.rewards)} steps, but "
-            f"the index counts {entry.trajectories} of {entry.steps}"
+            f"{path}: {len(store.episode_ends)} trajectories with {len(store.rewards)} steps, but "
+            f"the index says {entry.trajectories} with {entry.steps}"
         )
     for name in ("observations", "actions", "rewards"):
         array = getattr(store, name)

@@ -6,12 +6,14 @@ import os
 # with them a score on who shares a forward pass. Read at the process's first product.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
+from m3dt.evaluation.agent import Agent, load
 from m3dt.evaluation.policies import AgentPolicy, OraclePolicy, Policy, RandomPolicy
 from m3dt.evaluation.scores import Episode, summarize
 from m3dt.evaluation.scoring import evaluate, evaluate_policy
 from m3dt.evaluation.video import animation, film
 
 __all__ = [
+    "Agent",
     "AgentPolicy",
     "OraclePolicy",
     "Episode",
@@ -21,5 +23,6 @@ __all__ = [
     "evaluate",
     "evaluate_policy",
     "film",
+    "load",
     "summarize",
 ]

@@ -12,7 +12,7 @@ from torch import Tensor
 from m3dt.data.batch import Segment
 from m3dt.data.context import TaskContext
 from m3dt.models import PromptDT
-from m3dt.models.task_masks import TaskMasks
+from m3dt.models.variants.task_masks import TaskMasks
 from m3dt.runs.assemble import build_model
 from m3dt.runs.registry import MAIN, Entry, Registry
 from m3dt.utils.errors import UserError

@@ -13,12 +13,16 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from m3dt.config import ComputeConfig
 from m3dt.config.schema import ACTION_DIM, STATE_DIM
 from m3dt.data.batch import Segment
 from m3dt.data.format import NUM_PROMPTS
 from m3dt.evaluation.agent import Agent
-from m3dt.models import Prompt, PromptDT
+from m3dt.models import PromptDT
+from m3dt.models.fast import EncodedPrompt, act, encode_prompt
 from m3dt.tasks import get_task
+
+COMPUTE = ComputeConfig()  # how agents compute
 
 
 class Tile(NamedTuple):
@@ -103,13 +107,13 @@ class AgentSession(Session):
         self.prompt = self._encode(context.prompts, index, tile.episodes)
 
     @torch.inference_mode()
-    def _encode(self, prompts: Segment, task: int, episodes: Sequence[int]) -> Prompt:
+    def _encode(self, prompts: Segment, task: int, episodes: Sequence[int]) -> EncodedPrompt:
         """Run each episode's prompt through the model, once for the whole rollout."""
         device = next(self.model.parameters()).device
         which = torch.tensor(episodes) % NUM_PROMPTS
         rows = Segment(*(tensor[task][which].to(device) for tensor in prompts))
         number = torch.full((len(episodes),), task, device=device)
-        return self.model.encode_prompt(rows, number)
+        return encode_prompt(self.model, rows, number, COMPUTE)
 
     def observe(self, observations: np.ndarray, rewards: np.ndarray | None) -> None:
         self.t += 1
@@ -151,9 +155,9 @@ def predict(sessions: Sequence[AgentSession], rows: int) -> list[np.ndarray]:
     fields = [np.concatenate(parts) for parts in windows]
     index = np.arange(rows).clip(max=len(fields[0]) - 1)
     segment = Segment(*(torch.from_numpy(field[index]).to(device) for field in fields))
-    prompt = Prompt.join([session.prompt for session in sessions])
+    prompt = EncodedPrompt.join([session.prompt for session in sessions])
     if len(fields[0]) < rows:
         prompt = prompt.take(torch.from_numpy(index).to(device))
-    actions = model.forward_from(segment, prompt).float().cpu().numpy()  # (B, A)
+    actions = act(model, segment, prompt, COMPUTE).float().cpu().numpy()  # (B, A)
     ends = np.cumsum([len(session.remaining) for session in sessions])
     return np.split(actions[: ends[-1]], ends[:-1])

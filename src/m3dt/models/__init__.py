@@ -1,7 +1,16 @@
-"""Prompt-DT, its mixture of experts, and the transformer they share."""
+"""The method: a plain model to read first, its variants, and shortcuts apart from both."""
 
-from m3dt.models.moe import ExpertBank, Mixture, Router
-from m3dt.models.prompt_dt import Prompt, PromptDT
-from m3dt.models.transformer import Transformer
+from m3dt.models.bank import MixtureOfExperts
+from m3dt.models.build import add_mixtures, make_model
+from m3dt.models.plain import ExpertBank, Mixture, PromptDT, Router, Transformer
 
-__all__ = ["ExpertBank", "Mixture", "Prompt", "PromptDT", "Router", "Transformer"]
+__all__ = [
+    "ExpertBank",
+    "Mixture",
+    "MixtureOfExperts",
+    "PromptDT",
+    "Router",
+    "Transformer",
+    "add_mixtures",
+    "make_model",
+]

@@ -1,4 +1,4 @@
-"""Put a model together from what a registry holds; training and acting both need it."""
+"""Put a model together from registry entries, for training and for acting."""
 
 from __future__ import annotations
 
@@ -6,59 +6,64 @@ import torch
 from torch import Tensor
 
 from m3dt.config import Config, ModelConfig, MoEConfig
-from m3dt.models import PromptDT
+from m3dt.models import PromptDT, add_mixtures, make_model
 from m3dt.runs.registry import Entry, Registry
 from m3dt.utils.errors import UserError
 
 
 def inference_device(config: Config) -> str:
-    """Return `cuda` if there is one and `trainer.accelerator` does not rule it out, else `cpu`."""
+    """Return `cuda` if it is available and `trainer.accelerator` allows it, else `cpu`."""
     wanted = str(config.trainer.get("accelerator", "auto"))
     available = torch.cuda.is_available() and wanted in ("auto", "gpu", "cuda")
     return "cuda" if available else "cpu"
 
 
 def build_model(registry: Registry, root: Entry, entry: Entry) -> PromptDT:
-    """Put a model together from the backbone and what stands on it.
+    """Put a model together from a root and what was trained on it.
 
     Args:
-        registry: Where the weights are.
-        root: The backbone, or a baseline.
-        entry: The model that shall act: `root` itself, an expert or a router.
+        registry: Holds the weights.
+        root: A backbone, or a baseline.
+        entry: The model that acts: `root` itself, an expert or a router.
 
     Raises:
         UserError: `entry` or one of its experts was trained on another backbone.
     """
-    model = PromptDT(ModelConfig(**root.settings["model"]), len(root.tasks))
+    model = make_model(ModelConfig(**root.settings["model"]), len(root.tasks))
     if root.kind == "baseline" and "moe" in root.settings:
         moe = MoEConfig(**root.settings["moe"])
-        model.add_mixtures(moe.num_experts, routed=True, moe=moe)
+        add_mixtures(model, moe.num_experts, routed=True, moe=moe)
     model.load_state_dict(registry.tensors(root))
     if entry.key == root.key:
         return model
     check_parent(registry, entry, root)
     if entry.kind == "expert":
-        model.add_mixtures(1, routed=False, moe=_moe_of(entry, 1))
+        add_mixtures(model, 1, routed=False, moe=_moe_of(entry, 1))
         load_expert(model, 0, registry.tensors(entry))
-        return model
+    else:
+        _add_router(model, registry, root, entry)
+    return model
+
+
+def _add_router(model: PromptDT, registry: Registry, root: Entry, entry: Entry) -> None:
+    """Add a router and its experts to a backbone."""
     moe = _moe_of(entry, entry.settings["moe"]["num_experts"])
-    model.add_mixtures(moe.num_experts, routed=True, moe=moe)
-    weights = registry.tensors(entry)
-    if moe.training == "frozen_experts":  # else they are the router entry's own
+    add_mixtures(model, moe.num_experts, routed=True, moe=moe)
+    if moe.training == "frozen_experts":  # otherwise the router's entry holds experts of its own
         keys = [key.split("/") for key in entry.parents if key.startswith("expert/")]
         for number, (kind, name) in enumerate(keys):
             expert = registry.get(kind, name)
             check_parent(registry, entry, expert)
             check_parent(registry, expert, root)
             load_expert(model, number, registry.tensors(expert))
+    weights = registry.tensors(entry)
     for layer, mixture in enumerate(model.mixtures):
         missing, unknown = mixture.load_state_dict(_layer(weights, layer), strict=False)
         assert not unknown and not any(name.startswith("router.") for name in missing)
-    return model
 
 
 def _moe_of(entry: Entry, num_experts: int) -> MoEConfig:
-    """Return how an entry's experts are built; stage 2 records a part of it alone."""
+    """Return how an entry's experts are built; stage 2 records only some of these settings."""
     return MoEConfig(**{**entry.settings["moe"], "num_experts": num_experts})
 
 
@@ -69,7 +74,7 @@ def load_expert(model: PromptDT, number: int, weights: dict[str, Tensor]) -> Non
 
 
 def check_parent(registry: Registry, entry: Entry, parent: Entry) -> None:
-    """Refuse a model that was trained on another parent than the one that is here now."""
+    """Refuse a model that was trained on another parent than the registered one."""
     if entry.parents.get(parent.key) != parent.hash:
         raise UserError(
             f"{registry.run}: {entry.key} was trained on another {parent.key} than the one "

@@ -1,4 +1,4 @@
-"""What a run's folder holds, and how to tell it from a folder of something else."""
+"""The layout of a run's folder, and the check that a folder is a run's."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from pathlib import Path
 from m3dt.config.load import read_yaml
 from m3dt.utils.errors import UserError
 
-CONFIG = "config.yaml"  # of a run, as it was last given
-_OURS = {"registry", "checkpoints", "logs", "evaluation", "scores.json"}  # beside it
+CONFIG = "config.yaml"  # the run's configuration, as last given
+_OTHER_NAMES = {"registry", "checkpoints", "logs", "evaluation", "scores.json"}
 
 
 def check_run_folder(folder: Path) -> None:
-    """Refuse a folder of something else, whose files would be taken for ours and replaced.
+    """Check that a folder is new or a run's, so that no other files are read or replaced.
 
     Raises:
-        UserError: It is one.
+        UserError: The folder contains other files.
     """
     if not folder.is_dir():
         return
     config = folder / CONFIG
     if config.is_file():
-        ours = {"run", "conf", "suite"} <= read_yaml(config).keys()
-        strange = set() if ours else {CONFIG}
+        is_run = {"run", "conf", "suite"} <= read_yaml(config).keys()
+        foreign = set() if is_run else {CONFIG}
     else:
-        strange = {path.name for path in folder.glob("[!.]*")} - _OURS
-    if strange:
+        foreign = {path.name for path in folder.glob("[!.]*")} - _OTHER_NAMES
+    if foreign:
         raise UserError(
-            f"run={folder}: holds {', '.join(sorted(strange)[:3])}, which is of no run of "
-            "m3dt. Give another run=FOLDER."
+            f"run={folder}: holds {', '.join(sorted(foreign)[:3])}, which is not from a "
+            "run of m3dt. Give another run=FOLDER."
         )

@@ -1,4 +1,4 @@
-"""The model registry that the stages of a run share: weights, lineage and verification."""
+"""The registry of a run's models: weights, lineage and verification."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from m3dt.utils.errors import UserError
 from m3dt.utils.files import atomic_folder, sha256, write_json
 
 KINDS = ("backbone", "grouping", "expert", "router", "baseline")
-MAIN = "main"  # name of the backbone, the grouping and the router of a run
+MAIN = "main"  # name of a run's backbone, grouping and router
 WEIGHTS, ENTRY = "weights.safetensors", "entry.json"
 _PACKAGES = ("m3dt", "torch", "lightning", "numpy")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What is known of a registered model.
+    """The description of a registered model.
 
     Attributes:
         kind: One of `KINDS`.
         name: Unique within its kind; experts are numbered.
-        settings: The part of the configuration that the weights depend on.
-        parents: `kind/name` of the models it builds on, to the hash of their weights.
-        dataset: Checksum of the tasks it was trained on.
+        settings: Configuration keys that the weights depend on.
+        parents: Hash of the weights of each model it was trained on, by `kind/name`.
+        dataset: Checksum of the training data.
         seed: Seed of the experiment.
-        step: Optimiser steps behind the weights.
-        metrics: Anything measured that belongs to the weights.
-        tasks: The tasks, in the order of the suite.
-        files: SHA-256 of each file; that of the weights is the entry's hash.
+        step: Number of optimiser steps.
+        metrics: Measurements of the weights.
+        tasks: Task names, in the order of the suite.
+        files: SHA-256 of each file.
         versions: Versions of Python and the packages.
-        commit: Commit of the source, if it was a checkout.
+        commit: Commit of the source, if it runs from a checkout.
     """
 
     kind: str
@@ -69,7 +69,7 @@ class Entry:
 
 
 class Registry:
-    """The entries of one run, in `<run>/registry/<kind>/<name>/`."""
+    """The models of one run, in `<run>/registry/<kind>/<name>/`."""
 
     def __init__(self, run: str | Path) -> None:
         self.run = Path(run)
@@ -78,12 +78,12 @@ class Registry:
     def save(
         self, entry: Entry, weights: Mapping[str, Tensor], **extra: Mapping[str, Tensor]
     ) -> Entry:
-        """Write an entry and its tensors; readers see all of it or nothing.
+        """Write an entry and its tensors, atomically.
 
         Args:
-            entry: What is known of the model; hashes and versions are filled in here.
+            entry: Description of the model; hashes, versions and commit are added here.
             weights: Its tensors.
-            **extra: Further tensors, each written to `<keyword>.safetensors`.
+            **extra: Further groups of tensors, written to `<keyword>.safetensors`.
         """
         assert entry.kind in KINDS, entry.kind
         with atomic_folder(self.folder / entry.kind / entry.name) as folder:
@@ -98,11 +98,11 @@ class Registry:
         return Entry(**known)
 
     def has(self, kind: str, name: str) -> bool:
-        """Tell whether there is an entry, without verifying it."""
+        """Return whether there is an entry, without verifying it."""
         return (self.folder / kind / name / ENTRY).is_file()
 
     def find(self, kind: str, name: str) -> Entry | None:
-        """Return an entry after verifying its files, or None if there is none.
+        """Verify and return an entry, or return None if there is none.
 
         Raises:
             UserError: The entry is damaged.
@@ -123,7 +123,7 @@ class Registry:
         return entry
 
     def get(self, kind: str, name: str) -> Entry:
-        """Return an entry after verifying it.
+        """Verify and return an entry.
 
         Raises:
             UserError: It is missing or damaged.
@@ -143,7 +143,7 @@ class Registry:
             raise UserError(f"{path}: cannot be read ({error})") from None
 
     def holds(self, hashes: Mapping[str, str]) -> bool:
-        """Tell whether models of these keys are here with these hashes."""
+        """Return whether the registry contains these models, by `kind/name`, with these hashes."""
         found = {key: self.find(*key.split("/")) for key in hashes}
         return all(e is not None and e.hash == hashes[key] for key, e in found.items())
 
@@ -154,7 +154,7 @@ class Registry:
             shutil.copytree(source, folder, dirs_exist_ok=True)
 
     def entries(self) -> list[Entry]:
-        """Return all entries, verified, in the order of `KINDS` and of their names."""
+        """Verify and return all entries, in the order of `KINDS` and of their names."""
         found = []
         for kind in KINDS:
             names = [p.parent.name for p in (self.folder / kind).glob(f"[!.]*/{ENTRY}")]
@@ -164,7 +164,7 @@ class Registry:
 
 
 def _commit() -> str | None:
-    """Return the commit of the checkout this package runs from, or None."""
+    """Return the commit of the checkout that this package runs from, or None."""
     root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists():
         return None

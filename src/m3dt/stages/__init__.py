@@ -3,9 +3,12 @@
 from m3dt.stages.backbone import BackboneStage
 from m3dt.stages.baseline import BaselineStage
 from m3dt.stages.experts import ExpertStage
+from m3dt.stages.gradients import evaluation_mode
 from m3dt.stages.harmodt import HarmoStage
+from m3dt.stages.loss import row_losses
 from m3dt.stages.router import RouterStage
-from m3dt.stages.stage import Stage, WeightSelector, derive_seed, evaluation_mode, row_losses
+from m3dt.stages.seeds import derive_seed
+from m3dt.stages.stage import Stage
 
 __all__ = [
     "BackboneStage",
@@ -14,8 +17,7 @@ __all__ = [
     "HarmoStage",
     "RouterStage",
     "Stage",
-    "WeightSelector",
+    "derive_seed",
     "evaluation_mode",
     "row_losses",
-    "derive_seed",
 ]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from torch import nn
-
+from m3dt.config import StageConfig
+from m3dt.models import PromptDT
 from m3dt.stages.stage import Stage
 
 
@@ -14,5 +12,5 @@ class BaselineStage(Stage):
 
     number = 0
 
-    def trained_modules(self) -> Iterable[nn.Module]:
-        return [self.model]
+    def __init__(self, model: PromptDT, config: StageConfig, seed: int) -> None:
+        super().__init__(model, config, seed, trained=[model])

@@ -1,29 +1,30 @@
 """Stage 2: experts beside the frozen backbone, each on its own task group (paper section 4.2).
 
-Letters: E experts of this process, B batch of all of them.
+Letters: E experts of this process.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from m3dt.config import StageConfig
 from m3dt.models import PromptDT
-from m3dt.stages.stage import Stage, derive_seed
+from m3dt.stages.seeds import derive_seed
+from m3dt.stages.stage import Stage
 
 
 class ExpertStage(Stage):
     """Trains experts at the same time and independently of each other.
 
-    The model holds an unrouted mixture of E experts; batches are the experts' own, concatenated.
-    Weights, dropout, data, gradient norm and Adam state of an expert depend on its number, never on
-    which others are in the process; but for a step that is not finite, which all of them skip.
+    A batch is E equal parts, one per expert (`m3dt.data.parts`). Weights, dropout, data, gradient
+    norm and Adam state of an expert depend on its number, never on which others are in the
+    process. There is one exception: all of them skip a step that is not finite.
 
     Args:
-        model: Backbone with `add_mixtures(E, routed=False)`.
+        model: Backbone with `add_mixtures(model, E, routed=False)`.
         config: The stage's optimiser.
         seed: Seed of the experiment.
         experts: Numbers of the experts, E of them.
@@ -34,17 +35,13 @@ class ExpertStage(Stage):
     def __init__(
         self, model: PromptDT, config: StageConfig, seed: int, experts: Sequence[int]
     ) -> None:
-        super().__init__(model, config, seed)
+        trained = [mixture.experts for mixture in model.mixtures]
+        super().__init__(model, config, seed, trained)
         self.experts = tuple(experts)
+        self.num_streams = len(self.experts)
         for layer, mixture in enumerate(model.mixtures):
-            mixture.experts.reset([derive_seed(seed, self.number, k, layer) for k in self.experts])
-
-    def trained_modules(self) -> Iterable[nn.Module]:
-        return [mixture.experts for mixture in self.model.mixtures]
-
-    @property
-    def num_streams(self) -> int:
-        return len(self.experts)
+            seeds = [derive_seed(seed, self.number, k, layer) for k in self.experts]
+            mixture.experts.reset(seeds)
 
     def expert_numbers(self) -> Sequence[int]:
         return self.experts

@@ -1,6 +1,6 @@
 """Divide tasks among experts, at random or by agreement of gradients (section 4.2, appendix C).
 
-Letters: N tasks, G groups, P parameters of one block of them.
+Letters: N tasks, G groups; `num_params` counts the parameters of one block.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from m3dt.config import GroupingConfig
 from m3dt.data import M3DTDataModule
-from m3dt.stages.stage import Stage, derive_seed, evaluation_mode
+from m3dt.stages.gradients import evaluation_mode, flatten, task_gradient
+from m3dt.stages.seeds import derive_seed
+from m3dt.stages.stage import Stage
 from m3dt.utils.errors import RunError
 
 Groups = list[list[int]]  # positions of tasks in the suite, per group
@@ -27,11 +29,11 @@ def random_groups(num_tasks: int, num_groups: int, seed: int) -> Groups:
 
 
 def gradient_groups(gram: np.ndarray, num_groups: int, restarts: int, seed: int) -> Groups:
-    """Cluster tasks by K-means on their agreement vectors, known by their inner products.
+    """Cluster tasks by K-means on their agreement vectors, given their inner products.
 
-    K-means needs distances alone, so the vectors are replaced by an embedding into N dimensions
-    with the same Gram matrix. Among the restarts, the grouping with the most even sizes is kept,
-    and among those of equal evenness the tightest.
+    K-means needs only distances, so an embedding into N dimensions with the same Gram matrix
+    replaces the vectors. Of all restarts, the grouping with the most even sizes wins; ties go to
+    the lowest inertia.
 
     Args:
         gram: Inner products of the agreement vectors, (N, N).
@@ -61,8 +63,8 @@ def gradient_groups(gram: np.ndarray, num_groups: int, restarts: int, seed: int)
 def agreement_gram(stage: Stage, data: M3DTDataModule, config: GroupingConfig) -> np.ndarray:
     """Return the inner products of the tasks' agreement vectors g_i * G, (N, N) float64.
 
-    g_i is the mean gradient of task i over its probe batches, G the mean of all g_i, * elementwise.
-    Parameters are taken in blocks, so that memory holds N gradients of one block.
+    g_i is the mean gradient of task i over its probe batches, G is the mean of all g_i, and * is
+    elementwise. Parameters are processed in blocks: memory holds N gradients of one block.
 
     Args:
         stage: Gives the loss and the parameters.
@@ -77,7 +79,7 @@ def agreement_gram(stage: Stage, data: M3DTDataModule, config: GroupingConfig) -
         for block in _blocks(stage.trainable().values(), limit):
             gradients = torch.stack(
                 [mean_gradient(stage, data, i, factors[i], block) for i in range(num_tasks)]
-            )  # (N, P)
+            )  # (N, num_params)
             agreement = gradients.mul_(gradients.mean(dim=0))
             gram += (agreement @ agreement.T).double().cpu().numpy()
     return gram
@@ -88,14 +90,14 @@ def clip_factors(
 ) -> list[float]:
     """Return the factors on the gradients of a task's probe batches: 1, unless they are clipped.
 
-    Clipping needs the norm over all parameters, hence a pass of its own.
+    Clipping needs the norm over all parameters, so it takes a pass of its own.
     """
     if config.gradient_clip == 0:
         return [1.0] * config.num_batches
     factors = []
     for index in range(config.num_batches):
-        gradient = probe_gradient(stage, data, task, index, list(stage.trainable().values()))
-        factors.append(min(1.0, config.gradient_clip / (float(gradient.norm()) + 1e-6)))
+        norm = float(flatten(task_gradient(stage, data, task, index)).norm())
+        factors.append(min(1.0, config.gradient_clip / (norm + 1e-6)))
     return factors
 
 
@@ -106,28 +108,15 @@ def mean_gradient(
     factors: Sequence[float],
     parameters: Sequence[nn.Parameter],
 ) -> Tensor:
-    """Return a task's gradient over some parameters, mean over its scaled probe batches, (P,)."""
+    """Return a task's gradient over some parameters, mean over its scaled probe batches."""
     parts = (
-        probe_gradient(stage, data, task, index, parameters).mul_(factor)
+        flatten(task_gradient(stage, data, task, index, parameters)).mul_(factor)
         for index, factor in enumerate(factors)
     )
     total = next(parts)
     for part in parts:
         total += part
     return total.div_(len(factors))
-
-
-def probe_gradient(
-    stage: Stage,
-    data: M3DTDataModule,
-    task: int,
-    index: int,
-    parameters: Sequence[nn.Parameter],
-) -> Tensor:
-    """Return a task's gradient on one probe batch, (P,)."""
-    batch = stage.transfer_batch_to_device(data.probe_batch(task, index), stage.device, 0)
-    gradients = torch.autograd.grad(stage.loss(batch), parameters)
-    return torch.cat([g.flatten() for g in gradients])
 
 
 def _blocks(parameters: Iterable[nn.Parameter], limit: int) -> Iterator[list[nn.Parameter]]:

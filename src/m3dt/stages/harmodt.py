@@ -1,9 +1,9 @@
 """HarmoDT: Prompt-DT with a mask over its parameters for each task (Hu et al. 2024).
 
-Deviation from the published code: parameters are regrown by the gradient as it was before masking,
-which is what the paper means; taken after, it is zero wherever something could regrow.
+Deviation from the published code: parameters are regrown by their gradient before masking, as the
+paper means it. After masking, the gradient is zero wherever something could regrow.
 
-Letters: N tasks, P parameters.
+Letters: N tasks; `num_params` counts the parameters.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from m3dt.config import HarmoConfig, StageConfig
 from m3dt.data import M3DTDataModule
 from m3dt.data.batch import Batch
 from m3dt.models import PromptDT
-from m3dt.models.task_masks import TaskMasks, exchange, is_exempt, maskable
+from m3dt.models.variants.task_masks import TaskMasks, exchange, is_exempt, maskable
 from m3dt.stages.baseline import BaselineStage
-from m3dt.stages.stage import evaluation_mode
+from m3dt.stages.gradients import evaluation_mode, flatten, task_gradient
 
 _MASKS = "task_masks"  # in checkpoints
 
 
 class HarmoStage(BaselineStage):
-    """Trains a model whose every step belongs to one task and to what its mask keeps.
+    """Trains one model with a mask per task: each step belongs to one task.
 
-    A step sees the masked model, and changes nothing where the mask is zero. Adam's moments are
-    shared. From time to time every task exchanges a few parameters.
+    A step computes with the masked model and changes nothing where the mask is zero. Tasks share
+    Adam's moments. Every `update_every` steps, each task exchanges a few parameters.
 
     Args:
         model: Prompt-DT.
@@ -57,7 +57,7 @@ class HarmoStage(BaselineStage):
         if step and step % self.harmo.update_every == 0:
             data = self.trainer.datamodule  # type: ignore[attr-defined]
             self.revise(data, step // self.harmo.update_every, self.exchanged(step))
-            if self.trainer.world_size > 1:  # every rank computed the same, but for rounding
+            if self.trainer.world_size > 1:  # ranks differ by rounding
                 first = self.trainer.strategy.broadcast(self.masks.packed.cpu())
                 self.masks.packed = first.to(self.device)
         super().on_train_batch_start(batch, batch_idx)
@@ -97,9 +97,9 @@ class HarmoStage(BaselineStage):
         return int(self.harmo.max_changed / 2 * turn)
 
     def revise(self, data: M3DTDataModule, index: int, count: int) -> None:
-        """Let every task exchange `count` parameters, judged on its probe batch `index`.
+        """Let every task exchange `count` parameters, chosen on its probe batch `index`.
 
-        Two passes, so that memory holds two gradients, not N.
+        Two passes over the tasks keep two gradients in memory instead of N.
         """
         if count == 0:
             return
@@ -115,24 +115,22 @@ class HarmoStage(BaselineStage):
                 self.masks.put(task, revised)
 
     def importance(self, gradient: Tensor) -> Tensor:
-        """Return what pruning each parameter would cost, (P,)."""
+        """Return what pruning each parameter would cost, (num_params,)."""
         if self.harmo.importance == "gradient":
             return gradient.square()
         return torch.cat([p.detach().flatten() for p in self.trainable().values()]).abs()
 
     def masked_gradient(self, data: M3DTDataModule, task: int, index: int) -> Tensor:
-        """Return the gradient of a task's masked model over all parameters, (P,)."""
-        batch = self.transfer_batch_to_device(data.probe_batch(task, index), self.device, 0)
+        """Return the gradient of a task's masked model over all parameters, (num_params,)."""
         parameters = self.trainable()
         before = {name: p.detach().clone() for name, p in parameters.items()}
         self.masks.apply(self.model, task)
         try:
-            gradients = torch.autograd.grad(self.loss(batch), list(parameters.values()))
+            return flatten(task_gradient(self, data, task, index))
         finally:
             with torch.no_grad():
                 for name, parameter in parameters.items():
                     parameter.copy_(before[name])
-        return torch.cat([g.flatten() for g in gradients])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

@@ -98,7 +98,8 @@ def _key(config: Config, models: Sequence[str]) -> str:
     So rows of a table stay valid where a setting is added to the schema.
     """
     settings = asdict(config)
-    for name in ("run", "data", "reuse", "force", "check_data", "collect", "trainer", "compute"):
+    free = ("run", "data", "reuse", "force", "check_data", "collect", "trainer", "compute")
+    for name in (*free, "sources"):
         settings.pop(name)
     settings["precision"] = config.trainer.get("precision")
     del settings["evaluation"]["workers"], settings["loader"]["num_workers"]

@@ -1,9 +1,9 @@
-"""The 160 control tasks: what they are, how they are scored, and their environments."""
+"""The 160 control tasks: catalogue, scores and environments."""
 
 import os
 
-# MuJoCo and dm_control look for a display as they are imported. Nothing here draws, unless the user
-# names a back end.
+# MuJoCo and dm_control look for a display when they are imported. Rendering stays off unless the
+# user chooses a back end.
 os.environ.setdefault("MUJOCO_GL", "disable")
 
 from m3dt.tasks.catalog import TASKS, get_task

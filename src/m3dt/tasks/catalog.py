@@ -17,7 +17,7 @@ shelf-place sweep-into sweep window-open window-close assembly button-press-topd
 peg-unplug-side reach-wall stick-push stick-pull box-close
 """.split()
 
-# name: (state_dim, action_dim); the order is the paper's, custom tasks last.
+# name: (state_dim, action_dim), in the paper's order; the custom tasks are the last 11.
 _DMCONTROL = {
     "walker-stand": (24, 6),
     "walker-walk": (24, 6),
@@ -51,7 +51,7 @@ _DMCONTROL = {
     "pendulum-spin": (3, 1),
 }
 
-# Radians; uniform draws that the paper's evaluation fixed once.
+# Radians. The paper drew them uniformly once and then kept them.
 _ANT_DIRECTIONS = """
 1.203361 0.426631 4.944775 4.123865 4.005662 3.616620 0.245440 2.248209 5.941903 0.377272
 5.428937 5.512179 0.321659 4.099267 3.466756 3.754286 3.038100 1.778067 1.870666 3.528065
@@ -59,7 +59,7 @@ _ANT_DIRECTIONS = """
 3.568793 0.517356 3.424327 0.998767 4.252223 0.744383 2.795993 5.579358 5.009381 0.427123
 """.split()
 
-# m/s: 40 even steps up to 3.
+# m/s, evenly spaced up to 3.
 _CHEETAH_VELOCITIES = [3.0 * (i + 1) / 40 for i in range(40)]
 
 

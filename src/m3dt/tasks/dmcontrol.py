@@ -1,4 +1,4 @@
-"""The 30 DMControl tasks: 19 of the suite as it is, 11 of `dmcontrol_custom`."""
+"""The 30 DMControl tasks: 19 from dm_control's suite and 11 from `dmcontrol_custom`."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from dm_control.rl.control import Environment, PhysicsError
 from dm_control.suite.common import ASSETS
 
 from m3dt.tasks.dmcontrol_custom import CUSTOM, three_link_reacher
+from m3dt.tasks.envs import TaskEnv
 from m3dt.tasks.spec import TaskSpec
-from m3dt.tasks.task_env import TaskEnv
 
 ACTION_REPEAT = 2
 
 
 class DMControlEnv(TaskEnv):
-    """A DMControl task: 500 steps of two control steps each, reward 0..2 a step.
+    """A DMControl task: 500 steps of two control steps each, reward 0 to 2 per step.
 
-    The observation is the suite's entries, flattened in its order. Episodes never end early, unless
-    the simulation diverges: that step is worth nothing and the episode's last.
+    The observation concatenates the suite's entries in their order. An episode ends early only if
+    the simulation diverges; the reward of that step is 0.
     """
 
     camera = 0
@@ -34,11 +34,11 @@ class DMControlEnv(TaskEnv):
 
     @property
     def physics(self) -> Physics:
-        """The simulation's state and model."""
+        """State and model of the simulation."""
         return self._env.physics
 
     def place(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
-        """Move the joints of the episode that has begun and return the observation, (S,)."""
+        """Set the joints within the current episode and return the observation, (S,)."""
         with self.physics.reset_context():
             self.physics.data.qpos[:] = qpos
             self.physics.data.qvel[:] = qvel
@@ -76,12 +76,12 @@ def build(env_id: str) -> Environment:
 
 
 def flatten(observation: dict[str, np.ndarray]) -> np.ndarray:
-    """Concatenate the entries of an observation in their order, (S,)."""
+    """Concatenate the entries of an observation, (S,)."""
     return np.concatenate([np.ravel(entry) for entry in observation.values()])
 
 
 def model_xml(env_id: str) -> tuple[str, dict[str, bytes]]:
-    """Return the MuJoCo XML of a task and the files it includes, by name."""
+    """Return the MuJoCo XML of a task and the files that it includes, by name."""
     if env_id.startswith("reacher-three"):
         return three_link_reacher().decode(), ASSETS
     domain = env_id.split("-", 1)[0]

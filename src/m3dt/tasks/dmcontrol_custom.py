@@ -1,7 +1,7 @@
-"""The 11 DMControl tasks beyond the suite: each a suite task with another reward.
+"""The 11 custom DMControl tasks: models of the suite, mostly with new rewards.
 
-The rewards are functions of numbers or of arrays alike, so that simulations of one environment and
-of many share them. Lengths are in m, velocities in m/s or rad/s.
+The rewards accept numbers and arrays, so single environments and batched simulations share them.
+Lengths are in m, velocities in m/s or rad/s.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Value = Any  # a float or an array
 
 
 def cheetah_backwards_reward(speed: Value) -> Value:
-    """Reward running backwards, in proportion up to 8 m/s."""
+    """Reward running backwards, linearly up to 8 m/s."""
     return tolerance(speed, (-np.inf, -8), margin=8, value_at_margin=0, sigmoid="linear")
 
 
 def one_foot_reward(torso_height: Value, raised_foot_height: Value, speed: Value) -> Value:
-    """Reward running at 6 m/s with torso and one foot held up."""
+    """Reward running at 6 m/s with the torso and one foot raised."""
     torso_up = tolerance(torso_height, (1.2, np.inf), margin=0.6)
     foot_up = tolerance(raised_foot_height, (1.2, np.inf), margin=0.6)
     fast = tolerance(speed, (6, np.inf), margin=6, value_at_margin=0, sigmoid="linear")
@@ -33,36 +33,41 @@ def one_foot_reward(torso_height: Value, raised_foot_height: Value, speed: Value
 
 
 def jump_reward(torso_height: Value, feet_heights: tuple[Value, Value], speed: Value) -> Value:
-    """Reward height of torso and feet on the spot."""
+    """Reward the height of torso and feet, and standing still."""
     still = tolerance(speed, (-0.5, 0.5), margin=0.5, value_at_margin=0, sigmoid="linear")
     heights = [tolerance((torso_height + z) / 2, (1.2, np.inf), margin=0.6) for z in feet_heights]
     return (5 * (heights[0] + heights[1]) / 2 + still) / 6
 
 
-def walker_backwards_reward(height: Value, upright: Value, speed: Value, pace: float) -> Value:
-    """Reward a standing walker for going backwards at `pace` m/s."""
+def walker_stand_reward(height: Value, upright: Value) -> Value:
+    """Reward the height of the torso and its upright orientation."""
     standing = tolerance(height, (1.2, np.inf), margin=0.6)
-    stand = (3 * standing + (1 + upright) / 2) / 4
+    return (3 * standing + (1 + upright) / 2) / 4
+
+
+def walker_backwards_reward(height: Value, upright: Value, speed: Value, pace: float) -> Value:
+    """Reward walking upright and backwards at `pace` m/s."""
+    stand = walker_stand_reward(height, upright)
     bounds = (-np.inf, -pace)
     move = tolerance(speed, bounds, margin=pace / 2, value_at_margin=0.5, sigmoid="linear")
     return stand * (5 * move + 1) / 6
 
 
 def hopper_backwards_reward(height: Value, speed: Value) -> Value:
-    """Reward a hopper whose torso is 0.6 m over its foot for going backwards at 1 m/s."""
+    """Reward hopping backwards at 1 m/s with the torso 0.6 m above the foot."""
     hopping = tolerance(speed, (-np.inf, -1), margin=0.5, value_at_margin=0.5, sigmoid="linear")
     return tolerance(height, (0.6, 2)) * hopping
 
 
 def pendulum_spin_reward(angular_velocity: Value) -> Value:
-    """Reward turning at 9 rad/s either way."""
+    """Reward rotating at 9 rad/s in either direction."""
     return tolerance(
         abs(angular_velocity), (9, np.inf), margin=4.5, value_at_margin=0.5, sigmoid="linear"
     )
 
 
 def cup_spin_reward(distance: Value, ball_speed: Value, inside: Value) -> Value:
-    """Reward a ball that circles far outside of the cup."""
+    """Reward a fast ball that is far from the cup."""
     far = tolerance(distance, (0.5, np.inf), margin=0.25, value_at_margin=0.5, sigmoid="linear")
     fast = tolerance(ball_speed, (6, np.inf), margin=3, value_at_margin=0.5, sigmoid="linear")
     return (1 - inside) * (far + 2 * fast) / 3
@@ -110,7 +115,7 @@ class _PendulumSpin(pendulum.SwingUp):
 
 class _CupSpin(ball_in_cup.BallInCup):
     def initialize_episode(self, physics: ball_in_cup.Physics) -> None:
-        """Place the ball without contact: inside the cup, or in one episode of ten anywhere."""
+        """Place the ball without contact: inside the cup, or anywhere in one of ten episodes."""
         anywhere = self.random.uniform() < 0.1
         while True:
             physics.named.data.qpos["ball_x"] = self.random.uniform(-0.2, 0.2)
@@ -128,7 +133,7 @@ class _CupSpin(ball_in_cup.BallInCup):
 
 
 def three_link_reacher() -> bytes:
-    """Return the suite's reacher as XML, with a third link and a second limited joint."""
+    """Return the XML of the suite's reacher with a third link and a second limited joint."""
     root = etree.fromstring(reacher.get_model_and_assets()[0])
     world = root.find("worldbody")
     world.remove(world.find("body[@name='arm']"))
@@ -160,7 +165,7 @@ def three_link_reacher() -> bytes:
 
 
 def _environment(module: Any, task: Callable[[], Any]) -> control.Environment:
-    """Build a task on its family's model, with the family's time limit and control step."""
+    """Build a task on a suite module's model, with its time limit and control step."""
     physics = module.Physics.from_xml_string(*module.get_model_and_assets())
     return control.Environment(
         physics,
@@ -190,4 +195,4 @@ CUSTOM: dict[str, Callable[[], control.Environment]] = {
     "cup-spin": partial(_environment, ball_in_cup, _CupSpin),
     "pendulum-spin": partial(_environment, pendulum, _PendulumSpin),
 }
-"""By name of the task, what builds its environment."""
+"""Builder of each custom task's environment, by task name."""

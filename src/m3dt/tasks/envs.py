@@ -1,20 +1,110 @@
-"""One way to build the environment of any task."""
+"""The environments of all tasks: their base class, and one function that builds any of them."""
 
 from __future__ import annotations
 
+import os
+from typing import Any
+
+import gymnasium
+import numpy as np
+
 from m3dt.tasks.catalog import get_task
-from m3dt.tasks.task_env import TaskEnv
+from m3dt.tasks.spec import TaskSpec
+from m3dt.utils.errors import UserError
+
+
+class TaskEnv(gymnasium.Env):
+    """An environment with the task's own widths, float32 observations and a fixed horizon.
+
+    Actions lie in [-1, 1]. `info["success"]` says whether this step was a success; it is always
+    False in tasks that do not define success.
+
+    Subclasses, one per domain, implement four methods: `_seed` restarts the sequence of initial
+    states, `_begin` starts an episode and returns its first observation, `_advance` applies an
+    action and returns observation, reward, terminated and success, and `_simulation` returns
+    MuJoCo's model and data.
+    """
+
+    metadata = {"render_modes": ["rgb_array"]}
+    render_mode = "rgb_array"
+    frame_size = (240, 320)
+    """Height and width of a rendered frame."""
+    camera: int | str = -1
+    """MuJoCo camera; -1 is the free camera, which shows the whole model."""
+
+    def __init__(self, spec: TaskSpec) -> None:
+        self.task_spec = spec
+        self._steps = 0
+        self._renderer: Any = None
+        box = gymnasium.spaces.Box
+        self.observation_space = box(-np.inf, np.inf, (spec.state_dim,), np.float32)
+        self.action_space = box(-1.0, 1.0, (spec.action_dim,), np.float32)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        if seed is not None:
+            self._seed(seed)
+        self._steps = 0
+        return self._begin().astype(np.float32), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, success = self._advance(np.asarray(action))
+        self._steps += 1
+        truncated = self._steps >= self.task_spec.horizon
+        info = {"success": success}
+        return observation.astype(np.float32), float(reward), terminated, truncated, info
+
+    def render(self) -> np.ndarray:
+        """Return a frame of the current state, (height, width, 3) uint8.
+
+        Raises:
+            UserError: No rendering back end was chosen before the first import of m3dt.
+        """
+        if os.environ.get("MUJOCO_GL", "disable").lower() in ("disable", "disabled", "off"):
+            raise UserError(
+                "rendering is off: set MUJOCO_GL=egl or MUJOCO_GL=osmesa before Python starts"
+            )
+        import mujoco
+
+        model, data = self._simulation()
+        if self._renderer is None:
+            model.vis.global_.offheight = max(model.vis.global_.offheight, self.frame_size[0])
+            model.vis.global_.offwidth = max(model.vis.global_.offwidth, self.frame_size[1])
+            self._renderer = mujoco.Renderer(model, *self.frame_size)
+        self._renderer.update_scene(data, self.camera)
+        return self._renderer.render()
+
+    def close(self) -> None:
+        """Free the renderer, if there is one."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+    def _seed(self, seed: int) -> None:
+        raise NotImplementedError
+
+    def _begin(self) -> np.ndarray:
+        raise NotImplementedError
+
+    def _advance(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool]:
+        raise NotImplementedError
+
+    def _simulation(self) -> tuple[Any, Any]:
+        raise NotImplementedError
 
 
 def make_env(name: str, seed: int = 0) -> TaskEnv:
-    """Build the environment of a task, with its native observation and action widths.
+    """Build the environment of a task, with the task's own observation and action widths.
 
-    The simulator is imported here, so that reading data or training never loads it. DMControl's
-    environments have `physics`; those of the locomotion domains have `set_state(qpos, qvel)`.
+    DMControl environments have a `physics` attribute, locomotion environments a method
+    `set_state(qpos, qvel)`. The simulator is imported on the first call: reading data and training
+    never load it.
 
     Args:
         name: A task name, such as `reach-v2`.
-        seed: Seed of the sequence of initial states; `env.reset(seed=...)` starts another.
+        seed: Seed of the sequence of initial states; `env.reset(seed=...)` starts another one.
 
     Raises:
         UserError: The task is unknown.

@@ -1,7 +1,7 @@
-"""The 80 locomotion tasks: a half-cheetah told how fast, an ant told where to run.
+"""The 80 locomotion tasks: a half-cheetah runs at a target speed, an ant in a target direction.
 
-The goal is not in the observation. Models are gymnasium's; stepping is plain `mj_step`, so
-positions of bodies lag behind the joints by up to one simulation step of 0.01 s, as in the
+The observation does not contain the goal. The models are gymnasium's. Steps are plain `mj_step`
+calls, so body positions lag behind the joints by up to one simulation step of 0.01 s, as in the
 environments that the paper used.
 """
 
@@ -14,61 +14,61 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from m3dt.tasks.envs import TaskEnv
 from m3dt.tasks.spec import TaskSpec
-from m3dt.tasks.task_env import TaskEnv
 
 FRAME_SKIP = 5
 STEP_SECONDS = 0.05
-NOISE = 0.1  # of the initial state
+NOISE = 0.1  # scale of the initial state's noise
 _CONTROL_COST = {"cheetah-vel": 0.05, "ant-dir": 0.5}
 _ALIVE_BONUS = 1.0
-# MuJoCo counts a state that is not finite, and begins anew from the model's own.
+# MuJoCo counts non-finite states here and then resets the simulation.
 _DIVERGED = (
     mujoco.mjtWarning.mjWARN_BADQPOS,
     mujoco.mjtWarning.mjWARN_BADQVEL,
     mujoco.mjtWarning.mjWARN_BADQACC,
     mujoco.mjtWarning.mjWARN_BADCTRL,
 )
-_HEALTHY_HEIGHT = (0.2, 1.0)  # m, of an ant's torso
+_HEALTHY_HEIGHT = (0.2, 1.0)  # m, range of an ant's torso
 
 
 def load_model(env_id: str) -> mujoco.MjModel:
     """Load gymnasium's `half_cheetah` or `ant` model."""
-    gymnasium = find_spec("gymnasium")  # its MuJoCo module would open a display on import
+    gymnasium = find_spec("gymnasium")  # importing its MuJoCo module would open a display
     assert gymnasium is not None and gymnasium.origin is not None
     assets = Path(gymnasium.origin).parent / "envs" / "mujoco" / "assets"
     return mujoco.MjModel.from_xml_path(str(assets / f"{env_id}.xml"))
 
 
 def cheetah_reward(velocity: np.ndarray, action: np.ndarray, goal: np.ndarray) -> np.ndarray:
-    """Reward running at a velocity: -|v - goal| - 0.05 |a|^2.
+    """Return the reward -|v - goal| - 0.05 |a|^2 of running at a velocity.
 
     Args:
-        velocity: Forward, m/s, (...).
+        velocity: Forward velocity, m/s, (...).
         action: (..., 6).
-        goal: m/s, (...).
+        goal: Target velocity, m/s, (...).
     """
     return -np.abs(velocity - goal) - _CONTROL_COST["cheetah-vel"] * (action**2).sum(-1)
 
 
 def ant_reward(velocity: np.ndarray, action: np.ndarray, goal: np.ndarray) -> np.ndarray:
-    """Reward running in a direction: v . (cos goal, sin goal) - 0.5 |a|^2 + 1.
+    """Return the reward v . (cos goal, sin goal) - 0.5 |a|^2 + 1 of running in a direction.
 
     Args:
-        velocity: Of the torso in the plane, m/s, (..., 2).
+        velocity: Horizontal velocity of the torso, m/s, (..., 2).
         action: (..., 8).
-        goal: Radians, (...).
+        goal: Target direction, radians, (...).
     """
     along = velocity[..., 0] * np.cos(goal) + velocity[..., 1] * np.sin(goal)
     return along - _CONTROL_COST["ant-dir"] * (action**2).sum(-1) + _ALIVE_BONUS
 
 
 def ant_is_healthy(qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
-    """Tell whether an ant stands, (...) of bool.
+    """Return whether an ant is upright, (...) bool.
 
     Args:
-        qpos: (..., 15).
-        qvel: (..., 14).
+        qpos: Joint positions, (..., 15).
+        qvel: Joint velocities, (..., 14).
     """
     low, high = _HEALTHY_HEIGHT
     finite = np.isfinite(qpos).all(-1) & np.isfinite(qvel).all(-1)
@@ -76,7 +76,7 @@ def ant_is_healthy(qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
 
 
 class LocomotionEnv(TaskEnv):
-    """A task of cheetah-vel (20 observations) or ant-dir (27): 200 steps of 0.05 s."""
+    """A cheetah-vel (20 observations) or ant-dir task (27 observations): 200 steps of 0.05 s."""
 
     camera = "track"
 
@@ -93,8 +93,8 @@ class LocomotionEnv(TaskEnv):
         """Place the robot and return the observation, (S,).
 
         Args:
-            qpos: Positions of the joints, m and radians; (9,) or (15,).
-            qvel: Their velocities, (9,) or (14,).
+            qpos: Joint positions, m and radians; (9,) for the cheetah, (15,) for the ant.
+            qvel: Joint velocities, (9,) or (14,).
         """
         self._place(qpos, qvel)
         return self._observation().astype(np.float32)
@@ -118,7 +118,7 @@ class LocomotionEnv(TaskEnv):
         data = self.data
         action = action.astype(np.float64)
         before = self._position()
-        data.ctrl[:] = action  # MuJoCo clamps it to [-1, 1]; the cost counts it as given
+        data.ctrl[:] = action  # MuJoCo clamps it to [-1, 1]; the control cost does not
         mujoco.mj_step(self.model, data, FRAME_SKIP)
         diverged = any(data.warning[kind].number for kind in _DIVERGED)
         velocity = (self._position() - before) / STEP_SECONDS
@@ -134,7 +134,7 @@ class LocomotionEnv(TaskEnv):
         return self.model, self.data
 
     def _position(self) -> np.ndarray:
-        """Return where the velocity is measured: an ant's torso, a cheetah's root joint."""
+        """Return the position whose velocity counts: the ant's torso, the cheetah's root joint."""
         return self.data.body("torso").xpos[:2].copy() if self._ant else self.data.qpos[0].copy()
 
     def _observation(self) -> np.ndarray:

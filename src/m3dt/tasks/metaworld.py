@@ -1,4 +1,4 @@
-"""Meta-World's 50 tasks with a random, visible goal at every reset."""
+"""The 50 Meta-World tasks, with a random and visible goal at every reset."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
+from m3dt.tasks.envs import TaskEnv
 from m3dt.tasks.spec import TaskSpec
-from m3dt.tasks.task_env import TaskEnv
 
 REWARD_FUNCTION = "v2"
 
 
 class MetaWorldEnv(TaskEnv):
-    """A Sawyer task: 39 observations, 4 actions, 500 steps, reward 0..10 a step.
+    """A Sawyer task: 39 observations, 4 actions, 500 steps, reward 0 to 10 per step.
 
-    The observation is the hand, the gripper and two objects now and one step before, then the goal.
-    `info["success"]` of a step is True when the task's own success measure exceeds 1e-8.
+    The observation holds hand, gripper and two objects, now and one step earlier, and the goal.
+    `info["success"]` is True if Meta-World's success measure exceeds 1e-8.
     """
 
     camera = "corner3"
@@ -25,10 +25,10 @@ class MetaWorldEnv(TaskEnv):
     def __init__(self, spec: TaskSpec, seed: int = 0) -> None:
         super().__init__(spec)
         env = ALL_V3_ENVIRONMENTS[spec.env_id](reward_function_version=REWARD_FUNCTION)
-        # The goal is visible; the observation space that was cached without it is dropped.
+        # Make the goal visible, and drop the cached observation space, which lacks it.
         env._partially_observable = False
         env.__dict__.pop("sawyer_observation_space", None)
-        # Every reset draws a new layout, from the environment's own generator.
+        # Draw a new layout at every reset, from the environment's own generator.
         env._freeze_rand_vec = False
         env.seeded_rand_vec = True
         env._set_task_called = True
@@ -43,7 +43,7 @@ class MetaWorldEnv(TaskEnv):
         return self._env.reset()[0]
 
     def render(self) -> np.ndarray:
-        """Return a picture of the state; Meta-World's corner cameras hang upside down."""
+        """Return a frame, turned by 180 degrees: Meta-World's corner cameras hang upside down."""
         return super().render()[::-1, ::-1]
 
     def _simulation(self) -> tuple[Any, Any]:
@@ -56,9 +56,9 @@ class MetaWorldEnv(TaskEnv):
 
 
 def _touching(env: Any, geom: int) -> bool:
-    """Tell whether both finger pads press on a geom, as `SawyerXYZEnv.touching_object` does.
+    """Return whether both finger pads press on a geom, as `SawyerXYZEnv.touching_object` does.
 
-    The original walks over all contacts in Python, which took 40 % of a step of pick-place.
+    The original loops over all contacts in Python, which took 40 % of a pick-place step.
     """
     contact = env.data.contact
     geom1, geom2 = contact.geom1, contact.geom2

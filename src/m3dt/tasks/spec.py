@@ -1,4 +1,4 @@
-"""What is known of a task before it is simulated (paper section 3 and appendix A)."""
+"""The specification of a task (paper section 3 and appendix A)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# The packages whose versions decide how a task behaves.
+# Packages whose versions determine how a task behaves.
 SIMULATORS = ("metaworld", "dm_control", "gymnasium", "mujoco")
 DOMAINS = ("metaworld", "dmcontrol", "cheetah-vel", "ant-dir")
 
@@ -16,15 +16,15 @@ class TaskSpec:
     """One of the 160 tasks.
 
     Attributes:
-        name: The paper's name, such as `reach-v2`.
+        name: Name in the paper, such as `reach-v2`.
         domain: One of `DOMAINS`.
         state_dim: Length of an observation, at most 39.
-        action_dim: Length of an action, at most 8; each entry lies in [-1, 1].
-        horizon: Agent steps of an episode.
-        target_return: Return the paper's evaluation asks for.
-        return_scale: Divisor of returns before they enter the model.
-        env_id: Name of the task in its simulator, such as `reach-v3`.
-        goal: Velocity in m/s (cheetah-vel) or direction in radians (ant-dir), else None.
+        action_dim: Length of an action, at most 8; actions lie in [-1, 1].
+        horizon: Largest number of agent steps in an episode.
+        target_return: Return that the paper's evaluation conditions on.
+        return_scale: Returns are divided by it before they enter the model.
+        env_id: Name in the simulator, such as `reach-v3`.
+        goal: Velocity in m/s (cheetah-vel), direction in radians (ant-dir), or None.
     """
 
     name: str
@@ -38,10 +38,10 @@ class TaskSpec:
     goal: float | None = None
 
     def normalized_score(self, episode_return: float, success: bool) -> float:
-        """Score one episode between 0 and 100 (paper section 5.1).
+        """Return an episode's score from 0 to 100 (paper section 5.1).
 
-        Meta-World counts success at any step; DMControl divides the return by its maximum of 1000;
-        the locomotion domains map their range of returns to 0..100 and clip.
+        Meta-World tasks score 100 if any step was a success. DMControl divides the return by its
+        maximum of 1000. The locomotion domains map their range of returns to [0, 100] and clip.
         """
         if self.domain == "metaworld":
             return 100.0 * success

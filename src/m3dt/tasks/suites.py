@@ -1,4 +1,4 @@
-"""Lists of tasks: the paper's subsets (appendix A.3), others of that kind, the quickstart's ten."""
+"""Suites, named lists of tasks: the paper's subsets (appendix A.3), new ones, the quickstart."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from importlib import resources
 
 from m3dt.config import Config
 from m3dt.tasks.catalog import TASKS, get_task
-from m3dt.tasks.selection import select_tasks
+from m3dt.tasks.subsets import select_tasks
 from m3dt.utils.errors import UserError, nearest
 
-# Ten tasks that differ in skill and can be learnt within minutes, in about the ratio 5:3:4:4 of the
-# domains.
+# Ten different tasks that a small model learns within minutes, in about the domains' ratio of
+# 5:3:4:4.
 _QUICKSTART = (
     "door-open-v2",
     "button-press-topdown-v2",
@@ -47,7 +47,7 @@ def paper_score(task: str) -> float:
 
 
 def tasks_of(config: Config) -> tuple[str, ...]:
-    """Return the tasks of an experiment: those it names, else those of its suite.
+    """Return the tasks of an experiment: those in `tasks`, or else those of its suite.
 
     Raises:
         UserError: A task or the suite is unknown.
@@ -61,27 +61,27 @@ def suite(name: str, seed: int = 0) -> tuple[str, ...]:
     """Return the task names of a suite.
 
     Args:
-        name: `mt160`, all tasks; `mt10`, `mt20`, `mt40`, `mt80`, `mt120`, the paper's lists for the
-            seeds 0 to 2; `mtN` of any other number or seed, a selection by the same rule (appendix
-            A.3); or `quickstart`.
+        name: `mt160` for all tasks; `mt10`, `mt20`, `mt40`, `mt80` or `mt120` for the paper's lists
+            (seeds 0 to 2); `mtN` with another size or seed for a new subset by the paper's rule
+            (appendix A.3); or `quickstart`.
         seed: Which subset of that size.
 
     Raises:
-        UserError: There is no such suite.
+        UserError: The suite is unknown.
     """
     if name == "quickstart":
         return _QUICKSTART
     match = re.fullmatch(r"mt([1-9][0-9]{0,2})", name)
-    number = int(match[1]) if match else 0
-    if not 4 <= number <= len(TASKS):
+    size = int(match[1]) if match else 0
+    if not 4 <= size <= len(TASKS):
         names = [*_paper_lists(), "mt160", "quickstart"]
         raise UserError(
             f"unknown suite '{name}'.{nearest(name, names)} ({', '.join(names)}, or any mtN with "
             f"4 <= N <= {len(TASKS)})"
         )
-    if number == len(TASKS):
+    if size == len(TASKS):
         return tuple(TASKS)
     lists = _paper_lists().get(name, {})
     if str(seed) in lists:
         return tuple(lists[str(seed)])
-    return select_tasks(number, seed, _paper_scores())
+    return select_tasks(size, seed, _paper_scores())

@@ -1,4 +1,4 @@
-"""A recorded episode."""
+"""Recorded episodes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 class Trajectory:
     """One recorded episode: observations (T, S), actions (T, A), rewards (T,).
 
-    `success` is None where a source did not record it.
+    `success` is None if the source did not record it.
     """
 
     observations: np.ndarray
@@ -21,7 +21,7 @@ class Trajectory:
 
     @property
     def episode_return(self) -> float:
-        """The sum of the rewards."""
+        """Sum of the rewards."""
         return float(self.rewards.sum(dtype=np.float64))
 
     def __repr__(self) -> str:

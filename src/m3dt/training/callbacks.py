@@ -5,61 +5,95 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import lightning.pytorch as pl
 
 from m3dt.config import Config
 from m3dt.utils.errors import UserError, nearest
 
+_SECTIONS = ["stage1", "stage2", "stage3", "baseline"]  # under which trainings list callbacks
+
 
 def build_callbacks(config: Config, stage: str) -> list[pl.Callback]:
     """Build the callbacks that the configuration names for a stage.
+
+    Those of other stages are built too, so that every stage finds a mistake in any of them.
 
     Raises:
         UserError: A class or an argument does not exist, or a value is refused.
     """
     built = []
     for name, given in config.callbacks.items():
-        where = f"callbacks.{name}"
         if given is None:
             continue  # switched off
-        if not isinstance(given, dict) or "class" not in given:
-            raise UserError(f"{where}: needs 'class', the dotted path of a callback")
-        arguments = {k: v for k, v in given.items() if k not in ("class", "stages")}
-        kind = _import_class(where, given["class"])
-        known = list(inspect.signature(kind).parameters)
-        for key in arguments:
-            if key not in known:
-                raise UserError(f"unknown key '{where}.{key}'.{nearest(key, known)}")
-        try:
-            callback = kind(**arguments)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{where}: {error}") from None
-        stages = given.get("stages", [stage])
-        if not isinstance(stages, list):
-            raise UserError(f"{where}.stages={stages}: must be a list, such as [stage1, stage3]")
-        if stage in stages:
+        key = f"callbacks.{name}"
+        if not isinstance(given, dict):
+            raise UserError(f"{config.sources.of(key)}: {key}={given} must be a mapping of keys")
+        if "class" not in given:
+            others = [f"callbacks.{other}" for other in config.callbacks if other != name]
+            needs = f"{key} needs 'class', the dotted path of a callback"
+            raise UserError(f"{config.sources.of(key)}: {needs}.{nearest(key, others)}")
+        callback = _build(config, key, given)
+        if stage in _stages(config, key, given):
             built.append(callback)
     return built
 
 
-def _import_class(where: str, path: str) -> type[pl.Callback]:
-    module_name, _, class_name = str(path).rpartition(".")
+def _build(config: Config, key: str, given: dict[str, Any]) -> pl.Callback:
+    kind = _import_class(config, f"{key}.class", str(given["class"]))
+    arguments = {k: v for k, v in given.items() if k not in ("class", "stages")}
+    known = inspect.signature(kind).parameters
+    for name in arguments:
+        if name not in known:
+            free = (f"{key}.{argument}" for argument in known)
+            raise config.sources.unknown(f"{key}.{name}", free)
     try:
-        kind = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError):
-        raise UserError(f"{where}.class={path}: cannot be imported") from None
-    if not (inspect.isclass(kind) and issubclass(kind, pl.Callback)):
-        raise UserError(f"{where}.class={path}: is no lightning Callback")
+        return kind(**arguments)
+    except (TypeError, ValueError) as error:
+        name, equals, _ = str(error).partition("=")  # `every_n_steps=0 must be 1 or more`
+        if equals and name in arguments:
+            raise UserError(f"{config.sources.of(f'{key}.{name}')}: {key}.{error}") from None
+        raise UserError(f"{config.sources.of(key)}: {key}: {error}") from None
+
+
+def _stages(config: Config, key: str, given: dict[str, Any]) -> list[str]:
+    """Return the stages that a callback is meant for; by default all of them."""
+    stages = given.get("stages", _SECTIONS)
+    source = config.sources.of(f"{key}.stages")
+    if not isinstance(stages, list):
+        example = "must be a list, such as [stage1, stage3]"
+        raise UserError(f"{source}: {key}.stages={stages} {example}")
+    for stage in stages:
+        if stage not in _SECTIONS:
+            listed = f"{', '.join(_SECTIONS)}.{nearest(str(stage), _SECTIONS)}"
+            raise UserError(f"{source}: {key}.stages={stages}: {stage} is not one of {listed}")
+    return stages
+
+
+def _import_class(config: Config, key: str, path: str) -> type[pl.Callback]:
+    where = f"{config.sources.of(key)}: {key}={path}"
+    module_name, _, class_name = path.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except (ImportError, ValueError):
+        raise UserError(f"{where} cannot be imported") from None
+    kind = getattr(module, class_name, None)
+    if not _is_callback(kind):
+        known = [f"{module_name}.{k}" for k, value in vars(module).items() if _is_callback(value)]
+        raise UserError(f"{where} is not a Lightning callback.{nearest(path, known)}")
     return kind
 
 
-def deciding_settings(callbacks: Sequence[pl.Callback]) -> dict[str, Any]:
-    """Return the settings of callbacks that can decide which weights are kept, or nothing.
+def _is_callback(value: Any) -> TypeGuard[type[pl.Callback]]:
+    return inspect.isclass(value) and issubclass(value, pl.Callback)
 
-    A callback that only observes says so with an empty `deciding_settings`; one that does not
-    know the question is taken to decide by its type and its simple attributes.
+
+def deciding_settings(callbacks: Sequence[pl.Callback]) -> dict[str, Any]:
+    """Return the settings of callbacks that can decide which weights are kept.
+
+    A callback answers with its method `deciding_settings`, which is empty for one that only
+    observes. Without that method, all of its simple attributes count, or its class if it has none.
     """
     found = {}
     for callback in callbacks:

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import lightning.pytorch as pl
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from m3dt.config import Config
 from m3dt.data import M3DTDataModule
-from m3dt.stages import Stage, WeightSelector
+from m3dt.stages import Stage
 from m3dt.training.resume import FORCED, check_resume, check_space, newest_checkpoint, step_of
 from m3dt.training.run import Fitted
 from m3dt.training.signals import SaveOnSignal, plain_exits
 from m3dt.training.trainer import make_trainer, quiet_training
 from m3dt.utils.errors import RunError
+
+
+@runtime_checkable
+class WeightSelector(Protocol):
+    """A callback that decides which weights of a training are kept, instead of the last."""
+
+    def selected_weights(self) -> tuple[int, dict[str, Tensor]] | None:
+        """Return a step and the trainable weights then, or None for the last ones."""
 
 
 def fit(
@@ -50,7 +59,7 @@ def fit(
     if checkpoint:
         console.print(f"resuming [bold]{folder.name}[/] at step {step_of(checkpoint)}")
     start = step_of(checkpoint) if checkpoint else 0
-    stage.model.use(config.compute)
+    stage.use(config.compute)
     signals = SaveOnSignal(folder)
     trainer = make_trainer(config, stage, [*callbacks, signals], folder, start)
     with quiet_training(), plain_exits(trainer, signals, config.run, checkpoint, console):

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch
 
 from m3dt.config import Config
-from m3dt.data import M3DTDataModule, TaskContext, TaskStream
-from m3dt.models import PromptDT
+from m3dt.data import ExpertStreams, M3DTDataModule, TaskContext, TaskStream
+from m3dt.models import add_mixtures, make_model
 from m3dt.runs import MAIN, Entry, load_expert
 from m3dt.stages import (
     BackboneStage,
@@ -101,7 +101,7 @@ class BackboneJob(Job):
         config = self.run.config
         data = self.run.batches("stage1")
         torch.manual_seed(derive_seed(config.seed, BackboneStage.number))
-        return BackboneStage(PromptDT(config.model), config.stage1, config.seed), data
+        return BackboneStage(make_model(config.model), config.stage1, config.seed), data
 
     def products(self, stage: Stage) -> Iterator[Product]:
         yield whole_model(self.run, MAIN, stage)
@@ -141,13 +141,13 @@ class ExpertsJob(Job):
         started = started_settings(self.run.checkpoints / self.folder)
         self.experts = started["experts"] if started else [int(name) for name in missing]
         position = {task: i for i, task in enumerate(self.run.tasks)}
-        streams = [
+        streams = (
             TaskStream(k, tuple(position[task] for task in self.groups[k])) for k in self.experts
-        ]
+        )
         model = build_backbone(self.run, self.backbone)
-        model.add_mixtures(len(self.experts), routed=False, moe=config.moe)
+        add_mixtures(model, len(self.experts), routed=False, moe=config.moe)
         stage = ExpertStage(model, config.stage2, config.seed, self.experts)
-        return stage, self.run.batches("stage2", streams)
+        return stage, self.run.batches("stage2", ExpertStreams(tuple(streams)))
 
     def resume_settings(self) -> dict[str, Any]:
         return {"experts": self.experts}
@@ -191,7 +191,7 @@ class RouterJob(Job):
         backbone, *experts = self.parents
         model = build_backbone(self.run, backbone)
         torch.manual_seed(derive_seed(config.seed, RouterStage.number))
-        model.add_mixtures(config.moe.num_experts, routed=True, moe=config.moe)
+        add_mixtures(model, config.moe.num_experts, routed=True, moe=config.moe)
         for number, expert in enumerate(experts):
             load_expert(model, number, registry.tensors(expert))
         train_experts = config.moe.training != "frozen_experts"
@@ -240,9 +240,9 @@ class BaselineJob(Job):
 
 def build_baseline(config: Config, num_tasks: int) -> BaselineStage:
     """Build the stage of a method without stages, with fresh weights."""
-    model = PromptDT(config.model, num_tasks)
+    model = make_model(config.model, num_tasks)
     if config.method == "m3dt-end-to-end":
-        model.add_mixtures(config.moe.num_experts, routed=True, moe=config.moe)
+        add_mixtures(model, config.moe.num_experts, routed=True, moe=config.moe)
     if config.method == "harmodt":
         return HarmoStage(model, config.baseline, config.seed, config.harmodt, num_tasks)
     return BaselineStage(model, config.baseline, config.seed)

@@ -1,6 +1,6 @@
-"""Stage 2 on several devices of a machine: each trains its own experts in its own process.
+"""Stage 2 on several devices of one machine: one process per device trains its own experts.
 
-Experts do not depend on each other, so that nothing needs to be exchanged between the processes.
+Experts do not depend on each other, so the processes exchange nothing.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from m3dt.utils.errors import RunError, UserError
 # What Lightning sets for the ranks of a distributed training, which these processes are not.
 _RANKS = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")
 
-# Loaded here: a child between fork and exec had better not.
+# Loaded in the parent: a child must not load libraries between fork and exec.
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 
 
 def devices_of(config: Config) -> list[int]:
-    """Return the devices that stage 2 spreads over; one or none if there is nothing to spread."""
+    """Return the devices that share stage 2; one or none means that it is not shared."""
     trainer = config.trainer
     asked, on_cpu = trainer.get("devices", 1), not torch.cuda.is_available()
     if trainer.get("num_nodes", 1) != 1:
@@ -49,7 +49,7 @@ def shards_of(shard: str, parts: int) -> list[str]:
 
 
 def _with_parent() -> None:
-    """Have the system end a child, which saves a checkpoint, where its parent is killed."""
+    """Have the system send SIGTERM to this child if its parent dies; it saves a checkpoint then."""
     if _LIBC is not None:
         _LIBC.prctl(_SET_DEATH_SIGNAL, signal.SIGTERM)
 
@@ -86,10 +86,10 @@ def train_on_devices(run: Run, names: Sequence[str], devices: Sequence[int]) -> 
         codes = {shard: process.wait() for shard, process in processes.items()}
     finally:
         for process in processes.values():
-            process.terminate()  # where it still runs, it saves a checkpoint and leaves
+            process.terminate()  # if it still runs, it saves a checkpoint and ends
         for process in processes.values():
             process.wait()
-    run.begin()  # each shard has written its own configuration there
+    run.begin()  # each shard wrote its own configuration there
     failed = [f"{shard} (exit code {code})" for shard, code in codes.items() if code]
     if failed:
         raise RunError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from m3dt.config import BASELINES, Config
-from m3dt.models import PromptDT
+from m3dt.models import PromptDT, make_model
 from m3dt.runs import MAIN, Entry, check_parent
 from m3dt.training.fingerprint import differences, with_defaults
 from m3dt.training.finished import find_finished
@@ -29,7 +29,7 @@ def check_num_experts(run: Run) -> None:
 
 def build_backbone(run: Run, entry: Entry) -> PromptDT:
     """Build the registered backbone."""
-    model = PromptDT(run.config.model)
+    model = make_model(run.config.model)
     model.load_state_dict(run.registry.tensors(entry))
     return model
 

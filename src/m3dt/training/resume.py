@@ -1,4 +1,4 @@
-"""A stage's folder of checkpoints: who may write there, what an interrupted training left in it.
+"""A stage's folder of checkpoints: its lock, and what an interrupted training left in it.
 
 The folder lives from the first step of a stage until its weights are registered.
 """
@@ -23,10 +23,11 @@ from rich.console import Console
 
 from m3dt.training.fingerprint import differences
 from m3dt.utils.errors import RunError, UserError
-from m3dt.utils.files import atomic_path, free_space, remove_temporaries, sole_writer, write_json
+from m3dt.utils.files import atomic_path, remove_temporaries, write_json
+from m3dt.utils.folders import free_space, sole_writer
 
 SETTINGS = "settings.json"
-FORCED = "forced"  # settings that changed in the middle of a training, there and in its metrics
+FORCED = "forced"  # key of settings that changed during a training, here and in its metrics
 CHECKPOINT = "step{step}.ckpt"
 KEPT = 2  # checkpoints that stay, beside one that is being written
 
@@ -41,8 +42,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             with atomic_path(Path(path)) as temporary:
                 torch.save(checkpoint, temporary)
             for older in _checkpoints(Path(path).parent)[:-KEPT]:
-                older.unlink(missing_ok=True)  # of an earlier process, lightning knows nothing
-        except (OSError, RuntimeError) as error:  # torch tells of a full disk by the latter
+                older.unlink(missing_ok=True)  # Lightning does not know those of an earlier process
+        except (OSError, RuntimeError) as error:  # torch reports a full disk by the latter
             raise UserError(
                 f"{path}: cannot be written ({error}). The checkpoint before it is whole: free "
                 "space, and the same command goes on from there."
@@ -51,7 +52,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 @contextmanager
 def training_folder(folder: Path) -> Iterator[Path]:
-    """Hold a stage's folder while it trains and is registered; then all ranks leave together.
+    """Lock a stage's folder until its models are registered; then all ranks leave together.
 
     It is deleted behind a training that came to its end, and kept otherwise.
 
@@ -115,7 +116,7 @@ def started_settings(folder: Path) -> dict[str, Any] | None:
 def check_resume(
     folder: Path, settings: dict[str, Any], force: bool, console: Console
 ) -> list[str]:
-    """Record what a training's weights depend on, or compare with an interrupted one's record.
+    """Record what the weights depend on, or compare it with an interrupted training's record.
 
     Args:
         folder: Of the stage's checkpoints.
@@ -176,7 +177,7 @@ def is_first_rank() -> bool:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    """Return when what the first rank does for all is done.
+    """Wait for work that the first rank does for all.
 
     Raises:
         RunError: The process that started this one has ended, and with it the first rank.
@@ -189,6 +190,6 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def wait_for_all() -> None:
-    """Return when every rank has come here."""
+    """Wait until every rank gets here."""
     if dist.is_available() and dist.is_initialized():
         dist.barrier()

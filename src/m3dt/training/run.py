@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import Tensor
 
 from m3dt.config import Config, save_config
-from m3dt.data import DatasetStore, M3DTDataModule, TaskStream
+from m3dt.data import DatasetStore, ExpertStreams, M3DTDataModule, TaskStream
 from m3dt.plots.tensorboard import write_layout
 from m3dt.runs import Entry, Registry
 from m3dt.runs.layout import CONFIG, check_run_folder
@@ -88,12 +88,12 @@ class Run:
             "trainer": device_settings(self.config),
         }
 
-    def batches(self, stage: str, streams: Sequence[TaskStream] = ()) -> M3DTDataModule:
+    def batches(self, stage: str, streams: ExpertStreams | None = None) -> M3DTDataModule:
         """Return the batches of a stage; by default from one stream over all tasks."""
         config = self.config
         own = getattr(config, stage).batch_size or config.loader.batch_size
         loader, number = replace(config.loader, batch_size=own), _STAGES.index(stage)
-        chosen = streams or [TaskStream(0, tuple(range(len(self.tasks))))]
+        chosen = streams or TaskStream(0, tuple(range(len(self.tasks))))
         return M3DTDataModule(self.store, loader, config.model, config.seed, number, chosen)
 
     def describe(

@@ -1,1 +1,1 @@
-"""What every room uses: errors, files, processes, the console."""
+"""Helpers that every package uses: errors, files, folders, processes, the console."""

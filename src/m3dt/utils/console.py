@@ -1,4 +1,4 @@
-"""How m3dt looks in a terminal."""
+"""Terminal output: the console and its progress bars."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rich.text import Text
 
 
 class RateColumn(ProgressColumn):
-    """Shows how many units are done a second."""
+    """Shows the rate in units per second."""
 
     def __init__(self, unit: str) -> None:
         super().__init__()
@@ -29,15 +29,15 @@ class RateColumn(ProgressColumn):
 
 
 def make_console() -> Console:
-    """Return the console that all output goes to."""
+    """Return a console; its tables keep a readable width in log files."""
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
-        console.width = 120  # a log file has no width; tables must not be squeezed into 80
+        console.width = 120  # else rich squeezes tables into 80 columns
     return console
 
 
 def progress_bar(console: Console, unit: str) -> Progress:
-    """Return a progress bar with rate and time left; silent where there is no terminal."""
+    """Return a progress bar with rate and time left; it is hidden without a terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: one message, exit code 2."""
+"""The errors that end a command with one message instead of a traceback."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake in the user's input. The message says what, where and the remedy."""
+    """Wrong user input (exit code 2). The message says what, where and the remedy."""
 
 
 class RunError(RuntimeError):
-    """Work that had to stop through no fault of the input. One message, exit code 1."""
+    """Work that had to stop although the input was valid (exit code 1)."""
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

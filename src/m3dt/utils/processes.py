@@ -1,4 +1,4 @@
-"""Processes and threads: workers that neither outlive their parent nor work on after an error."""
+"""Process and thread pools whose workers end with their parent and after an error."""
 
 from __future__ import annotations
 
@@ -12,19 +12,24 @@ from contextlib import contextmanager
 from typing import Any
 
 
+def num_workers(requested: int = 0) -> int:
+    """Return the requested number of workers, or one per CPU core where it is 0."""
+    return requested or os.cpu_count() or 1
+
+
 @contextmanager
 def process_pool(
     workers: int, initializer: Callable[..., None] | None = None, *arguments: Any
 ) -> Iterator[ProcessPoolExecutor]:
-    """Yield a pool of spawned processes; on an error, drop what waits and end what runs.
+    """Yield a pool of spawned processes; on an error, cancel its tasks and end its processes.
 
     Args:
-        workers: How many processes.
-        initializer: Called in each with the arguments; both must be picklable.
-        arguments: Of the initializer.
+        workers: Number of processes.
+        initializer: Called once in each process; picklable, like its arguments.
+        arguments: Arguments of the initializer.
     """
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, _begin, (initializer, arguments))
+    pool = ProcessPoolExecutor(workers, context, _initialize, (initializer, arguments))
     try:
         yield pool
     except BaseException:
@@ -36,15 +41,15 @@ def process_pool(
     pool.shutdown()
 
 
-def _begin(initializer: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+def _initialize(initializer: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     end_with_parent()
     if initializer is not None:
         initializer(*arguments)
 
 
 def end_with_parent() -> None:
-    """End this process when the one that started it is gone, even by `kill -9`."""
+    """End this process when its parent ends, even by `kill -9`."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -57,31 +62,31 @@ def end_with_parent() -> None:
 
 @contextmanager
 def quiet_writers() -> Iterator[None]:
-    """Print no traceback where a thread cannot write a file.
+    """Print no traceback when a thread cannot write a file.
 
-    For threads that hand the error on: TensorBoard's raises it again at the next event.
+    Use it for threads that pass the error on: TensorBoard's raises it again at the next event.
     """
-    owner = threading.excepthook
+    previous = threading.excepthook
 
     def hook(raised: threading.ExceptHookArgs) -> None:
         if not isinstance(raised.exc_value, OSError):
-            owner(raised)
+            previous(raised)
 
     threading.excepthook = hook
     try:
         yield
     finally:
-        threading.excepthook = owner
+        threading.excepthook = previous
 
 
 @contextmanager
 def single_threaded() -> Iterator[None]:
-    """Keep torch's operations to one thread: what calls it runs side by side instead.
+    """Run each torch operation on one thread.
 
-    Small matrix products gain little from more, and a result that no thread count can touch is
-    worth having.
+    Small matrix products gain little from more threads, and the last bits of their results depend
+    on the number.
     """
-    import torch  # only where it is needed: workers that simulate do without
+    import torch  # imported here: simulation workers never load it
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -93,12 +98,12 @@ def single_threaded() -> Iterator[None]:
 
 @contextmanager
 def single_threaded_pool(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Yield a pool of threads; in each of them, and here, torch's operations keep to one thread.
+    """Yield a thread pool; in it and in the caller, each torch operation runs on one thread.
 
-    A thread begins with as many as the process did, and takes over the number set elsewhere only
-    after its first products: those would have other last bits.
+    A new thread starts with the process's initial number of torch threads and adopts a number set
+    elsewhere only after its first products, whose last bits would differ. The initializer sets it.
     """
-    import torch  # only where it is needed: workers that simulate do without
+    import torch  # imported here: simulation workers never load it
 
     with (
         single_threaded(),

@@ -1,7 +1,7 @@
-"""From the snapshots of a training to a ladder of policies.
+"""Choose the snapshots of a training that form a ladder, and add them to a library.
 
-The best snapshot is chosen in the real environment; below it, snapshots whose returns divide the
-range from random to best evenly.
+The best snapshot is chosen by its returns in the real environment. The others are chosen so that
+their simulated returns divide the range from random to best evenly.
 """
 
 from __future__ import annotations
@@ -10,28 +10,27 @@ import csv
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from m3dt.behaviour.behaviours import LearnedPolicy
 from m3dt.behaviour.ladder import Rung
-from m3dt.behaviour.library import BEST, policy_name, read_record, write_record
+from m3dt.behaviour.library import BEST, PolicyRecord, policy_name, read_record, write_record
 from m3dt.behaviour.network import Network, load_networks, save_networks
 from m3dt.behaviour.player import play
+from m3dt.behaviour.policy import LearnedPolicy
 from m3dt.tasks import TASKS, TaskSpec, make_env
 
 PROGRESS, SETTINGS, SNAPSHOTS = "progress.csv", "settings.json", "snapshots"
 _NUM_BELOW = 4  # rungs below the best
-_NUM_CANDIDATES = 2  # snapshots that are measured in the real environment
+_NUM_CANDIDATES = 2  # snapshots measured in the real environment
 _QUARTILES = (0, 0.25, 0.5, 0.75, 1)
 _EPISODES = 32
-_GOALS = 8  # of a locomotion domain, over which its policy is measured
+_NUM_GOALS = 8  # goals over which a locomotion policy is measured
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A policy in the course of its training: steps so far, seconds, and simulated return."""
+    """A policy during its training, after some steps and seconds."""
 
     number: int
     steps: int
@@ -40,41 +39,41 @@ class Snapshot:
 
 
 def read_progress(folder: Path) -> list[Snapshot]:
-    """Return the snapshots of a training folder, the last one of each number."""
+    """Return the snapshots of a training folder; the last row of each number counts."""
     with (folder / PROGRESS).open() as file:
         rows = [Snapshot(int(n), int(s), int(t), float(r)) for n, s, t, r in csv.reader(file)]
     return list({row.number: row for row in rows}.values())
 
 
 def best_return(folder: Path) -> float:
-    """Return the highest simulated return of a training so far, minus infinity before any."""
+    """Return a training's highest simulated return so far, or minus infinity."""
     if not (folder / PROGRESS).exists():
         return -np.inf
     return max(s.simulated_return for s in read_progress(folder))
 
 
 def load_snapshot(folder: Path, number: int) -> Network:
-    """Read one snapshot's network."""
+    """Read the network of one snapshot."""
     return load_networks(folder / SNAPSHOTS / f"{number:04d}.safetensors")["policy"]
 
 
 def measured_returns(spec: TaskSpec, network: Network) -> list[float]:
-    """Play a policy without noise in the real environment; locomotion over several goals."""
+    """Return the episode returns of a network in the real environment, over several goals."""
     specs = [spec]
     if spec.goal is not None:
         family = [s for s in TASKS.values() if s.domain == spec.domain]
-        specs = family[:: len(family) // _GOALS]
+        specs = family[:: len(family) // _NUM_GOALS]
     returns = []
-    for one in specs:
-        env, policy = make_env(one.name), LearnedPolicy(one, network)
-        rng = np.random.default_rng((11, *one.name.encode()))
+    for task in specs:
+        env, policy = make_env(task.name), LearnedPolicy(task, network)
+        rng = np.random.default_rng((11, *task.name.encode()))
         for _ in range(_EPISODES // len(specs)):
             returns.append(play(env, policy, Rung(BEST), rng).episode_return)
     return returns
 
 
 def choose_rungs(snapshots: list[Snapshot], best: Snapshot) -> list[Snapshot]:
-    """Choose snapshots before the best whose returns are closest to even steps up to its own."""
+    """Choose earlier snapshots whose returns are closest to an even division of the range."""
     earlier = [s for s in snapshots if s.number < best.number]
     low = min((s.simulated_return for s in earlier[:1]), default=best.simulated_return)
     chosen: dict[int, Snapshot] = {}
@@ -86,17 +85,13 @@ def choose_rungs(snapshots: list[Snapshot], best: Snapshot) -> list[Snapshot]:
     return sorted(chosen.values(), key=lambda s: s.simulated_return)
 
 
-def pack(spec: TaskSpec, folder: Path, library: Path) -> dict[str, Any]:
-    """Write a task's ladder to a library folder and record how it came to be.
+def pack(spec: TaskSpec, folder: Path, library: Path) -> PolicyRecord:
+    """Write a task's ladder and its record to a library folder.
 
     Args:
-        spec: The task that was trained.
-        folder: Its training folder.
-        library: Where `<policy>.safetensors` and the record go.
-
-    Returns:
-        The record: command, recipe, seed, seconds, each rung's steps and return in simulation, and
-        the best one's return in the real environment.
+        spec: The trained task.
+        folder: Folder of its training.
+        library: Folder of `<policy>.safetensors` and of the record.
     """
     settings = json.loads((folder / SETTINGS).read_text())
     snapshots = read_progress(folder)
@@ -110,9 +105,10 @@ def pack(spec: TaskSpec, folder: Path, library: Path) -> dict[str, Any]:
         library / f"{policy_name(spec)}.safetensors",
         {name: load_snapshot(folder, s.number) for name, s in rungs.items()},
     )
-    record = {
+    record: PolicyRecord = {
         "command": f"m3dt behaviour train {policy_name(spec)} --seed {settings['seed']}",
-        **settings,
+        "recipe": settings["recipe"],
+        "seed": settings["seed"],
         "seconds": snapshots[-1].seconds,
         "rungs": {
             name: {"steps": s.steps, "simulated_return": round(s.simulated_return, 1)}

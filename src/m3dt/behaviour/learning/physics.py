@@ -1,10 +1,10 @@
-"""Observations and rewards of many simulations at once, for training behaviour policies.
+"""Observations of batched simulations, and the quantities that rewards read.
 
-dm_control computes them from one simulation. Here the same quantities come from arrays of joint
-states and of sensors that are added to the suite's models; a test holds each task to the real
+dm_control computes them for one simulation. Here, the same quantities come from arrays of joint
+states and of sensors added to the suite's models. A test compares each task with the real
 environment.
 
-Letters: B simulations, S observation, A action.
+Letters: B simulations, S observation dim, A action dim.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Y_AXIS, Z_AXIS = _SENSOR.mjSENS_FRAMEYAXIS, _SENSOR.mjSENS_FRAMEZAXIS
 
 @dataclass(frozen=True)
 class Sensor:
-    """A sensor to add: it is called `<kind>:<object>`."""
+    """A sensor to add to a model; its name is `<kind>:<object>`."""
 
     kind: mujoco.mjtSensor
     object_type: mujoco.mjtObj
@@ -42,12 +42,13 @@ class View:
     """The state of B simulations at one moment.
 
     Attributes:
-        model: Their common model.
+        model: The model of all simulations.
         qpos, qvel: Joint positions (B, nq) and velocities (B, nv).
-        sensors: All sensors at that moment, (B, ns).
-        contact_sensors: The same one simulation step before, as dm_control reads contact forces.
-        action: The action that led here, (B, A).
-        target: Where the episode's target is, (B, 3); zeros where there is none.
+        sensors: All sensors, (B, num_sensors).
+        contact_sensors: All sensors one simulation step earlier; dm_control reads contact forces
+            with this delay.
+        action: The last action, (B, A).
+        target: Position of the episode's target, (B, 3); zeros if the task has none.
     """
 
     model: mujoco.MjModel
@@ -59,13 +60,13 @@ class View:
     target: np.ndarray
 
     def read(self, name: str, contact: bool = False) -> np.ndarray:
-        """Return a sensor of the model, (B, d)."""
+        """Return the values of a sensor, (B, width)."""
         sensor = self.model.sensor(name)
         address, width = int(sensor.adr[0]), int(sensor.dim[0])
         return (self.contact_sensors if contact else self.sensors)[:, address : address + width]
 
     def frame(self, kind: mujoco.mjtSensor, name: str) -> np.ndarray:
-        """Return position or axis of an added sensor's object, (B, 3)."""
+        """Return the position or an axis of an object with an added sensor, (B, 3)."""
         return self.read(f"{kind.name}:{name}")
 
     def height(self, name: str) -> np.ndarray:
@@ -77,13 +78,13 @@ class View:
         return self.read("torso_subtreelinvel")[:, 0]
 
     def touch(self, *names: str) -> np.ndarray:
-        """Return contact forces on a logarithmic scale, (B, number of names)."""
+        """Return contact forces on a logarithmic scale, (B, len(names))."""
         return np.log1p(np.hstack([self.read(name, contact=True) for name in names]))
 
 
 @dataclass(frozen=True)
 class Family:
-    """What the tasks on one model share."""
+    """Observation, sensors and target of the tasks that share a model."""
 
     observe: Callable[[View], np.ndarray]
     sensors: tuple[Sensor, ...] = ()
@@ -115,7 +116,7 @@ def _hopper(view: View) -> np.ndarray:
 
 
 def to_target(view: View, finger: str) -> np.ndarray:
-    """Return the vector in the plane from a finger to the target, m, (B, 2)."""
+    """Return the horizontal vector from a finger to the target, m, (B, 2)."""
     return view.target[:, :2] - view.frame(POSITION, finger)[:, :2]
 
 
@@ -157,7 +158,7 @@ def _finger(view: View) -> np.ndarray:
 
 
 def finger_distance(view: View, radius: float) -> np.ndarray:
-    """Return the distance of the spinner's tip from the target's surface, m, (B,)."""
+    """Return the distance from the spinner's tip to the target's surface, m, (B,)."""
     return np.linalg.norm(_finger_target(view) - _tip(view), axis=1) - radius
 
 
@@ -234,7 +235,7 @@ FAMILIES: Mapping[str, Family] = {
         lambda physics: physics.named.model.geom_pos["target"],
     ),
 }
-"""By the name of a task or its first word."""
+"""Families by task name, or by its first word."""
 
 
 def family_of(env_id: str) -> Family:

@@ -1,4 +1,4 @@
-"""How each behaviour policy is trained."""
+"""The PPO settings of each behaviour policy."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ class Recipe:
     """Settings of PPO for one policy."""
 
     steps: int
-    """Agent steps over all simulations."""
+    """Agent steps, summed over all simulations."""
     enough: float = 1001.0
-    """Mean return in simulation at which training ends early; the default is beyond all tasks."""
+    """Mean simulated return at which training ends early; no task reaches the default."""
     snapshots: int = 60
     num_envs: int = 256
     rollout_steps: int = 32
@@ -22,17 +22,17 @@ class Recipe:
     gamma: float = 0.99
     log_std: float = -0.5
     gravity: float = 1.0
-    """Share of gravity to begin with; it grows in proportion and is whole after `gravity_steps`."""
+    """Initial fraction of gravity; it grows linearly to 1 within `gravity_steps`."""
     gravity_steps: int = 1
     start_from: str = ""
-    """Another policy, trained before in the same folder, to continue from."""
+    """Policy to start from, trained earlier in the same parent folder."""
     widths: tuple[int, ...] = (128, 128)
 
 
-# Where simulation is slow or the task hard, more is learnt from each batch.
+# Slow or hard tasks: more epochs on smaller minibatches.
 _THOROUGH = Recipe(steps=3_000_000, epochs=10, batch_size=512, learning_rate=3e-4, enough=900)
 _CHEETAH = replace(_THOROUGH, epochs=8)
-# A hopper learns to stand up and to hop at a fifth of its weight.
+# A hopper first learns to stand up and hop at a fifth of its weight.
 _HOPPER = replace(_THOROUGH, steps=12_000_000, snapshots=120, gravity=0.2, gravity_steps=5_000_000)
 
 RECIPES: dict[str, Recipe] = {
@@ -80,9 +80,4 @@ RECIPES: dict[str, Recipe] = {
     "finger-turn-hard": Recipe(steps=4_000_000, enough=950),
     "fish-swim": replace(_THOROUGH, steps=2_000_000, enough=535),
 }
-"""By policy; `policies.json` records what those reached that come with the package."""
-
-
-def recipe_of(policy: str) -> Recipe:
-    """Return the recipe of a policy."""
-    return RECIPES[policy]
+"""Recipes by policy. `trained/policies.json` records the results of the shipped policies."""

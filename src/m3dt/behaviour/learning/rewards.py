@@ -1,6 +1,6 @@
-"""The DMControl rewards of many simulations at once.
+"""DMControl rewards of batched simulations, (B,).
 
-Suite tasks are restated here for arrays; custom tasks share their formulas with `dmcontrol_custom`.
+Rewards of suite tasks are rewritten for arrays; custom tasks use `dmcontrol_custom`.
 """
 
 from __future__ import annotations
@@ -22,14 +22,12 @@ from m3dt.behaviour.learning.physics import (
 from m3dt.tasks import dmcontrol_custom as custom
 
 Reward = Callable[[View], np.ndarray]
-_STAND_HEIGHT = 1.2  # m, of a walker
-_HOP_HEIGHT = (0.6, 2)  # m, of a hopper's torso over its foot
+_HOP_HEIGHT = (0.6, 2)  # m, a hopper's torso above its foot
 _FINGER_RADIUS = 0.01
 
 
 def _walker(view: View, speed: float) -> np.ndarray:
-    standing = tolerance(view.height("torso"), (_STAND_HEIGHT, np.inf), margin=_STAND_HEIGHT / 2)
-    stand = (3 * standing + (1 + view.frame(Z_AXIS, "torso")[:, 2]) / 2) / 4
+    stand = custom.walker_stand_reward(view.height("torso"), view.frame(Z_AXIS, "torso")[:, 2])
     if speed == 0:
         return stand
     move = tolerance(
@@ -57,7 +55,7 @@ def _jump(view: View) -> np.ndarray:
 
 
 def hopper_height(view: View) -> np.ndarray:
-    """Return the height of a hopper's torso over its foot, m, (B,)."""
+    """Return the height of a hopper's torso above its foot, m, (B,)."""
     return view.height("torso") - view.height("foot")
 
 

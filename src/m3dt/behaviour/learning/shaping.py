@@ -1,7 +1,7 @@
-"""What leads the way in training where a task's own reward is too sparse to find.
+"""Shaping rewards and exploring starts for tasks whose own reward is too sparse to find.
 
-Shaping rewards are added to the task's reward, and every second simulation begins its episodes in
-exploring starts, which may also end early. Policies are measured without either.
+Shaping rewards are added to the task's reward during training. Every second simulation starts its
+episodes from exploring starts, and may terminate them early. Policies are measured without either.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from m3dt.behaviour.learning.rewards import REWARDS, Reward, ball_to_target, hop
 
 
 def _pendulum(view: View) -> np.ndarray:
-    """Reward the energy of the upright pendulum at rest, in units of m g l."""
+    """Reward having the energy of the upright pendulum at rest, in units of m g l."""
     energy = view.frame(Z_AXIS, "pole")[:, 2] + 0.25 / (2 * 9.81 * 0.5) * view.qvel[:, 0] ** 2
     return 0.3 * tolerance(energy - 1, margin=1)
 
 
 def acrobot_energy(view: View) -> np.ndarray:
-    """Return the energy beyond that of an acrobot upright at rest, J, (B,)."""
+    """Return the energy relative to the acrobot upright at rest, J, (B,)."""
     gravity = -view.model.opt.gravity[2]
     upper_mass, lower_mass = view.model.body_mass[1:3]
     upper_center, lower_center = view.model.body_ipos[1:3, 2]  # m, above each joint
     upper_inertia, lower_inertia = view.model.body_inertia[1:3, 1]
     length = view.model.body_pos[2, 2]  # m, from shoulder to elbow
     shoulder, elbow = view.qpos.T
-    upper, lower = view.qvel[:, 0], view.qvel.sum(axis=1)  # rad/s in the world
+    upper, lower = view.qvel[:, 0], view.qvel.sum(axis=1)  # rad/s in the world frame
     lower_speed_squared = (
         (length * upper) ** 2
         + (lower_center * lower) ** 2
@@ -64,7 +64,7 @@ def _finger_spin(view: View) -> np.ndarray:
 
 
 def _cup(view: View) -> np.ndarray:
-    """A ball above the cup may fall into it."""
+    """Reward a ball above the cup, which may fall into it."""
     return 0.1 * np.clip(-ball_to_target(view)[:, 1] / 0.3, -1, 1)
 
 
@@ -95,9 +95,10 @@ SHAPING: dict[str, Reward] = {
 
 
 Start = tuple[np.ndarray, np.ndarray]
+"""Joint positions and velocities."""
 
 
-def _anywhere(
+def _uniform(
     rng: np.random.Generator, positions: tuple[float, ...], velocities: tuple[float, ...]
 ) -> Start:
     """Draw joint positions and velocities uniformly within symmetric bounds."""
@@ -107,14 +108,14 @@ def _anywhere(
 
 
 def _acrobot_near_the_top(rng: np.random.Generator) -> Start:
-    """Draw any pose and velocity, most of them close to standing at rest: its basin is narrow."""
+    """Draw any pose and velocity, mostly close to the top at rest, whose basin is narrow."""
     scale = rng.random() ** 4
     qpos = scale * rng.uniform(-np.pi, np.pi, 2)
     return qpos, scale * rng.uniform(-1, 1, 2) * np.array([4, 6])
 
 
 def _standing_hopper(rng: np.random.Generator) -> Start:
-    """Draw an upright pose, in flight or on the ground, moving little."""
+    """Draw an upright pose, in the air or on the ground, at low speed."""
     qpos = rng.normal(0, 0.1, 7)
     qpos[0], qpos[1] = 0, rng.uniform(0, 0.3)
     qvel = rng.normal(0, 0.5, 7)
@@ -122,32 +123,32 @@ def _standing_hopper(rng: np.random.Generator) -> Start:
 
 
 def _thrown_cheetah(rng: np.random.Generator) -> Start:
-    """Draw a pose in the air, turned up to 126 degrees either way: it may come to stand on end."""
+    """Draw a pose in the air, rotated by up to 126 degrees, that may land standing on end."""
     qpos = rng.normal(0, 0.2, 9)
     qpos[0], qpos[1], qpos[2] = 0, rng.uniform(0, 0.8), rng.uniform(-2.2, 2.2)
     return qpos, rng.normal(0, 0.5, 9)
 
 
 EXPLORING_STARTS: dict[str, Callable[[np.random.Generator], Start]] = {
-    "pendulum-swingup": partial(_anywhere, positions=(np.pi,), velocities=(8,)),
+    "pendulum-swingup": partial(_uniform, positions=(np.pi,), velocities=(8,)),
     "acrobot-swingup": _acrobot_near_the_top,
-    "cartpole-swingup": partial(_anywhere, positions=(1, np.pi), velocities=(2, 6)),
-    "cartpole-swingup-sparse": partial(_anywhere, positions=(1, np.pi), velocities=(2, 6)),
+    "cartpole-swingup": partial(_uniform, positions=(1, np.pi), velocities=(2, 6)),
+    "cartpole-swingup-sparse": partial(_uniform, positions=(1, np.pi), velocities=(2, 6)),
     "cheetah-jump": _thrown_cheetah,
     "hopper-stand": _standing_hopper,
     "hopper-hop": _standing_hopper,
     "hopper-hop-backwards": _standing_hopper,
 }
-"""Joint positions and velocities to begin with, from a generator."""
+"""Functions that draw an initial state, by task."""
 
 
 def _fallen_hopper(view: View) -> np.ndarray:
     return hopper_height(view) < 0.45
 
 
-FALLS: dict[str, Callable[[View], np.ndarray]] = {
+TERMINATIONS: dict[str, Callable[[View], np.ndarray]] = {
     "hopper-stand": _fallen_hopper,
     "hopper-hop": _fallen_hopper,
     "hopper-hop-backwards": _fallen_hopper,
 }
-"""When an episode with an exploring start ends: balance is learnt first, getting up later."""
+"""When an episode from an exploring start ends: balance is learnt first, getting up later."""

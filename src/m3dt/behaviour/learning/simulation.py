@@ -1,12 +1,14 @@
-"""Many simulations of one task, stepped together by `mujoco.rollout`.
+"""Batched simulations of one task, stepped together by `mujoco.rollout`.
 
-Letters: B simulations, I policy input, A action.
+Letters: B simulations, A action dim.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -15,43 +17,50 @@ from mujoco import rollout
 from m3dt.behaviour.policy_input import policy_input
 from m3dt.tasks import TaskSpec, make_env
 
-_NUM_STARTS = 512  # initial states taken from the real environment
-_CHUNK = 16  # simulations that a thread takes at a time
+_NUM_STARTS = 512  # initial states drawn from the real environment
+_CHUNK = 16  # simulations per work item of a thread
+
+ExploringStart = Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a step of all simulations gave: inputs (B, I), rewards (B,), fallen (B,) of bool."""
+class BatchedStep:
+    """The result of one step: policy inputs (B, input_dim), rewards (B,), terminated (B,) bool."""
 
     inputs: np.ndarray
     rewards: np.ndarray
-    fallen: np.ndarray
+    terminated: np.ndarray
 
 
-class Simulation(Protocol):
-    """B simulations of one task; the caller decides when episodes begin."""
+class Simulation(ABC):
+    """B simulations of one task; the caller decides when episodes start."""
 
-    def weigh(self, share: float) -> None:
-        """Set gravity to a share of its strength."""
+    _rollouts: _Rollouts
 
+    def scale_gravity(self, fraction: float) -> None:
+        """Set gravity to a fraction of its normal strength."""
+        self._rollouts.scale_gravity(fraction)
+
+    @abstractmethod
     def begin(self, which: np.ndarray) -> np.ndarray:
-        """Start episodes in the simulations of these indices; return their inputs, (b, I)."""
+        """Start episodes in the simulations with these indices; return their policy inputs."""
 
-    def step(self, actions: np.ndarray) -> Outcome:
-        """Step all simulations with actions (B, A) in [-1, 1]."""
+    @abstractmethod
+    def step(self, actions: np.ndarray) -> BatchedStep:
+        """Step all simulations with actions in [-1, 1], (B, A)."""
 
 
 def simulate(spec: TaskSpec, num: int, threads: int, seed: int, shaped: bool = False) -> Simulation:
-    """Return `num` simulations of a DMControl or locomotion task.
+    """Return simulations of a DMControl or locomotion task.
 
-    The goal of a locomotion task is drawn anew for each episode.
+    Every locomotion episode draws a new goal.
 
     Args:
         spec: The task.
-        num: How many simulations, B.
-        threads: How many threads step them.
+        num: Number of simulations, B.
+        threads: Number of threads that step them.
         seed: Seed of initial states and goals.
-        shaped: Whether rewards and starts include what helps the task's training, if anything does.
+        shaped: Whether to add the task's shaping rewards and exploring starts, if it has any.
     """
     rng = np.random.default_rng(seed)
     if spec.domain == "dmcontrol":
@@ -60,7 +69,7 @@ def simulate(spec: TaskSpec, num: int, threads: int, seed: int, shaped: bool = F
 
 
 class _Rollouts:
-    """States of B simulations, and the threads that step them."""
+    """The states of B simulations, and the threads that step them."""
 
     def __init__(self, model: mujoco.MjModel, num: int, threads: int) -> None:
         self.model = model
@@ -72,16 +81,16 @@ class _Rollouts:
         self._size = mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_FULLPHYSICS)
         assert self._size == 1 + model.nq + model.nv  # time, qpos, qvel, and nothing else
 
-    def weigh(self, share: float) -> None:
-        """Set gravity to a share of the model's own."""
-        self.model.opt.gravity[:] = share * self._gravity
+    def scale_gravity(self, fraction: float) -> None:
+        """Set gravity to a fraction of the model's own."""
+        self.model.opt.gravity[:] = fraction * self._gravity
 
     def run(self, actions: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Hold actions for some simulation steps, without moving the states.
+        """Simulate some steps with constant actions; `self.qpos` and `self.qvel` do not change.
 
         Returns:
-            After each step qpos (B, steps, nq) and qvel (B, steps, nv); and the sensors as they are
-            computed at the beginning of each step, (B, steps, ns).
+            qpos (B, steps, nq) and qvel (B, steps, nv) after each step, and the sensors computed at
+            the start of each step, (B, steps, num_sensors).
         """
         nq = self.model.nq
         start = np.hstack((np.zeros((len(self.qpos), 1)), self.qpos, self.qvel))
@@ -92,15 +101,15 @@ class _Rollouts:
         return states[:, :, 1 : 1 + nq], states[:, :, 1 + nq :], sensors
 
 
-class DMControlSimulation:
-    """B simulations of a DMControl task, started from states that the real environment drew."""
+class DMControlSimulation(Simulation):
+    """B simulations of a DMControl task; their initial states come from the real environment."""
 
     def __init__(
         self, spec: TaskSpec, num: int, threads: int, rng: np.random.Generator, shaped: bool
     ) -> None:
         from m3dt.behaviour.learning.physics import View, family_of
         from m3dt.behaviour.learning.rewards import REWARDS
-        from m3dt.behaviour.learning.shaping import EXPLORING_STARTS, FALLS, SHAPING
+        from m3dt.behaviour.learning.shaping import EXPLORING_STARTS, SHAPING, TERMINATIONS
         from m3dt.tasks.dmcontrol import ACTION_REPEAT
 
         self._spec = spec
@@ -113,22 +122,26 @@ class DMControlSimulation:
         self._repeat = ACTION_REPEAT
         env: Any = make_env(spec.name, int(rng.integers(2**31)))
         explore = EXPLORING_STARTS.get(spec.env_id) if shaped else None
-        self._falls = FALLS.get(spec.env_id) if shaped else None
-        starts = []  # those of the task, then exploring ones
+        self._terminates = TERMINATIONS.get(spec.env_id) if shaped else None
+        self._starts = self._draw_starts(env, explore)
+        self._exploring = np.arange(num) % 2 == 1 if explore else np.zeros(num, bool)
+        self._substeps = round(env._env.control_timestep() / env.physics.timestep())
+        self._rollouts = _Rollouts(self._model_with_sensors(spec, env.physics), num, threads)
+        self._target = np.zeros((num, 3))
+
+    def _draw_starts(self, env: Any, explore: ExploringStart | None) -> list[np.ndarray]:
+        """Return qpos, qvel, targets and inputs of the task's starts, then of exploring ones."""
+        starts = []
         for i in range(2 * _NUM_STARTS if explore else _NUM_STARTS):
             observation, _ = env.reset()
             if explore is not None and i >= _NUM_STARTS:
-                observation = env.place(*explore(rng))
+                observation = env.place(*explore(self._rng))
             data, target = env.physics.data, np.array(self._family.target(env.physics))
             starts.append((data.qpos.copy(), data.qvel.copy(), target, self._input(observation)))
-        self._starts = [np.array(part) for part in zip(*starts, strict=True)]
-        self._exploring = np.arange(num) % 2 == 1 if explore else np.zeros(num, bool)
-        self._substeps = round(env._env.control_timestep() / env.physics.timestep())
-        self._rollouts = _Rollouts(self._sensing_model(spec, env.physics), num, threads)
-        self._target = np.zeros((num, 3))
+        return [np.array(part) for part in zip(*starts, strict=True)]
 
-    def _sensing_model(self, spec: TaskSpec, physics: Any) -> mujoco.MjModel:
-        """Compile the task's model again, with the family's sensors added."""
+    def _model_with_sensors(self, spec: TaskSpec, physics: Any) -> mujoco.MjModel:
+        """Compile the task's model again with the sensors that observations and rewards read."""
         from m3dt.tasks.dmcontrol import model_xml
 
         xml, included = model_xml(spec.env_id)
@@ -141,13 +154,10 @@ class DMControlSimulation:
                 objname=sensor.object_name,
             )
         model = description.compile()
-        # What the tasks change in their models beside targets.
+        # Besides targets, tasks change these two fields of their models.
         model.dof_damping[:] = physics.model.dof_damping
         model.geom_size[:] = physics.model.geom_size
         return model
-
-    def weigh(self, share: float) -> None:
-        self._rollouts.weigh(share)
 
     def begin(self, which: np.ndarray) -> np.ndarray:
         chosen = self._rng.integers(0, _NUM_STARTS, len(which))
@@ -157,9 +167,9 @@ class DMControlSimulation:
         self._target[which] = target
         return inputs
 
-    def step(self, actions: np.ndarray) -> Outcome:
+    def step(self, actions: np.ndarray) -> BatchedStep:
         n = self._substeps
-        # One step more than an action lasts: sensors belong to the state a step begins with.
+        # One extra step, because sensors describe the state at the start of a step.
         qpos, qvel, sensors = self._rollouts.run(actions, self._repeat * n + 1)
         rewards = np.zeros(len(actions))
         for end in range(n, self._repeat * n + 1, n):
@@ -175,34 +185,31 @@ class DMControlSimulation:
             for reward in self._rewards:
                 rewards += reward(view)
         self._rollouts.qpos, self._rollouts.qvel = view.qpos.copy(), view.qvel.copy()
-        fallen = np.zeros(len(actions), bool)
-        if self._falls is not None:
-            fallen = self._falls(view) & self._exploring
-        return Outcome(self._input(self._family.observe(view)), rewards, fallen)
+        terminated = np.zeros(len(actions), bool)
+        if self._terminates is not None:
+            terminated = self._terminates(view) & self._exploring
+        return BatchedStep(self._input(self._family.observe(view)), rewards, terminated)
 
     def _input(self, observations: np.ndarray) -> np.ndarray:
         return policy_input(self._spec, observations, np.zeros(()))
 
 
-class LocomotionSimulation:
-    """B simulations of cheetah-vel or ant-dir, each with a goal of its own."""
+class LocomotionSimulation(Simulation):
+    """B simulations of cheetah-vel or ant-dir, each with its own goal."""
 
     def __init__(self, spec: TaskSpec, num: int, threads: int, rng: np.random.Generator) -> None:
         from m3dt.tasks import locomotion
 
-        self._rules = locomotion
+        self._locomotion = locomotion
         self._spec = spec
         self._ant = spec.domain == "ant-dir"
         self._rng = rng
         self._rollouts = _Rollouts(locomotion.load_model(spec.env_id), num, threads)
-        self._position = np.zeros((num, 2))  # where the velocity is measured from, (x, y)
+        self._position = np.zeros((num, 2))  # (x, y) before the step; the velocity is its change
         self.goals = np.zeros(num)
 
-    def weigh(self, share: float) -> None:
-        self._rollouts.weigh(share)
-
     def begin(self, which: np.ndarray) -> np.ndarray:
-        rollouts, noise = self._rollouts, self._rules.NOISE
+        rollouts, noise = self._rollouts, self._locomotion.NOISE
         model, count = rollouts.model, len(which)
         rollouts.qpos[which] = model.qpos0 + self._rng.uniform(-noise, noise, (count, model.nq))
         rollouts.qvel[which] = noise * self._rng.standard_normal((count, model.nv))
@@ -214,21 +221,21 @@ class LocomotionSimulation:
         self.goals[which] = self._rng.uniform(0, 2 * np.pi if self._ant else 3.0, count)
         return self._inputs()[which]
 
-    def step(self, actions: np.ndarray) -> Outcome:
-        rules = self._rules
-        qpos, qvel, _ = self._rollouts.run(actions, rules.FRAME_SKIP)
-        # The ant's own reward reads the torso in the integrator's last stage: a millimetre off.
+    def step(self, actions: np.ndarray) -> BatchedStep:
+        locomotion = self._locomotion
+        qpos, qvel, _ = self._rollouts.run(actions, locomotion.FRAME_SKIP)
+        # The real ant's torso position comes from the integrator's last stage: off by a millimetre.
         position = qpos[:, -1, :2].copy()
-        velocity = (position - self._position) / rules.STEP_SECONDS
+        velocity = (position - self._position) / locomotion.STEP_SECONDS
         self._position = position
         self._rollouts.qpos, self._rollouts.qvel = qpos[:, -1].copy(), qvel[:, -1].copy()
         if self._ant:
-            rewards = rules.ant_reward(velocity, actions, self.goals)
-            fallen = ~rules.ant_is_healthy(qpos[:, -1], qvel[:, -1])
+            rewards = locomotion.ant_reward(velocity, actions, self.goals)
+            terminated = ~locomotion.ant_is_healthy(qpos[:, -1], qvel[:, -1])
         else:
-            rewards = rules.cheetah_reward(velocity[:, 0], actions, self.goals)
-            fallen = np.zeros(len(actions), bool)
-        return Outcome(self._inputs(), rewards, fallen)
+            rewards = locomotion.cheetah_reward(velocity[:, 0], actions, self.goals)
+            terminated = np.zeros(len(actions), bool)
+        return BatchedStep(self._inputs(), rewards, terminated)
 
     def _inputs(self) -> np.ndarray:
         skip = 2 if self._ant else 1

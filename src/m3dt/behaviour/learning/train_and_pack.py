@@ -1,25 +1,26 @@
-"""Train the behaviour policies of some tasks and pack each into a library."""
+"""Train the behaviour policies of several tasks and add their ladders to a library."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from m3dt.behaviour.learning.pack import pack
-from m3dt.behaviour.learning.recipes import recipe_of
-from m3dt.behaviour.learning.train import train
+from m3dt.behaviour.learning.ppo import train
+from m3dt.behaviour.learning.recipes import RECIPES
 from m3dt.behaviour.library import policy_name
 from m3dt.tasks import TASKS, TaskSpec, get_task
 from m3dt.utils.errors import UserError
 
 
 def trainable(names: Sequence[str]) -> list[TaskSpec]:
-    """Return one task for each policy that is named, by its own name or by one of its tasks.
+    """Return one task per policy; a name may be a policy's or one of its tasks'.
 
     Raises:
-        UserError: A name is unknown, or its behaviour is a script.
+        UserError: A name is unknown, or its policy is a script.
     """
     specs: dict[str, TaskSpec] = {}
     for name in names:
@@ -33,22 +34,22 @@ def trainable(names: Sequence[str]) -> list[TaskSpec]:
 def train_and_pack(
     names: Sequence[str], folder: Path, library: Path, seed: int, console: Console
 ) -> None:
-    """Train policies one after another, resuming each, and write their ladders.
+    """Train policies one after another, or resume them, and write their ladders.
 
     Args:
         names: Tasks or policies.
-        folder: Where trainings live, one folder a policy.
-        library: Where the ladders go.
+        folder: Folder of the trainings, with one subfolder per policy.
+        library: Folder of the ladders.
         seed: Seed of the trainings.
-        console: Where results are told.
+        console: Where to print progress and results.
 
     Raises:
-        UserError: A name cannot be trained, or a recipe continues from one that is not there.
+        UserError: A name cannot be trained, or a recipe starts from a policy that is missing.
     """
     for spec in trainable(names):
         name = policy_name(spec)
-        recipe = recipe_of(name)
-        train(spec, folder / name, recipe, seed, _teller(console, name))
+        log = partial(_print_line, console, name)
+        train(spec, folder / name, RECIPES[name], seed, log)
         record = pack(spec, folder / name, library)
         console.print(
             f"{name}: return {record['return_mean']:.1f} +- {record['return_std']:.1f} without "
@@ -56,5 +57,5 @@ def train_and_pack(
         )
 
 
-def _teller(console: Console, name: str) -> Callable[[str], None]:
-    return lambda line: console.print(f"  {name}: {line}")
+def _print_line(console: Console, name: str, line: str) -> None:
+    console.print(f"  {name}: {line}")

@@ -1,5 +1,5 @@
-"""Datasets of other projects, read into ours: nothing is half-written when one fails."""
+"""Import datasets of other projects. An import succeeds as a whole or changes nothing."""
 
-from m3dt.data.importers.dispatch import FORMATS, import_dataset
+from m3dt.data.importers.import_tasks import FORMATS, import_dataset
 
 __all__ = ["FORMATS", "import_dataset"]

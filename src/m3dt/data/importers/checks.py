@@ -1,4 +1,4 @@
-"""What every importer checks of what it reads."""
+"""Checks of imported episodes, common to all formats."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from m3dt.tasks import TaskSpec, Trajectory
 from m3dt.utils.errors import UserError
 
 
-def trajectory(spec: TaskSpec, where: str, arrays: Mapping[str, Any]) -> Trajectory:
-    """Check one episode and cut it to its task's native widths.
+def checked_trajectory(spec: TaskSpec, where: str, arrays: Mapping[str, Any]) -> Trajectory:
+    """Check one episode and return it with the task's own widths.
 
     Args:
         spec: The task.
-        where: What to call the episode in messages.
-        arrays: `observations` (T, S), `actions` (T, A) and `rewards` (T) or (T, 1), at least of the
-            task's widths; further dimensions must be zero padding. `success`, if it is known.
+        where: Name of the episode in messages.
+        arrays: `observations` (T, S), `actions` (T, A), `rewards` (T,) or (T, 1), and `success` if
+            known. Columns beyond the task's widths must be zero padding.
 
     Raises:
-        UserError: An array is missing, of another length or width, or not finite.
+        UserError: An array is missing, has the wrong length or width, or is not finite.
     """
     for name in ("observations", "actions", "rewards"):
         if name not in arrays:
@@ -55,7 +55,7 @@ def _numbers(where: str, name: str, value: Any) -> np.ndarray:
     try:
         array = np.asarray(value)
     except ValueError:
-        raise UserError(f"{where}: '{name}' is not an array of one shape") from None
+        raise UserError(f"{where}: '{name}' is ragged, not one array") from None
     if array.dtype.kind not in "fiub":
         raise UserError(f"{where}: '{name}' holds {array.dtype}, not numbers")
     array = array.astype(np.float32)

@@ -1,6 +1,7 @@
-"""The layouts of other projects, each a function from a source to tasks and their episodes.
+"""Readers of other projects' formats.
 
-Each yields a task's name and its trajectories, the prompts last; memory holds one task at a time.
+Each reader takes a source and task names, and yields every task's name with its trajectories, the
+prompts last. Only one task is in memory at a time.
 """
 
 from __future__ import annotations
@@ -14,64 +15,55 @@ import numpy as np
 import torch
 
 from m3dt.data.format import NUM_PROMPTS
-from m3dt.data.importers.checks import trajectory
+from m3dt.data.importers.checks import checked_trajectory
 from m3dt.data.importers.unpickle import load_pickle, load_torch
 from m3dt.tasks import TASKS, Trajectory, get_task
 from m3dt.utils.errors import UserError
 
 Tasks = Iterator[tuple[str, list[Trajectory]]]
+_PROMPTDT_NAME = re.compile(r"(cheetah_vel|ant_dir)-(\d+)-([a-z]+)\.pkl")
+_CHUNK_RANKS = {"obs": 3, "action": 3, "reward": 2, "task": 2}
 
 
 def read_npz(source: Path, names: Sequence[str]) -> Tasks:
-    """Read the M3DT authors' layout: `<task>/<i>.npz`, an episode a file, in the order of i.
+    """Read the M3DT authors' format: `<task>/<i>.npz`, one episode per file, numbered from 0.
 
-    Files hold `observations` (T, 39), `actions` (T, 8), `rewards` (T), padded with zeros. The last
-    two episodes of a task are its prompts.
+    Files contain `observations` (T, 39), `actions` (T, 8) and `rewards` (T,), padded with zeros.
+    The last two episodes of a task are its prompts.
     """
     folders = {path.name: path for path in sorted(source.iterdir()) if path.is_dir()}
     found = [name for name in TASKS if name in folders]
     if not found:
         raise UserError(f"{source}: no folder is named after a task (expected <task>/<i>.npz)")
     for name in _chosen(found, names, source):
-        files = {p: int(p.stem) for p in folders[name].glob("*.npz") if p.stem.isdecimal()}
-        if sorted(files.values()) != list(range(len(files))):
-            lacking = min(set(range(len(files))) - set(files.values()))
-            raise UserError(f"{folders[name]}: {lacking}.npz is missing of {len(files)} others")
-        spec = get_task(name)
-        yield (
-            name,
-            [
-                trajectory(spec, str(path), _load_npz(path))
-                for path in sorted(files, key=lambda file: files[file])
-            ],
-        )
+        spec, paths = get_task(name), _numbered_files(folders[name])
+        yield name, [checked_trajectory(spec, str(path), _load_npz(path)) for path in paths]
+
+
+def _numbered_files(folder: Path) -> list[Path]:
+    """Return `0.npz`, `1.npz`, ... in order, after checking that none is missing."""
+    files = sorted((int(p.stem), p) for p in folder.glob("*.npz") if p.stem.isdecimal())
+    missing = set(range(len(files))) - {number for number, _ in files}
+    if missing:
+        raise UserError(f"{folder}: {min(missing)}.npz is missing; {len(files)} others are there")
+    return [path for _, path in files]
 
 
 def _load_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except Exception as error:  # numpy, zipfile and tokenize each have a family of their own
+    except Exception as error:  # numpy, zipfile and tokenize raise many kinds
         raise UserError(f"{path}: damaged or not an npz file ({error})") from None
 
 
 def read_promptdt(source: Path, names: Sequence[str]) -> Tasks:
     """Read Prompt-DT's pickles: `cheetah_vel-<i>-expert.pkl`, `cheetah_vel-<i>-prompt-expert.pkl`.
 
-    Each is a list of dictionaries with `observations`, `actions`, `rewards`. The first two episodes
-    of the prompt file become the task's prompts; without that file, the last two of the other.
+    Each file is a list of dictionaries with `observations`, `actions` and `rewards`. The prompts
+    are the first two episodes of the prompt file, or without one the last two of the other file.
     """
-    pattern = re.compile(r"(cheetah_vel|ant_dir)-(\d+)-([a-z]+)\.pkl")
-    files: dict[str, Path] = {}
-    for path in sorted(source.rglob("*.pkl")):
-        match = pattern.fullmatch(path.name)
-        if match:
-            name = f"{match[1].replace('_', '-')}-{match[2]}"
-            if name in files:
-                raise UserError(
-                    f"{source}: {files[name].name} and {path.name} are one task: {name}"
-                )
-            files[name] = path
+    files = _promptdt_files(source)
     found = [name for name in TASKS if name in files]
     if not found:
         raise UserError(
@@ -80,27 +72,43 @@ def read_promptdt(source: Path, names: Sequence[str]) -> Tasks:
     for name in _chosen(found, names, source):
         path, spec = files[name], get_task(name)
         stem, quality = path.stem.rsplit("-", 1)
-        sources = [path, path.with_name(f"{stem}-prompt-{quality}.pkl")]
+        prompts = path.with_name(f"{stem}-prompt-{quality}.pkl")
         episodes = _episodes(path)
-        if sources[1].exists():
-            episodes += _episodes(sources[1])[:NUM_PROMPTS]
-        yield name, [trajectory(spec, f"{path}, episode {i}", e) for i, e in enumerate(episodes)]
+        if prompts.exists():
+            episodes += _episodes(prompts)[:NUM_PROMPTS]
+        where = f"{path}, episode"
+        yield name, [checked_trajectory(spec, f"{where} {i}", e) for i, e in enumerate(episodes)]
+
+
+def _promptdt_files(source: Path) -> dict[str, Path]:
+    """Return the files of training episodes, by task name."""
+    files: dict[str, Path] = {}
+    for path in sorted(source.rglob("*.pkl")):
+        match = _PROMPTDT_NAME.fullmatch(path.name)
+        if match:
+            name = f"{match[1].replace('_', '-')}-{match[2]}"
+            if name in files:
+                raise UserError(
+                    f"{source}: {files[name].name} and {path.name} are the same task, {name}"
+                )
+            files[name] = path
+    return files
 
 
 def _episodes(path: Path) -> list[dict[str, Any]]:
     content = load_pickle(path)
     if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
-        raise UserError(f"{path}: expected a list of dictionaries, one an episode")
+        raise UserError(f"{path}: expected a list of dictionaries, one per episode")
     return content
 
 
 def read_tdmpc2(source: Path, names: Sequence[str]) -> Tasks:
-    """Read TD-MPC2's chunks of the 30 DMControl tasks: `*.pt` files of many episodes each.
+    """Read TD-MPC2's chunks of the 30 DMControl tasks: `*.pt` files with many episodes each.
 
-    A chunk maps `obs` (M, T+1, S), `action` (M, T+1, A), `reward` (M, T+1) and `task` (M, T+1),
-    padded over tasks. Row t+1 holds the action that was taken at obs t and its reward; row 0 holds
-    NaN. Tasks are numbered in the order of DMControl here. Chunks are read once for every task, so
-    that memory holds one chunk and one task.
+    A chunk maps `obs` (episodes, T+1, S), `action` (episodes, T+1, A), `reward` and `task`
+    (episodes, T+1), padded to common widths. Row t+1 contains the action taken at `obs` t and its
+    reward; row 0 contains NaN. Tasks have the numbers of our DMControl order. Each chunk is read
+    once per task, so that memory holds one chunk and one task.
     """
     chunks = sorted(source.glob("*.pt")) if source.is_dir() else [source]
     if not chunks:
@@ -111,8 +119,8 @@ def read_tdmpc2(source: Path, names: Sequence[str]) -> Tasks:
         numbers |= set(np.unique(_chunk(path)["task"]).tolist())
     if not numbers <= set(range(len(order))):
         raise UserError(
-            f"{source}: task numbers up to {max(numbers)}; only the {len(order)} DMControl tasks "
-            "of the mt30 dataset can be told apart"
+            f"{source}: task numbers up to {max(numbers)}, but only the {len(order)} DMControl "
+            "tasks of the mt30 dataset are known by number"
         )
     for name in _chosen([order[int(n)] for n in sorted(numbers)], names, source):
         spec, trajectories = get_task(name), []
@@ -124,11 +132,8 @@ def read_tdmpc2(source: Path, names: Sequence[str]) -> Tasks:
                     "actions": chunk["action"][row, 1:],
                     "rewards": chunk["reward"][row, 1:],
                 }
-                trajectories.append(trajectory(spec, f"{path}, episode {row}", arrays))
+                trajectories.append(checked_trajectory(spec, f"{path}, episode {row}", arrays))
         yield name, trajectories
-
-
-_CHUNK_RANKS = {"obs": 3, "action": 3, "reward": 2, "task": 2}
 
 
 def _chunk(path: Path) -> dict[str, np.ndarray]:
@@ -141,16 +146,16 @@ def _chunk(path: Path) -> dict[str, np.ndarray]:
         chunk[name] = (tensor if name == "task" else tensor.detach().float()).numpy()
     if len({array.shape[:2] for array in chunk.values()}) != 1:
         shapes = ", ".join(f"{name} {array.shape}" for name, array in chunk.items())
-        raise UserError(f"{path}: episodes and steps differ: {shapes}")
+        raise UserError(f"{path}: numbers of episodes and steps differ: {shapes}")
     if (chunk["task"] != chunk["task"][:, :1]).any():
         raise UserError(f"{path}: the task changes within an episode")
     return chunk
 
 
 def read_minari(source: Path, names: Sequence[str]) -> Tasks:
-    """Read one Minari dataset, a folder with `data/` in it, as the one task that is named.
+    """Read one Minari dataset, a folder that contains `data/`, as the task named.
 
-    Minari keeps one observation more than actions, the last; it is dropped.
+    Minari stores the observation after the last action; it is dropped.
     """
     try:
         import minari
@@ -165,18 +170,17 @@ def read_minari(source: Path, names: Sequence[str]) -> Tasks:
     try:
         dataset = minari.MinariDataset(folder)
         episodes = list(dataset.iterate_episodes())
-    except Exception as error:  # whatever its library meets in a damaged one
+    except Exception as error:  # damaged files can raise anything in minari
         raise UserError(f"{source}: damaged or not a Minari dataset ({error})") from None
     trajectories = []
     for episode in episodes:
-        success = (episode.infos or {}).get("success")
         arrays = {
             "observations": _without_last(episode.observations),
             "actions": episode.actions,
             "rewards": episode.rewards,
-            "success": success,
+            "success": (episode.infos or {}).get("success"),
         }
-        trajectories.append(trajectory(spec, f"{source}, episode {episode.id}", arrays))
+        trajectories.append(checked_trajectory(spec, f"{source}, episode {episode.id}", arrays))
     yield spec.name, trajectories
 
 
@@ -185,7 +189,7 @@ def _without_last(observations: Any) -> Any:
 
 
 def _chosen(found: Sequence[str], names: Sequence[str], source: Path) -> Sequence[str]:
-    """Return the tasks to read: those named, else all."""
+    """Return the tasks to read: those in `names`, or all if it is empty."""
     missing = [name for name in names if name not in found]
     if missing:
         raise UserError(f"{source}: holds no {', '.join(missing)}; it has {', '.join(found)}")

@@ -1,7 +1,7 @@
-"""Reading pickles of others without running what they say.
+"""Read pickles of unknown origin without running their code.
 
-A pickle may name any function to call. These readers know the few that arrays and tensors need and
-refuse every other.
+A pickle can call any function by name. These readers allow only the few that arrays and tensors
+need.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ _TORCH = {
 
 def _require_numbers(dtype: Any) -> None:
     if not isinstance(dtype, np.dtype) or dtype.hasobject or dtype.names is not None:
-        raise pickle.UnpicklingError(f"it holds an array of {dtype}, not of numbers")
+        raise pickle.UnpicklingError(f"it contains an array of {dtype}, not of numbers")
 
 
 class _ArrayType:
-    """Stands for `numpy.ndarray`, which as a function would read any memory as objects."""
+    """Replaces `numpy.ndarray`, whose constructor would read any memory as objects."""
 
 
 def _new_array(kind: Any, shape: Any, dtype: Any) -> np.ndarray:
-    """Return the empty array that a pickle then fills."""
+    """Return the empty array that the pickle fills afterwards."""
     if kind is not _ArrayType:
-        raise pickle.UnpicklingError("it asks for an array of a class that no data file needs")
+        raise pickle.UnpicklingError("it asks for a class of array that no data file needs")
     return _Array((0,), np.uint8)
 
 
 class _Array(np.ndarray):
-    """An array whose pickled state may hold numbers only."""
+    """An array whose pickled state may contain only numbers."""
 
     def __setstate__(self, state: Any) -> None:
         _require_numbers(state[2])
@@ -54,7 +54,7 @@ class _Array(np.ndarray):
 
 
 def _from_buffer(buffer: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
-    """Rebuild an array of pickle protocol 5."""
+    """Rebuild an array pickled with protocol 5."""
     _require_numbers(dtype)
     return np.frombuffer(buffer, dtype).reshape(shape, order="F" if order == "F" else "C")
 
@@ -73,17 +73,17 @@ _REPLACED = {
 
 
 class _Mapping(dict):
-    """Stands for a TensorDict: a mapping of names to tensors."""
+    """Replaces a TensorDict: a mapping of names to tensors."""
 
 
 def _make_mapping(cls: type, state: Any) -> _Mapping:
-    """Take the tensors out of a TensorDict's pickled state."""
+    """Return the tensors in a TensorDict's pickled state."""
     state = state if isinstance(state, dict) else {}
     return _Mapping(state.get("_tensordict", state))
 
 
 class _Unpickler(pickle.Unpickler):
-    """An unpickler that finds nothing but the named functions and classes."""
+    """An unpickler that refuses all names but the allowed functions and classes."""
 
     allowed: frozenset[tuple[str, str]] = frozenset(_BUILTINS)
 
@@ -107,7 +107,7 @@ def load_pickle(path: Path) -> Any:
     """Read a pickle of NumPy arrays in lists and dictionaries.
 
     Raises:
-        UserError: It is damaged, or asks for anything but arrays.
+        UserError: It is damaged, or names anything but arrays.
     """
     with path.open("rb") as file:
         return _guarded(path, lambda: _Unpickler(file).load())
@@ -117,7 +117,7 @@ def load_torch(path: Path) -> Any:
     """Read a torch file of tensors in lists, dictionaries and TensorDicts.
 
     Raises:
-        UserError: It is damaged, or asks for anything but tensors.
+        UserError: It is damaged, or names anything but tensors.
     """
     module: Any = SimpleNamespace(
         Unpickler=_TorchUnpickler, load=_torch_load, __name__="m3dt.data.importers.unpickle"
@@ -141,6 +141,6 @@ def _guarded(path: Path, read: Any) -> Any:
         return read()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except Exception as error:  # damaged bytes lead a reader anywhere
+    except Exception as error:  # damaged bytes can raise anything
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{path}: not a data file that can be trusted and read ({first})") from None

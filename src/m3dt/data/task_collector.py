@@ -1,25 +1,27 @@
-"""The trajectories of one task of a dataset."""
+"""Collect the trajectories of one task."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 
 from m3dt.behaviour import Ladder, Library, Player
-from m3dt.data.format import NUM_PROMPTS
+from m3dt.data.format import NUM_PROMPTS, Provenance
 from m3dt.tasks import TaskSpec, Trajectory
 
-_ATTEMPTS = 5  # of a demonstration
+_MAX_ATTEMPTS = 5  # per demonstration
 
 
-def made_by(spec: TaskSpec, seed: int, library: Library) -> dict[str, Any]:
-    """Describe the behaviour of a task, for the dataset's index."""
+def provenance(spec: TaskSpec, seed: int, library: Library) -> Provenance:
+    """Describe how a task's trajectories are collected, for the dataset's index.
+
+    Raises:
+        UserError: The task has no behaviour policy.
+    """
     return {"seed": seed, **Ladder(spec, library).describe()}
 
 
-class Collector:
-    """Plays the trajectories of one task, each a pure function of (seed, task, its number)."""
+class TaskCollector:
+    """Plays the trajectories of one task; each is a pure function of (seed, task, number)."""
 
     def __init__(self, spec: TaskSpec, seed: int, library: Library) -> None:
         self.spec = spec
@@ -27,9 +29,10 @@ class Collector:
         self.player = Player(spec, library)
 
     def trajectory(self, number: int, count: int) -> Trajectory:
-        """Play trajectory `number` of `count`; the last ones, the prompts, are noiseless.
+        """Play trajectory `number` of `count`.
 
-        The others are spread evenly over the rungs of the task's ladder, in shuffled order.
+        The last ones are demonstrations, used as prompts. The others are divided evenly among the
+        rungs of the task's ladder, in shuffled order.
         """
         if number >= count - NUM_PROMPTS:
             return self._demonstration(number)
@@ -39,12 +42,13 @@ class Collector:
         return self.player.play(rung, self._rng(1, number))
 
     def _demonstration(self, number: int) -> Trajectory:
-        """Play without noise, again on failure: a prompt should show the task being solved.
+        """Play the best policy without noise, so that the prompt shows the task being solved.
 
-        Meta-World's first success serves; of the others, who know none, the best of all attempts.
+        In Meta-World, return the first success. The other domains define no success: return the
+        attempt with the highest return.
         """
         attempts: list[Trajectory] = []
-        while len(attempts) < _ATTEMPTS and not (attempts and attempts[-1].success):
+        while len(attempts) < _MAX_ATTEMPTS and not (attempts and attempts[-1].success):
             rng = self._rng(2, number, len(attempts))
             attempts.append(self.player.play(self.player.ladder.best, rng))
         if self.spec.domain == "metaworld":

@@ -1,4 +1,4 @@
-"""Subsets of the 160 tasks that are as hard as the whole (appendix A.3)."""
+"""Subsets of the 160 tasks with the domain ratio and the mean difficulty of all (appendix A.3)."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ import numpy as np
 from m3dt.tasks.catalog import TASKS
 from m3dt.tasks.spec import DOMAINS
 
-_TOLERANCE = 0.5  # points of normalized score between the means of subset and whole
-_DRAWS = 10_000
+_TOLERANCE = 0.5  # largest accepted difference between the mean scores of a subset and of all tasks
+_MAX_DRAWS = 10_000
 
 
 def domain_counts(count: int) -> dict[str, int]:
-    """Share `count` tasks among the domains in the ratio of the whole, largest remainders first."""
+    """Divide `count` tasks among the domains in the ratio of all tasks, by largest remainder."""
     sizes = {d: sum(spec.domain == d for spec in TASKS.values()) for d in DOMAINS}
     exact = {d: count * size / len(TASKS) for d, size in sizes.items()}
     counts = {d: int(share) for d, share in exact.items()}
-    rest = sorted(DOMAINS, key=lambda d: counts[d] - exact[d])
-    for d in rest[: count - sum(counts.values())]:
+    by_remainder = sorted(DOMAINS, key=lambda d: counts[d] - exact[d])
+    for d in by_remainder[: count - sum(counts.values())]:
         counts[d] += 1
     return counts
 
 
 def select_tasks(count: int, seed: int, scores: Mapping[str, float]) -> tuple[str, ...]:
-    """Draw tasks in the ratio of the domains and with the mean difficulty of all.
+    """Draw a subset of tasks that keeps the ratio of the domains and the mean difficulty.
 
     Args:
-        count: How many tasks, 4 to 160.
-        seed: Which subset.
-        scores: Difficulty of each task, the score of a model trained on it alone.
+        count: Number of tasks, 4 to 160.
+        seed: Seed of the draw.
+        scores: Difficulty of each task: the score of a model trained on it alone.
 
     Returns:
-        Names in the catalogue's order: the first draw whose mean score is within half a point of
-        that of all tasks, or else the closest of 10,000.
+        Task names in catalogue order: the first draw whose mean score differs by at most half a
+        point from that of all tasks, or else the closest of 10,000 draws.
 
     Raises:
-        ValueError: There are not as many tasks.
+        ValueError: `count` is out of range.
     """
     if not 4 <= count <= len(TASKS):
         raise ValueError(f"cannot choose {count} of {len(TASKS)} tasks: give 4 to {len(TASKS)}")
@@ -46,7 +46,7 @@ def select_tasks(count: int, seed: int, scores: Mapping[str, float]) -> tuple[st
     counts = domain_counts(count)
     by_domain = {d: [n for n, spec in TASKS.items() if spec.domain == d] for d in DOMAINS}
     best: tuple[float, set[str]] = (np.inf, set())
-    for _ in range(_DRAWS):
+    for _ in range(_MAX_DRAWS):
         drawn: set[str] = set()
         for domain, names in by_domain.items():
             drawn.update(rng.choice(names, counts[domain], replace=False).tolist())

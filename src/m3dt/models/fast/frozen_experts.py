@@ -1,10 +1,10 @@
-"""The weighted sum of experts that do not train, with less memory traffic than autograd's.
+"""The weighted sum of frozen experts, with less memory traffic than autograd's.
 
-Autograd would keep each expert's hidden units, 4 bytes each, and stream them all through memory
-several times. Here one expert is finished at a time while its units are in the cache; kept are its
-output, which the gates' gradient needs, and for the ReLU's a byte a unit, in bfloat16 two.
+Autograd would keep each expert's hidden units, 4 bytes each, and stream them through memory several
+times. Here one expert is finished at a time, while its units are in the cache. We keep each
+expert's output (for the gate gradient) and a ReLU mask: one byte per hidden unit, two in bfloat16.
 
-Letters: E experts, M tokens, D embedding, F hidden width.
+Letters: D embedding width, E experts; `tokens` and `hidden` count tokens and hidden units.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 class MixFrozenExperts(torch.autograd.Function):
     """Compute sum_e g_e (relu(x W1_e + b1_e) W2_e + b2_e), equation 4.
 
-    Differentiable in x and the gates alone.
+    Only x and the gates have gradients.
     """
 
     @staticmethod
@@ -27,13 +27,13 @@ class MixFrozenExperts(torch.autograd.Function):
 
         Args:
             ctx: Autograd's context.
-            x: Tokens, (M, D), in the precision of the products.
-            gates: (M, E), float32.
-            weights: W1 (E, D, F), b1 (E, F), W2 (E, F, D), b2 (E, D); brought to the precision of x
-                one expert at a time.
+            x: Tokens, (tokens, D), in the precision of the products.
+            gates: (tokens, E), float32.
+            weights: W1 (E, D, hidden), b1 (E, hidden), W2 (E, hidden, D), b2 (E, D); they are cast
+                to the precision of x one expert at a time.
 
         Returns:
-            (M, D) in float32.
+            (tokens, D) in float32.
         """
         w1, _, w2, _ = weights
         mixed = torch.zeros(x.shape, device=x.device)
@@ -41,8 +41,8 @@ class MixFrozenExperts(torch.autograd.Function):
         outputs, units = [], []
         for e in range(len(w1)):
             fc, fc_bias, proj, proj_bias = (tensor[e].to(x.dtype) for tensor in weights)
-            h = torch.addmm(fc_bias, x, fc).relu_()  # (M, F)
-            y = torch.addmm(proj_bias, h, proj)  # (M, D)
+            h = torch.addmm(fc_bias, x, fc).relu_()  # (tokens, hidden)
+            y = torch.addmm(proj_bias, h, proj)  # (tokens, D)
             mixed.addcmul_(y.float(), gates[:, e : e + 1])
             if wanted:
                 outputs.append(y)
@@ -53,16 +53,16 @@ class MixFrozenExperts(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of x, where it is wanted, and of the gates."""
+        """Return the gradients of x, if it needs one, and of the gates."""
         gates, w1, w2, *kept = ctx.saved_tensors
         E, dtype = len(w1), kept[0].dtype  # of the products
-        gates_grad = torch.stack([(y * grad).sum(dim=1) for y in kept[:E]], dim=1)  # (M, E)
+        gates_grad = torch.stack([(y * grad).sum(dim=1) for y in kept[:E]], dim=1)  # (tokens, E)
         x_grad = None
         if ctx.needs_input_grad[0]:
             x_grad = torch.zeros_like(grad)
             for e, h in enumerate(kept[E:]):
-                h_grad = (grad * gates[:, e : e + 1]).to(dtype) @ w2[e].to(dtype).T  # (M, F)
-                if h.dtype == dtype:  # six times as fast as a product with a mask of bool
+                h_grad = (grad * gates[:, e : e + 1]).to(dtype) @ w2[e].to(dtype).T
+                if h.dtype == dtype:  # 6 times faster than a product with a bool mask
                     h_grad = torch.ops.aten.threshold_backward(h_grad, h, 0)
                 else:
                     h_grad.mul_(h.to(dtype))
@@ -71,7 +71,7 @@ class MixFrozenExperts(torch.autograd.Function):
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """Add a b to a float32 tensor, in one pass where the product is in float32 too."""
+    """Add a b to a float32 tensor, in one pass if the product is in float32 too."""
     if a.dtype == total.dtype:
         torch.addmm(total, a, b, out=total)
     else:

@@ -1,4 +1,4 @@
-"""Batched simulations as stable-baselines3 knows environments."""
+"""Batched simulations with the environment interface of stable-baselines3."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from m3dt.tasks import TaskSpec
 
 
 class SimulatedVecEnv(VecEnv):
-    """Simulations of one task as stable-baselines3 knows environments.
+    """Simulations of one task as a vectorised environment.
 
-    Episodes are as long as the task's horizon, which is a truncation; the first ones are cut short
-    at random so that simulations do not end all at once.
+    Episodes are truncated at the task's horizon. The first episodes start at random step counts, so
+    that the simulations do not all end at once.
     """
 
     def __init__(self, spec: TaskSpec, num: int, seed: int) -> None:
@@ -36,22 +36,22 @@ class SimulatedVecEnv(VecEnv):
         self._actions = actions
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        outcome = self.simulation.step(self._actions)
-        inputs = outcome.inputs.astype(np.float32)
+        step = self.simulation.step(self._actions)
+        inputs = step.inputs.astype(np.float32)
         self._steps += 1
         truncated = self._steps >= self._horizon
-        done = truncated | outcome.fallen
+        done = truncated | step.terminated
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         ended = np.flatnonzero(done)
         if len(ended):
             for i in ended:
                 infos[i] = {
                     "terminal_observation": inputs[i].copy(),
-                    "TimeLimit.truncated": bool(truncated[i] and not outcome.fallen[i]),
+                    "TimeLimit.truncated": bool(truncated[i] and not step.terminated[i]),
                 }
             inputs[ended] = self.simulation.begin(ended)
             self._steps[ended] = 0
-        return inputs, outcome.rewards.astype(np.float32), done, infos
+        return inputs, step.rewards.astype(np.float32), done, infos
 
     def close(self) -> None:
         pass

@@ -1,6 +1,6 @@
-"""HarmoDT's binary masks: which parameters serve which task (Hu et al. 2024, section 4).
+"""HarmoDT's binary masks: which parameters each task uses (Hu et al. 2024, section 4).
 
-Letters: N tasks, P parameters that train, flattened in the order of the model.
+Letters: N tasks; `num_params` counts the parameters that train, in the order of the model.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from m3dt.models.prompt_dt import PromptDT
+from m3dt.models.plain import PromptDT
 
 
 def maskable(model: PromptDT) -> dict[str, nn.Parameter]:
-    """Return the parameters that a mask covers, by name: all that a loss reaches."""
+    """Return the parameters that a mask covers, by name: those that the loss reaches."""
     unused = {id(p) for module in model.unused_modules() for p in module.parameters()}
     return {name: p for name, p in model.named_parameters() if id(p) not in unused}
 
 
 def is_exempt(name: str) -> bool:
-    """Tell whether a parameter is used whole by every task: embeddings and prediction heads."""
+    """Tell whether every task uses the whole parameter: embeddings and prediction heads."""
     return "embed" in name or name.startswith("predict")
 
 
@@ -29,7 +29,7 @@ def erk_densities(shapes: Mapping[str, torch.Size], density: float) -> dict[str,
     """Spread an overall density over tensors by the Erdos-Renyi-kernel rule.
 
     A tensor's density is proportional to the sum of its dimensions over their product. Tensors of
-    one dimension are dense, and so are those that would exceed 1; the others make up for it.
+    one dimension are dense, and so are those that would exceed 1; the others compensate.
     """
     dense = {name for name, shape in shapes.items() if len(shape) < 2}
     wanted = density * sum(shape.numel() for shape in shapes.values())
@@ -50,7 +50,7 @@ class TaskMasks:
     """One bit per task and parameter.
 
     Attributes:
-        packed: (N, ceil(P / 8)) of uint8.
+        packed: (N, ceil(num_params / 8)) of uint8.
     """
 
     def __init__(self, model: PromptDT, packed: Tensor) -> None:
@@ -72,13 +72,13 @@ class TaskMasks:
         return cls(model, torch.from_numpy(np.stack(rows)))
 
     def flat(self, task: int) -> Tensor:
-        """Return a task's mask over all parameters, (P,) of bool."""
+        """Return a task's mask over all parameters, (num_params,) of bool."""
         bits = torch.arange(7, -1, -1, device=self.packed.device, dtype=torch.uint8)
         unpacked = (self.packed[task, :, None] >> bits) & 1
         return unpacked.flatten()[: self.size].bool()
 
     def put(self, task: int, flat: Tensor) -> None:
-        """Replace a task's mask by (P,) of bool."""
+        """Replace a task's mask by (num_params,) of bool."""
         row = np.packbits(flat.cpu().numpy())
         self.packed[task] = torch.from_numpy(row).to(self.packed.device)
 
@@ -89,7 +89,7 @@ class TaskMasks:
 
     @torch.no_grad()
     def apply(self, model: PromptDT, task: int) -> None:
-        """Zero what the task's mask leaves out, embeddings and prediction heads excepted."""
+        """Zero the parameters outside the task's mask, except embeddings and prediction heads."""
         parameters = maskable(model)
         for name, mask in self.of(task).items():
             if not is_exempt(name):
@@ -99,12 +99,12 @@ class TaskMasks:
 def exchange(
     mask: Tensor, agreement: Tensor, importance: Tensor, gamma: float, count: int
 ) -> Tensor:
-    """Prune what harms or matters least, and regrow as many where gradients agree most.
+    """Prune the least valuable parameters, and regrow as many where gradients agree most.
 
     Args:
-        mask: (P,) of bool.
-        agreement: The task's gradient times the mean gradient of all, elementwise, (P,).
-        importance: What pruning a parameter would cost, (P,).
+        mask: (num_params,) of bool.
+        agreement: The task's gradient times the mean gradient of all, elementwise, (num_params,).
+        importance: What pruning a parameter would cost, (num_params,).
         gamma: Weight of agreement when pruning.
         count: How many parameters change places.
 

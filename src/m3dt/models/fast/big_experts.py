@@ -1,0 +1,54 @@
+"""Run big experts behind a cached prefix.
+
+Letters: B batch, L tokens, R tokens that are read out, C cached tokens, D embedding width,
+E experts.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from m3dt.config import ComputeConfig
+from m3dt.data.parts import ExpertParts
+from m3dt.models.fast.prompts import KeyValues
+from m3dt.models.fast.transformer import run_transformer
+from m3dt.models.variants.big_experts import TrunkMixture
+
+
+def run_big_experts(
+    mixture: TrunkMixture, hidden: Tensor, x: Tensor, valid: Tensor, compute: ComputeConfig,
+    cache: KeyValues | None, cache_valid: Tensor | None, read: slice,
+) -> tuple[Tensor, KeyValues]:  # fmt: skip
+    """Return what big experts add to `hidden`, and their keys and values in turn.
+
+    Args:
+        mixture: The experts, and their router if they have one.
+        hidden: The backbone's last hidden state, which the router reads, (B, R, D).
+        x: Embedded tokens, (B, L, D).
+        valid: (B, L) of bool.
+        compute: As for `run_transformer`.
+        cache: Keys and values of a prefix for every expert in turn, E times as many as one has.
+        cache_valid: (B, C) of bool.
+        read: Positions whose result is wanted.
+    """
+    E, experts = mixture.num_experts, mixture.experts
+
+    def run(e: int, x: Tensor, valid: Tensor, own: KeyValues | None) -> tuple[Tensor, KeyValues]:
+        with experts.seeded(e, x.device):
+            return run_transformer(experts.trunk(e), x, valid, compute, own, cache_valid, read)
+
+    if mixture.router is None and E > 1:  # stage 2: equal parts of the batch, no prefix
+        parts = ExpertParts(E)
+        pairs = zip(parts.split(x), parts.split(valid), strict=True)
+        return parts.merge([run(e, *pair, None)[0] for e, pair in enumerate(pairs)]), []
+    outputs, key_values = [], []
+    for e in range(E):
+        own = None if cache is None else cache[e * len(cache) // E : (e + 1) * len(cache) // E]
+        y, kv = run(e, x, valid, own)
+        outputs.append(y)
+        key_values += kv
+    if mixture.router is None:
+        return outputs[0], key_values
+    gate_weights = mixture.router(hidden)  # (B, R, E)
+    return torch.einsum("ebrd,bre->brd", torch.stack(outputs), gate_weights), key_values
