@@ -160,7 +160,6 @@ def ran(data, tmp_path_factory):
     return Ran(file, runs, table, settings, first, after_first, second)
 
 
-@pytest.mark.xdist_group("study")
 def test_a_failing_cell_stops_no_other(ran):
     """It is named, and the next run tries it again, but nothing that is finished."""
     assert ran.first.returncode == 1
@@ -173,7 +172,6 @@ def test_a_failing_cell_stops_no_other(ran):
     assert [row["method"] for row in csv.DictReader(ran.table.open())][:2] == ["promptdt", "mtdt"]
 
 
-@pytest.mark.xdist_group("study")
 def test_a_table_outlives_its_runs(ran, capfd):
     """What it holds is not made again, unless its settings changed or others want its models."""
     curves = ran.table.with_name("table_conflict.json")
