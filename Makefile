@@ -78,7 +78,7 @@ types: setup ## Check types
 	$(BIN)/mypy
 
 test: lint types ## Lint, types and all tests but the slow ones
-	$(PYTEST) -n 2 --dist loadgroup
+	$(PYTEST) -n 2 --dist worksteal
 
 test-quick: lint ## Lint and the tests that need no trained run, in a minute
 	$(PYTEST) -n 2 -m "not long and not slow and not faults"

@@ -81,7 +81,8 @@ class RouterUsageCallback(Recorder):
         if not trainer.is_global_zero:
             return None
         usage: list[Tensor] = []
-        entropy = MeanMetric(nan_strategy="disable")
+        # Only this rank measures: a sum over ranks would wait for the others for ever.
+        entropy = MeanMetric(nan_strategy="disable", sync_on_compute=False)
         with evaluation_mode(stage):
             for task in range(len(data.store.tasks)):
                 batch = data.probe_batch(task, batch_size=self.batch_size)

@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import importlib
 import os
 import re
 import subprocess
@@ -101,11 +102,11 @@ def test_package_list_is_complete():
     assert listed == found | {"m3dt.callbacks", "m3dt.conf"}
 
 
-def test_callbacks_are_exported():
-    import m3dt.callbacks
-
-    for name in m3dt.callbacks.__all__:
-        assert getattr(m3dt.callbacks, name).__doc__
+@pytest.mark.parametrize("module", ["m3dt.callbacks", "m3dt.data"])
+def test_exported_names_are_documented(module):
+    package = importlib.import_module(module)
+    for name in package.__all__:
+        assert getattr(package, name).__doc__
 
 
 def test_products_have_one_mode_whatever_is_imported_first():

@@ -163,7 +163,6 @@ def ran(data, tmp_path_factory):
     return Ran(file, runs, table, settings, first, after_first, second)
 
 
-@pytest.mark.xdist_group("study")
 def test_a_failing_cell_stops_no_other(ran):
     """The message names it, and the next run repeats it but no finished cell."""
     assert ran.first.returncode == 1
@@ -176,7 +175,6 @@ def test_a_failing_cell_stops_no_other(ran):
     assert [row["method"] for row in csv.DictReader(ran.table.open())][:2] == ["promptdt", "mtdt"]
 
 
-@pytest.mark.xdist_group("study")
 def test_a_table_outlives_its_runs(ran, capfd):
     """Its cells are not repeated unless settings change or other cells need their models."""
     curves = ran.table.with_name("table_conflict.json")
