@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
 
 import torch
 
 from m3dt.config import Config
 from m3dt.data import ExpertStreams, M3DTDataModule, TaskContext, TaskStream
 from m3dt.models import add_mixtures, make_model
-from m3dt.runs import MAIN, Entry, load_expert
+from m3dt.runs import MAIN, load_expert
 from m3dt.stages import (
     BackboneStage,
     BaselineStage,
@@ -21,7 +19,9 @@ from m3dt.stages import (
     Stage,
     derive_seed,
 )
-from m3dt.training.groups import group_tasks
+from m3dt.training.groups import GroupingJob
+from m3dt.training.job import TrainingJob, complete
+from m3dt.training.multi_device import devices_of, train_on_devices
 from m3dt.training.parents import (
     build_backbone,
     check_num_experts,
@@ -32,49 +32,8 @@ from m3dt.training.resume import started_settings
 from m3dt.training.run import Product, Run
 from m3dt.utils.errors import UserError
 
-Built = tuple[Stage, M3DTDataModule]
 
-
-class Job(ABC):
-    """One training of a run.
-
-    Attributes:
-        title: What a person calls it.
-        kind: Registry kind of the models that it makes.
-        section: Name under which callbacks list it in `stages`.
-        folder: Name of its folder of checkpoints.
-        divisible: Whether several devices share it by training different models.
-        names: Names of the models within the kind.
-        parents: Registered models that these build on.
-        resumed_with: What else an interrupted training must find as it was; known once built.
-    """
-
-    title: str
-    kind: ClassVar[str]
-    section: ClassVar[str]
-    divisible: ClassVar[bool] = False
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.folder = self.section
-        self.names: tuple[str, ...] = (MAIN,)
-        self.parents: list[Entry] = []
-        self.resumed_with: dict[str, Any] = {}
-
-    @abstractmethod
-    def settings(self) -> dict[str, Any]:
-        """Return the settings that the weights depend on."""
-
-    @abstractmethod
-    def build(self, missing: Sequence[str]) -> Built:
-        """Return the stage and the batches that train the missing models."""
-
-    @abstractmethod
-    def products(self, stage: Stage) -> Iterator[Product]:
-        """Yield the models of a trained stage."""
-
-
-class BackboneJob(Job):
+class BackboneJob(TrainingJob):
     """Stage 1: the backbone on all tasks, until its gradient conflict has peaked."""
 
     title, kind, section = "stage 1", "backbone", "stage1"
@@ -83,10 +42,10 @@ class BackboneJob(Job):
         super().__init__(run)
         check_num_experts(run)
 
-    def settings(self) -> dict[str, Any]:
-        return self.run.settings("stage1")
+    def sections(self) -> tuple[str, ...]:
+        return ("stage1",)
 
-    def build(self, missing: Sequence[str]) -> Built:
+    def build(self, missing: Sequence[str]) -> tuple[Stage, M3DTDataModule]:
         config = self.run.config
         data = self.run.batches("stage1")
         torch.manual_seed(derive_seed(config.seed, BackboneStage.number))
@@ -96,11 +55,10 @@ class BackboneJob(Job):
         yield whole_model(self.run, MAIN, stage)
 
 
-class ExpertsJob(Job):
+class ExpertsJob(TrainingJob):
     """Stage 2: this shard's experts, each on its own task group."""
 
     title, kind, section = "stage 2", "expert", "stage2"
-    divisible = True
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
@@ -115,16 +73,23 @@ class ExpertsJob(Job):
                 f"{run.folder}: jobs that share stage 2 need the task groups first. "
                 f"Run `m3dt group --conf {config.conf}` once."
             )
-        grouping = group_tasks(run)
+        (grouping,) = complete(GroupingJob(run))
         self.groups: list[list[str]] = grouping.metrics["groups"]
         self.parents = [self.backbone, grouping]
         self.names = tuple(str(k) for k in range(index, config.moe.num_experts, count))
         self.folder = self.section if count == 1 else f"{self.section}-{index}-of-{count}"
 
-    def settings(self) -> dict[str, Any]:
-        return self.run.settings("grouping", "moe.num_experts", "moe.expert", "stage2")
+    def sections(self) -> tuple[str, ...]:
+        return ("grouping", "moe.num_experts", "moe.expert", "stage2")
 
-    def build(self, missing: Sequence[str]) -> Built:
+    def make(self, missing: Sequence[str]) -> None:
+        devices = devices_of(self.run.config)
+        if len(devices) > 1:
+            train_on_devices(self.run, self.names, devices)
+        else:
+            super().make(missing)
+
+    def build(self, missing: Sequence[str]) -> tuple[Stage, M3DTDataModule]:
         config = self.run.config
         started = started_settings(self.run.checkpoints / self.folder)
         experts = started["experts"] if started else [int(name) for name in missing]
@@ -142,7 +107,7 @@ class ExpertsJob(Job):
             yield Product(str(k), weights, tuple(self.groups[k]))
 
 
-class RouterJob(Job):
+class RouterJob(TrainingJob):
     """Stage 3: the routers on all tasks, over the frozen backbone and experts.
 
     With another `moe.training`, the experts train too: those of stage 2, or fresh ones.
@@ -157,11 +122,10 @@ class RouterJob(Job):
         experts = [] if self.ungrouped else trained_experts(run, backbone)
         self.parents = [backbone, *experts]
 
-    def settings(self) -> dict[str, Any]:
-        sections = ("moe", "stage3") if self.ungrouped else ("grouping", "moe", "stage3")
-        return self.run.settings(*sections)
+    def sections(self) -> tuple[str, ...]:
+        return ("moe", "stage3") if self.ungrouped else ("grouping", "moe", "stage3")
 
-    def build(self, missing: Sequence[str]) -> Built:
+    def build(self, missing: Sequence[str]) -> tuple[Stage, M3DTDataModule]:
         config, registry = self.run.config, self.run.registry
         data = self.run.batches("stage3")
         backbone, *experts = self.parents
@@ -181,7 +145,7 @@ class RouterJob(Job):
         yield Product(MAIN, stage.weights(), self.run.tasks)
 
 
-class BaselineJob(Job):
+class BaselineJob(TrainingJob):
     """A method without stages: everything on all tasks at once."""
 
     kind, section = "baseline", "baseline"
@@ -198,11 +162,11 @@ class BaselineJob(Job):
                 "loader.sampling=one_task."
             )
 
-    def settings(self) -> dict[str, Any]:
+    def sections(self) -> tuple[str, ...]:
         own = {"harmodt": ("harmodt",), "m3dt-end-to-end": ("moe",)}
-        return self.run.settings("baseline", *own.get(self.names[0], ()))
+        return ("baseline", *own.get(self.names[0], ()))
 
-    def build(self, missing: Sequence[str]) -> Built:
+    def build(self, missing: Sequence[str]) -> tuple[Stage, M3DTDataModule]:
         config, num_tasks = self.run.config, len(self.run.tasks)
         data = self.run.batches("baseline")
         torch.manual_seed(derive_seed(config.seed, BaselineStage.number))

@@ -1,0 +1,115 @@
+"""One piece of work: recognise its finished models, or make and register them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+from m3dt.data import M3DTDataModule
+from m3dt.runs import MAIN, Entry, check_parent
+from m3dt.stages import Stage
+from m3dt.training.callbacks import build_callbacks, deciding_settings
+from m3dt.training.fingerprint import precision
+from m3dt.training.finished import find_finished
+from m3dt.training.fit import fit
+from m3dt.training.resume import is_first_rank
+from m3dt.training.run import Fitted, Product, Run
+
+
+class Job(ABC):
+    """Makes models of one kind.
+
+    Attributes:
+        title: Its name in messages.
+        kind: Registry kind of the models.
+        names: Names of the models within the kind.
+        parents: Registered models that these build on.
+    """
+
+    title: str
+    kind: ClassVar[str]
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.names: tuple[str, ...] = (MAIN,)
+        self.parents: list[Entry] = []
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Return the settings that the models depend on."""
+
+    @abstractmethod
+    def make(self, missing: Sequence[str]) -> None:
+        """Make the missing models and register them."""
+
+    def register(self, product: Product, fitted: Fitted) -> Entry:
+        """Register a model."""
+        entry = self.run.describe(self.kind, self.settings(), self.parents, product, fitted)
+        return self.run.registry.save(entry, product.weights, **product.extra)
+
+
+def complete(job: Job) -> list[Entry]:
+    """Return the models of a job, made now unless the registry holds them already.
+
+    Raises:
+        UserError: The registry holds models made with other settings, data or parents.
+    """
+    run, settings = job.run, job.settings()
+    found = {name: find_finished(run, job.kind, name, settings) for name in job.names}
+    for entry in filter(None, found.values()):
+        for parent in job.parents:
+            check_parent(run.registry, entry, parent)
+    missing = [name for name, entry in found.items() if entry is None]
+    if missing:
+        job.make(missing)
+    made = [run.registry.get(job.kind, name) for name in job.names]
+    steps = ", ".join(sorted({f"step {entry.step}" for entry in made})) or "none with this method"
+    count = job.kind if len(made) == 1 else f"{len(made)} {job.kind}s"
+    state = "registered" if missing else "finished before. Nothing to do"
+    run.console.print(f"{job.title}: {count} ({steps}) {state}.")
+    return made
+
+
+class TrainingJob(Job):
+    """Makes models by fitting a stage.
+
+    Attributes:
+        section: Of the configuration: the stage's settings, and its name in callbacks' `stages`.
+        folder: Name of its folder of checkpoints.
+        resumed_with: What else an interrupted training must find as it was; known once built.
+    """
+
+    section: ClassVar[str]
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        self.folder = self.section
+        self.callbacks = build_callbacks(run.config, self.section)
+        self.resumed_with: dict[str, Any] = {}
+
+    @abstractmethod
+    def sections(self) -> tuple[str, ...]:
+        """Return the sections of the configuration that the weights depend on."""
+
+    @abstractmethod
+    def build(self, missing: Sequence[str]) -> tuple[Stage, M3DTDataModule]:
+        """Return the stage and the batches that train the missing models."""
+
+    @abstractmethod
+    def products(self, stage: Stage) -> Iterator[Product]:
+        """Yield the models of a trained stage."""
+
+    def settings(self) -> dict[str, Any]:
+        own = {"precision": precision(self.run.config), **deciding_settings(self.callbacks)}
+        return {**self.run.settings(*self.sections()), **own}
+
+    def make(self, missing: Sequence[str]) -> None:
+        run = self.run
+        stage, data = self.build(missing)
+        unchanged = {**run.resume_settings(self.settings(), self.parents), **self.resumed_with}
+        with run.training(self.folder) as folder:
+            fitted = fit(run.config, stage, data, self.callbacks, unchanged, folder, run.console)
+            for product in self.products(stage):
+                if product.name in missing and is_first_rank():
+                    self.register(product, fitted)
