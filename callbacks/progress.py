@@ -1,18 +1,24 @@
-"""A progress bar for runs whose length is counted in optimiser steps."""
+"""A progress bar that counts optimiser steps."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 from rich.progress import Progress
+from torch import Tensor
 
 from m3dt.utils.console import make_console, progress_bar
 
 
 class ProgressCallback(pl.Callback):
-    """Shows steps, rate, time left and loss; where there is no terminal, a line now and then.
+    """Shows steps, rate, time left and the mean loss since the last update.
+
+    Without a terminal, it prints a line at every update.
 
     Logged: `time/steps_per_second`.
 
@@ -23,7 +29,7 @@ class ProgressCallback(pl.Callback):
             class: m3dt.callbacks.ProgressCallback
 
     Args:
-        every_n_seconds: Pause between two updates of the loss and the rate.
+        every_n_seconds: Time between two updates of the loss and the rate.
     """
 
     def __init__(self, every_n_seconds: float = 10.0) -> None:
@@ -33,9 +39,10 @@ class ProgressCallback(pl.Callback):
         self._bar: Progress | None = None
         self._row: Any = None
         self._since = (0.0, 0)  # time and step of the last update
+        self._losses: list[Tensor] = []  # since the last update, on the device
 
     def deciding_settings(self) -> dict[str, Any]:
-        """Return what decides which weights are kept: nothing."""
+        """Return the settings that decide which weights are kept: none."""
         return {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -47,21 +54,31 @@ class ProgressCallback(pl.Callback):
             self.label, total=trainer.max_steps, completed=trainer.global_step
         )
         self._bar.start()
+        self._losses.clear()
         self._since = (time.monotonic(), trainer.global_step)
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: STEP_OUTPUT,
+        *args: Any,
     ) -> None:
         if self._bar is None:
             return
-        step = trainer.global_step
-        self._bar.update(self._row, completed=step)
-        seconds, steps = time.monotonic() - self._since[0], step - self._since[1]
-        if seconds < self.every_n_seconds:
-            return
-        rate = steps / seconds
-        loss = float(trainer.callback_metrics.get("train/loss", float("nan")))
-        self._bar.update(self._row, description=f"{self.label}  loss {loss:.4f}")
+        self._bar.update(self._row, completed=trainer.global_step)
+        # Keeping a tensor does not wait for the device; computing the mean does.
+        assert isinstance(outputs, Mapping)
+        self._losses.append(outputs["loss"] / getattr(pl_module, "num_streams", 1))
+        if time.monotonic() - self._since[0] >= self.every_n_seconds:
+            self._show(trainer, self._bar)
+
+    def _show(self, trainer: pl.Trainer, bar: Progress) -> None:
+        """Update the loss and the rate."""
+        now, step = time.monotonic(), trainer.global_step
+        rate = (step - self._since[1]) / (now - self._since[0])
+        loss = torch.stack(self._losses).mean().item()
+        bar.update(self._row, description=f"{self.label}  loss {loss:.4f}")
         if not self.console.is_terminal:
             left = (trainer.max_steps - step) / max(rate, 1e-9)
             self.console.print(
@@ -70,7 +87,8 @@ class ProgressCallback(pl.Callback):
             )
         if trainer.logger is not None:
             trainer.logger.log_metrics({"time/steps_per_second": rate}, step=step)
-        self._since = (time.monotonic(), step)
+        self._losses.clear()
+        self._since = (now, step)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._stop()

@@ -1,4 +1,4 @@
-"""Scores of the model in the simulators while it trains (figure 7)."""
+"""Evaluate a model in the simulators while it trains (figure 7)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .recorder import Recorder
 
 
 class RolloutCallback(Recorder):
-    """Plays episodes as the model trains; off unless a configuration asks for it.
+    """Evaluates the model during training; off unless a configuration turns it on.
 
-    Training is bit-identical with and without it. Experts in stage 2 cannot act together, so that
-    it is for stages 1 and 3 and for baselines.
+    Training is bit-identical with and without it. It serves stages 1 and 3 and baselines; the
+    experts of stage 2 have no router to act together.
 
     Logged: `eval/score`, `eval/<domain>/score`, `eval/task/<task>`.
 
@@ -37,7 +37,7 @@ class RolloutCallback(Recorder):
     Args:
         every_n_steps: Optimiser steps between evaluations.
         episodes: Episodes per task.
-        tasks: Names; by default all of the dataset's.
+        tasks: Names of tasks; by default all of the dataset's.
         workers: Processes that step environments; 0 means one per CPU core.
     """
 
@@ -63,23 +63,40 @@ class RolloutCallback(Recorder):
     def record(
         self, trainer: pl.Trainer, stage: Stage, data: M3DTDataModule
     ) -> dict[str, Any] | None:
-        """Play, on the first rank, if the model can act."""
-        from m3dt.evaluation import Agent, AgentPolicy, evaluate_policy  # loads the shortcuts
+        """Evaluate on the first rank, if the model can act."""
+        # Imported here because they use the shortcuts, without which training must work, too.
+        from m3dt.evaluation import Agent, AgentPolicy, evaluate_policy
 
         routed = all(mixture.router is not None for mixture in stage.model.mixtures)
         if not (routed and trainer.is_global_zero):
             return None
         context = TaskContext.from_store(data.store, data.loader, data.model)
-        entry = Entry("baseline", "training", {}, {}, "", 0, trainer.global_step, {}, [])
-        agent = Agent(stage.model, entry, context, "", getattr(stage, "masks", None))
+        entry = _entry_in_training(stage, context, trainer.global_step)
+        masks = getattr(stage, "masks", None)
+        agent = Agent(stage.model, entry, context, run="", masks=masks)
         tasks = self.tasks or context.tasks
         with evaluation_mode(stage):
-            silent = Console(quiet=True)  # the progress of training stays on the screen
+            silent = Console(quiet=True)  # the progress bar of training stays on the screen
             result = evaluate_policy(AgentPolicy(agent, self.rules), tasks, self.rules, silent)
         self._scalars = score_scalars(result)
         return {"score": result["score"], "domains": result["domains"]}
 
     def show(self, trainer: pl.Trainer, data: M3DTDataModule) -> None:
-        """Log the scores in total, by domain and by task."""
+        """Log the newest scores in total, by domain and by task."""
         if trainer.logger is not None:
             trainer.logger.log_metrics(self._scalars, step=trainer.global_step)
+
+
+def _entry_in_training(stage: Stage, context: TaskContext, step: int) -> Entry:
+    """Return an entry for the stage's current weights, which no registry holds yet."""
+    return Entry(
+        kind="baseline",
+        name="training",
+        settings={},
+        parents={},
+        dataset="",
+        seed=stage.seed,
+        step=step,
+        metrics={},
+        tasks=list(context.tasks),
+    )

@@ -1,4 +1,4 @@
-"""The benchmark command: its JSON, its rows, and its counts of products."""
+"""Benchmarks: the JSON, the rows, and the counts of operations."""
 
 import json
 
@@ -19,7 +19,7 @@ PEAKS = {"float32": 100.0, "bfloat16": 50.0}
 
 @pytest.fixture
 def same_threads():
-    """Rows are measured on one thread, as a rule in processes of their own."""
+    """Restore the number of threads; rows are measured on one thread."""
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
@@ -47,11 +47,11 @@ def test_unknown_row_is_refused(capsys):
 
 @pytest.mark.parametrize("precision", ["float32", "bf16-mixed"])
 @pytest.mark.parametrize("stage, num_experts", [(1, 0), (2, 1), (3, 3)])
-def test_a_stage_is_timed_beside_the_plain_computation(same_threads, stage, num_experts, precision):
+def test_a_stage_is_timed_against_the_plain_method(same_threads, stage, num_experts, precision):
     training = Training(f"stage{stage}", stage, num_experts, 1, precision, n_embd=16)
-    row = steps._measure(training, PEAKS)
+    row = steps.measure_training(training, PEAKS)
     assert set(row) >= ROW
-    assert 0 < row["performed_flops"] < row["model_flops"]  # that is what shortcuts are for
+    assert 0 < row["performed_flops"] < row["model_flops"]  # the purpose of the shortcuts
     assert row["ratio"] == pytest.approx(row["plain_seconds"] / row["median_seconds"])
     peak = PEAKS["float32" if precision == "float32" else "bfloat16"]
     expected = row["performed_flops"] / row["median_seconds"] / 1e9 / peak
@@ -60,16 +60,19 @@ def test_a_stage_is_timed_beside_the_plain_computation(same_threads, stage, num_
 
 
 def test_counted_products_are_those_of_the_experts():
-    """2 M D F for each of two products, forward, and again for the gradient of x."""
-    M, D, F, E = 7, 16, 64, 3
-    weights = (torch.randn(E, D, F), torch.randn(E, F), torch.randn(E, F, D), torch.randn(E, D))
-    gates = torch.rand(M, E, requires_grad=True)
+    """2 x tokens x width x hidden, for each of two products, and again for the gradient of x."""
+    L, D, E, hidden = 7, 16, 3, 64
+    weights = (
+        torch.randn(E, D, hidden), torch.randn(E, hidden), torch.randn(E, hidden, D),
+        torch.randn(E, D),
+    )  # fmt: skip
+    gates = torch.rand(L, E, requires_grad=True)
     for wants, passes in ((True, 2), (False, 1)):
-        x = torch.randn(M, D, requires_grad=wants)
+        x = torch.randn(L, D, requires_grad=wants)
         counted = steps.count_flops(
             lambda x=x: MixFrozenExperts.apply(x, gates, *weights).sum().backward()
         )
-        assert counted == passes * 2 * 2 * M * D * F * E
+        assert counted == passes * 2 * 2 * L * D * hidden * E
 
 
 @pytest.mark.long

@@ -1,4 +1,4 @@
-"""The authors' checkpoints: imported, run, exported, refused."""
+"""The authors' checkpoints: import, predictions, export, refusal."""
 
 from pathlib import Path
 
@@ -86,7 +86,7 @@ def test_experts_may_come_out_of_the_moe_file(files, imported, tmp_path):
 
 
 def test_experts_that_trained_on_with_the_router(files, tmp_path):
-    """Where the moe file's experts differ from the expert files, each model has its own."""
+    """If the experts in the moe file differ from the expert files, each model has its own."""
     changed = official_files(tmp_path / "changed")
     moe = torch.load(changed / "moe__iter_400000")
     moe["block_1"]["experts.2.c_fc.bias"] += 1
@@ -119,7 +119,7 @@ def test_export_gives_back_the_files(files, imported, tmp_path):
 
 
 class Flat:
-    """Finds exported files by their names, whatever folder they are in."""
+    """Finds exported files by their names in any folder."""
 
     def __init__(self, paths):
         self.paths = {path.name: path for path in paths}
@@ -167,7 +167,7 @@ DAMAGE = {
     "number": (put(BIAS, 3.0), "is a float, not named tensors"),
     "number as a matrix": (put(MATRIX, 3.0), "is a float"),
     "vector as a matrix": (put(MATRIX, torch.zeros(3)), "has shape (3,)"),
-    "sparse": (put(BIAS, torch.zeros(32).to_sparse()), "not a plain tensor"),
+    "sparse": (put(BIAS, torch.zeros(32).to_sparse()), "not a dense tensor"),
     "expanded": (put(BIAS, torch.zeros(1).expand(32)), "claims more numbers"),
     "dims": (put("embed_state.weight", torch.zeros(32, 17)), "states and actions of (17, 8)"),
     "not a backbone": (drop("embed_timestep.weight"), "not a backbone"),
@@ -272,7 +272,7 @@ def test_parts_of_different_models_are_refused(tmp_path, capsys):
     files = official_files(tmp_path / "files")
     words = [w for w in command(files, tmp_path / "run") if not w.endswith("expert_2_iter_200000")]
     assert main(words) == 2
-    assert "holds 3 experts, but 2 files came" in capsys.readouterr().err
+    assert "holds 3 experts, but 2 expert files are given" in capsys.readouterr().err
 
 
 def test_a_run_with_models_is_left_alone(files, imported, capsys):
@@ -283,7 +283,7 @@ def test_a_run_with_models_is_left_alone(files, imported, capsys):
 
 
 def test_other_shapes_are_read_from_the_tensors(tmp_path):
-    """Another width, hidden width, depth and number of experts, written by our own export."""
+    """Another width, depth and number of experts."""
     torch.manual_seed(0)
     config = ModelConfig(n_layer=3, n_head=3, n_embd=24, dropout=0.0, residual="official")
     model = PromptDT(config)

@@ -76,7 +76,7 @@ def test_segments_equal_naive_assembly(store, synthetic, task):
     numbers = np.array([0, 0, 1, 2, 3, 5])
     starts = np.array([0, 27, 5, 24, 1, 10])
     begin = ends[numbers] - np.array(SYNTHETIC_LENGTHS)[numbers] + starts
-    rows = sampler.segments(numbers, begin, 6, sampler.normalization)
+    rows = sampler.segments(numbers, begin, 6, sampler.inputs)
     for i, (number, start) in enumerate(zip(numbers, starts, strict=True)):
         stop = min(start + 6, SYNTHETIC_LENGTHS[number])
         expected = naive_segment(synthetic, SYNTHETIC_TASKS[task], number, start, stop, 6)

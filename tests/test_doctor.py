@@ -1,4 +1,4 @@
-"""The doctor: what is well, what is missing, what is broken, and the remedies."""
+"""The doctor: findings and remedies for what is in order, missing or broken."""
 
 import io
 import shutil
@@ -9,7 +9,7 @@ from rich.console import Console
 
 from m3dt.cli import doctor as module
 from m3dt.cli import main
-from m3dt.cli.doctor import GOOD, NOTE, doctor
+from m3dt.cli.doctor import NOTE, OK, doctor
 from m3dt.config import load_config
 from m3dt.utils.errors import RunError
 
@@ -23,7 +23,7 @@ def findings(monkeypatch):
         console = Console(file=io.StringIO(), width=4000)
         try:
             found = doctor(load_config("quickstart", [*QUICK, *overrides]), console)
-            return {finding.what: finding for finding in found}, ""
+            return {finding.check: finding for finding in found}, ""
         except RunError as error:
             return console.file.getvalue(), str(error)
 
@@ -33,23 +33,23 @@ def findings(monkeypatch):
 def test_all_is_well(findings, finished, data):
     found, error = findings(f"run={finished}", f"data={data}")
     assert error == ""
-    assert {name: f.state for name, f in found.items()} == {
-        "packages": GOOD, "processor": GOOD, "GPU": found["GPU"].state, "rendering": NOTE,
-        "data": GOOD, "run": GOOD, "dataset": GOOD, "registry": GOOD,
+    assert {name: f.status for name, f in found.items()} == {
+        "packages": OK, "processor": OK, "GPU": found["GPU"].status, "rendering": NOTE,
+        "data": OK, "run": OK, "dataset": OK, "registry": OK,
     }  # fmt: skip
     assert "1 backbone, 1 grouping, 2 expert, 1 router, all verified" in found["registry"].found
     assert "libegl1" in found["rendering"].remedy
 
 
-def test_what_is_not_there_yet_has_its_command(findings, tmp_path):
+def test_missing_data_and_runs_name_their_command(findings, tmp_path):
     found, error = findings(f"run={tmp_path / 'run'}", f"data={tmp_path / 'data'}")
     assert error == ""
-    assert found["dataset"].state == found["registry"].state == NOTE
+    assert found["dataset"].status == found["registry"].status == NOTE
     assert found["dataset"].remedy == "m3dt collect --conf quickstart"
     assert found["registry"].remedy == "m3dt train --conf quickstart"
 
 
-def test_what_is_broken_is_named(findings, finished, data, tmp_path, monkeypatch):
+def test_broken_parts_are_named(findings, finished, data, tmp_path, monkeypatch):
     broken = shutil.copytree(data, tmp_path / "data")
     path = broken / "reach-v2.hdf5"
     path.write_bytes(path.read_bytes()[:-100])
@@ -76,10 +76,10 @@ def test_leftovers_and_interrupted_stages_are_mentioned(findings, finished, data
     found, error = findings(f"run={run}", f"data={data}")
     assert error == ""
     assert "stage2" in found["checkpoints"].found
-    assert "1 of killed processes" in found["leftovers"].found
+    assert "1 files of killed processes" in found["leftovers"].found
 
 
-def test_the_command_says_what_is_bad(finished, data, capsys):
+def test_the_command_lists_failed_checks(finished, data, capsys):
     arguments = [*QUICK, f"run={finished}", f"data={data}"]
     assert main(["doctor", *arguments]) == 0
     assert "m3dt doctor --conf quickstart" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""What documents promise: tests that exist, commands and settings that exist."""
+"""Documents name only tests, commands, settings and files that exist."""
 
 import ast
 import re
@@ -28,7 +28,7 @@ def test_every_fault_has_a_test():
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_commands_in_documents_exist(path):
-    """Every `m3dt COMMAND` that starts a line of code parses, but for what stands for a name."""
+    """Every line of code that starts with `m3dt COMMAND` parses; placeholders are not checked."""
     lines = re.findall(r"^    (?:MUJOCO_GL=\w+ )?m3dt (.*?)(?:  +#.*)?$", path.read_text(), re.M)
     for line in lines:
         words = line.split()

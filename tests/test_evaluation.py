@@ -2,6 +2,7 @@
 
 import math
 import os
+import queue
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,19 +10,29 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import write_dataset
+from conftest import SYNTHETIC_TASKS, write_dataset
 
 import m3dt
 from m3dt.config import EvaluationConfig, LoaderConfig, ModelConfig
-from m3dt.data import DatasetStore, TaskContext
-from m3dt.evaluation import AgentPolicy, Episode, RandomPolicy, evaluate_policy, summarize
+from m3dt.data import DatasetStore, Segment, TaskContext
+from m3dt.data.sampler import TaskSampler
+from m3dt.evaluation import (
+    AgentPolicy,
+    Episode,
+    EvaluationResult,
+    RandomPolicy,
+    TaskResult,
+    evaluate_policy,
+    summarize,
+)
 from m3dt.evaluation.agent import Agent
+from m3dt.evaluation.evaluator import make_groups
+from m3dt.evaluation.scheduler import RolloutScheduler
 from m3dt.evaluation.scores import bootstrap_interval, wilson_interval
-from m3dt.evaluation.scoring import make_tiles
-from m3dt.evaluation.sessions import Tile, episode_seed
+from m3dt.evaluation.sessions import AgentSession, EpisodeGroup, episode_seed
 from m3dt.models import PromptDT, add_mixtures
 from m3dt.runs.registry import Entry
-from m3dt.tasks.workers import _Tile
+from m3dt.tasks.workers import GroupEnvironments, Transition
 from m3dt.utils.console import make_console
 from m3dt.utils.errors import UserError
 from m3dt.utils.processes import single_threaded
@@ -82,22 +93,48 @@ def test_summary_weighs_tasks_equally():
     assert summary["domains"] == {"metaworld": 25, "cheetah-vel": pytest.approx(100)}
 
 
+def test_summary_equals_numpy():
+    """Means and sums accumulated by torchmetrics, against NumPy, for 1 to 40 episodes a task."""
+    rng = np.random.default_rng(0)
+    episodes = [
+        Episode(task, i, float(rng.normal(300, 200)), bool(rng.integers(2)), int(rng.integers(500)))
+        for task, count in {"reach-v2": 1, "walker-walk": 10, "ant-dir-3": 40}.items()
+        for i in range(count)
+    ]
+    summary = summarize(episodes)
+    for task, result in summary["tasks"].items():
+        group = [e for e in episodes if e.task == task]
+        returns = np.array([e.episode_return for e in group])
+        expected = {
+            "score": np.mean([e.score for e in group]),
+            "return_mean": returns.mean(),
+            "return_std": returns.std(),
+            "success_rate": np.mean([e.success for e in group]),
+            "env_steps": np.sum([e.env_steps for e in group]),
+        }
+        for name, value in expected.items():
+            assert result[name] == pytest.approx(value, rel=1e-9, abs=1e-9), (task, name)
+        assert result["episodes"] == len(group) and type(result["env_steps"]) is int
+    scores = [result["score"] for result in summary["tasks"].values()]
+    assert summary["score"] == pytest.approx(np.mean(scores), rel=1e-9)
+
+
 def test_seeds_are_keyed_by_task_and_episode():
     seeds = {episode_seed(s, t, e) for s in (0, 1) for t in TASKS for e in range(50)}
     assert len(seeds) == 200
-    assert Tile("reach-v2", (3, 4)).seeds(0)[1] == episode_seed(0, "reach-v2", 4)
+    assert EpisodeGroup("reach-v2", (3, 4)).seeds(0)[1] == episode_seed(0, "reach-v2", 4)
 
 
-def test_tiles_hold_each_episode_once():
-    tiles = make_tiles(TASKS, episodes=7, size=5)
-    assert [t.episodes for t in tiles if t.task == "reach-v2"] == [(0, 1, 2, 3, 4), (5, 6)]
+def test_groups_hold_each_episode_once():
+    groups = make_groups(TASKS, episodes=7, size=5)
+    assert [g.task for g in groups] == ["reach-v2", "reach-v2", "push-v2", "push-v2"]
+    assert [g.episodes for g in groups] == [(0, 1, 2, 3, 4), (5, 6)] * 2
 
 
 def test_session_equals_the_whole_history(agent):
     """Window, prompt cache, returns-to-go and timesteps, against `predict_actions`."""
     policy = AgentPolicy(agent)
-    tile = Tile("push-v2", (0, 1, 2))
-    session = policy.begin(tile, 0)
+    session = policy.begin(EpisodeGroup("push-v2", (0, 1, 2)), 0)
     rng = np.random.default_rng(0)
     observations, rewards, actions = [], [], []
     context = agent.context
@@ -127,29 +164,55 @@ def test_session_equals_the_whole_history(agent):
         np.testing.assert_allclose(actions[-1], expected.numpy(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("task", SYNTHETIC_TASKS)
+def test_acting_sees_what_training_sees(synthetic, task):
+    """A recorded trajectory, replayed step by step, equals the sampler's segments to the bit."""
+    store = DatasetStore.open(synthetic, [task])
+    config = replace(MODEL, max_timesteps=20)  # fewer than the trajectory's steps
+    sampler = TaskSampler(store.tasks[0], LoaderConfig(), config.max_timesteps)
+    context = TaskContext.from_store(store, LoaderConfig(), config)
+    entry = Entry("backbone", "main", {}, {}, "", 0, 0, {}, [])
+    agent = Agent(PromptDT(config).eval(), entry, context, "")
+    data, end = store.tasks[0], store.tasks[0].episode_ends[0]
+    total = data.rewards[:end].sum(dtype=np.float64)
+    session = AgentSession(agent, agent.model, EpisodeGroup(task, (0,)), total, "real_dims")
+    for t in range(end):
+        session.observe(data.observations[t][None], data.rewards[t - 1 : t] if t else None)
+        assert not session.window().actions[:, -1].any()  # not chosen yet
+        session.choose(np.pad(data.actions[t], (0, 8 - data.spec.action_dim))[None])
+        count = min(t + 1, config.context_length)
+        begin = np.array([t + 1 - count])
+        expected = sampler.segments(np.array([0]), begin, count, sampler.inputs)
+        seen = session.window()
+        assert seen.attention_mask[0].tolist() == [0.0] * (4 - count) + [1.0] * count
+        for name, own, other in zip(Segment._fields, seen.fields(), expected.fields(), strict=True):
+            assert own.dtype == other.dtype, name
+            np.testing.assert_array_equal(own[:, 4 - count :], other, err_msg=name)
+
+
 def test_a_row_does_not_depend_on_its_company(agent):
-    """Alone with copies of itself, or among others: the same bits, on one thread."""
+    """Among copies of itself or among others, a row has the same bits, on one thread."""
     policy = AgentPolicy(agent, EvaluationConfig(batch_size=7, tile=1))
     rng = np.random.default_rng(1)
-    tiles = [Tile(task, (e,)) for e, task in enumerate(TASKS * 3)]
-    together, alone = ([policy.begin(tile, 0) for tile in tiles] for _ in range(2))
+    groups = [EpisodeGroup(task, (e,)) for e, task in enumerate(TASKS * 3)]
+    together, alone = ([policy.begin(group, 0) for group in groups] for _ in range(2))
     for t in range(6):
-        seen = rng.normal(size=(len(tiles), 1, 39)).astype(np.float32)
+        seen = rng.normal(size=(len(groups), 1, 39)).astype(np.float32)
         for session, twin, observation in zip(together, alone, seen, strict=True):
             session.observe(observation, np.ones(1) if t else None)
             twin.observe(observation, np.ones(1) if t else None)
-        order = rng.permutation(len(tiles))
+        order = rng.permutation(len(groups))
         with single_threaded():
             actions = policy.act([together[i] for i in order])
             for i, chosen in zip(order, actions, strict=True):
                 (expected,) = policy.act([alone[i]])
                 np.testing.assert_array_equal(chosen, expected)
-    assert len({session.actions.tobytes() for session in together}) == len(tiles)
+    assert len({session.actions.tobytes() for session in together}) == len(groups)
 
 
 @pytest.mark.long
 def test_a_thread_begins_with_one_thread_of_its_own():
-    """Its first product has the bits of one thread's, in a process that begins with two."""
+    """In a process with two threads per product, the pool's first products use one."""
     script = """
 import torch
 from m3dt.utils.processes import single_threaded, single_threaded_pool
@@ -175,8 +238,8 @@ def test_target_return(agent):
 @pytest.mark.parametrize(
     ("which", "tile", "batch_size"), [("random", 2, 2), ("agent", 2, 2), ("agent", 1, 3)]
 )
-def test_workers_and_company_change_no_score(agent, which, tile, batch_size):
-    """Bit-equal returns for 1 or 2 workers, one task or two, whoever shares a forward pass."""
+def test_workers_and_batches_change_no_score(agent, which, tile, batch_size):
+    """Returns are bit-equal for 1 or 2 workers, one task or two, and any sharing of passes."""
     config = EvaluationConfig(episodes=2, tile=tile, batch_size=batch_size, workers=1)
     policy = RandomPolicy() if which == "random" else AgentPolicy(agent, config)
     console = make_console()
@@ -193,16 +256,21 @@ def test_evaluate_gives_the_documented_dictionary(agent):
     )
     assert (result["run"], result["method"]) == ("runs/test", "M3DT-Random")
     assert result["num_parameters"] == agent.model.num_parameters()
-    assert {"score", "ci95", "domains", "tasks", "episodes", "env_steps_per_second"} <= set(result)
-    assert set(result["tasks"]["reach-v2"]) >= {
-        "score", "return_mean", "return_std", "success_rate", "episodes", "env_steps"
+    assert set(result) == EvaluationResult.__required_keys__
+    assert set(result["tasks"]["reach-v2"]) == TaskResult.__required_keys__
+    assert set(result) == {
+        "run", "method", "num_parameters", "score", "ci95", "domains", "tasks", "episodes",
+        "env_steps_per_second", "seed", "versions",
+    }  # fmt: skip
+    assert set(result["tasks"]["reach-v2"]) == {
+        "score", "ci95", "return_mean", "return_std", "success_rate", "episodes", "env_steps",
     }  # fmt: skip
     with pytest.raises(UserError, match="not trained on"):
         m3dt.evaluate(agent, tasks=["sweep-v2"])
 
 
 def test_an_episode_that_ends_early_waits_for_the_others():
-    """Each row stops at its own end: no reward, success or step is counted after it."""
+    """No reward, success or step of an episode is counted after its end."""
 
     class Env:
         def __init__(self, length):
@@ -217,9 +285,9 @@ def test_an_episode_that_ends_early_waits_for_the_others():
             fell = self.steps == self.length
             return np.full(2, self.steps, np.float32), 1.0, fell, False, {"success": fell}
 
-    tile = _Tile(5, "ant-dir-0", [Env(2), Env(4), Env(1)])
-    assert tile.reset([7, 8, 9]).observations[:, 0].tolist() == [7, 8, 9]
-    steps = [tile.step(np.zeros((3, 8))) for _ in range(4)]
+    group = GroupEnvironments(5, "ant-dir-0", [Env(2), Env(4), Env(1)])
+    assert group.reset([7, 8, 9]).observations[:, 0].tolist() == [7, 8, 9]
+    steps = [group.step(np.zeros((3, 8))) for _ in range(4)]
     assert [s.done for s in steps] == [False, False, False, True]
     assert np.sum([s.rewards for s in steps], axis=0).tolist() == [2, 4, 1]
     assert np.sum([s.played for s in steps], axis=0).tolist() == [2, 4, 1]
@@ -227,10 +295,51 @@ def test_an_episode_that_ends_early_waits_for_the_others():
     assert steps[3].observations[:, 0].tolist() == [2, 4, 1]
 
 
+class LatePool:
+    """One worker of one-step episodes; the first group observes after all others."""
+
+    def __init__(self):
+        self.connections, self.answers, self.late = [None], queue.SimpleQueue(), []
+
+    def reset(self, worker, attempt, task, seeds):
+        answer = (worker, Transition(attempt, np.zeros((1, 27))))
+        self.answers.put(answer) if attempt else self.late.append(answer)
+
+    def step(self, worker, attempt, actions):
+        true = np.ones(1, bool)
+        end = Transition(attempt, np.zeros((1, 27)), np.ones(1), true, true, done=True)
+        self.answers.put((worker, end))
+
+    def receive(self, timeout):
+        count = max(self.answers.qsize(), 1)
+        found = [self.answers.get(timeout=30) for _ in range(count)]
+        while self.late:
+            self.answers.put(self.late.pop())
+        return found
+
+
+def test_groups_wait_for_a_full_batch():
+    """Of four groups that have observed, three fill a batch; the fourth waits for the fifth."""
+    batches = []
+
+    class Watched(RandomPolicy):
+        batch_size = 3
+
+        def act(self, sessions):
+            batches.append(len(sessions))
+            return super().act(sessions)
+
+    groups = make_groups(["ant-dir-3"], episodes=5, size=1)
+    played = dict(RolloutScheduler(LatePool(), Watched(), groups, seed=0).run())
+    assert batches == [3, 2]
+    assert set(played) == set(groups)
+    assert all(played[g] == [Episode("ant-dir-3", *g.episodes, 1.0, True, 1)] for g in groups)
+
+
 def test_a_raising_policy_is_reported():
     class Broken(RandomPolicy):
-        def begin(self, tile, seed):
-            session = super().begin(tile, seed)
+        def begin(self, group, seed):
+            session = super().begin(group, seed)
             session.rngs = None
             return session
 

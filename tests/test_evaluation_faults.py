@@ -1,4 +1,4 @@
-"""Workers that die, environments that raise, evaluations that are killed: no episode is lost."""
+"""No episode is lost when workers die, environments raise or evaluations are killed."""
 
 import json
 import os
@@ -12,8 +12,9 @@ from quick_run import call
 
 from m3dt.config import EvaluationConfig
 from m3dt.evaluation import RandomPolicy, evaluate_policy
+from m3dt.evaluation.evaluator import make_groups
 from m3dt.evaluation.journal import Journal
-from m3dt.evaluation.scheduler import play
+from m3dt.evaluation.scheduler import RolloutScheduler
 from m3dt.tasks.workers import Failure, WorkerPool
 from m3dt.utils.console import make_console
 from m3dt.utils.errors import RunError
@@ -25,24 +26,24 @@ pytestmark = pytest.mark.long
 
 
 class Troubled(RandomPolicy):
-    """Random actions, but for some trouble at the 20th step of chosen episodes.
+    """Random actions, with trouble at the 20th step of chosen episodes.
 
     Args:
-        trouble: Called with the actions, returns what is sent in their place.
-        times: How often, over all episodes that are chosen.
-        task: Whose episodes; empty chooses all.
+        trouble: Called with the actions; its result is sent in their place.
+        times: How often trouble occurs, over all chosen episodes.
+        task: Prefix of the tasks whose episodes are chosen.
     """
 
     def __init__(self, trouble, times, task=""):
         self.trouble, self.times, self.task = trouble, times, task
 
-    def begin(self, tile, seed):
-        session, steps = super().begin(tile, seed), iter(range(1, 10_000))
+    def begin(self, group, seed):
+        session, steps = super().begin(group, seed), iter(range(1, 10_000))
         draw = session.draw
 
         def drawing():
             actions = draw()
-            if next(steps) == 20 and self.times and tile.task.startswith(self.task):
+            if next(steps) == 20 and self.times and group.task.startswith(self.task):
                 self.times -= 1
                 return self.trouble(actions)
             return actions
@@ -52,7 +53,7 @@ class Troubled(RandomPolicy):
 
 
 def too_wide(actions):
-    """The environment refuses these."""
+    """Return actions that the environment refuses."""
     return np.zeros((1, 99), np.float32)
 
 
@@ -84,7 +85,7 @@ def test_a_worker_that_dies_is_replaced(undisturbed):
 
 
 def test_a_worker_that_cannot_start_is_not_replaced(tmp_path):
-    """Such as that of a script which evaluates whenever it is imported."""
+    """Such as the worker of a script that evaluates whenever it is imported."""
     script = tmp_path / "own.py"
     script.write_text(
         "from m3dt.config import EvaluationConfig\n"
@@ -104,31 +105,31 @@ def test_a_worker_that_cannot_start_is_not_replaced(tmp_path):
 
 
 def test_a_task_that_kills_its_worker_takes_no_other_with_it(undisturbed, tmp_path):
-    """Its neighbours on the worker are played one at a time then, and kept."""
+    """The other groups of its worker are played one at a time, and their episodes kept."""
     with WorkerPool(1) as pool:
         policy = Troubled(kill_first(pool), times=99, task="ant")
         journal = Journal(tmp_path / "episodes.jsonl", "k")
         with pytest.raises(RunError, match="failed twice in ant-dir-6") as error:
             evaluate_policy(policy, TASKS, RULES, make_console(), pool, journal)
     assert "died, exit code -9" in str(error.value)
-    assert [tile.task for tile in journal.episodes] == ["cheetah-vel-7"] * 2
+    assert [group.task for group in journal.episodes] == ["cheetah-vel-7"] * 2
 
 
 def test_a_task_that_fails_twice_is_named_and_the_others_are_kept(undisturbed, tmp_path):
-    """And the same evaluation goes on with it alone once it works."""
+    """Once the task works, the same evaluation plays its episodes alone."""
     path = tmp_path / "episodes.jsonl"
     policy = Troubled(too_wide, times=99, task="ant")
     with pytest.raises(RunError, match="failed twice in ant-dir-6") as error:
         evaluate_policy(policy, TASKS, RULES, make_console(), journal=Journal(path, "k"))
-    assert "Traceback" in str(error.value)  # the environment's own, for who must mend it
+    assert "Traceback" in str(error.value)  # of the environment, for whoever must fix it
     kept = Journal(path, "k")
-    assert [tile.task for tile in kept.episodes] == ["cheetah-vel-7"] * 2
+    assert [group.task for group in kept.episodes] == ["cheetah-vel-7"] * 2
     asked = []
 
     class Watched(RandomPolicy):
-        def begin(self, tile, seed):
-            asked.append(tile.task)
-            return super().begin(tile, seed)
+        def begin(self, group, seed):
+            asked.append(group.task)
+            return super().begin(group, seed)
 
     result = evaluate_policy(Watched(), TASKS, RULES, make_console(), journal=kept)
     assert asked == ["ant-dir-6"] * 2
@@ -137,32 +138,31 @@ def test_a_task_that_fails_twice_is_named_and_the_others_are_kept(undisturbed, t
 
 def test_a_journal_survives_a_cut_line_and_another_key(tmp_path):
     path = tmp_path / "episodes.jsonl"
-    tiles = {}
+    recorded = {}
     with WorkerPool(1) as pool:
         journal = Journal(path, "k")
-        from m3dt.evaluation.scoring import make_tiles
-
-        for tile, episodes in play(pool, RandomPolicy(), make_tiles(TASKS, 2, 1), 0):
-            journal.add(tile, episodes)
-            tiles[tile] = episodes
-    assert Journal(path, "k").episodes == tiles
+        scheduler = RolloutScheduler(pool, RandomPolicy(), make_groups(TASKS, 2, 1), seed=0)
+        for group, episodes in scheduler.run():
+            journal.add(group, episodes)
+            recorded[group] = episodes
+    assert Journal(path, "k").episodes == recorded
     whole = path.read_text()
     path.write_text(whole[:-20])  # a kill in the middle of the last line
     cut = Journal(path, "k")
-    lost = [tile for tile in tiles if tile not in cut.episodes]
+    lost = [group for group in recorded if group not in cut.episodes]
     assert len(lost) == 1
-    cut.add(lost[0], tiles[lost[0]])
-    assert Journal(path, "k").episodes == tiles
-    other = Journal(path, "other")  # of another seed, say: neither reads the other's
+    cut.add(lost[0], recorded[lost[0]])
+    assert Journal(path, "k").episodes == recorded
+    other = Journal(path, "other")  # such as of another seed; neither reads the other's lines
     assert other.episodes == {}
     other.add(lost[0], [])
-    assert Journal(path, "k").episodes == tiles
+    assert Journal(path, "k").episodes == recorded
     journal.delete()
     assert not path.exists()
 
 
 def test_an_evaluation_that_was_killed_goes_on(finished, data, monkeypatch, capsys):
-    """Interrupted after the first task; the command ends in the scores of an undisturbed one."""
+    """Repeated after an interruption, the command has the scores of an undisturbed one."""
     folder = finished / "evaluation"
     arguments = ["--models", "random", "evaluation.seed=3"]
     assert call("evaluate", finished, data, *arguments) == 0
@@ -170,8 +170,8 @@ def test_an_evaluation_that_was_killed_goes_on(finished, data, monkeypatch, caps
     (folder / "random.json").unlink()
     add = Journal.add
 
-    def interrupted(self, tile, episodes):
-        add(self, tile, episodes)
+    def interrupted(self, group, episodes):
+        add(self, group, episodes)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -188,11 +188,11 @@ def test_workers_answer_for_what_failed():
     with WorkerPool(1) as pool:
         pool.reset(0, 7, "walker-jog", [1])
         ((worker, failure),) = pool.receive()
-        assert (worker, failure.tile) == (0, 7) and "walker-jog" in failure.message
-        pool.step(0, 7, np.zeros((1, 6)))  # on its way when the tile failed: nobody answers
+        assert (worker, failure.attempt) == (0, 7) and "walker-jog" in failure.message
+        pool.step(0, 7, np.zeros((1, 6)))  # on its way when the attempt failed: nobody answers
         pool.reset(0, 8, "ant-dir-6", [1])
         ((_, answer),) = pool.receive()
-        assert answer.tile == 8 and not isinstance(answer, Failure)
+        assert answer.attempt == 8 and not isinstance(answer, Failure)
         pool.processes[0].kill()
         ((_, failure),) = pool.receive()
-        assert failure.tile is None and "died, exit code -9" in failure.message
+        assert failure.attempt is None and "died, exit code -9" in failure.message

@@ -45,7 +45,7 @@ class TestOfficialLoader:
         sampler = self.sampler(official, task)
         trajectory = GOLDEN[f"{task}/batch/traj_index"]
         begin = sampler.store.episode_starts[trajectory] + GOLDEN[f"{task}/batch/start"]
-        rows = sampler.segments(trajectory, begin, 20, sampler.normalization)
+        rows = sampler.segments(trajectory, begin, 20, sampler.inputs)
         self.compare(rows, task, "batch", atol=1e-5)
 
     def test_prompts(self, official, task):

@@ -1,6 +1,7 @@
-"""What TensorBoard is given: layout, groups, scores, hyper-parameters, films."""
+"""What is logged and shown: TensorBoard's layout, groups, scores and films; the progress bar."""
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from quick_run import call
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_stages import FAST, data_for, fresh_model, train
 
-from m3dt.callbacks import RolloutCallback
+from m3dt.callbacks import ProgressCallback, RolloutCallback, progress
 from m3dt.evaluation import RandomPolicy, animation, film, video
 from m3dt.plots import tensorboard as logs
 from m3dt.stages import BackboneStage, ExpertStage
@@ -37,7 +38,7 @@ def evaluated(finished, data):
 
 
 def test_the_layout_names_what_is_logged(evaluated):
-    """Every chart of the custom scalars page has a tag that some run has written."""
+    """Every chart of the custom scalars page has a tag that training or evaluation writes."""
     tags = [t for page in logs.LAYOUT.values() for chart in page.values() for t in chart[1]]
     assert set(tags) <= LOGGED
     written = {
@@ -79,7 +80,7 @@ def test_agreement_is_drawn_by_group(tmp_path, monkeypatch):
 
 
 class FakeEnv:
-    """Two steps, the second of which ends the episode; pictures tell the time."""
+    """An episode of two steps; the brightness of a frame shows its step."""
 
     def reset(self, seed):
         self.t = 0
@@ -109,6 +110,26 @@ def test_a_film_is_an_episode(monkeypatch):
 def test_films_need_rendering(finished, data, capsys):
     assert call("evaluate", finished, data, "--models", "random", "--film", "reach-v2") == 2
     assert "MUJOCO_GL" in capsys.readouterr().err
+
+
+def test_progress_shows_the_mean_loss_since_the_last_update(monkeypatch, capsys):
+    """Updates after 10 and 20 seconds, of 5 and 2 steps; the steps before them count no more."""
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    logged = []
+    logger = SimpleNamespace(log_metrics=lambda metrics, step: logged.append((step, metrics)))
+    trainer = SimpleNamespace(is_global_zero=True, max_steps=100, global_step=0, logger=logger)
+    callback = ProgressCallback(every_n_seconds=10)
+    stage = SimpleNamespace(title="stage 1", device=torch.device("cpu"))
+    callback.on_train_start(trainer, stage)
+    for clock[0], loss in ((2, 1.0), (4, 2.0), (6, 3.0), (8, 4.0), (10, 5.0), (15, 7.0), (20, 8.0)):
+        trainer.global_step += 1
+        callback.on_train_batch_end(trainer, stage, {"loss": torch.tensor(loss)})
+    callback.on_train_end(trainer, stage)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "  stage 1: step 5 of 100, 0.5 steps/s, loss 3.0000, 190 s left"
+    assert second == "  stage 1: step 7 of 100, 0.2 steps/s, loss 7.5000, 465 s left"
+    assert logged == [(5, {"time/steps_per_second": 0.5}), (7, {"time/steps_per_second": 0.2})]
 
 
 def test_rollouts_score_and_change_nothing(synthetic):

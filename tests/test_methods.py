@@ -13,7 +13,6 @@ from m3dt.cli import main
 from m3dt.config import BASELINES, METHODS, load_config, save_config
 from m3dt.evaluation import OraclePolicy
 from m3dt.evaluation.agent import Agent
-from m3dt.evaluation.scoring import method_name
 from m3dt.models import PromptDT, add_mixtures
 from m3dt.runs.registry import Entry, Registry
 from m3dt.utils.errors import UserError
@@ -187,7 +186,7 @@ def test_reuse_says_why_not(finished_quickly, data, tmp_path, capsys):
 def test_method_names():
     def name(kind, settings, title="main"):
         entry = Entry(kind, title, settings, {}, "", 0, 0, {}, list(SYNTHETIC_TASKS))
-        return method_name(Agent(None, entry, None, ""))
+        return Agent(None, entry, None, "").method
 
     random = {"grouping": {"method": "random"}}
     assert name("router", {**random, "moe": {"num_experts": 4}}) == "M3DT-Random"

@@ -8,7 +8,7 @@ from m3dt.config import ComputeConfig, ModelConfig
 from m3dt.data import Segment
 from m3dt.models import ExpertBank, Mixture, PromptDT, Router, add_mixtures, fast
 from m3dt.models.fast.dropout import dropout_mask
-from m3dt.models.fast.experts import run_experts
+from m3dt.models.fast.mixture import run_experts
 
 SMALL = ModelConfig(n_layer=3, n_head=2, n_embd=16, context_length=5, prompt_length=3, dropout=0.1)
 

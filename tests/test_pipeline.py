@@ -40,7 +40,7 @@ def test_repeating_changes_nothing_and_says_so(finished, data, capsys):
 
 
 def test_settings_newer_than_a_run_had_their_defaults(finished, data, tmp_path, capsys):
-    """A run of a version that did not know a setting is still finished, at its default alone."""
+    """A run older than a setting counts as finished if the setting has its default."""
     run = shutil.copytree(finished, tmp_path / "run")
     path = run / "registry" / "backbone" / "main" / "entry.json"
     entry = json.loads(path.read_text())
@@ -71,7 +71,7 @@ def test_evaluate_prints_a_table_and_writes_json(finished, data, tmp_path, capsy
     assert list(scores["tasks"]) == list(TASKS)
     assert call("evaluate", finished, data, *arguments) == 0
     assert "Nothing to do" in capsys.readouterr().out
-    # Another run that takes the backbone takes its scores too, unless they are of other rules.
+    # A run that reuses the backbone reuses its scores, unless the settings differ.
     other = ["--models", "backbone", "--json", str(file), f"reuse={finished}"]
     assert call("stage1", tmp_path / "run", data, f"reuse={finished}") == 0
     assert call("evaluate", tmp_path / "run", data, *other) == 0

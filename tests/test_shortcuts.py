@@ -12,8 +12,8 @@ from m3dt.bench.steps import random_batch
 from m3dt.config import ComputeConfig, LoaderConfig
 from m3dt.data import DatasetStore, ExpertStreams, M3DTDataModule, TaskStream
 from m3dt.models import PromptDT, add_mixtures, fast
-from m3dt.models.fast.experts import run_experts, run_mixture
 from m3dt.models.fast.frozen_experts import MixFrozenExperts
+from m3dt.models.fast.mixture import run_experts, run_mixture
 from m3dt.models.fast.transformer import attend, attention_mask
 from m3dt.models.plain import ExpertBank
 from m3dt.stages import BackboneStage, ExpertStage, RouterStage, row_losses

@@ -1,4 +1,4 @@
-"""Studies: grids of settings, trained and evaluated once, whatever fails in between."""
+"""Studies: grids of settings; each cell is trained and evaluated once, whatever fails."""
 
 import csv
 import json
@@ -16,8 +16,8 @@ from quick_run import QUICK
 from m3dt.cli import main
 from m3dt.config import METHODS
 from m3dt.study import SCORES, load_study
-from m3dt.study.results import results, write_results
-from m3dt.study.runner import known, share
+from m3dt.study.runner import scored_elsewhere, select_cells
+from m3dt.study.score_table import table_rows, write_table
 from m3dt.utils.errors import UserError
 
 STEPS = [f"{stage}.max_steps=4" for stage in ("stage1", "stage2", "stage3", "baseline")]
@@ -76,13 +76,13 @@ def test_parts_share_runs_and_stay_together(tmp_path):
     assert study.cells[0].models == ("oracle", "router")
     assert "suite_seed=1" in study.cells[1].overrides
     assert "stage2.max_steps=4" in study.cells[7].overrides
-    for index in (0, 1):  # what shares a backbone is one job's
-        names = [cell.name for cell in share(study, f"{index}/2")]
+    for index in (0, 1):  # cells that share a backbone go to one job
+        names = [cell.name for cell in select_cells(study, f"{index}/2")]
         values = ("m3dt-random", "m3dt-gradient", "num_experts2", "num_experts4")
         assert names == [f"{value}_seed{index}" for value in values]
-        assert [cell.name for cell in share(study, "0/1", f"seed={index}")] == names
+        assert [cell.name for cell in select_cells(study, "0/1", f"seed={index}")] == names
     with pytest.raises(UserError, match="--where sed=1"):
-        share(study, "0/1", "sed=1")
+        select_cells(study, "0/1", "sed=1")
 
 
 @pytest.mark.parametrize(
@@ -93,11 +93,14 @@ def test_parts_share_runs_and_stay_together(tmp_path):
         ("grid: {method: mtdt}\n", "'grid' must give a list"),
         ("grid: {method: [mtdtt]}\n", "method=mtdtt"),
         ("grid: {model.n_layers: [2]}\n", "model.n_layer"),
-        ("grid: {method: [mtdt]}\nonly: {mdt: [seed=1]}\n", "'mdt' is none"),
+        (
+            "grid: {method: [mtdt]}\nonly: {mdt: [seed=1]}\n",
+            "'mdt' is not one of them. Did you mean 'mtdt'",
+        ),
         ("grid: [unclosed\n", "not valid YAML"),
         ("- a list\n", "mapping"),
         ("parts: {a: {grid: {seed: [1]}, sett: []}}\n", "unknown key 'sett'. Did you mean 'set'"),
-        ("parts: [a]\n", "'parts' must give"),
+        ("parts: [a]\n", "'parts' must map"),
         ("parts: {a: {grid: {seed: [1]}}, b: {grid: {seed: [1]}}}\n", "the same values: "),
         ('grid: {seed: [1]}\nset: ["suite_seed={sed}"]\n', "no {sed}. Did you mean 'seed'"),
     ],
@@ -122,14 +125,14 @@ def test_the_shipped_studies_have_all_methods():
 
 
 class Ran(NamedTuple):
-    """A study of two cells, of which one fails the first time."""
+    """A study of two cells, one of which fails the first time."""
 
     file: Path
     runs: Path
     table: Path
     settings: list[str]
     first: subprocess.CompletedProcess[str]
-    after_first: tuple[dict[str, str], dict[str, float]]  # the table's row, and the run's scores
+    after_first: tuple[dict[str, str], dict[str, float]]  # row of the table, scores of the run
     second: subprocess.CompletedProcess[str]
 
     def command(self, *more):
@@ -161,7 +164,7 @@ def ran(data, tmp_path_factory):
 
 
 def test_a_failing_cell_stops_no_other(ran):
-    """It is named, and the next run tries it again, but nothing that is finished."""
+    """The message names it, and the next run repeats it but no finished cell."""
     assert ran.first.returncode == 1
     assert "1 cells failed: seed0_promptdt" in ran.first.stderr and "nowhere" in ran.first.stderr
     row, scores = ran.after_first
@@ -173,7 +176,7 @@ def test_a_failing_cell_stops_no_other(ran):
 
 
 def test_a_table_outlives_its_runs(ran, capfd):
-    """What it holds is not made again, unless its settings changed or others want its models."""
+    """Its cells are not repeated unless settings change or other cells need their models."""
     curves = ran.table.with_name("table_conflict.json")
     written = (ran.table.read_text(), curves.read_text())
     assert "seed0_mtdt" in written[1]
@@ -182,13 +185,16 @@ def test_a_table_outlives_its_runs(ran, capfd):
     assert "holds 2 of 2 cells already" in capfd.readouterr().out
     assert not ran.runs.exists()
     study = load_study(ran.file, ran.settings)
-    assert known(study, study.cells, ran.table) == {"seed0_promptdt", "seed0_mtdt"}
-    write_results(study, ran.table)
+    assert scored_elsewhere(study, study.cells, ran.table) == {"seed0_promptdt", "seed0_mtdt"}
+    write_table(study, ran.table)
     assert (ran.table.read_text(), curves.read_text()) == written
     same = load_study(ran.file, [*ran.settings, "moe.top_k=0"])  # the default
-    assert known(same, same.cells, ran.table) == {"seed0_promptdt", "seed0_mtdt"}
+    assert scored_elsewhere(same, same.cells, ran.table) == {"seed0_promptdt", "seed0_mtdt"}
     other = load_study(ran.file, [*ran.settings, "baseline.learning_rate=0.5"])
-    assert known(other, other.cells, ran.table) == set() and results(other, ran.table) == []
+    assert (
+        scored_elsewhere(other, other.cells, ran.table) == set()
+        and table_rows(other, ran.table) == []
+    )
     assert main(ran.command("baseline.learning_rate=0.5")) == 2
     assert "2 cells were made with other settings" in capfd.readouterr().err
     assert ran.table.read_text() == written[0]
@@ -196,16 +202,16 @@ def test_a_table_outlives_its_runs(ran, capfd):
     assert main(ran.command()) == 0
     assert ran.table.read_text().startswith(written[0])
     found = {path.parent.name for path in ran.runs.glob("*/registry")}
-    assert found == {"seed0_promptdt", "m3dt-random"}  # the one for the other's sake
+    assert found == {"seed0_promptdt", "m3dt-random"}  # the first only for the second
     assert not (ran.runs / "seed0_promptdt" / SCORES).exists()
 
 
 def test_jobs_write_a_table_one_after_the_other(tmp_path):
-    """What one has read must not be behind what another writes."""
+    """A job must not write what it read before another job wrote."""
     path = study_file(tmp_path, f"runs: {tmp_path}/runs\ngrid: {{method: [promptdt]}}\n")
     study, table = load_study(path, []), tmp_path / "table.csv"
     with FileLock(tmp_path / ".table.csv.lock"):
-        other = threading.Thread(target=write_results, args=(study, table))
+        other = threading.Thread(target=write_table, args=(study, table))
         other.start()
         other.join(0.5)
         assert other.is_alive()

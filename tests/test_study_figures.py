@@ -1,4 +1,4 @@
-"""Figures and claims from results of which we know what they must say."""
+"""Figures and claims from made-up results with known outcomes."""
 
 import csv
 import io
@@ -11,11 +11,12 @@ import pytest
 
 from m3dt.cli import main
 from m3dt.config import load_config
-from m3dt.study import PAGES, TABLES, Results, load_study
-from m3dt.study.claims import FAILS, HOLDS, MISSING, OPEN, claims, claims_table, verdict
+from m3dt.study import FIGURES, TABLES, Results, load_study
+from m3dt.study.claims import claims, claims_table
+from m3dt.study.claims.claim import FAILS, HOLDS, INCONCLUSIVE, MISSING, verdict
+from m3dt.study.conflict_queries import backbone_histories
 from m3dt.study.estimates import difference, estimate
-from m3dt.study.figures.comparison import best_baseline
-from m3dt.study.lookup import backbone_histories, by_experts, control
+from m3dt.study.queries import best_baseline, control_scores, scores_by_experts
 from m3dt.tasks import suite
 from m3dt.utils.errors import UserError
 
@@ -27,7 +28,7 @@ BASE = load_config("lite")
 
 
 def score(cell, slope):
-    """Return a made-up score: fewer tasks, more experts and M3DT as it is are better by `slope`."""
+    """Return a made-up score; `slope` favours fewer tasks, more experts and the default M3DT."""
     values = {key.rpartition(".")[2]: value for key, value in cell.values.items()}
     method = values["method"]
     seed = 0.1 * int(values["seed"])
@@ -47,7 +48,7 @@ def score(cell, slope):
 
 
 def history(slope, tasks):
-    """Return a made-up conflict curve; more tasks and longer training conflict more by `slope`."""
+    """Return a made-up conflict curve; `slope` raises conflict with tasks and training steps."""
     apart = [rise + tasks / 2000 for rise in (0, 0.1, 0.2, 0.3, 0.32, 0.33, 0.33, 0.33, 0.33)]
     blocks = {f"block{i}": 0.5 - 0.05 * i for i in range(BASE.model.n_layer)}
     return [
@@ -70,7 +71,7 @@ def expert_history(slope, seed, method):
 
 @pytest.fixture
 def made_up(tmp_path):
-    """Return a function that writes results of the whole shipped study."""
+    """Return a function that writes results of the complete study in conf/study/lite.yaml."""
 
     def write(slope=1.0, seeds=(0, 1, 2)):
         rows, curves, played = [], {}, {}
@@ -116,7 +117,7 @@ def made_up(tmp_path):
 
 @pytest.mark.parametrize("slope, expected", [(1.0, HOLDS), (-1.0, FAILS)])
 def test_verdicts_follow_the_numbers(made_up, slope, expected):
-    """Results that favour every claim, and the same results turned round."""
+    """Results that favour every claim, and the same results reversed."""
     found = {claim.name: claim for claim in claims(Results.read(made_up(slope)))}
     assert {name: claim.verdict for name, claim in found.items()} == dict.fromkeys(found, expected)
     assert all(claim.ours for claim in found.values())
@@ -124,10 +125,10 @@ def test_verdicts_follow_the_numbers(made_up, slope, expected):
 
 def test_one_seed_decides_nothing(made_up):
     for claim in claims(Results.read(made_up(seeds=(0,)))):
-        assert claim.verdict in (OPEN, HOLDS) and (
+        assert claim.verdict in (INCONCLUSIVE, HOLDS) and (
             claim.name != "tasks" or "one seed" in claim.ours
         )
-    assert verdict(estimate([5.0])) == OPEN
+    assert verdict(estimate([5.0])) == INCONCLUSIVE
 
 
 def test_an_unfinished_study_leaves_gaps(made_up):
@@ -139,22 +140,22 @@ def test_an_unfinished_study_leaves_gaps(made_up):
     assert MISSING in claims_table(Results.read(file))
 
 
-def test_what_is_not_measured_says_so(made_up):
-    """All pages and tables of a study of which one cell is there."""
+def test_missing_results_are_marked(made_up):
+    """All figures and tables of a study with results of one cell."""
     file = made_up()
     lines = file.read_text().splitlines(keepends=True)
     file.write_text("".join(lines[:2]))
     for name in ("conflict", "tasks"):
         file.with_name(f"lite_{name}.json").unlink()
     results = Results.read(file)
-    for page in PAGES.values():
-        page.draw(results).savefig(io.BytesIO())
-        told = page.caption(results)
-        assert "**not measured**" in told and "**holds**" not in told
-        assert "**not measured** here" not in told
+    for figure in FIGURES.values():
+        figure.draw(results).savefig(io.BytesIO())
+        shown = figure.caption(results)
+        assert "**not measured**" in shown and "**holds**" not in shown
+        assert "**not measured** here" not in shown
     for table in TABLES.values():
         assert "not measured" in table(results)
-    assert {claim.verdict for claim in claims(results)} <= {MISSING, OPEN}
+    assert {claim.verdict for claim in claims(results)} <= {MISSING, INCONCLUSIVE}
 
 
 def test_a_summary_names_incomplete_cells(made_up):
@@ -163,12 +164,12 @@ def test_a_summary_names_incomplete_cells(made_up):
     assert f"{len(CELLS)} cells" in everything.summary()
     assert "missing" not in everything.summary()
     rows = [row for row in everything.rows if row["part"] != "mlp" or row["seed"] == "1"]
-    told = Results(tuple(rows), everything.curves).summary()
+    shown = Results(tuple(rows), everything.curves).summary()
     width = everything.values("mlp", "mlp_width")[0]
-    assert told.endswith(f"Seeds are missing of mlp mt40 promptdt {width} (1 of 3).")
+    assert shown.endswith(f"Seeds are missing of mlp mt40 promptdt {width} (1 of 3).")
 
 
-def test_numbers_of_the_paper_stand_beside_ours(made_up):
+def test_numbers_of_the_paper_are_shown(made_up):
     results = Results.read(made_up())
     rows = TABLES["Methods (table 1)"](results).splitlines()
     assert [row.split(" | ")[3] for row in rows if "M3DT-" in row] == ["89.09", "89.23"]
@@ -178,10 +179,10 @@ def test_numbers_of_the_paper_stand_beside_ours(made_up):
 
 
 def test_two_models_task_by_task(made_up):
-    """Numbers of 2 seeds x the same 2 tasks, worked out by hand."""
+    """2 seeds x the same 2 tasks, computed by hand."""
     results = Results.read(made_up(seeds=(0, 1)))
     played = {cell: dict(scores) for cell, scores in results.tasks.items()}
-    wanted = {"mlp_width": (3.0, 3.5), "timestep_std": (-9.0, 0.5)}  # by how much in two tasks
+    wanted = {"mlp_width": (3.0, 3.5), "timestep_std": (-9.0, 0.5)}  # change in each of two tasks
     for seed in (0, 1):
         plain = f"seed{seed}_mt40_promptdt"
         played[plain] = {"a": 50.0, "b": 20.0}
@@ -191,16 +192,18 @@ def test_two_models_task_by_task(made_up):
                     played[cell] = {"a": 50.0 + change[0], "b": 20.0 + change[1]}
     table = TABLES["Task by task"](Results(results.rows, {}, played))
     rows = {tuple(row[2:].split(" | ")[:2]): row.split(" | ")[2:] for row in table.splitlines()}
-    # Sums by task are apart from 2 means by 2 d: half = 1.96 sqrt(2 (2 d)^2 2) / 4 = 1.96 d,
-    # with d = 0.25 about a mean of 3.25, and d = 4.75 about -4.25.
+    # The sum of a task differs from 2 means by 2 d: half = 1.96 sqrt(2 (2 d)^2 2) / 4 = 1.96 d,
+    # with d = 0.25 around a mean of 3.25, and d = 4.75 around -4.25.
     wide = rows["40", f"Prompt-DT, model.mlp_width={results.values('mlp', 'mlp_width')[0]}"]
     assert wide == ["Prompt-DT", "4", "3.2 [2.8, 3.7]", "4", "0 |"]
     large = rows["40", "Prompt-DT, model.timestep_std=1.0"]
     assert large == ["Prompt-DT", "4", "-4.2 [-13.6, 5.1]", "0", "2 |"]
-    beside = {name: row[0] for (tasks, name), row in rows.items() if tasks == "40"}
-    assert "Prompt-DT" not in beside
-    assert beside["noisy top-k, moe.top_k=2"] == beside["big experts"] == "M3DT-Gradient"
-    assert beside["without grouping"] == "M3DT-Random" and beside["M3DT-Random"] == "Prompt-DT"
+    references = {name: row[0] for (tasks, name), row in rows.items() if tasks == "40"}
+    assert "Prompt-DT" not in references
+    assert references["noisy top-k, moe.top_k=2"] == references["big experts"] == "M3DT-Gradient"
+    assert (
+        references["without grouping"] == "M3DT-Random" and references["M3DT-Random"] == "Prompt-DT"
+    )
     assert rows["160", "MTDT"][:2] == ["Prompt-DT", "320"]
 
 
@@ -209,7 +212,7 @@ def test_domains_together_weigh_each_task_equally(made_up):
     rows = Results.read(made_up()).rows
     for row in rows:
         row.update(metaworld="80", dmcontrol="40")
-    found = control(Results(rows, {}), 160, "m3dt", "m3dt-gradient")
+    found = control_scores(Results(rows, {}), 160, "m3dt", "m3dt-gradient")
     assert found == dict.fromkeys(range(3), pytest.approx((50 * 80 + 30 * 40) / 80))
 
 
@@ -232,7 +235,7 @@ def test_curves_are_those_of_the_longest_training_with_all_seeds(made_up):
 
 
 def test_estimates():
-    """Student's interval of 1, 2, 3: 2 +- 4.30 / sqrt(3)."""
+    """Student's interval of 1, 2, 3 is 2 +- 4.30 / sqrt(3)."""
     found = estimate([1, 2, 3])
     assert (found.mean, found.seeds) == (2, 3)
     assert found.high - 2 == pytest.approx(4.303 / 3**0.5, rel=1e-3)
@@ -242,16 +245,16 @@ def test_estimates():
         "2.0 (one seed)",
         "1.0 [1.0, 1.0] %",
     )
-    paired = difference({0: 5.0, 1: 7.0, 2: 1.0}, {1: 4.0, 0: 2.0})  # by seed; 2 is alone
+    paired = difference({0: 5.0, 1: 7.0, 2: 1.0}, {1: 4.0, 0: 2.0})
     assert (paired.mean, paired.low, paired.seeds) == (3.0, 3.0, 2)
 
 
 def test_figures_show_means_and_each_seed(made_up):
-    """Here seeds are apart by a tenth, whatever the number of experts."""
+    """Seeds differ by a tenth at any number of experts."""
     results = Results.read(made_up())
-    (axes,) = PAGES["experts"].draw(results).axes
+    (axes,) = FIGURES["experts"].draw(results).axes
     lines = [line for line in axes.lines if line.get_color() == "#d55e00"]
-    means = by_experts(results)
+    means = scores_by_experts(results)
     mean = [sum(found.values()) / 3 for found in means.values()]
     faint = [list(line.get_ydata()) for line in lines if line.get_alpha()]
     assert faint == [pytest.approx([m + 0.1 * (seed - 1) for m in mean]) for seed in range(3)]
@@ -260,7 +263,7 @@ def test_figures_show_means_and_each_seed(made_up):
 
 
 def test_every_cell_of_the_study_is_shown(made_up, monkeypatch):
-    """No cell is computed that no figure, table or claim asks for."""
+    """Every cell is used by some figure, table or claim."""
     results, asked = Results.read(made_up()), set()
     scores = Results.scores
 
@@ -272,8 +275,8 @@ def test_every_cell_of_the_study_is_shown(made_up, monkeypatch):
         return scores(self, part, column, **values)
 
     monkeypatch.setattr(Results, "scores", remember)
-    for page in PAGES.values():
-        page.draw(results)
+    for figure in FIGURES.values():
+        figure.draw(results)
     for table in TABLES.values():
         table(results)
     claims(results)
@@ -287,11 +290,11 @@ def test_the_command_writes_pictures_and_markdown(made_up, tmp_path, capsys):
     written = {path.name for path in out.iterdir()}
     assert written == {"figures", "figures.md", "tables.md", "claims.md"}
     pictures = {path.name: path.read_bytes() for path in (out / "figures").iterdir()}
-    assert set(pictures) == {f"{name}.png" for name in PAGES}
+    assert set(pictures) == {f"{name}.png" for name in FIGURES}
     assert all(content[:4] == b"\x89PNG" for content in pictures.values())
     shown = (out / "figures.md").read_text()
     assert all((out / link).is_file() for link in re.findall(r"\]\((.*?)\)", shown))
-    assert shown.count("![]") == len(PAGES) and shown.count("# ") == len(PAGES)
+    assert shown.count("![]") == len(FIGURES) and shown.count("# ") == len(FIGURES)
     tables = (out / "tables.md").read_text()
     assert "| M3DT-Gradient | 1,000 |" in tables and "without grouping" in tables
     assert main(["figures", str(tmp_path / "none.csv")]) == 2
@@ -302,9 +305,9 @@ def test_captions_state_their_claims(made_up):
     results = Results.read(made_up())
     known = [claim.name for claim in claims(results)]
     assert len(set(known)) == len(known)
-    for page in PAGES.values():
-        assert page.claims and set(page.claims) <= set(known)
-        assert page.caption(results).count("**holds**") == len(page.claims)
+    for figure in FIGURES.values():
+        assert figure.claims and set(figure.claims) <= set(known)
+        assert figure.caption(results).count("**holds**") == len(figure.claims)
 
 
 def test_results_must_exist(tmp_path):

@@ -1,25 +1,31 @@
 """M3DT: mixture-of-experts Decision Transformers for massive multi-task offline RL.
 
-`m3dt.load(run)` gives a trained agent, `m3dt.evaluate(agent)` rolls it out in the simulators.
+`m3dt.load(run)` loads a trained agent, `m3dt.evaluate(agent)` rolls it out in the simulators.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from typing import TYPE_CHECKING, Any
 
 from m3dt.version import __version__
 
-__all__ = ["__version__", "evaluate", "load"]
+# Intel's MKL otherwise lets the last bits of a product's row depend on its place in the batch, and
+# with them weights and scores on what shares a product. MKL reads this at its first product, so it
+# is set here, before any module of the package can compute.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
+if TYPE_CHECKING:
+    from m3dt.evaluation import Agent, EvaluationResult, evaluate, load
 
-def __getattr__(name: str) -> Any:
-    # Resolved when asked for: `import m3dt` loads neither torch nor a simulator.
-    if name == "load":
-        from m3dt.evaluation.agent import load
+__all__ = ["Agent", "EvaluationResult", "__version__", "evaluate", "load"]
 
-        return load
-    if name == "evaluate":
-        from m3dt.evaluation import evaluate
+if not TYPE_CHECKING:  # a type checker should report a misspelt name, not ask this function
 
-        return evaluate
-    raise AttributeError(f"module 'm3dt' has no attribute '{name}'")
+    def __getattr__(name: str) -> Any:
+        """Import a name at its first use: `import m3dt` loads neither torch nor a simulator."""
+        if name not in __all__:
+            raise AttributeError(f"module 'm3dt' has no attribute '{name}'")
+        from m3dt import evaluation
+
+        return getattr(evaluation, name)

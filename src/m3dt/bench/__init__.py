@@ -1,4 +1,4 @@
-"""Measurements of time and memory."""
+"""Benchmarks: time and memory of training, data and acting."""
 
 from m3dt.bench.benchmark import ROWS, bench
 

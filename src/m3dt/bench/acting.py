@@ -1,79 +1,80 @@
-"""Choosing actions: tiles of episodes with encoded prompts, beside one environment at a time."""
+"""Time per action: episodes acting together with encoded prompts, against the plain method."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
 
 import torch
 
-from m3dt.bench.machine import alternate_seconds, median_seconds, peak_bytes
+from m3dt.bench.machine import alternate_seconds, in_own_process, median_seconds, peak_bytes
+from m3dt.bench.rows import Row, make_row
 from m3dt.bench.steps import PAPER, count_flops, random_batch
 from m3dt.config import ComputeConfig
 from m3dt.models import PromptDT, add_mixtures, fast
 from m3dt.stages.stage import plain_predictions
-from m3dt.utils.processes import process_pool
 
-TILE = 10
-
-
-def acting_rows(gemm_gflops: float) -> list[dict[str, Any]]:
-    """Time an action with a full context: backbone, and 40 experts."""
-    return [in_own_process(act, experts, TILE, gemm_gflops, True) for experts in (0, 40)]
+EPISODES = 10
 
 
-def in_own_process(function: Any, *arguments: Any) -> dict[str, Any]:
-    """Call a function in a fresh process, whose peak of memory is then its own."""
-    with process_pool(1) as pool:
-        return pool.submit(function, *arguments).result()
+def acting_rows(gemm_gflops: float) -> list[Row]:
+    """Time an action with a full context, of the backbone and of 40 experts."""
+    return [in_own_process(act, experts, EPISODES, gemm_gflops, True) for experts in (0, 40)]
 
 
-@torch.inference_mode()
-def act(
-    num_experts: int, environments: int, gemm_gflops: float, beside_plain: bool
-) -> dict[str, Any]:
-    """Time one action in each of several environments, CPU seconds of one thread an action.
+def act(num_experts: int, episodes: int, gemm_gflops: float, compare: bool) -> Row:
+    """Time one action in each of several episodes, in CPU seconds per action on one thread.
 
     Args:
-        num_experts: Of the model; 0 is the backbone alone.
-        environments: Episodes in step, R.
-        gemm_gflops: Peak of float32 products.
-        beside_plain: Whether to time the plain computation too, one environment at a time with the
+        num_experts: Experts of the model; 0 is the backbone alone.
+        episodes: Episodes that act together.
+        gemm_gflops: The machine's peak in float32, GFLOP/s.
+        compare: Whether to time the plain method too, which takes one episode at a time and has the
             prompt in every sequence.
     """
     torch.set_num_threads(1)
-    R, T, P = environments, PAPER.context_length, PAPER.prompt_length
     model = PromptDT(PAPER)
     if num_experts:
         add_mixtures(model, num_experts, routed=True)
-    model.eval()
-    batch, single = random_batch(R, T, P), random_batch(1, T, P)
+    with torch.inference_mode():
+        return _time_actions(model.eval(), num_experts, episodes, gemm_gflops, compare)
+
+
+def _time_actions(
+    model: PromptDT, num_experts: int, episodes: int, gemm_gflops: float, compare: bool
+) -> Row:
+    together, alone = _actions_together(model, episodes), _plain_action(model)
+    flops, memory = count_flops(together), peak_bytes()
+    plain_flops = count_flops(alone) * episodes
+    if compare:
+        seconds, plain_seconds = alternate_seconds((together, alone), 7)
+    else:
+        seconds = median_seconds(together, 3, warmup=1)
+    config = {**asdict(PAPER), "num_experts": num_experts, "environments": episodes}
+    row = make_row("acting", config, seconds / episodes, 1, memory)
+    row["model_flops"], row["performed_flops"] = plain_flops, flops
+    row["utilization"] = flops / seconds / 1e9 / gemm_gflops
+    if compare:
+        row["plain_seconds"] = plain_seconds
+        row["ratio"] = plain_seconds / row["median_seconds"]
+    return row
+
+
+def _actions_together(model: PromptDT, episodes: int) -> Callable[[], None]:
+    batch = random_batch(episodes, PAPER.context_length, PAPER.prompt_length)
     compute = ComputeConfig()
     prompt = fast.encode_prompt(model, batch.row_prompts(), None, compute)
 
-    def together() -> None:
+    def act_together() -> None:
         fast.act(model, batch.segment, prompt, compute)
 
-    def alone() -> None:
-        plain_predictions(model, single)
+    return act_together
 
-    flops, memory = count_flops(together), peak_bytes()
-    row: dict[str, Any] = {
-        "name": "acting",
-        "config": {**asdict(PAPER), "num_experts": num_experts, "environments": R},
-        "model_flops": count_flops(alone) * R,
-        "performed_flops": flops,
-        "peak_bytes": memory,
-        "note": "",
-    }
-    if beside_plain:
-        seconds, plain = alternate_seconds((together, alone), 7)
-        row |= {"plain_seconds": plain, "ratio": plain * R / seconds}
-    else:
-        seconds = median_seconds(together, 3, warmup=1)
-    return {
-        **row,
-        "median_seconds": seconds / R,
-        "samples_per_second": R / seconds,
-        "utilization": flops / seconds / 1e9 / gemm_gflops,
-    }
+
+def _plain_action(model: PromptDT) -> Callable[[], None]:
+    batch = random_batch(1, PAPER.context_length, PAPER.prompt_length)
+
+    def act_alone() -> None:
+        plain_predictions(model, batch)
+
+    return act_alone

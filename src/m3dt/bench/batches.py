@@ -1,21 +1,20 @@
-"""The data pipeline: batches from synthetic datasets of any size on disk."""
+"""Time per batch: the data pipeline on synthetic datasets of any size on disk."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 import time
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import h5py
 import numpy as np
 from rich.console import Console
 
 from m3dt.bench.machine import resident_bytes
+from m3dt.bench.rows import Row, make_row
 from m3dt.bench.steps import BATCH, PAPER
 from m3dt.config import LoaderConfig
 from m3dt.data import DatasetStore, M3DTDataModule, TaskStream
@@ -23,72 +22,74 @@ from m3dt.data.format import SCHEMA_VERSION
 from m3dt.data.store import TaskStore
 from m3dt.tasks import TASKS, TaskSpec
 
+_STEPS = 2000
 
-def data_row(trajectories: int, console: Console) -> dict[str, Any]:
+
+def data_row(trajectories: int, console: Console) -> Row:
     """Time batches of the paper's 160 tasks."""
     console.print(f"writing 160 tasks x {trajectories} trajectories ...")
     return {**batches_row(len(TASKS), trajectories), "name": "data"}
 
 
-def batches_row(num_tasks: int, trajectories: int) -> dict[str, Any]:
-    """Time batches with prompts, by the clock, and what they add to resident memory.
+def batches_row(num_tasks: int, trajectories: int) -> Row:
+    """Measure the wall time of batches with prompts, and the resident memory that they add.
 
     Args:
-        num_tasks: Files, with the shapes of the 160 tasks again and again.
-        trajectories: Random ones of each, of full length.
+        num_tasks: Number of files; their shapes are those of the 160 tasks in turn.
+        trajectories: Random trajectories of full length per task.
     """
-    folder = Path(tempfile.mkdtemp(prefix="m3dt-bench-"))
-    try:
-        rng = np.random.default_rng(0)
-        files = [
-            (folder / f"{number}.hdf5", spec)
-            for number, spec in enumerate(islice(cycle(TASKS.values()), num_tasks))
-        ]
-        for path, spec in files:
-            _write(path, spec, trajectories, rng)
-        os.sync()  # else the system writes to disk while we measure
-        for path, _ in files:
-            _read_through(path)
-        before = resident_bytes()
-        start = time.perf_counter()
-        tasks = tuple(TaskStore.open(path, spec) for path, spec in files)
-        streams = TaskStream(0, tuple(range(num_tasks)))
-        loader = LoaderConfig(batch_size=BATCH)
-        module = M3DTDataModule(DatasetStore(folder, tasks, ""), loader, PAPER, 0, 1, streams)
-        opened = time.perf_counter() - start
-        seconds = []
-        for step in range(2000):
-            start = time.perf_counter()
-            module.batch(step)
-            seconds.append(time.perf_counter() - start)
-        growth = resident_bytes() - before
+    with tempfile.TemporaryDirectory(prefix="m3dt-bench-") as folder:
+        files = _write_dataset(Path(folder), num_tasks, trajectories)
         size = sum(path.stat().st_size for path, _ in files)
-    finally:
-        shutil.rmtree(folder)
-    middle = median(seconds)
-    return {
-        "name": "tasks, batches",
-        "config": {"num_tasks": num_tasks, "trajectories": trajectories, "batch_size": BATCH},
-        "median_seconds": middle,
-        "samples_per_second": BATCH / middle,
-        "model_flops": 0,
-        "utilization": None,
-        "peak_bytes": growth,
-        "opened_seconds": opened,
-        "note": f"{size / 2**30:.1f} GiB opened in {opened:.2f} s",
-    }
+        before, start = resident_bytes(), time.perf_counter()
+        module = _open(Path(folder), files)
+        opened = time.perf_counter() - start
+        seconds = _median_seconds(module)
+        growth = resident_bytes() - before
+    config = {"num_tasks": num_tasks, "trajectories": trajectories, "batch_size": BATCH}
+    note = f"{size / 2**30:.1f} GiB opened in {opened:.2f} s"
+    row = make_row("tasks, batches", config, seconds, BATCH, growth, note)
+    return {**row, "opened_seconds": opened}
+
+
+def _write_dataset(folder: Path, num_tasks: int, trajectories: int) -> list[tuple[Path, TaskSpec]]:
+    rng = np.random.default_rng(0)
+    specs = islice(cycle(TASKS.values()), num_tasks)
+    files = [(folder / f"{number}.hdf5", spec) for number, spec in enumerate(specs)]
+    for path, spec in files:
+        _write_task(path, spec, trajectories, rng)
+    os.sync()  # otherwise the system writes to disk during the measurement
+    for path, _ in files:
+        _read_through(path)
+    return files
+
+
+def _open(folder: Path, files: list[tuple[Path, TaskSpec]]) -> M3DTDataModule:
+    tasks = tuple(TaskStore.open(path, spec) for path, spec in files)
+    stream = TaskStream(0, tuple(range(len(files))))
+    loader = LoaderConfig(batch_size=BATCH)
+    return M3DTDataModule(DatasetStore(folder, tasks, ""), loader, PAPER, 0, 1, stream)
+
+
+def _median_seconds(module: M3DTDataModule) -> float:
+    seconds = []
+    for step in range(_STEPS):
+        start = time.perf_counter()
+        module.batch(step)
+        seconds.append(time.perf_counter() - start)
+    return median(seconds)
 
 
 def _read_through(path: Path) -> None:
-    """Read a file once, so that the system caches it as far as memory allows."""
+    """Read a file once, so that the system caches as much of it as memory allows."""
     buffer = bytearray(2**22)
     with path.open("rb", buffering=0) as file:
         while file.readinto(buffer):
             pass
 
 
-def _write(path: Path, spec: TaskSpec, trajectories: int, rng: np.random.Generator) -> None:
-    """Write a task's random trajectories in the real format."""
+def _write_task(path: Path, spec: TaskSpec, trajectories: int, rng: np.random.Generator) -> None:
+    """Write random trajectories of a task in the real format."""
     steps = trajectories * spec.horizon
     with h5py.File(path, "w") as file:
         for name, width in (("observations", spec.state_dim), ("actions", spec.action_dim)):

@@ -1,4 +1,4 @@
-"""How time and memory grow with experts, width, tasks, environments and ranks."""
+"""Growth of time and memory with experts, width, tasks, episodes and ranks."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from m3dt.bench.acting import act, in_own_process
+from m3dt.bench.acting import act
 from m3dt.bench.batches import batches_row
-from m3dt.bench.machine import peak_bytes
+from m3dt.bench.machine import in_own_process, peak_bytes
+from m3dt.bench.rows import Row, make_row
 from m3dt.bench.steps import (
     BATCH,
     PAPER,
@@ -27,6 +27,7 @@ from m3dt.bench.steps import (
     training_row,
     training_step,
 )
+from m3dt.data import Batch
 from m3dt.stages import BackboneStage, Stage
 from m3dt.stages.grouping import gradient_groups
 from m3dt.utils.processes import process_pool
@@ -34,12 +35,12 @@ from m3dt.utils.processes import process_pool
 EXPERTS = (8, 16, 32, 64, 128)
 WIDTHS = (128, 256, 512, 1024, 1536)
 TASKS = (10, 40, 160, 640)
-ENVIRONMENTS = (1, 4, 16, 64, 256)
+EPISODES = (1, 4, 16, 64, 256)
 RANKS = (1, 2)
 
 
-def scaling_rows(gemm_gflops: dict[str, float]) -> Iterator[dict[str, Any]]:
-    """Measure every point in a process of its own."""
+def scaling_rows(gemm_gflops: dict[str, float]) -> Iterator[Row]:
+    """Measure each point in a process of its own."""
     for num_experts in EXPERTS:
         yield training_row(Training("experts", 3, num_experts, 1, plain=False), gemm_gflops)
     for width in WIDTHS:
@@ -48,50 +49,50 @@ def scaling_rows(gemm_gflops: dict[str, float]) -> Iterator[dict[str, Any]]:
     for num_tasks in TASKS:
         yield {**in_own_process(batches_row, num_tasks, 10), "name": "tasks, batches"}
         yield in_own_process(grouping_row, num_tasks)
-    for environments in ENVIRONMENTS:
-        row = in_own_process(act, 0, environments, gemm_gflops["float32"], False)
+    for episodes in EPISODES:
+        row = in_own_process(act, 0, episodes, gemm_gflops["float32"], False)
         yield {**row, "name": "environments"}
     for ranks in RANKS:
         yield ranks_row(ranks)
 
 
-def grouping_row(num_tasks: int) -> dict[str, Any]:
-    """Time K-means of N tasks into N / 4 groups, from the Gram matrix of random vectors."""
+def grouping_row(num_tasks: int) -> Row:
+    """Time K-means of N tasks into N / 4 groups, from a Gram matrix of random vectors."""
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((num_tasks, 2 * num_tasks))
     start = time.process_time()
     gradient_groups(vectors @ vectors.T, num_tasks // 4, restarts=40, seed=0)
     seconds = time.process_time() - start
-    return _row("tasks, grouping", {"num_tasks": num_tasks}, seconds, num_tasks / seconds)
+    config = {"num_tasks": num_tasks}
+    return make_row("tasks, grouping", config, seconds, num_tasks, peak_bytes())
 
 
-def ranks_row(ranks: int) -> dict[str, Any]:
-    """Time optimiser steps of stage 1 on a batch that one or more processes share, by the clock."""
+def ranks_row(ranks: int) -> Row:
+    """Measure the wall time of a step of stage 1 on a batch that some processes share."""
     with tempfile.TemporaryDirectory(prefix="m3dt-bench-") as folder, process_pool(ranks) as pool:
-        place = str(Path(folder) / "ranks")
-        jobs = [pool.submit(_rank, rank, ranks, place) for rank in range(ranks)]
-        seconds, memory = jobs[0].result()
-        for job in jobs:
-            job.result()
-    row = _row("ranks", {"ranks": ranks, "batch_size": BATCH}, seconds, BATCH / seconds)
-    return {**row, "peak_bytes": memory, "note": "by the clock; memory of one rank"}
+        store = str(Path(folder) / "ranks")
+        jobs = [pool.submit(_rank, rank, ranks, store) for rank in range(ranks)]
+        (seconds, memory), *_ = [job.result() for job in jobs]
+    config, note = {"ranks": ranks, "batch_size": BATCH}, "wall time; memory of one rank"
+    return make_row("ranks", config, seconds, BATCH, memory, note)
 
 
 class _Predictions(torch.nn.Module):
-    """What DDP wraps: its hooks want to see a forward pass."""
+    """A module whose forward pass DDP can hook into."""
 
     def __init__(self, stage: Stage) -> None:
         super().__init__()
         self.stage = stage
 
-    def forward(self, batch: Any) -> torch.Tensor:
+    def forward(self, batch: Batch) -> torch.Tensor:
         return self.stage.predictions(batch)
 
 
-def _rank(rank: int, ranks: int, place: str) -> tuple[float, int]:
+def _rank(rank: int, ranks: int, store: str) -> tuple[float, int]:
+    """Return the median seconds of a step and the peak memory of a rank."""
     torch.set_num_threads(1)
     limit = timedelta(seconds=300)
-    dist.init_process_group("gloo", f"file://{place}", limit, ranks, rank)
+    dist.init_process_group("gloo", f"file://{store}", limit, ranks, rank)
     try:
         stage = build_stage(Training("ranks", 1))
         assert isinstance(stage, BackboneStage)
@@ -107,16 +108,3 @@ def _rank(rank: int, ranks: int, place: str) -> tuple[float, int]:
         return median(seconds[2:]), peak_bytes()
     finally:
         dist.destroy_process_group()
-
-
-def _row(name: str, config: dict[str, Any], seconds: float, rate: float) -> dict[str, Any]:
-    return {
-        "name": name,
-        "config": config,
-        "median_seconds": seconds,
-        "samples_per_second": rate,
-        "model_flops": 0,
-        "utilization": None,
-        "peak_bytes": peak_bytes(),
-        "note": "",
-    }

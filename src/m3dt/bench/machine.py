@@ -1,4 +1,4 @@
-"""What a measurement is taken with: clocks, memory, and this machine's matrix products."""
+"""Tools of measurement: clocks, memory, processes, and this machine's matrix products."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import ParamSpec, TypeVar
 
 import torch
 
+from m3dt.utils.processes import process_pool
 
-def median_seconds(step: Callable[[], Any], repeats: int, warmup: int = 3) -> float:
-    """Return the median CPU seconds of a step; sharing the machine does not change them much."""
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def median_seconds(step: Callable[[], object], repeats: int, warmup: int = 3) -> float:
+    """Return the median CPU seconds of a step, which other load on the machine changes little."""
     for _ in range(warmup):
         step()
     seconds = []
@@ -25,10 +30,10 @@ def median_seconds(step: Callable[[], Any], repeats: int, warmup: int = 3) -> fl
     return median(seconds)
 
 
-def alternate_seconds(steps: Sequence[Callable[[], Any]], repeats: int) -> list[float]:
-    """Return each step's median CPU seconds; they take turns, so that a busy spell hits all.
+def alternate_seconds(steps: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """Return the median CPU seconds of each of several steps, which the caller has warmed up.
 
-    The steps have run before.
+    The steps take turns, so that other load on the machine affects all of them equally.
     """
     seconds: list[list[float]] = [[] for _ in steps]
     for _ in range(repeats):
@@ -40,20 +45,20 @@ def alternate_seconds(steps: Sequence[Callable[[], Any]], repeats: int) -> list[
 
 
 def gemm(dtype: torch.dtype, size: int = 2048) -> float:
-    """Return GFLOP/s of square matrix products."""
+    """Return the GFLOP/s of square matrix products."""
     a = torch.randn(size, size, dtype=dtype)
     return 2 * size**3 / median_seconds(lambda: a @ a, 7) / 1e9
 
 
 def resident_bytes() -> int:
-    """Return the memory that this process holds."""
+    """Return the resident memory of this process."""
     status = Path("/proc/self/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("VmRSS"))
     return int(line.split()[1]) * 1024
 
 
 def peak_bytes() -> int:
-    """Return the most memory that this process has held."""
+    """Return the peak resident memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -65,3 +70,11 @@ def cpu_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def in_own_process(
+    function: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
+) -> Result:
+    """Call a function in a fresh process, whose peak memory is that of the call alone."""
+    with process_pool(1) as pool:
+        return pool.submit(function, *args, **kwargs).result()

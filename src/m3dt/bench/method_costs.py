@@ -1,15 +1,15 @@
-"""Every method at small and at large size: parameters, time of a step, memory."""
+"""Parameters, time per step and memory of each method, at small and at large size."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from m3dt.bench.machine import median_seconds, peak_bytes
+from m3dt.bench.machine import in_own_process, median_seconds, peak_bytes
+from m3dt.bench.rows import Row, make_row
 from m3dt.bench.steps import random_batch, training_step
 from m3dt.config import Config, load_config
 from m3dt.models import PromptDT, add_mixtures
@@ -17,10 +17,8 @@ from m3dt.stages import BackboneStage, ExpertStage, HarmoStage, RouterStage, Sta
 from m3dt.tasks import tasks_of
 from m3dt.training.jobs import build_baseline
 from m3dt.utils.console import progress_bar
-from m3dt.utils.processes import process_pool
 
 SIZES = ("small", "large")
-# Every distinct training; grouping changes none of these figures.
 TRAININGS = (
     ("Prompt-DT", "promptdt", "all"),
     ("MTDT", "mtdt", "all"),
@@ -34,72 +32,71 @@ TRAININGS = (
     ("big experts, one expert", "m3dt-big-experts", "one expert"),
     ("big experts, router", "m3dt-big-experts", "router"),
 )
-"""Name, method, and what of it trains."""
+"""Name, method, and the part of it that trains; grouping changes none of the measurements."""
 
 
-def methods_rows(console: Console) -> list[dict[str, Any]]:
-    """Measure all methods, every training in a process of its own, and print a table."""
+def methods_rows(console: Console) -> list[Row]:
+    """Measure all methods, each training in a process of its own, and print a table."""
     rows = []
     trainings = [(size, *training) for size in SIZES for training in TRAININGS]
     with progress_bar(console, "trainings") as bar:
         shown = bar.add_task("timing methods", total=len(trainings))
         for size, name, method, part in trainings:
-            with process_pool(1) as pool:  # a fresh one: its peak of memory is this training's
-                rows.append(pool.submit(measure, name, method, size, part).result())
+            rows.append(in_own_process(measure_method, name, method, size, part))
             bar.advance(shown)
-    table = Table(title="an optimiser step of each method, one thread", title_justify="left")
-    for column in ("trains", "size", "parameters", "trained", "s a step", "memory GB"):
+    console.print(_table(rows))
+    return rows
+
+
+def _table(rows: list[Row]) -> Table:
+    table = Table(title="optimiser steps of each method, one thread", title_justify="left")
+    for column in ("trains", "size", "parameters", "trained", "s per step", "memory GB"):
         table.add_column(column, justify="left" if column in ("trains", "size") else "right")
     for row in rows:
         config = row["config"]
         counts = (f"{config['parameters']:,}", f"{config['trained']:,}")
         measured = (f"{row['median_seconds']:.2f}", f"{row['peak_bytes'] / 1e9:.1f}")
         table.add_row(row["name"], config["size"], *counts, *measured)
-    console.print(table)
-    return rows
+    return table
 
 
-def measure(name: str, method: str, size: str, part: str) -> dict[str, Any]:
-    """Time a training's optimiser step on a batch of 16, K 20, prompt 5, in this process."""
+def measure_method(name: str, method: str, size: str, part: str) -> Row:
+    """Time an optimiser step of a training in this process, with prompts of 5 steps."""
     torch.set_num_threads(1)
     overrides = [f"method={method}", f"size={size}", "model.prompt_length=5"]
     config = load_config("mt160", overrides)
     stage = stage_of(config, part)
     step = method_step(config, stage)
     seconds = median_seconds(step, repeats=3, warmup=1)
-    trained = sum(p.numel() for p in stage.trainable().values())
-    parameters = stage.model.num_parameters()
-    shape = {"method": method, "size": size, "trains": part, "n_embd": config.model.n_embd}
-    return {
-        "name": name,
-        "config": {**shape, "parameters": parameters, "trained": trained},
-        "median_seconds": seconds,
-        "samples_per_second": config.loader.batch_size / seconds,
-        "model_flops": 0,
-        "utilization": None,
-        "peak_bytes": peak_bytes(),
-        "note": "",
+    config_shown = {
+        "method": method,
+        "size": size,
+        "trains": part,
+        "n_embd": config.model.n_embd,
+        "parameters": stage.model.num_parameters(),
+        "trained": sum(parameter.numel() for parameter in stage.trainable().values()),
     }
+    return make_row(name, config_shown, seconds, config.loader.batch_size, peak_bytes())
 
 
 def method_step(config: Config, stage: Stage) -> Callable[[], None]:
-    """Return an optimiser step on a random batch, masks of HarmoDT included."""
+    """Return an optimiser step on a random batch, including the masks of HarmoDT."""
     T, P = config.model.context_length, config.model.prompt_length
-    plain = training_step(stage, random_batch(config.loader.batch_size, T, P))
+    train = training_step(stage, random_batch(config.loader.batch_size, T, P))
     if not isinstance(stage, HarmoStage):
-        return plain
+        return train
     harmo = stage
 
     def step() -> None:
         harmo.begin_step(0)
-        plain()
+        train()
         harmo.end_step()
 
     return step
 
 
 def stage_of(config: Config, part: str) -> Stage:
-    """Build what a method trains at once: everything, its backbone, one expert or its router."""
+    """Build the stage of a part of a method: `all`, `backbone`, `one expert` or `router`."""
     if part == "all":
         return build_baseline(config, len(tasks_of(config)))
     model, moe = PromptDT(config.model), config.moe

@@ -1,22 +1,21 @@
-"""Optimiser steps of the three stages at the paper's size, beside the plain computation."""
+"""Time per optimiser step of the three stages at the paper's size, against the plain method."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from m3dt.bench.machine import alternate_seconds, peak_bytes
+from m3dt.bench.machine import alternate_seconds, in_own_process, peak_bytes
+from m3dt.bench.rows import Row, make_row
 from m3dt.config import ComputeConfig, ModelConfig, StageConfig
 from m3dt.data import Batch, Segment
 from m3dt.models import PromptDT, add_mixtures
 from m3dt.stages import BackboneStage, ExpertStage, RouterStage, Stage, row_losses
 from m3dt.stages.stage import plain_predictions
-from m3dt.utils.processes import process_pool
 
 # The paper's size, with the prompt length of the authors' code.
 PAPER = ModelConfig(prompt_length=5)
@@ -26,16 +25,16 @@ PRECISIONS = {"float32": torch.float32, "bf16-mixed": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Training:
-    """What a row times.
+    """A training that a row times.
 
     Attributes:
-        name: Of the row.
+        name: Name of the row.
         stage: 1, 2 or 3.
-        num_experts: Of the model; one is trained at a time in stage 2.
-        repeats: Timed steps.
+        num_experts: Experts of the model.
+        repeats: Number of timed steps.
         precision: A key of `PRECISIONS`.
-        n_embd: Width.
-        plain: Whether to time the plain computation too.
+        n_embd: Width of the model.
+        plain: Whether to time the plain method too.
     """
 
     name: str
@@ -57,7 +56,7 @@ STAGES = (
 
 
 def stage_trainings() -> list[Training]:
-    """Return the rows of all stages in each precision, float32 beside the plain computation."""
+    """Return the trainings of all stages: float32 with the plain method, and bfloat16."""
     lower = [
         replace(t, precision="bf16-mixed", repeats=(t.repeats + 1) // 2, plain=False)
         for t in STAGES
@@ -65,15 +64,20 @@ def stage_trainings() -> list[Training]:
     return [*STAGES, *lower]
 
 
-def training_row(training: Training, gemm_gflops: dict[str, float]) -> dict[str, Any]:
-    """Time a training in a process of its own, so that its peak of memory is its own."""
-    with process_pool(1) as pool:
-        return pool.submit(_measure, training, gemm_gflops).result()
+def training_row(training: Training, gemm_gflops: dict[str, float]) -> Row:
+    """Time a training in a process of its own."""
+    return in_own_process(measure_training, training, gemm_gflops)
 
 
-def _measure(training: Training, gemm_gflops: dict[str, float]) -> dict[str, Any]:
+def measure_training(training: Training, gemm_gflops: dict[str, float]) -> Row:
+    """Time a training in this process.
+
+    Args:
+        training: The training.
+        gemm_gflops: The machine's peak by precision, GFLOP/s.
+    """
     torch.set_num_threads(1)
-    model, dtype = model_of(training), PRECISIONS[training.precision]
+    model, dtype = model_config(training), PRECISIONS[training.precision]
     stage = build_stage(training)
     batch = random_batch(BATCH, model.context_length, model.prompt_length)
     fast = training_step(stage, batch, dtype)
@@ -83,37 +87,30 @@ def _measure(training: Training, gemm_gflops: dict[str, float]) -> dict[str, Any
         flops.append(count_flops(step))
         memory.append(peak_bytes())
     seconds = alternate_seconds(steps, training.repeats)
-    row = {
-        "name": training.name,
-        "config": {
-            "num_experts": training.num_experts,
-            "precision": training.precision,
-            "n_embd": model.n_embd,
-            "n_layer": model.n_layer,
-            "batch_size": BATCH,
-        },
-        "median_seconds": seconds[0],
-        "samples_per_second": BATCH / seconds[0],
-        "model_flops": flops[-1],
-        "performed_flops": flops[0],
-        "utilization": flops[0] / seconds[0] / 1e9 / gemm_gflops[str(dtype).split(".")[1]],
-        "peak_bytes": memory[0],
-        "note": "",
+    config = {
+        "num_experts": training.num_experts,
+        "precision": training.precision,
+        "n_embd": model.n_embd,
+        "n_layer": model.n_layer,
+        "batch_size": BATCH,
     }
+    row = make_row(training.name, config, seconds[0], BATCH, memory[0])
+    row["model_flops"], row["performed_flops"] = flops[-1], flops[0]
+    row["utilization"] = flops[0] / seconds[0] / 1e9 / gemm_gflops[str(dtype).split(".")[1]]
     if training.plain:
-        row |= {"plain_seconds": seconds[1], "plain_peak_bytes": memory[1]}
+        row["plain_seconds"], row["plain_peak_bytes"] = seconds[1], memory[1]
         row["ratio"] = seconds[1] / seconds[0]
     return row
 
 
-def model_of(training: Training) -> ModelConfig:
-    """Return the sizes of a training's model."""
+def model_config(training: Training) -> ModelConfig:
+    """Return the configuration of a training's model."""
     return replace(PAPER, n_embd=training.n_embd)
 
 
 def build_stage(training: Training) -> Stage:
     """Return a stage with fresh weights."""
-    model, config = PromptDT(model_of(training)), StageConfig()
+    model, config = PromptDT(model_config(training)), StageConfig()
     if training.stage == 1:
         return BackboneStage(model, config, 0)
     add_mixtures(model, training.num_experts, routed=training.stage == 3)
@@ -132,13 +129,13 @@ def training_step(
 
     Args:
         stage: The stage.
-        batch: Of every step.
-        dtype: Of the matrix products.
-        predictions: How actions are predicted; by default as the stage does.
+        batch: The batch of every step.
+        dtype: Precision of the matrix products.
+        predictions: Predicts the actions; by default the stage does.
     """
     stage.use(ComputeConfig())
     stage.train()
-    for mixture in stage.model.mixtures:  # each expert drops units by its own seed
+    for mixture in stage.model.mixtures:  # each expert has a dropout seed of its own
         mixture.experts.reseed(list(stage.expert_numbers()))
     parameters = list(stage.trainable().values())
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
@@ -156,20 +153,20 @@ def training_step(
 
 
 def count_flops(step: Callable[[], None]) -> int:
-    """Count the matrix products that a step performs, two operations a multiply-add."""
+    """Count the operations of a step's matrix products, two per multiply-add."""
     with FlopCounterMode(display=False) as counter:
         step()
     return counter.get_total_flops()
 
 
 def random_batch(B: int, T: int, P: int) -> Batch:
-    """Return a batch of random segments of T steps with two prompts of P, of one task."""
+    """Return B random segments of T steps with two prompts of P steps, of one task."""
 
     def segment(rows: int, length: int) -> Segment:
-        steps = torch.arange(length).expand(rows, length)
+        timesteps = torch.arange(length).expand(rows, length)
         states, returns_to_go = torch.randn(rows, length, 39), torch.randn(rows, length, 1)
         actions = torch.rand(rows, length, 8)
-        return Segment(states, actions, returns_to_go, steps, torch.ones(rows, length))
+        return Segment(states, actions, returns_to_go, timesteps, torch.ones(rows, length))
 
     weight = torch.full((B,), 1 / (B * T * 4))
     mask = (torch.arange(8) < 4).float().expand(B, 8)

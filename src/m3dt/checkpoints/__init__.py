@@ -1,6 +1,6 @@
-"""The authors' checkpoints: into a run's registry, and back into their files."""
+"""The authors' checkpoints: import into a run's registry, and export in their format."""
 
-from m3dt.checkpoints.export import export_checkpoint
-from m3dt.checkpoints.importing import import_checkpoint
+from m3dt.checkpoints.export_official import export_checkpoint
+from m3dt.checkpoints.import_official import import_checkpoint
 
 __all__ = ["export_checkpoint", "import_checkpoint"]

@@ -1,12 +1,12 @@
-"""Reading the authors' files: tensors alone, each checked before anything is made of it.
+"""Read the authors' files: tensors only, checked before use. Code in a file is never executed.
 
-Nothing that a file asks to execute is executed.
+All functions raise UserError for a file that is damaged or does not fit the model.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,40 +28,40 @@ Weights = dict[str, Tensor]
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """Read a file of tensors in dictionaries."""
+    """Read a file of nested dictionaries of tensors."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except Exception as error:  # torch has a whole family of its own for damaged files
+    except Exception as error:  # torch raises many kinds for damaged files
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = next((line for line in lines if "Unsupported" in line), lines[0] if lines else "")
         raise UserError(
             f"{path}: not a checkpoint that can be trusted and read ({reason[:200]})"
         ) from None
-    return _plain(path, content)
+    return _dense(path, content)
 
 
-def _plain(path: Path, content: Any, where: str = "it") -> dict[str, Any]:
-    """Require dictionaries of dense tensors, and give each tensor memory of its own."""
+def _dense(path: Path, content: Any, where: str = "it") -> dict[str, Any]:
+    """Require dictionaries of dense tensors, and copy each tensor."""
     if not isinstance(content, dict):
         raise UserError(f"{path}: {where} is a {type(content).__name__}, not named tensors")
     found: dict[str, Any] = {}
     for name, value in content.items():
         if isinstance(value, Tensor):
             if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
-                raise UserError(f"{path}: {name} is not a plain tensor")
+                raise UserError(f"{path}: {name} is not a dense tensor")
             held = value.untyped_storage().nbytes()
             if value.numel() * value.element_size() > held:
                 raise UserError(f"{path}: {name} claims more numbers than the file holds")
             found[str(name)] = value.clone(memory_format=torch.contiguous_format)
         else:
-            found[str(name)] = _plain(path, value, str(name))
+            found[str(name)] = _dense(path, value, str(name))
     return found
 
 
-def in_order(experts: Sequence[Path]) -> list[Path]:
-    """Order expert files by their numbers, if all have one; shells sort 10 before 2."""
+def sort_experts(experts: Sequence[Path]) -> list[Path]:
+    """Sort expert files by the numbers in their names; shells sort 10 before 2."""
     numbers = [re.match(r"expert_(\d+)", path.name) for path in experts]
     found = [int(number[1]) for number in numbers if number]
     if not found:
@@ -74,24 +74,24 @@ def in_order(experts: Sequence[Path]) -> list[Path]:
     return [path for _, path in sorted(zip(found, experts, strict=True))]
 
 
-def step_of(path: Path) -> int:
-    """Return the optimiser steps that a file's name tells, or 0."""
+def steps_in_name(path: Path) -> int:
+    """Return the optimiser steps in a file's name, or 0."""
     found = re.search(r"iter_(\d+)", path.name)
     return int(found[1]) if found else 0
 
 
-def sizes(path: Path, content: Mapping[str, Any]) -> dict[str, int]:
-    """Read a backbone's sizes from the shapes of its tensors."""
+def model_sizes(path: Path, content: Mapping[str, Any]) -> dict[str, int]:
+    """Return the model settings of a backbone from the shapes of its tensors."""
     try:
         times, width = content["embed_timestep.weight"].shape
         hidden = content["transformer.h.0.mlp.c_fc.weight"].shape[1]
         dims = content["embed_state.weight"].shape[1], content["embed_action.weight"].shape[1]
         layers = len({key.split(".")[2] for key in content if key.startswith("transformer.h.")})
     except (KeyError, AttributeError, IndexError, ValueError) as error:
-        raise UserError(f"{path}: not a backbone of the authors' form ({error})") from None
+        raise UserError(f"{path}: not a backbone in the authors' format ({error})") from None
     if dims != (STATE_DIM, ACTION_DIM):
-        ours = (STATE_DIM, ACTION_DIM)
-        raise UserError(f"{path}: made for states and actions of {dims}, not {ours}")
+        expected = (STATE_DIM, ACTION_DIM)
+        raise UserError(f"{path}: made for states and actions of {dims}, not {expected}")
     return {
         "n_embd": width,
         "n_layer": layers,
@@ -100,9 +100,11 @@ def sizes(path: Path, content: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
-def _blocks(path: Path, content: Mapping[str, Any], model: ModelConfig) -> list[Weights]:
+def _blocks(path: Path, model: ModelConfig) -> list[Weights]:
+    """Read a file with one dictionary of tensors per layer."""
+    content = read_file(path)
     if set(content) != {f"block_{i}" for i in range(model.n_layer)}:
-        raise UserError(f"{path}: does not hold block_0 to block_{model.n_layer - 1} alone")
+        raise UserError(f"{path}: must hold exactly block_0 to block_{model.n_layer - 1}")
     blocks = [content[f"block_{i}"] for i in range(model.n_layer)]
     for i, block in enumerate(blocks):
         if not isinstance(block, dict):
@@ -111,47 +113,54 @@ def _blocks(path: Path, content: Mapping[str, Any], model: ModelConfig) -> list[
 
 
 def read_expert(path: Path, model: ModelConfig) -> Weights:
-    """Read an expert, as `<layer>.<name>`."""
-    blocks = _blocks(path, read_file(path), model)
+    """Return the weights of an expert as `<layer>.<name>`."""
+    blocks = _blocks(path, model)
     body = {
         f"{i}.{name}": tensor
         for i, block in enumerate(blocks)
         for name, tensor in expert_from_official(block).items()
     }
-    check(path, body, _expected(model, 1, "experts"))
+    check_tensors(path, body, _expected(model, 1, "experts"))
     return body
 
 
 def read_moe(path: Path, model: ModelConfig) -> tuple[list[Weights], Weights]:
-    """Return the experts, and the routers as `<layer>.router.*`."""
-    blocks = _blocks(path, read_file(path), model)
+    """Return the experts of a mixture, and its routers as `<layer>.router.<name>`."""
+    blocks = _blocks(path, model)
     numbers = {name.split(".")[1] for name in blocks[0] if name.startswith("experts.")}
-    if numbers != {str(j) for j in range(len(numbers))} or not numbers:
+    if numbers != {str(k) for k in range(len(numbers))} or not numbers:
         raise UserError(f"{path}: its experts are not numbered from 0")
-    bodies: list[Weights] = [{} for _ in numbers]
+    experts: list[Weights] = [{} for _ in numbers]
     router: Weights = {}
     for i, block in enumerate(blocks):
-        for j, body in enumerate(bodies):
-            parts = expert_from_official(below(f"experts.{j}.", block))
-            body |= {f"{i}.{name}": tensor for name, tensor in parts.items()}
-        try:
-            own = router_from_official(below("router.", block))
-        except KeyError as error:
-            raise UserError(f"{path}: block_{i} lacks router.{error.args[0]}") from None
-        for name in block:
-            part, _, rest = name.partition(".")
-            known = part == "experts" and rest.partition(".")[0] in numbers
-            if not known and name not in {f"router.{n}" for n in router_to_official(own)}:
-                raise UserError(f"{path}: {name} of block_{i} has no place in this model")
-        router |= {f"{i}.router.{name}": tensor for name, tensor in own.items()}
-    for body in bodies:
-        check(path, body, _expected(model, 1, "experts"))
-    check(path, router, _expected(model, len(bodies), "router"))
-    return bodies, router
+        for k, expert in enumerate(experts):
+            parts = expert_from_official(below(f"experts.{k}.", block))
+            expert |= {f"{i}.{name}": tensor for name, tensor in parts.items()}
+        parts = _router_of_block(path, i, block, numbers)
+        router |= {f"{i}.router.{name}": tensor for name, tensor in parts.items()}
+    for expert in experts:
+        check_tensors(path, expert, _expected(model, 1, "experts"))
+    check_tensors(path, router, _expected(model, len(experts), "router"))
+    return experts, router
+
+
+def _router_of_block(path: Path, layer: int, block: Weights, numbers: Collection[str]) -> Weights:
+    """Return the router of a block, and refuse a block with other parts than experts and router."""
+    try:
+        router = router_from_official(below("router.", block))
+    except KeyError as error:
+        raise UserError(f"{path}: block_{layer} lacks router.{error.args[0]}") from None
+    known = {f"router.{name}" for name in router_to_official(router)}
+    for name in block:
+        part, _, rest = name.partition(".")
+        expert = part == "experts" and rest.partition(".")[0] in numbers
+        if not expert and name not in known:
+            raise UserError(f"{path}: {name} of block_{layer} has no place in this model")
+    return router
 
 
 def _expected(model: ModelConfig, num_experts: int, part: str) -> Weights:
-    """Return tensors of the names and shapes that an expert, or the routers, must have."""
+    """Return empty tensors with the names and shapes of an expert, or of the routers."""
     with torch.device("meta"):
         empty = PromptDT(model)
         add_mixtures(empty, num_experts, routed=True)
@@ -165,8 +174,8 @@ def _expected(model: ModelConfig, num_experts: int, part: str) -> Weights:
     return found
 
 
-def check(path: Path, found: Mapping[str, Any], expected: Mapping[str, Tensor]) -> None:
-    """Refuse tensors of other names, shapes or kinds, or that are not finite."""
+def check_tensors(path: Path, found: Mapping[str, Any], expected: Mapping[str, Tensor]) -> None:
+    """Refuse tensors with unexpected names, shapes or types, and numbers that are not finite."""
     for name in (*expected, *found):
         if name not in found:
             raise UserError(f"{path}: lacks {name}")

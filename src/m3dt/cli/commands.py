@@ -1,6 +1,6 @@
-"""What each command does: a few lines that call the rooms behind it.
+"""The commands: each passes its options to the function that does the work.
 
-Imports are inside the functions: `m3dt --help` should not wait for torch.
+Imports are inside the functions, so that `m3dt --help` does not wait for torch.
 """
 
 from __future__ import annotations
@@ -21,25 +21,23 @@ def collect(options: argparse.Namespace, console: Console) -> None:
     from m3dt.training import build_callbacks
 
     config = load_config(options.conf, options.overrides)
-    build_callbacks(config, "stage1")  # a mistake in them should not wait for the data
+    build_callbacks(config, "stage1")  # report mistakes in them before recording
     collect(config.data, tasks_of(config), config.collect, console)
 
 
 def import_data(options: argparse.Namespace, console: Console) -> None:
-    """Add a dataset of another project to ours."""
+    """Import a dataset of another project."""
     from m3dt.data.importers import import_dataset
 
-    names = options.tasks.split(",") if options.tasks else []
-    import_dataset(options.source, options.data, options.format, names, console)
+    import_dataset(options.source, options.data, options.format, options.tasks, console)
     console.print(f"{options.data}: check it with `m3dt verify {options.data}`.")
 
 
 def export(options: argparse.Namespace, console: Console) -> None:
-    """Write a dataset for Minari."""
+    """Export a dataset to Minari."""
     from m3dt.data.minari_export import export_minari
 
-    names = options.tasks.split(",") if options.tasks else []
-    tasks = export_minari(options.data, options.target, names)
+    tasks = export_minari(options.data, options.target, options.tasks)
     console.print(
         f"{len(tasks)} tasks written. Read them with MINARI_DATASETS_PATH={options.target} set."
     )
@@ -47,16 +45,16 @@ def export(options: argparse.Namespace, console: Console) -> None:
 
 def tasks(options: argparse.Namespace, console: Console) -> None:
     """List the tasks of a suite."""
-    from m3dt.cli.listings import show_tasks
+    from m3dt.cli.listings import print_tasks
 
-    show_tasks(options.suite, options.seed, console)
+    print_tasks(options.suite, options.seed, console)
 
 
 def describe(options: argparse.Namespace, console: Console) -> None:
-    """Show a dataset beside the original one."""
-    from m3dt.cli.listings import show_dataset
+    """Compare a dataset with the original one."""
+    from m3dt.cli.listings import print_dataset
 
-    show_dataset(options.data, options.json, console)
+    print_dataset(options.data, options.json, console)
 
 
 def verify(options: argparse.Namespace, console: Console) -> None:
@@ -71,7 +69,7 @@ def verify(options: argparse.Namespace, console: Console) -> None:
         console.print(f"  [red]{problem}[/]")
     if report["problems"]:
         raise UserError(
-            f"{options.folder}: {len(report['problems'])} problems. Delete the files named and "
+            f"{options.folder}: {len(report['problems'])} problems. Delete these files and "
             "run `m3dt collect` again."
         )
     console.print(
@@ -81,7 +79,7 @@ def verify(options: argparse.Namespace, console: Console) -> None:
 
 
 def train(options: argparse.Namespace, console: Console) -> None:
-    """Run a training stage, or all of a method."""
+    """Train one stage, or a whole method."""
     from m3dt.config import load_config
 
     config = load_config(options.conf, options.overrides)
@@ -91,14 +89,12 @@ def train(options: argparse.Namespace, console: Console) -> None:
 
 
 def evaluate(options: argparse.Namespace, console: Console) -> None:
-    """Roll models out in the simulators."""
+    """Evaluate models in the simulators."""
     from m3dt.cli.report import evaluate_run
     from m3dt.config import load_config
 
     config = load_config(options.conf, options.overrides)
-    names = options.models.split(",") if options.models else []
-    films = options.film.split(",") if options.film else []
-    evaluate_run(config, names, options.json, console, films)
+    evaluate_run(config, options.models, options.json, console, options.film)
 
 
 def study(options: argparse.Namespace, console: Console) -> None:
@@ -112,9 +108,9 @@ def study(options: argparse.Namespace, console: Console) -> None:
 
 def figures(options: argparse.Namespace, console: Console) -> None:
     """Draw the figures and tables of a study."""
-    from m3dt.study import write_pages
+    from m3dt.study import write_outputs
 
-    for path in write_pages(options.file, options.out):
+    for path in write_outputs(options.file, options.out):
         console.print(f"  {path}")
 
 
@@ -122,7 +118,7 @@ def import_checkpoint(options: argparse.Namespace, console: Console) -> None:
     """Register the authors' checkpoints."""
     from m3dt.checkpoints import import_checkpoint
 
-    # With --experts, overrides that follow are taken for files.
+    # argparse counts overrides that follow --experts among its files.
     overrides = [*options.overrides, *(str(p) for p in options.experts if "=" in str(p))]
     experts = [path for path in options.experts if "=" not in str(path)]
     overrides.append(f"run={options.run}")
@@ -130,7 +126,7 @@ def import_checkpoint(options: argparse.Namespace, console: Console) -> None:
 
 
 def export_checkpoint(options: argparse.Namespace, console: Console) -> None:
-    """Write a run as the authors' files."""
+    """Export a run's models as the authors' files."""
     from m3dt.checkpoints import export_checkpoint
 
     export_checkpoint(options.run, options.target, console)
@@ -145,7 +141,7 @@ def behaviour(options: argparse.Namespace, console: Console) -> None:
         measure_and_show(options.tasks, options.episodes, library, options.csv, console)
         return
     if not options.tasks:
-        raise UserError("which tasks shall be trained? m3dt behaviour train TASK...")
+        raise UserError("no tasks to train: m3dt behaviour train TASK...")
     try:
         from m3dt.behaviour.learning.train_and_pack import train_and_pack
     except ModuleNotFoundError as error:
@@ -166,7 +162,7 @@ def registry(options: argparse.Namespace, console: Console) -> None:
 
 
 def doctor(options: argparse.Namespace, console: Console) -> None:
-    """Check the installation, the machine, the data and the run."""
+    """Check the installation, the machine, the data and a run."""
     from m3dt.cli.doctor import doctor
     from m3dt.config import load_config
 
@@ -174,13 +170,12 @@ def doctor(options: argparse.Namespace, console: Console) -> None:
 
 
 def bench(options: argparse.Namespace, console: Console) -> None:
-    """Measure time and memory."""
+    """Benchmark training steps, data and acting."""
     from m3dt.bench import ROWS, bench
     from m3dt.utils.files import write_json
 
-    rows = options.rows.split(",")
-    if not set(rows) <= set(ROWS):
-        raise UserError(f"--rows {options.rows}: choose among {', '.join(ROWS)}")
-    result = bench(rows, options.trajectories, console)
+    if not options.rows or not set(options.rows) <= set(ROWS):
+        raise UserError(f"--rows {','.join(options.rows)}: choose among {', '.join(ROWS)}")
+    result = bench(options.rows, options.trajectories, console)
     if options.json:
         write_json(options.json, result)

@@ -1,4 +1,4 @@
-"""Look at the installation, the machine, the data and a run, and say what mends what is wrong."""
+"""Check the installation, the machine, the data and a run, and report remedies."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ from m3dt.utils.errors import RunError, UserError
 from m3dt.utils.files import TEMPORARY_SUFFIX
 from m3dt.utils.folders import free_space
 
-GOOD, NOTE, BAD = "good", "note", "bad"
-_LOWEST_FREE = 2**30  # bytes; less does not hold a checkpoint of the large models
+OK, NOTE, FAILED = "ok", "note", "failed"
+_COLORS = {OK: "green", NOTE: "yellow", FAILED: "red"}
+_LOWEST_FREE = 2**30  # bytes; a checkpoint of the large models needs more
 _RENDER = """
 import mujoco
 model = mujoco.MjModel.from_xml_string('<mujoco><worldbody><geom size="1"/></worldbody></mujoco>')
@@ -37,42 +38,41 @@ renderer.render()
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        what: Its name.
-        state: `GOOD`, `NOTE` or `BAD`; what is bad keeps commands from working.
+        check: Name of the check.
+        status: `OK`, `NOTE` or `FAILED`; some commands cannot work where a check failed.
         found: What was found.
-        remedy: What mends it; empty where nothing need be done.
+        remedy: How to repair it; empty if there is nothing to do.
     """
 
-    what: str
-    state: str
+    check: str
+    status: str
     found: str
     remedy: str = ""
 
 
 def doctor(config: Config, console: Console) -> list[Finding]:
-    """Check everything and print a table.
+    """Run all checks and print a table.
 
     Raises:
-        RunError: Something is bad.
+        RunError: A check failed.
     """
     checks: tuple[Callable[[Config], list[Finding]], ...] = (
         _versions, _devices, _rendering, _disk, _dataset, _registry
     )  # fmt: skip
     findings = [finding for check in checks for finding in check(config)]
     table = Table(title=f"m3dt doctor --conf {config.conf}", title_justify="left")
-    for column in ("", "what", "found", "remedy"):
+    for column in ("", "check", "found", "remedy"):
         table.add_column(column, overflow="fold")
-    colors = {GOOD: "green", NOTE: "yellow", BAD: "red"}
     for finding in findings:
-        mark = f"[{colors[finding.state]}]{finding.state}[/]"
-        table.add_row(mark, finding.what, finding.found, finding.remedy)
+        status = f"[{_COLORS[finding.status]}]{finding.status}[/]"
+        table.add_row(status, finding.check, finding.found, finding.remedy)
     console.print(table)
-    bad = [finding.what for finding in findings if finding.state == BAD]
-    if bad:
-        raise RunError(f"{len(bad)} of {len(findings)} checks are bad: {', '.join(bad)}.")
+    failed = [finding.check for finding in findings if finding.status == FAILED]
+    if failed:
+        raise RunError(f"{len(failed)} of {len(findings)} checks failed: {', '.join(failed)}.")
     return findings
 
 
@@ -87,33 +87,33 @@ def _versions(config: Config) -> list[Finding]:
     found = ", ".join([f"Python {platform.python_version()}", *known])
     if missing:
         remedy = f"pip install {' '.join(missing)}"
-        return [Finding("packages", BAD, f"missing: {', '.join(missing)}; {found}", remedy)]
-    return [Finding("packages", GOOD, found)]
+        return [Finding("packages", FAILED, f"missing: {', '.join(missing)}; {found}", remedy)]
+    return [Finding("packages", OK, found)]
 
 
 def _devices(config: Config) -> list[Finding]:
     cores = f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads"
-    findings = [Finding("processor", GOOD, cores)]
+    return [Finding("processor", OK, cores), _gpu(config)]
+
+
+def _gpu(config: Config) -> Finding:
     precision = str(config.trainer.get("precision", "32-true"))
+    accelerator = str(config.trainer.get("accelerator", "auto"))
     if torch.cuda.is_available():
         names = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
         bf16 = torch.cuda.is_bf16_supported()
-        found = f"{torch.cuda.device_count()} x {', '.join(sorted(names))}"
-        remedy = "" if bf16 or "bf16" not in precision else "trainer.precision=16-mixed"
-        state = BAD if remedy else GOOD
-        findings.append(Finding("GPU", state, f"{found}, bfloat16: {bf16}", remedy))
-        return findings
-    wanted = str(config.trainer.get("accelerator", "auto"))
-    if wanted in ("gpu", "cuda"):
+        found = f"{torch.cuda.device_count()} x {', '.join(sorted(names))}, bfloat16: {bf16}"
+        if not bf16 and "bf16" in precision:
+            return Finding("GPU", FAILED, found, "trainer.precision=16-mixed")
+        return Finding("GPU", OK, found)
+    if accelerator in ("gpu", "cuda"):
         remedy = "trainer.accelerator=auto, or install torch for CUDA (README, Installing)"
-        findings.append(Finding("GPU", BAD, f"none, but trainer.accelerator={wanted}", remedy))
-    else:
-        findings.append(Finding("GPU", NOTE, "none: everything runs on the CPU"))
-    return findings
+        return Finding("GPU", FAILED, f"none, but trainer.accelerator={accelerator}", remedy)
+    return Finding("GPU", NOTE, "none: everything runs on the CPU")
 
 
 def _rendering(config: Config) -> list[Finding]:
-    """Try to draw in a process of its own: a wrong driver may end it."""
+    """Render a picture in a process of its own, which a wrong driver may crash."""
     chosen = (os.environ.get("MUJOCO_GL") or "disable").lower()
     for backend in [chosen] if chosen not in ("disable", "disabled", "off") else ["egl", "osmesa"]:
         command = [sys.executable, "-c", _RENDER]
@@ -124,8 +124,8 @@ def _rendering(config: Config) -> list[Finding]:
             continue
         if drawn.returncode == 0:
             remedy = "" if backend == chosen else f"MUJOCO_GL={backend} before a command"
-            return [Finding("rendering", GOOD, f"{backend} works", remedy)]
-    remedy = "install libegl1 or libosmesa6; only films and pictures need it"
+            return [Finding("rendering", OK, f"{backend} works", remedy)]
+    remedy = "install libegl1 or libosmesa6; only films and pictures need them"
     return [Finding("rendering", NOTE, "no back end works", remedy)]
 
 
@@ -138,13 +138,12 @@ def _disk(config: Config) -> list[Finding]:
         found = f"{existing}: {free / 2**30:.1f} GiB free"
         if not os.access(existing, os.W_OK | os.X_OK):
             remedy = f"another {setting}=FOLDER"
-            findings.append(Finding(setting, BAD, f"{existing}: not writable", remedy))
+            findings.append(Finding(setting, FAILED, f"{existing}: not writable", remedy))
         elif free < _LOWEST_FREE:
-            findings.append(
-                Finding(setting, BAD, found, f"free space, or another {setting}=FOLDER")
-            )
+            remedy = f"free space, or another {setting}=FOLDER"
+            findings.append(Finding(setting, FAILED, found, remedy))
         else:
-            findings.append(Finding(setting, GOOD, found))
+            findings.append(Finding(setting, OK, found))
     return findings
 
 
@@ -158,11 +157,11 @@ def _dataset(config: Config) -> list[Finding]:
         missing = [task for task in tasks if task not in index.tasks]
         DatasetStore.open(folder, [task for task in tasks if task in index.tasks])
     except UserError as error:
-        return [Finding("dataset", BAD, str(error), f"m3dt verify {folder}")]
+        return [Finding("dataset", FAILED, str(error), f"m3dt verify {folder}")]
     found = f"{folder}: {len(index.tasks)} tasks"
     if missing:
-        return [Finding("dataset", BAD, f"{found}, lacks {', '.join(missing[:5])}", collect)]
-    return [Finding("dataset", GOOD, f"{found}; their checksums: m3dt verify {folder}")]
+        return [Finding("dataset", FAILED, f"{found}, lacks {', '.join(missing[:5])}", collect)]
+    return [Finding("dataset", OK, f"{found}; their checksums: m3dt verify {folder}")]
 
 
 def _registry(config: Config) -> list[Finding]:
@@ -172,19 +171,16 @@ def _registry(config: Config) -> list[Finding]:
     try:
         entries = Registry(run).entries()
     except UserError as error:
-        return [Finding("registry", BAD, str(error), "as it says")]
+        return [Finding("registry", FAILED, str(error), "follow the message")]
     kinds = [entry.kind for entry in entries]
     counted = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
-    findings = [Finding("registry", GOOD, f"{run}: {counted or 'empty'}, all verified")]
+    findings = [Finding("registry", OK, f"{run}: {counted or 'empty'}, all verified")]
     unfinished = sorted(p.name for p in (run / "checkpoints").glob("*") if p.is_dir())
     if unfinished:
-        again = "repeat the command that was interrupted"
-        findings.append(Finding("checkpoints", NOTE, f"of {', '.join(unfinished)}", again))
+        again = "repeat the interrupted command"
+        findings.append(Finding("checkpoints", NOTE, f"unfinished: {', '.join(unfinished)}", again))
     left = [p for p in run.rglob(f".*{TEMPORARY_SUFFIX}")]
     if left:
-        findings.append(
-            Finding(
-                "leftovers", NOTE, f"{len(left)} of killed processes", "they go with the next run"
-            )
-        )
+        found, remedy = f"{len(left)} files of killed processes", "the next command deletes them"
+        findings.append(Finding("leftovers", NOTE, found, remedy))
     return findings

@@ -1,4 +1,4 @@
-"""Tables of what can be trained on: suites of tasks, and datasets."""
+"""Print suites of tasks and datasets."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from m3dt.tasks import DOMAINS, get_task, paper_score, suite
 from m3dt.utils.files import write_json
 
 
-def show_tasks(name: str, seed: int, console: Console) -> None:
-    """Print the tasks of a suite, and what makes it alike the whole.
+def print_tasks(name: str, seed: int, console: Console) -> None:
+    """Print the tasks of a suite, their domains and their mean single-task score.
 
     Raises:
-        UserError: There is no such suite.
+        UserError: The suite does not exist.
     """
     specs = [get_task(task) for task in suite(name, seed)]
     table = Table("task", "domain", "states", "actions", "steps", "paper's single-task score")
@@ -30,11 +30,11 @@ def show_tasks(name: str, seed: int, console: Console) -> None:
     console.print(f"{len(specs)} tasks ({counts}), mean single-task score {mean:.1f}")
 
 
-def show_dataset(folder: Path, json_file: Path | None, console: Console) -> None:
-    """Print what a dataset holds and where its states differ in scale from the original's.
+def print_dataset(folder: Path, json_file: Path | None, console: Console) -> None:
+    """Print the tasks of a dataset, and the state dimensions that differ from the original's.
 
     Raises:
-        UserError: There is no dataset.
+        UserError: The dataset does not exist.
     """
     description = describe(folder)
     table = Table("task", "behaviour", "trajectories", "returns: quartiles", "success")

@@ -242,7 +242,7 @@ class EvaluationConfig(Section):
 
 @dataclass
 class ComputeConfig(Section):
-    """Shortcuts that change how results are computed, and nothing in them but rounding."""
+    """Shortcuts that change rounding and, with dropout, which units are dropped; nothing else."""
 
     shortcuts: str = choice("on", ("on", "off"))
     """`off` trains by the plain model, which is slower and easy to follow."""

@@ -1,12 +1,12 @@
-"""What an agent must know of its tasks to act without the dataset.
+"""The task data that an agent needs to act without the dataset.
 
-Letters: N tasks, P prompt steps, S state, A action; Q = 2 prompts a task.
+Letters: N tasks, P prompt steps, S state dim.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,11 +15,11 @@ from torch import Tensor
 from m3dt.config import LoaderConfig, ModelConfig
 from m3dt.data.batch import Segment
 from m3dt.data.format import NUM_PROMPTS
+from m3dt.data.inputs import Rows, TaskInputs
 from m3dt.data.sampler import TaskSampler
-from m3dt.data.store import DatasetStore
+from m3dt.data.store import DatasetStore, Normalization
+from m3dt.tasks import get_task
 from m3dt.utils.errors import UserError, nearest
-
-_SEGMENT_FIELDS = ("states", "actions", "returns_to_go", "timesteps", "attention_mask")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class TaskContext:
         tasks: Names, N of them.
         state_mean, state_std: (N, S).
         best_return: Largest episode return in the data, (N,).
-        prompts: Encodable prompts with shapes (N, Q, P, ...).
+        prompts: Prepared prompts, (N, prompts per task, P, ...).
     """
 
     tasks: tuple[str, ...]
@@ -43,24 +43,21 @@ class TaskContext:
     def from_store(
         cls, store: DatasetStore, loader: LoaderConfig, model: ModelConfig
     ) -> TaskContext:
-        samplers = [TaskSampler(t, loader, model.max_timesteps) for t in store.tasks]
-        both = np.arange(NUM_PROMPTS)
-        rows = [sampler.prompts(both, model.prompt_length) for sampler in samplers]
-        stacked = {
-            field.name: torch.from_numpy(np.stack([getattr(r, field.name) for r in rows]))
-            for field in fields(rows[0])
-        }
+        samplers = [TaskSampler(task, loader, model.max_timesteps) for task in store.tasks]
+        all_prompts = np.arange(NUM_PROMPTS)
+        prompts = [sampler.prompts(all_prompts, model.prompt_length) for sampler in samplers]
+        stacked = Rows(*map(np.stack, zip(*(rows.fields() for rows in prompts), strict=True)))
         return cls(
             tuple(task.spec.name for task in store.tasks),
-            torch.from_numpy(np.stack([s.normalization.mean for s in samplers])),
-            torch.from_numpy(np.stack([s.normalization.std for s in samplers])),
+            torch.from_numpy(np.stack([s.inputs.normalization.mean for s in samplers])),
+            torch.from_numpy(np.stack([s.inputs.normalization.std for s in samplers])),
             torch.tensor([float(task.episode_returns.max()) for task in store.tasks]),
-            Segment(**stacked),
+            stacked.segment(),
         )
 
     @classmethod
     def empty(cls) -> TaskContext:
-        """Return the context of a model that came without data: it knows no task."""
+        """Return the context of a model that was imported without data: it knows no task."""
         none = torch.zeros(0)
         return cls((), none, none, none, Segment(none, none, none, none, none))
 
@@ -82,23 +79,27 @@ class TaskContext:
             )
         return self.tasks.index(task)
 
+    def inputs(self, task: str, max_timesteps: int) -> TaskInputs:
+        """Return what prepares a task's live episodes, as its training segments were prepared."""
+        index = self.index(task)
+        normalization = Normalization(self.state_mean[index].numpy(), self.state_std[index].numpy())
+        return TaskInputs(normalization, get_task(task).return_scale, max_timesteps)
+
     def tensors(self) -> dict[str, Tensor]:
         """Return the content as named tensors, for a registry."""
-        prompts = {f"prompts.{n}": getattr(self.prompts, n) for n in _SEGMENT_FIELDS}
         return {
             "state_mean": self.state_mean,
             "state_std": self.state_std,
             "best_return": self.best_return,
-            **prompts,
+            **{f"prompts.{name}": tensor for name, tensor in self.prompts._asdict().items()},
         }
 
     @classmethod
     def from_tensors(cls, tasks: Sequence[str], tensors: dict[str, Tensor]) -> TaskContext:
-        prompts = Segment(**{n: tensors[f"prompts.{n}"] for n in _SEGMENT_FIELDS})
         return cls(
             tuple(tasks),
             tensors["state_mean"],
             tensors["state_std"],
             tensors["best_return"],
-            prompts,
+            Segment(*(tensors[f"prompts.{name}"] for name in Segment._fields)),
         )

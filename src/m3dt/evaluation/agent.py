@@ -1,4 +1,4 @@
-"""A trained model with what it needs to act: `m3dt.load`."""
+"""A trained model with everything it needs to act: `m3dt.load`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from m3dt.config import MoEConfig
 from m3dt.data.batch import Segment
 from m3dt.data.context import TaskContext
 from m3dt.models import PromptDT
@@ -17,31 +18,60 @@ from m3dt.runs.assemble import build_model
 from m3dt.runs.registry import MAIN, Entry, Registry
 from m3dt.utils.errors import UserError
 
-_ACTING = ("router", "expert", "backbone", "baseline")
+_ACTING_KINDS = ("router", "expert", "backbone", "baseline")  # in the order of preference
+_METHODS = {
+    "backbone": "PromptDT",
+    "expert": "PromptDT with one expert",
+    "promptdt": "PromptDT",
+    "mtdt": "MTDT",
+    "harmodt": "HarmoDT",
+    "m3dt-end-to-end": "M3DT end to end",
+}
+_VARIANTS = {"unfrozen_experts": ", experts unfrozen", "ungrouped": ", ungrouped"}
 
 
 @dataclass(frozen=True)
 class Agent:
-    """A model in evaluation mode, its registry entry, what it knows of its tasks, and its run."""
+    """A model in evaluation mode, with the data of the tasks it was trained on.
+
+    Attributes:
+        model: The model.
+        entry: Its registry entry.
+        context: Normalisation, prompts and returns of its tasks.
+        run: The run's folder.
+        masks: Which parameters serve which task, for HarmoDT.
+        history: How it remembers its actions (`evaluation.history`).
+    """
 
     model: PromptDT
     entry: Entry
     context: TaskContext
     run: str
     masks: TaskMasks | None = None
-    """Which parameters serve which task, for HarmoDT."""
     history: str = "real_dims"
-    """What it should remember of its actions (`evaluation.history`)."""
 
     def __repr__(self) -> str:
         size = self.model.num_parameters()
         return f"Agent({self.entry.key}, {size:,} parameters, {len(self.context.tasks)} tasks)"
 
+    @property
+    def method(self) -> str:
+        """The method's name in the paper."""
+        entry = self.entry
+        if entry.kind != "router":
+            return _METHODS[entry.name if entry.kind == "baseline" else entry.kind]
+        moe = MoEConfig(**entry.settings["moe"])
+        grouping = entry.settings.get("grouping")
+        name = "M3DT" + (f"-{grouping['method'].capitalize()}" if grouping else "")
+        name += ", big experts" if moe.expert == "trunk" else ""
+        name += f", top-{moe.top_k}" if moe.top_k else ""
+        return name + _VARIANTS.get(moe.training, "")
+
     def model_for(self, task: str) -> PromptDT:
         """Return the model that acts in a task: a masked copy for HarmoDT.
 
         Raises:
-            UserError: The agent was not trained on the task, and needs to have been.
+            UserError: The model needs the task's mask, but was not trained on the task.
         """
         if self.masks is None:
             return self.model
@@ -50,6 +80,28 @@ class Agent:
         return model
 
     @torch.no_grad()
+    def predict(self, segment: Segment, prompt: Segment, task: str | None = None) -> Tensor:
+        """Predict the action of every timestep from normalised, padded inputs.
+
+        Args:
+            segment: The trajectories so far, (B, T, ...).
+            prompt: A prompt for each of them, (B, P, ...).
+            task: Name of their task; HarmoDT and MTDT need it.
+
+        Returns:
+            Actions in [-1, 1], (B, T, A).
+
+        Raises:
+            UserError: The method needs the task's name, or was not trained on the task.
+        """
+        if self.masks is None and not self.model.config.task_embedding:
+            return self.model(segment, prompt)
+        if task is None:
+            raise UserError(f"{self.entry.key} needs the name of the task: give task=...")
+        states = segment.states
+        index = torch.full((len(states),), self.context.index(task), device=states.device)
+        return self.model_for(task)(segment, prompt, index)
+
     def predict_actions(
         self,
         states: Tensor,
@@ -64,30 +116,27 @@ class Agent:
         prompt_attention_mask: Tensor,
         task: str | None = None,
     ) -> Tensor:
-        """Predict the action of every timestep from normalised, padded inputs.
+        """Predict the action of every timestep; `predict` with a tensor per argument.
 
         Args:
-            states: (B, T, 39).
+            states: (B, T, 39), normalised.
             actions: (B, T, 8).
             returns_to_go: (B, T, 1), divided by the return scale.
             timesteps: (B, T).
             attention_mask: (B, T), 1 for real steps.
-            prompt_states: (B, P, 39), and so on for the prompt's other parts.
+            prompt_states: (B, P, 39).
             prompt_actions: (B, P, 8).
             prompt_returns_to_go: (B, P, 1).
             prompt_timesteps: (B, P).
             prompt_attention_mask: (B, P).
-            task: Name of the rows' task, for methods that are told it by a number or a mask.
+            task: Name of their task; HarmoDT and MTDT need it.
 
         Returns:
             Actions in [-1, 1], (B, T, 8).
 
         Raises:
-            UserError: The method needs the task's name, or does not know it.
+            UserError: The method needs the task's name, or was not trained on the task.
         """
-        told = self.masks is not None or self.model.config.task_embedding > 0
-        if told and task is None:
-            raise UserError(f"{self.entry.key} is told its task by name: give task=...")
         segment = Segment(states, actions, returns_to_go, timesteps, attention_mask)
         prompt = Segment(
             prompt_states,
@@ -96,10 +145,7 @@ class Agent:
             prompt_timesteps,
             prompt_attention_mask,
         )
-        if not told or task is None:
-            return self.model(segment, prompt)
-        index = torch.full((len(states),), self.context.index(task), device=states.device)
-        return self.model_for(task)(segment, prompt, index)
+        return self.predict(segment, prompt, task)
 
 
 def load(
@@ -108,31 +154,21 @@ def load(
     name: str | None = None,
     device: str | torch.device = "cpu",
 ) -> Agent:
-    """Load a trained model of a run, verified, ready to act.
+    """Load a trained model of a run, verified and ready to act.
 
     Args:
         run: The run's folder.
         kind: `router` (all of M3DT), `expert` (backbone and one expert), `backbone` or `baseline`;
             by default the first of these that the run has trained.
-        name: Name within the kind; an expert's number, by default the lowest.
+        name: Name within the kind; of an expert its number, by default the lowest.
         device: Where the model goes.
 
     Raises:
         UserError: The run has no such model, or its parts do not belong together.
     """
     registry = Registry(run)
-    entries = registry.entries()
-    if kind is None:
-        found = {entry.kind for entry in entries}
-        kind = next((k for k in _ACTING if k in found), None)
-        if kind is None:
-            raise UserError(f"{run}: holds no trained model. Train one with `m3dt stage1`.")
-    if kind not in _ACTING:
-        raise UserError(f"kind={kind}: models that act are of kind {', '.join(_ACTING)}")
-    if name is None:
-        name = next((entry.name for entry in entries if entry.kind == kind), MAIN)
-    entry = registry.get(kind, name)
-    root = entry if kind == "baseline" else registry.get("backbone", MAIN)
+    entry = _choose_entry(registry, kind, name)
+    root = entry if entry.kind == "baseline" else registry.get("backbone", MAIN)
     model = build_model(registry, root, entry)
     context = TaskContext.empty()
     if "tasks.safetensors" in root.files:
@@ -140,5 +176,22 @@ def load(
     masks = None
     if "masks.safetensors" in entry.files:
         masks = TaskMasks(model, registry.tensors(entry, "masks")["packed"])
-    history = root.settings.get("history", "real_dims")  # of imported models: all_dims
+    history = root.settings.get("history", "real_dims")  # `all_dims` for imported models
     return Agent(model.eval().to(device), entry, context, str(run), masks, history)
+
+
+def _choose_entry(registry: Registry, kind: str | None, name: str | None) -> Entry:
+    """Return the entry of a kind and name, or of their defaults."""
+    entries = registry.entries()
+    if kind is None:
+        found = {entry.kind for entry in entries}
+        kind = next((k for k in _ACTING_KINDS if k in found), None)
+        if kind is None:
+            raise UserError(
+                f"{registry.run}: holds no trained model. Train one with `m3dt stage1`."
+            )
+    if kind not in _ACTING_KINDS:
+        raise UserError(f"kind={kind}: models that act are of kind {', '.join(_ACTING_KINDS)}")
+    if name is None:
+        name = next((entry.name for entry in entries if entry.kind == kind), MAIN)
+    return registry.get(kind, name)

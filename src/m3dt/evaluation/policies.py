@@ -1,6 +1,6 @@
-"""What acts in a rollout: a trained agent, an oracle among experts, or chance.
+"""What acts in a rollout: a trained agent, an oracle that chooses experts, or chance.
 
-Letters: R episodes of a tile, S state, A action.
+Letters: A action dim.
 """
 
 from __future__ import annotations
@@ -15,55 +15,69 @@ import numpy as np
 
 from m3dt.config import EvaluationConfig
 from m3dt.evaluation.agent import Agent
-from m3dt.evaluation.sessions import AgentSession, RandomSession, Session, Tile, predict
+from m3dt.evaluation.sessions import (
+    AgentSession,
+    EpisodeGroup,
+    RandomSession,
+    Session,
+    predict,
+)
 from m3dt.models import PromptDT
 from m3dt.tasks import get_task
 from m3dt.utils.errors import UserError
 
-S = TypeVar("S", bound=Session)
+SessionT = TypeVar("SessionT", bound=Session)
 
 
-class Policy(ABC, Generic[S]):
-    """Anything that can be evaluated."""
+class Policy(ABC, Generic[SessionT]):
+    """Anything that can be evaluated.
+
+    Attributes:
+        name: Name in tables and files.
+        num_threads: Calls of `act` that may run at the same time.
+        batch_size: Most episodes that share a call of `act`, if no group alone has more.
+    """
 
     name: str
-    num_threads: int = 1  # calls of `act` that may run at the same time
-    batch_size: int = 1  # episodes that `act` serves best at once
+    num_threads: int = 1
+    batch_size: int = 1
 
     @abstractmethod
-    def begin(self, tile: Tile, seed: int) -> S:
-        """Start the episodes of a tile."""
+    def begin(self, group: EpisodeGroup, seed: int) -> SessionT:
+        """Start the episodes of a group."""
 
     @abstractmethod
-    def act(self, sessions: Sequence[S]) -> list[np.ndarray]:
-        """Choose actions for tiles that have observed, (R, A) each in the task's native width."""
+    def act(self, sessions: Sequence[SessionT]) -> list[np.ndarray]:
+        """Choose actions for groups that have observed, (episodes, A) each in native width."""
 
-    def company(self, task: str) -> Hashable:
-        """Return what tasks have in common whose tiles `act` takes together."""
+    def batch_key(self, task: str) -> Hashable:
+        """Return the key of the tasks whose episodes may share a forward pass."""
         return None
 
 
 class RandomPolicy(Policy[RandomSession]):
-    """Uniform actions in [-1, 1], from a generator per episode."""
+    """Uniform actions in [-1, 1], from one generator per episode."""
 
     name = "random"
 
-    def begin(self, tile: Tile, seed: int) -> RandomSession:
-        return RandomSession(tile, seed)
+    def begin(self, group: EpisodeGroup, seed: int) -> RandomSession:
+        return RandomSession(group, seed)
 
     def act(self, sessions: Sequence[RandomSession]) -> list[np.ndarray]:
         return [session.draw() for session in sessions]
 
 
 class AgentPolicy(Policy[AgentSession]):
-    """A trained agent, conditioned on a return and a prompt.
+    """A trained agent, conditioned on a target return and a prompt.
+
+    An agent with masks has a different model for each task: only episodes of one group share its
+    forward passes.
 
     Args:
         agent: The agent.
-        rules: What return it is asked for, what it remembers of its actions (`auto`: as suits the
-            agent), and how many episodes share a forward pass; those of one tile for an agent that
-            has another model for each task.
-        name: Name in tables.
+        rules: Target return, memory of actions (`auto`: as suits the agent), and how many episodes
+            share a forward pass.
+        name: Name in tables and files.
     """
 
     def __init__(
@@ -75,29 +89,29 @@ class AgentPolicy(Policy[AgentSession]):
         self.name = name
         self.history = agent.history if rules.history == "auto" else rules.history
         self.batch_size = rules.batch_size if agent.masks is None else rules.tile
-        # A masked model lives as long as one of its task's tiles is played.
+        # A masked model lives as long as a group of its task is running.
         self._models: WeakValueDictionary[str, PromptDT] = WeakValueDictionary()
         on_cpu = next(agent.model.parameters()).device.type == "cpu"
         self.num_threads = (os.cpu_count() or 1) if on_cpu else 1
 
-    def begin(self, tile: Tile, seed: int) -> AgentSession:
-        agent = self.agent_for(tile.task)
-        model = self._models.get(tile.task)
+    def begin(self, group: EpisodeGroup, seed: int) -> AgentSession:
+        agent = self.agent_for(group.task)
+        model = self._models.get(group.task)
         if model is None:
-            model = self._models[tile.task] = agent.model_for(tile.task)
-        return AgentSession(agent, model, tile, self.target_return(tile.task), self.history)
+            model = self._models[group.task] = agent.model_for(group.task)
+        return AgentSession(agent, model, group, self.target_return(group.task), self.history)
 
     def act(self, sessions: Sequence[AgentSession]) -> list[np.ndarray]:
-        rows = max(self.batch_size, sum(len(session.remaining) for session in sessions))
-        actions = predict(sessions, rows)
+        num_episodes = sum(len(session.remaining) for session in sessions)
+        actions = predict(sessions, max(self.batch_size, num_episodes))
         return [session.choose(chosen) for session, chosen in zip(sessions, actions, strict=True)]
 
-    def company(self, task: str) -> Hashable:
+    def batch_key(self, task: str) -> Hashable:
         agent = self.agent_for(task)
         return (id(agent), task if agent.masks else "")
 
     def agent_for(self, task: str) -> Agent:
-        """Return the agent that plays a task."""
+        """Return the agent that acts in a task."""
         return self.agent
 
     def target_return(self, task: str) -> float:
@@ -108,10 +122,10 @@ class AgentPolicy(Policy[AgentSession]):
 
 
 class OraclePolicy(AgentPolicy):
-    """Each task is played by the backbone with the expert of its own group (figure 8).
+    """In each task, the backbone acts with the expert of the task's own group (figure 8).
 
     Args:
-        experts: The agents of the experts, whose groups share no task.
+        experts: One agent per expert; their task groups are disjoint.
         rules: As for `AgentPolicy`.
 
     Raises:
@@ -125,8 +139,8 @@ class OraclePolicy(AgentPolicy):
             for task in agent.entry.tasks:
                 if task in self.agents:
                     raise UserError(
-                        f"{agent.run}: {task} belongs to several experts, so that no oracle can "
-                        "choose. Imported experts do not say which tasks they were trained on."
+                        f"{agent.run}: {task} belongs to several experts, so an oracle cannot "
+                        "choose. Imported experts do not record which tasks they were trained on."
                     )
                 self.agents[task] = agent
 

@@ -1,7 +1,4 @@
-"""Play tiles of episodes: workers step some while the policy serves others together.
-
-Letters: R episodes of a tile.
-"""
+"""Schedule rollouts: workers step some groups of episodes while the policy acts for others."""
 
 from __future__ import annotations
 
@@ -16,168 +13,239 @@ import numpy as np
 
 from m3dt.evaluation.policies import Policy
 from m3dt.evaluation.scores import Episode
-from m3dt.evaluation.sessions import Session, Tile
+from m3dt.evaluation.sessions import EpisodeGroup, Session
 from m3dt.tasks.workers import Failure, Transition, WorkerPool
 from m3dt.utils.errors import RunError
 from m3dt.utils.processes import single_threaded_pool
 
-# While some tiles are served, others are stepped, and others wait to be served together.
-_TILES_PER_WORKER = 3
+# Enough groups per worker that some are stepped, some wait for a full batch, and some are in one.
+_GROUPS_PER_WORKER = 3
 _BATCHES = 3
-_ATTEMPTS = 2
+_MAX_ATTEMPTS = 2
 
 
 @dataclass
-class _Running:
-    tile: Tile
-    worker: int
-    alone: bool  # on its worker
-    company: Hashable  # with which tiles it may be served
-    session: Session
-    returns: np.ndarray  # (R,)
-    successes: np.ndarray  # (R,) of bool
-    steps: np.ndarray  # (R,)
-    stepping: bool = True  # else the policy has its answer
+class _Attempt:
+    """A group that is running.
 
-    def account(self, answer: Transition) -> None:
-        if answer.rewards is not None:
-            assert answer.successes is not None and answer.played is not None
-            self.returns += answer.rewards
-            self.successes |= answer.successes
-            self.steps += answer.played
+    Attributes:
+        number: Number of the attempt, which tells late answers of a failed one apart.
+        group: The group.
+        worker: Number of the worker that steps it.
+        alone: Whether the worker must run no other group.
+        batch_key: Attempts with the same key may share a forward pass.
+        session: The policy's memory.
+        returns, successes, env_steps: Outcome of each episode so far, (episodes,).
+        stepping: Whether its worker steps it; otherwise the policy has its observation.
+    """
+
+    number: int
+    group: EpisodeGroup
+    worker: int
+    alone: bool
+    batch_key: Hashable
+    session: Session
+    returns: np.ndarray
+    successes: np.ndarray
+    env_steps: np.ndarray
+    stepping: bool = True
+
+    def add(self, transition: Transition) -> None:
+        """Add the outcome of a step."""
+        if transition.rewards is not None:
+            assert transition.successes is not None and transition.played is not None
+            self.returns += transition.rewards
+            self.successes |= transition.successes
+            self.env_steps += transition.played
 
     def episodes(self) -> list[Episode]:
-        columns = (self.tile.episodes, self.returns, self.successes, self.steps)
+        """Return the finished episodes."""
+        columns = (self.group.episodes, self.returns, self.successes, self.env_steps)
         return [
-            Episode(self.tile.task, number, float(total), bool(success), int(steps))
+            Episode(self.group.task, number, float(total), bool(success), int(steps))
             for number, total, success, steps in zip(*columns, strict=True)
         ]
 
 
-def play(
-    pool: WorkerPool, policy: Policy[Any], tiles: Sequence[Tile], seed: int
-) -> Iterator[tuple[Tile, list[Episode]]]:
-    """Play tiles and yield each with its episodes as it ends.
+class RolloutScheduler:
+    """Plays groups of episodes to their end.
 
-    Tiles of one company are served together, as many as fill a batch of the policy, or as there are
-    when none of them is being stepped.
+    Groups with the same batch key share a call of the policy: as many as fill a batch, or all that
+    have observed once no worker steps another one.
 
-    A tile whose environment raises, or whose worker dies, is played again from its seeds. After a
-    death, the tiles of that worker are played one at a time, so that it is seen which kills.
+    A group is played again, from its seeds, if an environment raises or its worker dies. After a
+    death, the groups of that worker are played one at a time, to find the one that kills.
 
-    Raises:
-        RunError: Tiles failed again; all others have been yielded.
+    Args:
+        pool: Workers that step the environments.
+        policy: The policy that acts.
+        groups: The groups, started in this order.
+        seed: Seed of the evaluation.
+
+    Attributes:
+        waiting: Groups that have not started, the next one last.
+        suspects: Groups of a worker that died; each is played alone, before any that waits.
+        running: Attempts in progress, by number.
+        ready: Attempts that have observed, in the order of their answers.
+        failures: How often each group has failed.
+        failed: Groups that failed too often, and the last reason.
     """
-    waiting = list(tiles)[::-1]
-    running: dict[int, _Running] = {}  # by attempt, so that late answers of a failed one are known
-    ready: list[int] = []  # attempts that have observed, in the order of their answers
-    attempts: Counter[Tile] = Counter()
-    failed: dict[Tile, str] = {}
-    numbers = itertools.count()
-    suspects: list[Tile] = []  # one of them has killed a worker; each is played alone
-    widest = max((len(tile.episodes) for tile in tiles), default=1)
-    wanted = -(-_BATCHES * policy.batch_size // (widest * len(pool.connections)))
-    per_worker = max(_TILES_PER_WORKER, wanted)
 
-    def start(worker: int) -> None:
-        mine = [now for now in running.values() if now.worker == worker]
-        if any(now.alone for now in mine) or len(mine) == per_worker:
-            return
-        if suspects and not mine:
-            begin(worker, suspects.pop(), alone=True)
-        elif waiting and not suspects:
-            begin(worker, waiting.pop(), alone=False)
+    def __init__(
+        self, pool: WorkerPool, policy: Policy[Any], groups: Sequence[EpisodeGroup], seed: int
+    ) -> None:
+        self.pool = pool
+        self.policy = policy
+        self.seed = seed
+        self.waiting = list(groups)[::-1]
+        self.suspects: list[EpisodeGroup] = []
+        self.running: dict[int, _Attempt] = {}
+        self.ready: list[_Attempt] = []
+        self.failures: Counter[EpisodeGroup] = Counter()
+        self.failed: dict[EpisodeGroup, str] = {}
+        self._numbers = itertools.count()
+        self._largest = max((len(group.episodes) for group in groups), default=1)
+        episodes_at_once = self._largest * len(pool.connections)
+        wanted = -(-_BATCHES * policy.batch_size // episodes_at_once)
+        self._per_worker = max(_GROUPS_PER_WORKER, wanted)
 
-    def begin(worker: int, tile: Tile, alone: bool) -> None:
-        number, R = next(numbers), len(tile.episodes)
-        zeros = (np.zeros(R), np.zeros(R, bool), np.zeros(R, int))
-        company, session = policy.company(tile.task), policy.begin(tile, seed)
-        running[number] = _Running(tile, worker, alone, company, session, *zeros)
-        pool.reset(worker, number, tile.task, tile.seeds(seed))
+    def run(self) -> Iterator[tuple[EpisodeGroup, list[Episode]]]:
+        """Yield each group with its episodes as it finishes.
 
-    def fill() -> None:
-        for _ in range(per_worker):
-            for worker in range(len(pool.connections)):
-                start(worker)
+        Raises:
+            RunError: Some groups failed twice; all others have been yielded.
+        """
+        with single_threaded_pool(self.policy.num_threads) as threads:
+            acting: list[Future[None]] = []
+            self._start_groups()
+            while self.running:
+                # The timeout bounds how late an exception of the policy is noticed.
+                for worker, answer in self.pool.receive(timeout=1.0):
+                    if isinstance(answer, Failure):
+                        self._handle_failure(worker, answer)
+                    elif finished := self._handle_transition(answer):
+                        yield finished.group, finished.episodes()
+                acting += [threads.submit(self._act, batch) for batch in self._take_batches()]
+                acting = _drop_finished(acting)
+        if self.failed:
+            raise self._error()
 
-    def batches() -> Iterator[list[int]]:
-        """Take out of `ready` what is to be served now."""
-        companies: dict[Hashable, list[int]] = {}
-        for number in ready:
-            if number in running:  # else it has failed
-                companies.setdefault(running[number].company, []).append(number)
-        ready.clear()
-        for company, rest in companies.items():
-            others = [now for now in running.values() if now.company == company]
-            while rest:
-                batch: list[int] = []
-                rows = 0
-                while rest and (not batch or rows + size(rest[0]) <= policy.batch_size):
-                    rows += size(rest[0])
-                    batch.append(rest.pop(0))
-                if rows + widest > policy.batch_size or not any(now.stepping for now in others):
-                    yield batch
-                else:
-                    ready.extend(batch)
-
-    def size(number: int) -> int:
-        return len(running[number].tile.episodes)
-
-    def serve(batch: list[tuple[int, _Running]]) -> None:
-        actions = policy.act([now.session for _, now in batch])
-        for (number, now), chosen in zip(batch, actions, strict=True):
-            now.stepping = True
-            pool.step(now.worker, number, chosen)
-
-    def again(worker: int, failure: Failure) -> None:
-        died = failure.tile is None
-        mine = [number for number, now in running.items() if now.worker == worker]
-        lost = [number for number in mine if died or number == failure.tile]
-        for number in lost:
-            now = running.pop(number)
-            if died and len(lost) > 1:
-                suspects.append(now.tile)  # nobody knows yet which of them it was
-                continue
-            attempts[now.tile] += 1
-            if attempts[now.tile] == _ATTEMPTS:
-                failed[now.tile] = failure.message
-            elif died:
-                suspects.append(now.tile)
-            else:
-                waiting.append(now.tile)
-
-    with single_threaded_pool(policy.num_threads) as threads:
-        serving: list[Future[None]] = []
-        fill()
-        while running:
-            # The pause bounds how late an exception of the policy is seen.
-            for worker, answer in pool.receive(timeout=1.0):
-                if isinstance(answer, Failure):
-                    again(worker, answer)
-                    fill()
+    def _start_groups(self) -> None:
+        """Start groups on the workers in turn, until they are busy or none is left."""
+        for _ in range(self._per_worker):
+            for worker in range(len(self.pool.connections)):
+                on_worker = [a for a in self.running.values() if a.worker == worker]
+                if any(a.alone for a in on_worker) or len(on_worker) == self._per_worker:
                     continue
-                now = running.get(answer.tile)
-                if now is None:
-                    continue
-                now.account(answer)
-                if answer.done:
-                    del running[answer.tile]
-                    fill()
-                    yield now.tile, now.episodes()
-                else:
-                    now.session.observe(answer.observations, answer.rewards)
-                    now.stepping = False
-                    ready.append(answer.tile)
-            for batch in batches():
-                served = [(number, running[number]) for number in batch]
-                serving.append(threads.submit(serve, served))
-            for future in [f for f in serving if f.done()]:
-                serving.remove(future)
-                future.result()  # raises what the policy raised
-    if failed:
-        tasks = ", ".join(dict.fromkeys(tile.task for tile in failed))
-        reason = next(iter(failed.values())).strip()
-        raise RunError(
-            f"evaluation failed twice in {tasks}. The other episodes are kept, "
-            f"and the same command goes on with these. One reason of {len(failed)}:\n{reason}"
+                if self.suspects and not on_worker:
+                    self._start(self.suspects.pop(), worker, alone=True)
+                elif self.waiting and not self.suspects:
+                    self._start(self.waiting.pop(), worker, alone=False)
+
+    def _start(self, group: EpisodeGroup, worker: int, alone: bool) -> None:
+        number, size = next(self._numbers), len(group.episodes)
+        self.running[number] = _Attempt(
+            number,
+            group,
+            worker,
+            alone,
+            batch_key=self.policy.batch_key(group.task),
+            session=self.policy.begin(group, self.seed),
+            returns=np.zeros(size),
+            successes=np.zeros(size, bool),
+            env_steps=np.zeros(size, int),
         )
+        self.pool.reset(worker, number, group.task, group.seeds(self.seed))
+
+    def _handle_transition(self, transition: Transition) -> _Attempt | None:
+        """Record a step; return the attempt if it has finished."""
+        attempt = self.running.get(transition.attempt)
+        if attempt is None:
+            return None
+        attempt.add(transition)
+        if transition.done:
+            del self.running[attempt.number]
+            self._start_groups()
+            return attempt
+        attempt.session.observe(transition.observations, transition.rewards)
+        attempt.stepping = False
+        self.ready.append(attempt)
+        return None
+
+    def _handle_failure(self, worker: int, failure: Failure) -> None:
+        """End the attempts that failed, and plan how their groups are played again."""
+        died = failure.attempt is None
+        on_worker = [a for a in self.running.values() if a.worker == worker]
+        lost = [a for a in on_worker if died or a.number == failure.attempt]
+        for attempt in lost:
+            del self.running[attempt.number]
+            if died and len(lost) > 1:
+                self.suspects.append(attempt.group)  # any of them may have killed the worker
+            else:
+                self._count_failure(attempt.group, failure)
+        self._start_groups()
+
+    def _count_failure(self, group: EpisodeGroup, failure: Failure) -> None:
+        self.failures[group] += 1
+        if self.failures[group] == _MAX_ATTEMPTS:
+            self.failed[group] = failure.message
+        elif failure.attempt is None:
+            self.suspects.append(group)
+        else:
+            self.waiting.append(group)
+
+    def _take_batches(self) -> list[list[_Attempt]]:
+        """Take out of `ready` the batches that the policy should act for now."""
+        by_key: dict[Hashable, list[_Attempt]] = {}
+        for attempt in self.ready:
+            if attempt.number in self.running:  # otherwise it has failed
+                by_key.setdefault(attempt.batch_key, []).append(attempt)
+        self.ready = []
+        batches = []
+        for key, attempts in by_key.items():
+            more = any(a.stepping for a in self.running.values() if a.batch_key == key)
+            for batch, num_episodes in _split(attempts, self.policy.batch_size):
+                if more and num_episodes + self._largest <= self.policy.batch_size:
+                    self.ready += batch
+                else:
+                    batches.append(batch)
+        return batches
+
+    def _act(self, batch: Sequence[_Attempt]) -> None:
+        actions = self.policy.act([attempt.session for attempt in batch])
+        for attempt, chosen in zip(batch, actions, strict=True):
+            attempt.stepping = True
+            self.pool.step(attempt.worker, attempt.number, chosen)
+
+    def _error(self) -> RunError:
+        tasks = ", ".join(dict.fromkeys(group.task for group in self.failed))
+        reason = next(iter(self.failed.values())).strip()
+        return RunError(
+            f"evaluation failed twice in {tasks}. The other episodes are kept; the same command "
+            f"plays only these again. The first of {len(self.failed)} reasons:\n{reason}"
+        )
+
+
+def _split(attempts: Sequence[_Attempt], batch_size: int) -> Iterator[tuple[list[_Attempt], int]]:
+    """Cut attempts into batches of at most `batch_size` episodes; yield each with its number."""
+    batch: list[_Attempt] = []
+    num_episodes = 0
+    for attempt in attempts:
+        size = len(attempt.group.episodes)
+        if batch and num_episodes + size > batch_size:
+            yield batch, num_episodes
+            batch, num_episodes = [], 0
+        batch.append(attempt)
+        num_episodes += size
+    yield batch, num_episodes
+
+
+def _drop_finished(futures: Sequence[Future[None]]) -> list[Future[None]]:
+    """Return the futures that still run; raise what the others raised."""
+    running = []
+    for future in futures:
+        if future.done():
+            future.result()
+        else:
+            running.append(future)
+    return running

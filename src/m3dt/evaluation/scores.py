@@ -1,4 +1,4 @@
-"""From episodes to scores with 95 % confidence intervals."""
+"""Turn episodes into scores with 95 % confidence intervals."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from torchmetrics import MeanMetric, Metric, MetricCollection, SumMetric
 
+from m3dt.evaluation.results import ScoreSummary, TaskResult
 from m3dt.tasks import DOMAINS, get_task
 
 _RESAMPLES = 10_000
@@ -33,8 +36,8 @@ class Episode:
 def bootstrap_interval(scores: Sequence[np.ndarray], seed: int = 0) -> tuple[float, float]:
     """Return the 95 % interval of the mean over tasks of each task's mean score.
 
-    Both levels are resampled: tasks with replacement, and episodes within each drawn task. One
-    task alone has only its episodes resampled.
+    Both levels are resampled with replacement: the tasks, and the episodes of each drawn task. For
+    a single task, only its episodes are resampled.
 
     Args:
         scores: Scores of the episodes of each task.
@@ -42,7 +45,7 @@ def bootstrap_interval(scores: Sequence[np.ndarray], seed: int = 0) -> tuple[flo
     """
     rng = np.random.default_rng(seed)
     num_tasks = len(scores)
-    # Means of resampled episodes, per resample and slot; a slot draws a task, then its episodes.
+    # Each slot of a resample draws a task, then episodes of it, whose mean is its value.
     tasks = rng.integers(0, num_tasks, size=(_RESAMPLES, num_tasks))
     means = np.empty(tasks.shape)
     for task, episodes in enumerate(scores):
@@ -56,7 +59,7 @@ def bootstrap_interval(scores: Sequence[np.ndarray], seed: int = 0) -> tuple[flo
 def wilson_interval(successes: int, episodes: int) -> tuple[float, float]:
     """Return Wilson's 95 % interval of a success rate, in percent.
 
-    Ten successes in ten tries leave room for a failure; resampling them would not.
+    Unlike resampling, it leaves room for a failure after ten successes in ten episodes.
     """
     rate, z2 = successes / episodes, _Z**2
     middle = rate + z2 / (2 * episodes)
@@ -74,42 +77,58 @@ def task_interval(task: str, scores: np.ndarray) -> tuple[float, float]:
     return bootstrap_interval([scores])
 
 
-def summarize(episodes: Sequence[Episode]) -> dict[str, Any]:
+def summarize(episodes: Sequence[Episode]) -> ScoreSummary:
     """Return score, interval, domains and tasks, as `m3dt evaluate --json` writes them.
 
-    The average weighs each task equally (paper section 5.1).
+    All tasks weigh the same (paper section 5.1).
     """
     by_task: dict[str, list[Episode]] = {}
     for episode in episodes:
         by_task.setdefault(episode.task, []).append(episode)
-    scores = {t: np.array([e.score for e in group]) for t, group in by_task.items()}
-    tasks = {task: _task_summary(task, group) for task, group in by_task.items()}
-    low, high = bootstrap_interval(list(scores.values()))
+    tasks = {task: _task_result(task, group) for task, group in by_task.items()}
+    scores = [np.array([e.score for e in group]) for group in by_task.values()]
     return {
-        "score": float(np.mean([s.mean() for s in scores.values()])),
-        "ci95": [low, high],
-        "domains": _domains(scores),
+        "score": float(np.mean([result["score"] for result in tasks.values()])),
+        "ci95": list(bootstrap_interval(scores)),
+        "domains": _domains(tasks),
         "tasks": tasks,
     }
 
 
-def _domains(scores: Mapping[str, np.ndarray]) -> dict[str, float]:
-    grouped = {
-        domain: [s.mean() for task, s in scores.items() if get_task(task).domain == domain]
-        for domain in DOMAINS
-    }
-    return {domain: float(np.mean(means)) for domain, means in grouped.items() if means}
+def _domains(tasks: Mapping[str, TaskResult]) -> dict[str, float]:
+    grouped: dict[str, list[float]] = {domain: [] for domain in DOMAINS}
+    for task, result in tasks.items():
+        grouped[get_task(task).domain].append(result["score"])
+    return {domain: float(np.mean(scores)) for domain, scores in grouped.items() if scores}
 
 
-def _task_summary(task: str, episodes: Sequence[Episode]) -> dict[str, Any]:
-    returns = np.array([e.episode_return for e in episodes])
-    scores = np.array([e.score for e in episodes])
+def _task_result(task: str, episodes: Sequence[Episode]) -> TaskResult:
+    metrics = _task_metrics()
+    for episode in episodes:
+        metrics["score"].update(episode.score)
+        metrics["return_mean"].update(episode.episode_return)
+        metrics["success_rate"].update(episode.success)
+        metrics["env_steps"].update(episode.env_steps)
+    totals = {name: value.item() for name, value in metrics.compute().items()}
     return {
-        "score": float(scores.mean()),
-        "ci95": list(task_interval(task, scores)),
-        "return_mean": float(returns.mean()),
-        "return_std": float(returns.std()),
-        "success_rate": float(np.mean([e.success for e in episodes])),
+        "score": totals["score"],
+        "ci95": list(task_interval(task, np.array([e.score for e in episodes]))),
+        "return_mean": totals["return_mean"],
+        "return_std": float(np.std([e.episode_return for e in episodes])),
+        "success_rate": totals["success_rate"],
         "episodes": len(episodes),
-        "env_steps": int(sum(e.env_steps for e in episodes)),
+        "env_steps": int(totals["env_steps"]),
     }
+
+
+def _task_metrics() -> MetricCollection:
+    """Return one task's metrics in double precision; each is updated with its own values."""
+    # Under DDP one rank plays: a sum over ranks would wait for the others for ever.
+    given: dict[str, Any] = {"nan_strategy": "disable", "sync_on_compute": False}
+    metrics: dict[str, Metric | MetricCollection] = {
+        "score": MeanMetric(**given),
+        "return_mean": MeanMetric(**given),
+        "success_rate": MeanMetric(**given),
+        "env_steps": SumMetric(**given),
+    }
+    return MetricCollection(metrics, compute_groups=False).set_dtype(torch.float64)

@@ -1,4 +1,4 @@
-"""An episode as pictures."""
+"""Film an episode."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ import numpy as np
 from PIL import Image
 
 from m3dt.evaluation.policies import Policy
-from m3dt.evaluation.sessions import Tile
+from m3dt.evaluation.sessions import EpisodeGroup
 from m3dt.tasks import make_env
 
 _FRAMES_PER_SECOND = 20
 
 
 def film(policy: Policy[Any], task: str, seed: int = 0, max_frames: int = 120) -> np.ndarray:
-    """Play one episode and return evenly spaced pictures of it, (T, H, W, 3) uint8.
+    """Play one episode and return evenly spaced frames, (frames, height, width, 3) uint8.
 
     Args:
         policy: What acts.
         task: Name of the task.
-        seed: Seed of the evaluation; the episode is its first.
-        max_frames: Most pictures.
+        seed: Seed of the evaluation, whose first episode is played.
+        max_frames: Maximum number of frames.
 
     Raises:
         UserError: Rendering is off.
     """
     env = make_env(task)
-    tile = Tile(task, (0,))
+    group = EpisodeGroup(task, (0,))
     try:
-        observation, _ = env.reset(seed=tile.seeds(seed)[0])
-        session = policy.begin(tile, seed)
+        observation, _ = env.reset(seed=group.seeds(seed)[0])
+        session = policy.begin(group, seed)
         frames, rewards, ended = [env.render()], None, False
         while not ended:
             session.observe(observation[None], rewards)
@@ -47,7 +47,7 @@ def film(policy: Policy[Any], task: str, seed: int = 0, max_frames: int = 120) -
 
 
 def animation(frames: np.ndarray) -> bytes:
-    """Return pictures as an animated GIF."""
+    """Encode frames as an animated GIF."""
     first, *rest = (Image.fromarray(frame) for frame in frames)
     buffer = io.BytesIO()
     pause = 1000 // _FRAMES_PER_SECOND

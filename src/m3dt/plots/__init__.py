@@ -1,4 +1,4 @@
-"""Pictures of one run or one dataset, and what TensorBoard shows of them."""
+"""Figures of a run or a dataset, and the TensorBoard pages."""
 
 from m3dt.plots.conflict_curve import conflict_curve
 from m3dt.plots.datasets import coverage_figure, frame_sheet, return_figure, scale_figure

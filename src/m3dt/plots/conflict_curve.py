@@ -1,4 +1,4 @@
-"""The conflict of one training as a picture, with the step at which it stopped."""
+"""The conflict during one training, and the step at which it stopped."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 def conflict_curve(
     history: Sequence[Mapping[str, Any]], peak: int | None, stopped_at: int | None
 ) -> Figure:
-    """Draw conflict over training.
+    """Draw the conflict during training.
 
     Args:
         history: Records with `step`, `mean`, `smoothed` and `independent`.
-        peak: Step of the weights that would be kept now, if any.
-        stopped_at: Step at which training was stopped, if it was.
+        peak: Step of the weights that are kept so far, if any.
+        stopped_at: Step at which training stopped, if it did.
     """
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.add_subplot()

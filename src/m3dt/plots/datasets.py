@@ -1,4 +1,4 @@
-"""What a dataset holds: returns, scales and coverage of states, pictures of tasks."""
+"""Figures of a dataset: returns, scales and coverage of states, frames of tasks."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from m3dt.tasks import DOMAINS, get_task
 
 COLORS = dict(zip(DOMAINS, ("#0072b2", "#d55e00", "#009e73", "#cc79a7"), strict=True))
 _FRAME_INCHES = 1.35
-_FLOOR = 1e-3  # deviations below it are drawn at it
+_FLOOR = 1e-3  # smaller deviations are drawn here
 
 
 def return_figure(description: Mapping[str, Any]) -> Figure:
-    """Draw each task's episode returns: range, quartiles and median, one panel a domain.
+    """Draw each task's episode returns: range, quartiles and median, one panel per domain.
 
     Args:
-        description: What `m3dt describe --json` wrote.
+        description: The tasks of a dataset, as written by `m3dt describe --json`.
     """
     groups = {d: [t for t in description if get_task(t).domain == d] for d in DOMAINS}
     groups = {domain: tasks for domain, tasks in groups.items() if tasks}
@@ -46,7 +46,7 @@ def return_figure(description: Mapping[str, Any]) -> Figure:
 
 
 def scale_figure(scales: Sequence[Scale], factor: float = 3.0) -> Figure:
-    """Draw the deviation of every state dimension against the original dataset's."""
+    """Draw the standard deviation of each state dimension against the original dataset's."""
     figure = Figure(figsize=(6, 5.4), layout="constrained")
     axes = figure.add_subplot()
     line = np.array([_FLOOR, 30.0])
@@ -65,7 +65,7 @@ def scale_figure(scales: Sequence[Scale], factor: float = 3.0) -> Figure:
 
 
 def coverage_figure(scales: Sequence[Scale]) -> Figure:
-    """Draw how much of the original states' range ours enclose, over dimensions that vary there."""
+    """Draw how much of the original states' range ours cover, for dimensions that vary there."""
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.add_subplot()
     for domain, own in _by_domain(scales).items():
@@ -83,7 +83,7 @@ def coverage_figure(scales: Sequence[Scale]) -> Figure:
 
 
 def frame_sheet(frames: Mapping[str, np.ndarray], columns: int = 8) -> Figure:
-    """Draw named pictures, (H, W, 3) each, as a sheet."""
+    """Draw named images, (height, width, 3) each, in a grid."""
     rows = -(-len(frames) // columns)
     size = (_FRAME_INCHES * columns, 1.0 * _FRAME_INCHES * rows)
     figure = Figure(figsize=size, layout="constrained")

@@ -1,14 +1,15 @@
-"""Matrices with named rows and columns."""
+"""Heat maps of matrices with named rows and columns."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 _MAX_COLUMN_LABELS = 12
-_MAX_ANNOTATED = 12  # columns up to which every cell shows its value
+_MAX_ANNOTATED = 12  # most columns with which cells show their values
 
 
 def heat_map(
@@ -25,9 +26,9 @@ def heat_map(
         values: (rows, columns).
         rows: Names of the rows.
         columns: Names of the columns.
-        title: Stands above.
-        x_label: What the columns are.
-        borders: Rows and columns before which lines part a square matrix.
+        title: Title of the figure.
+        x_label: Label of the columns.
+        borders: Indices before which lines divide the rows and columns of a square matrix.
     """
     height = min(1.4 + 0.3 * len(rows), 24)
     figure = Figure(figsize=(3.5 + min(0.55 * len(columns), 9), height), layout="constrained")
@@ -44,11 +45,13 @@ def heat_map(
         axes.axhline(border - 0.5, color="white", linewidth=1)
         axes.axvline(border - 0.5, color="white", linewidth=1)
     if len(columns) <= _MAX_ANNOTATED:
-        middle = (values.max() + values.min()) / 2
-        for (row, column), value in np.ndenumerate(values):
-            color = "black" if value > middle else "white"
-            axes.text(
-                column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=color
-            )
+        _annotate(axes, values)
     figure.colorbar(image, ax=axes).ax.tick_params(labelsize=9)
     return figure
+
+
+def _annotate(axes: Axes, values: np.ndarray) -> None:
+    middle = (values.max() + values.min()) / 2
+    for (row, column), value in np.ndenumerate(values):
+        color = "black" if value > middle else "white"
+        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=color)

@@ -1,4 +1,4 @@
-"""Figures in a notebook, whatever its plotting back end."""
+"""Figures in a notebook, with any plotting back end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _DOTS_PER_INCH = 90
 
 
 class FigureView:
-    """A figure that a notebook displays as PNG."""
+    """A figure that a notebook shows as PNG."""
 
     def __init__(self, figure: Figure) -> None:
         self.figure = figure

@@ -1,4 +1,4 @@
-"""What TensorBoard shows beside the curves of training: groups, scores, a page that sorts them.
+"""TensorBoard pages other than training curves: the layout, task groups, scores, animations.
 
 Letters: N tasks.
 """
@@ -16,7 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 from m3dt.plots.heat_map import heat_map
 from m3dt.tasks import DOMAINS
 
-# The custom scalars page: backbone, experts and router side by side, a chart a question.
+# The custom scalars page: backbone, experts and router together, one chart per question.
 LAYOUT = {
     "training": {
         "loss": ["Multiline", ["train/loss"]],
@@ -27,7 +27,7 @@ LAYOUT = {
         "attention and MLP": ["Multiline", ["conflict/attention", "conflict/mlp"]],
         "experts": ["Multiline", ["conflict/experts_grouped", "conflict/experts_all"]],
     },
-    "similarity, and what comes for free": {
+    "similarity, and its value for independent gradients": {
         "backbone": [
             "Multiline",
             ["similarity/to_mean", "similarity/leave_one_out", "similarity/independent"],
@@ -53,13 +53,13 @@ def write_layout(run: Path) -> None:
 def write_groups(
     run: Path, gram: np.ndarray | None, groups: Sequence[Sequence[int]], tasks: Sequence[str]
 ) -> None:
-    """Write the task groups, and the agreement of their tasks.
+    """Write the task groups and the agreement of their tasks' gradients.
 
     Args:
         run: The run's folder.
-        gram: Inner products of the agreement vectors, (N, N); None for random groups.
-        groups: Positions of the tasks of each group.
-        tasks: Names, N of them.
+        gram: Inner products of the tasks' gradients, (N, N); None for random groups.
+        groups: Indices of the tasks of each group.
+        tasks: Names of the N tasks.
     """
     with SummaryWriter(str(run / "logs" / "grouping")) as writer:
         lines = [
@@ -82,7 +82,7 @@ def write_groups(
 
 
 def write_scores(run: Path, name: str, step: int, result: Mapping[str, Any]) -> None:
-    """Write a model's scores, one TensorBoard run a model."""
+    """Write the scores of a model, as a TensorBoard run of its own."""
     with SummaryWriter(str(run / "logs" / "evaluation" / name.replace(":", "-"))) as writer:
         for key, value in score_scalars(result).items():
             writer.add_scalar(key, value, step)
@@ -91,15 +91,15 @@ def write_scores(run: Path, name: str, step: int, result: Mapping[str, Any]) -> 
 def write_video(
     run: Path, name: str, task: str, step: int, gif: bytes, size: Sequence[int]
 ) -> None:
-    """Write an animated GIF among the images of a model.
+    """Write an animated GIF to the images of a model.
 
     Args:
         run: The run's folder.
-        name: Of the model.
-        task: What is played.
-        step: Of the weights.
-        gif: The file's content.
-        size: Height and width.
+        name: Name of the model.
+        task: Name of the task.
+        step: Training step of the model.
+        gif: Content of the file.
+        size: Height and width in pixels.
     """
     image = Summary.Image(height=size[0], width=size[1], colorspace=3, encoded_image_string=gif)
     summary = Summary(value=[Summary.Value(tag=f"rollout/{task}", image=image)])
@@ -108,7 +108,7 @@ def write_video(
 
 
 def score_scalars(result: Mapping[str, Any]) -> dict[str, float]:
-    """Return the scores of an evaluation by their names in TensorBoard."""
+    """Return the scores of an evaluation under their TensorBoard tags."""
     return {
         "eval/score": result["score"],
         **{f"eval/{domain}/score": score for domain, score in result["domains"].items()},
@@ -122,13 +122,13 @@ def write_hyperparameters(
     settings: Mapping[str, bool | int | float | str],
     result: Mapping[str, Any],
 ) -> None:
-    """Write a model's settings and final scores for the HParams page.
+    """Write the settings and final scores of a model for the HParams page.
 
     Args:
         run: The run's folder.
-        name: Of the model.
-        settings: What tells it from others: numbers and words.
-        result: What an evaluation returned.
+        name: Name of the model.
+        settings: Settings that distinguish it from other models.
+        result: Result of its evaluation.
     """
     scores = {k: v for k, v in score_scalars(result).items() if not k.startswith("eval/task/")}
     with SummaryWriter(str(run / "logs" / "hparams" / name.replace(":", "-"))) as writer:

@@ -1,13 +1,13 @@
-"""Studies: grids of settings, each cell trained and evaluated once, one table of results."""
+"""Studies: grids of settings, each cell trained and evaluated once, one table of scores."""
 
-from m3dt.study.cells import SCORES, Cell, Study, load_study
 from m3dt.study.claims import claims, claims_table
-from m3dt.study.estimates import Results
-from m3dt.study.pages import PAGES, TABLES, write_pages
+from m3dt.study.grid import SCORES, Cell, Study, load_study
+from m3dt.study.outputs import FIGURES, TABLES, write_outputs
 from m3dt.study.runner import run_study
+from m3dt.study.study_results import Results
 
 __all__ = [
-    "PAGES",
+    "FIGURES",
     "SCORES",
     "TABLES",
     "Cell",
@@ -17,5 +17,5 @@ __all__ = [
     "claims_table",
     "load_study",
     "run_study",
-    "write_pages",
+    "write_outputs",
 ]

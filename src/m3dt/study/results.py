@@ -1,162 +1,173 @@
-"""What a study has found: a table of scores, each task's scores, and curves of conflict."""
+"""Results of a study, read from its files: scores by seed, scores per task, conflict curves."""
 
 from __future__ import annotations
 
 import csv
-import io
 import json
 import math
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import pstdev
-from typing import Any
+from typing import Any, TypedDict
 
-from filelock import FileLock
-from rich.console import Console
-from rich.table import Table
-
-from m3dt.runs.registry import ENTRY
-from m3dt.study.cells import SCORES, Cell, Study
-from m3dt.tasks import DOMAINS
 from m3dt.utils.errors import UserError
-from m3dt.utils.files import atomic_path, write_json
-from m3dt.utils.folders import check_writable
 
 
-def write_results(study: Study, file: Path) -> None:
-    """Write the scores of all evaluated cells; beside them each task's, and conflict curves.
+class ConflictRecord(TypedDict):
+    """Agreement of the tasks' gradients at one step of training.
 
-    Jobs that share a table write it one after the other.
+    `mean` is the conflict, 1 - cosine to the mean gradient, averaged over tasks, and `smoothed` its
+    moving average; `parts` has it by part of the model. `spread` is its deviation over tasks.
+    The other measures are cosines: `leave_one_out` to the mean of the other tasks, `pairwise`
+    between two tasks, `independent` the value expected of independent gradients.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(file.with_name(f".{file.name}.lock")):
-        _write(study, file)
+
+    step: int
+    mean: float
+    smoothed: float
+    parts: dict[str, float]
+    spread: float
+    leave_one_out: float
+    pairwise: float
+    independent: float
 
 
-def check_table(study: Study, file: Path) -> None:
-    """Refuse a table whose rows were made with other settings, which would be lost.
+class ExpertAgreement(TypedDict):
+    """Agreement of gradients in the parameters of experts, averaged over tasks."""
 
-    Raises:
-        UserError: It is one.
+    conflict: float
+    leave_one_out: float
+    num_tasks: float
+
+
+class ExpertRecord(TypedDict, total=False):
+    """Agreement inside experts at one step: among the tasks of each group, and among all tasks."""
+
+    step: int
+    grouped: ExpertAgreement
+    all: ExpertAgreement
+
+
+class Curve(TypedDict):
+    """A measure over training, as models are registered with it."""
+
+    history: list[Any]  # of ConflictRecord or ExpertRecord
+
+
+@dataclass(frozen=True)
+class Results:
+    """The table and the curves of a study.
+
+    Attributes:
+        rows: One per cell, as in the CSV: its part, values and scores.
+        curves: By cell and kind of curve, such as `backbone/conflict`.
+        tasks: By cell, the score of each task.
     """
-    check_writable(file)
-    kept = {row["cell"] for row in results(study, file)}
-    known = {cell.name for cell in study.cells}
-    lost = [row["cell"] for row in _table(file) if row.get("cell") in known - kept]
-    if lost:
-        raise UserError(
-            f"{file}: {len(lost)} cells were made with other settings, {lost[0]} for one. "
-            "Give --csv FILE for a table of its own, or delete this one."
-        )
 
+    rows: tuple[dict[str, str], ...]
+    curves: Mapping[str, Mapping[str, Curve]]
+    tasks: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
-def _write(study: Study, file: Path) -> None:
-    rows = results(study, file)
-    if not rows:
-        return
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    for name, find in (("conflict", _curves), ("tasks", _tasks)):
-        beside = file.with_name(f"{file.stem}_{name}.json")
-        known = json.loads(beside.read_text()) if beside.is_file() else {}
-        found = {row["cell"]: find(study, row["cell"]) or known.get(row["cell"]) for row in rows}
-        write_json(beside, {cell: what for cell, what in found.items() if what})
-    with atomic_path(file) as temporary:
-        temporary.write_text(text.getvalue())
+    @classmethod
+    def read(cls, file: Path | str) -> Results:
+        """Read a CSV of `m3dt study` and the two JSON files next to it.
 
+        Raises:
+            UserError: The file does not exist or is something else.
+        """
+        file = Path(file)
+        if not file.is_file():
+            raise UserError(
+                f"{file}: no such results. `m3dt study conf/study/{file.stem}.yaml` makes them."
+            )
+        paths = [file.with_name(f"{file.stem}_{name}.json") for name in ("conflict", "tasks")]
+        contents = [json.loads(path.read_text()) if path.is_file() else {} for path in paths]
+        with file.open() as lines:
+            rows = tuple(csv.DictReader(lines))
+        if not rows or not {"part", "seed", "score"} <= set(rows[0]):
+            raise UserError(f"{file}: not the results of a study in parts, such as lite.yaml")
+        return cls(rows, *contents)
 
-def results(study: Study, file: Path) -> list[dict[str, Any]]:
-    """Return a row for every cell that has been evaluated: its values, scores and sizes.
+    def scores(self, part: str, column: str = "score", **values: object) -> dict[int, float]:
+        """Return a column by seed, of the cells of a part that have the given values.
 
-    Other models of the cell that were evaluated too have a column each, such as `oracle`. A cell
-    whose run is not here has the row that the table holds, if it was made with the same settings.
-    """
-    before = {row["cell"]: row for row in _table(file) if "cell" in row}
-    rows = []
-    for cell in study.cells:
-        if (study.runs / cell.name / SCORES).is_file():
-            rows.append(_row(study, cell))
-        elif cell.name in before and before[cell.name].get("settings") == cell.key:
-            rows.append(before[cell.name])
-    return rows
+        Args:
+            part: A part of the study.
+            column: Such as `score`, `oracle` or a domain.
+            **values: Values of settings, by the last part of their names: `suite="mt10"`.
+        """
+        found = {
+            int(row["seed"]): float(row[column])
+            for row in self._rows(part, values)
+            if row.get(column)
+        }
+        return {seed: value for seed, value in found.items() if not math.isnan(value)}
 
+    def task_scores(self, part: str, **values: object) -> dict[int, Mapping[str, float]]:
+        """Return the scores per task by seed, of the cells that `scores` selects."""
+        rows = self._rows(part, values)
+        return {int(r["seed"]): self.tasks[r["cell"]] for r in rows if r["cell"] in self.tasks}
 
-def _table(file: Path) -> list[dict[str, str]]:
-    if not file.is_file():
-        return []
-    with file.open() as lines:
-        return list(csv.DictReader(lines))
+    def _rows(self, part: str, values: Mapping[str, object]) -> list[dict[str, str]]:
+        found = []
+        for row in self.rows:
+            short = {key.rpartition(".")[2]: value for key, value in row.items()}
+            matches = all(short.get(key) == str(value) for key, value in values.items())
+            if row["part"] == part and matches:
+                found.append(row)
+        return found
 
+    def values(self, part: str, setting: str) -> list[int]:
+        """Return the sorted values of a numeric setting among the cells of a part.
 
-def _row(study: Study, cell: Cell) -> dict[str, Any]:
-    settings = list(dict.fromkeys(setting for cell in study.cells for setting in cell.values))
-    found = json.loads((study.runs / cell.name / SCORES).read_text())
-    low, high = found["ci95"]
-    row: dict[str, Any] = {"part": cell.part} if cell.part else {}
-    row |= {setting: cell.values.get(setting, "") for setting in settings}
-    row |= {
-        "title": found["method"],
-        "score": round(found["score"], 2),
-        "low": round(low, 2),
-        "high": round(high, 2),
-        **{d: round(found["domains"].get(d, float("nan")), 2) for d in DOMAINS},
-        "parameters": found["num_parameters"],
-        "episodes": found["episodes"],
-        "cell": cell.name,
-        "settings": cell.key,
-    }
-    for model in cell.models[:-1]:
-        path = study.runs / cell.name / "evaluation" / f"{model.replace(':', '-')}.json"
-        if path.is_file():
-            row[model] = round(json.loads(path.read_text())["result"]["score"], 2)
-    return row
+        Args:
+            part: A part of the study.
+            setting: The last part of the setting's name.
+        """
+        found = {
+            value
+            for row in self.rows
+            for key, value in row.items()
+            if row["part"] == part and key.rpartition(".")[2] == setting and value
+        }
+        return sorted(map(int, found))
 
+    def conflict(self, cell: str, kind: str) -> dict[int, list[ConflictRecord]]:
+        """Return the conflict during training, by seed.
 
-def _tasks(study: Study, name: str) -> dict[str, float]:
-    """Return each task's score of the cell's own model."""
-    path = study.runs / name / SCORES
-    if not path.is_file():
-        return {}
-    found = json.loads(path.read_text())["tasks"]
-    return {task: round(result["score"], 2) for task, result in found.items()}
+        Args:
+            cell: Name of the cells without the seed: `mt160_promptdt`.
+            kind: Kind of model: `backbone` or `baseline`.
+        """
+        return self._histories(cell, f"{kind}/conflict")
 
+    def expert_conflict(self, cell: str, kind: str) -> dict[int, list[ExpertRecord]]:
+        """Return the conflict inside experts by seed, of kind `expert` or `router`."""
+        return self._histories(cell, f"{kind}/expert_conflict")
 
-def _curves(study: Study, name: str) -> dict[str, Any]:
-    """Return the conflict curves that a cell's models were registered with.
+    def _histories(self, cell: str, curve: str) -> dict[int, list[Any]]:
+        found = {}
+        for name, curves in self.curves.items():
+            match = re.fullmatch(rf"seed(\d+)_{re.escape(cell)}", name)
+            if match and curve in curves and curves[curve]["history"]:
+                found[int(match[1])] = curves[curve]["history"]
+        return dict(sorted(found.items()))
 
-    Of the single tasks' similarities their standard deviation stays, as `spread`.
-    """
-    curves: dict[str, Any] = {}
-    (cell,) = (cell for cell in study.cells if cell.name == name)
-    for path in sorted((study.runs / name / "registry").glob(f"*/*/{ENTRY}")):
-        entry = json.loads(path.read_text())
-        for kind in ("conflict", "expert_conflict"):
-            measured = entry["metrics"].get(kind)
-            if measured and entry["name"] in ("main", "0", cell.values.get("method")):
-                history = [_without_tasks(record) for record in measured["history"]]
-                curves[f"{entry['kind']}/{kind}"] = {**measured, "history": history}
-    return curves
-
-
-def _without_tasks(record: dict[str, Any]) -> dict[str, Any]:
-    kept = {k: v for k, v in record.items() if k != "per_task"}
-    return {**kept, "spread": pstdev(record["per_task"])} if "per_task" in record else kept
-
-
-def show(study: Study, file: Path, console: Console) -> None:
-    """Print the scores of all evaluated cells."""
-    rows = results(study, file)
-    table = Table(title="normalized score [95 % interval]", title_justify="left")
-    domains = [d for d in DOMAINS if any(not math.isnan(float(row[d])) for row in rows)]
-    several = len({row["title"] for row in rows}) < len(rows)
-    for column in ("method", *(["cell"] * several), "mean over tasks", *domains, "parameters"):
-        table.add_column(column, justify="left" if column in ("method", "cell") else "right")
-    for row in rows:
-        score, low, high = (float(row[key]) for key in ("score", "low", "high"))
-        scores = [f"{float(row[d]):.1f}" for d in domains]
-        told = [row["title"], *([row["cell"]] * several)]
-        mean = f"{score:.1f} [{low:.0f}, {high:.0f}]"
-        table.add_row(*told, mean, *scores, f"{int(row['parameters']):,}")
-    console.print(table)
+    def summary(self) -> str:
+        """Return a Markdown sentence with the number of cells and seeds, and the missing ones."""
+        seeds: dict[str, set[str]] = defaultdict(set)
+        for row in self.rows:
+            settings = [v for k, v in row.items() if k in ("suite", "method") or "." in k]
+            seeds[" ".join(filter(None, (row["part"], *settings)))].add(row["seed"])
+        every = sorted(set.union(*seeds.values()), key=int)
+        incomplete = [
+            f"{cell} ({len(found)} of {len(every)})"
+            for cell, found in seeds.items()
+            if len(found) < len(every)
+        ]
+        text = f"{len(self.rows)} cells of the study have results, with seeds {', '.join(every)}."
+        text += " Each seed has its own task list, except at 160 tasks. Faint lines in figures are "
+        text += "single seeds."
+        return text + (f" Seeds are missing of {', '.join(incomplete)}." if incomplete else "")

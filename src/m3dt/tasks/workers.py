@@ -1,4 +1,7 @@
-"""Processes that step environments."""
+"""Processes that step environments.
+
+Letters: S state dim.
+"""
 
 from __future__ import annotations
 
@@ -16,27 +19,29 @@ from typing import Any
 
 import numpy as np
 
+from m3dt.tasks import make_env
+from m3dt.tasks.envs import TaskEnv
 from m3dt.utils.errors import RunError
 from m3dt.utils.processes import end_with_parent
 
-# Environments a worker keeps for reuse; a Meta-World one takes about 20 MB.
-_POOL = 50
+# Environments that a worker keeps for reuse; one of Meta-World takes about 20 MB.
+_MAX_FREE = 50
 
 
 @dataclass(frozen=True)
 class Transition:
-    """What the environments of a tile answered.
+    """A step of a group's environments, or their reset.
 
     Attributes:
-        tile: Number of the tile.
-        observations: (R, S).
-        rewards: (R,), 0 for episodes that had ended before; None after a reset.
-        successes: (R,) of bool, None after a reset.
-        played: (R,) of bool, whether an episode took this step; None after a reset.
+        attempt: Number of the attempt at the group.
+        observations: (episodes, S).
+        rewards: (episodes,), 0 for episodes that had ended before; None after a reset.
+        successes: (episodes,) of bool; None after a reset.
+        played: (episodes,) of bool, whether an episode took this step; None after a reset.
         done: Whether all episodes have ended.
     """
 
-    tile: int
+    attempt: int
     observations: np.ndarray
     rewards: np.ndarray | None = None
     successes: np.ndarray | None = None
@@ -46,22 +51,25 @@ class Transition:
 
 @dataclass(frozen=True)
 class Failure:
-    """What went wrong with a tile, or with all tiles of a worker that died.
+    """The failure of one attempt, or of all attempts on a worker that died.
 
     Attributes:
-        tile: Number of the tile; None for all of the worker's.
+        attempt: Number of the attempt; None if the worker died.
         message: A traceback, or the worker's exit code.
     """
 
-    tile: int | None
+    attempt: int | None
     message: str
 
 
 class WorkerPool:
-    """Steps tiles of environments in processes; answers come back as they are ready.
+    """Steps groups of environments in processes; answers come back as they are ready.
 
-    A worker that dies is replaced by a fresh one, but for one that cannot even start: the next one
-    could not either.
+    A worker that dies is replaced. One that cannot even start is not: its successor could not
+    start either.
+
+    Args:
+        num_workers: Number of processes.
     """
 
     def __init__(self, num_workers: int) -> None:
@@ -90,25 +98,24 @@ class WorkerPool:
             process.terminate()
             process.join()
 
-    def reset(self, worker: int, tile: int, task: str, seeds: Sequence[int]) -> None:
-        """Start a tile's episodes on a worker."""
-        self._send(worker, ("reset", tile, task, list(seeds)))
+    def reset(self, worker: int, attempt: int, task: str, seeds: Sequence[int]) -> None:
+        """Start an episode per seed on a worker."""
+        self._send(worker, ("reset", attempt, task, list(seeds)))
 
-    def step(self, worker: int, tile: int, actions: np.ndarray) -> None:
-        """Step a tile's environments."""
-        self._send(worker, ("step", tile, actions))
+    def step(self, worker: int, attempt: int, actions: np.ndarray) -> None:
+        """Step an attempt's environments."""
+        self._send(worker, ("step", attempt, actions))
 
     def _send(self, worker: int, command: tuple[Any, ...]) -> None:
         with self.locks[worker]:
-            # Where the worker has died, `receive` says so.
-            with suppress(OSError):
+            with suppress(OSError):  # if the worker has died, `receive` reports it
                 self.connections[worker].send(command)
 
     def receive(self, timeout: float | None = None) -> list[tuple[int, Transition | Failure]]:
-        """Wait for answers, about `timeout` seconds; return each with its worker's number.
+        """Wait about `timeout` seconds for answers; return each with its worker's number.
 
         Raises:
-            RunError: A worker failed before it could take commands.
+            RunError: A worker failed before it took commands.
         """
         answers: list[tuple[int, Transition | Failure]] = []
         while not answers:
@@ -130,14 +137,14 @@ class WorkerPool:
         return answers
 
     def _replace(self, worker: int) -> str:
-        """Start a fresh worker in the place of one that died, and say how it died."""
+        """Replace a worker that died, and return how it died."""
         process = self.processes[worker]
         process.join()
         if worker not in self._started and (process.exitcode or 0) > 0:
             raise RunError(
                 f"evaluation worker {worker} cannot start, exit code {process.exitcode}; its "
-                "message is above. A script of yours that evaluates must do so under "
-                '`if __name__ == "__main__":`, since each worker imports it.'
+                "message is above. A script that evaluates must do so under "
+                '`if __name__ == "__main__":`, because each worker imports the script.'
             ) from None
         self._started.discard(worker)
         with self.locks[worker]:
@@ -155,17 +162,23 @@ def _start() -> tuple[Connection, SpawnProcess]:
     return ours, process
 
 
-class _Tile:
-    """Episodes of one task, stepped together; those that end early wait for the others."""
+class GroupEnvironments:
+    """The environments of one group, stepped together; early finishers wait for the others.
 
-    def __init__(self, number: int, task: str, envs: list[Any]) -> None:
-        self.number, self.task, self.envs = number, task, envs
+    Args:
+        attempt: Number of the attempt at the group.
+        task: Name of the task.
+        envs: One environment per episode.
+    """
+
+    def __init__(self, attempt: int, task: str, envs: list[TaskEnv]) -> None:
+        self.attempt, self.task, self.envs = attempt, task, envs
         self._playing = np.ones(len(envs), bool)
 
     def reset(self, seeds: Sequence[int]) -> Transition:
         pairs = zip(self.envs, seeds, strict=True)
         self._observations = np.stack([env.reset(seed=seed)[0] for env, seed in pairs])
-        return Transition(self.number, self._observations)
+        return Transition(self.attempt, self._observations)
 
     def step(self, actions: np.ndarray) -> Transition:
         played = self._playing.copy()
@@ -177,7 +190,27 @@ class _Tile:
             self._playing[i] = not (terminated or truncated)
         done = not self._playing.any()
         observations = self._observations.copy()
-        return Transition(self.number, observations, rewards, successes, played, done)
+        return Transition(self.attempt, observations, rewards, successes, played, done)
+
+
+class _EnvironmentCache:
+    """Environments that no group uses at the moment, the most recently used last."""
+
+    def __init__(self) -> None:
+        self._free: list[tuple[str, TaskEnv]] = []
+
+    def take(self, task: str) -> TaskEnv:
+        """Take out a free environment of a task, or make one."""
+        for i, (name, env) in enumerate(self._free):
+            if name == task:
+                del self._free[i]
+                return env
+        return make_env(task)
+
+    def give_back(self, group: GroupEnvironments) -> None:
+        """Keep the environments of a finished group, and drop the oldest."""
+        self._free += [(group.task, env) for env in group.envs]
+        del self._free[:-_MAX_FREE]
 
 
 def _serve(connection: Connection) -> None:
@@ -185,40 +218,27 @@ def _serve(connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     end_with_parent()
     with suppress(OSError):  # the evaluation is over already
-        connection.send(None)  # it has started
-    environments: list[tuple[str, Any]] = []  # free ones, the most recently used last
-    running: dict[int, _Tile] = {}
+        connection.send(None)  # the worker has started
+    cache = _EnvironmentCache()
+    running: dict[int, GroupEnvironments] = {}  # by attempt
     while True:
         try:
-            command, number, *arguments = connection.recv()
+            command, attempt, *arguments = connection.recv()
         except (EOFError, OSError):
             return  # the evaluation is over
         try:
             if command == "reset":
                 task, seeds = arguments
-                tile = _Tile(number, task, [_take(environments, task) for _ in seeds])
-                running[number] = tile
-                connection.send(tile.reset(seeds))
-            elif number in running:  # else it failed, and this step had been on its way
-                transition = running[number].step(arguments[0])
+                envs = [cache.take(task) for _ in seeds]
+                running[attempt] = GroupEnvironments(attempt, task, envs)
+                connection.send(running[attempt].reset(seeds))
+            elif attempt in running:  # otherwise it failed while this step was on its way
+                transition = running[attempt].step(arguments[0])
                 connection.send(transition)
                 if transition.done:
-                    tile = running.pop(number)
-                    environments += [(tile.task, env) for env in tile.envs]
-                    del environments[:-_POOL]
+                    cache.give_back(running.pop(attempt))
         except BrokenPipeError:
             return
         except Exception:
-            running.pop(number, None)  # its environments may be in any state
-            connection.send(Failure(number, traceback.format_exc()))
-
-
-def _take(environments: list[tuple[str, Any]], task: str) -> Any:
-    """Take a free environment of a task out of the list, or build one."""
-    for i, (name, env) in enumerate(environments):
-        if name == task:
-            del environments[i]
-            return env
-    from m3dt.tasks import make_env  # loads the simulator, in the worker alone
-
-    return make_env(task)
+            running.pop(attempt, None)  # its environments may be in any state
+            connection.send(Failure(attempt, traceback.format_exc()))

@@ -46,7 +46,7 @@ def _reused(run: Run, kind: str, name: str, settings: dict[str, Any]) -> Entry |
         return None
     other = Registry(source)
     if not other.folder.is_dir():
-        raise UserError(f"reuse={source}: holds no models")
+        raise UserError(f"{run.config.sources.of('reuse')}: reuse={source}: holds no models")
     entry = other.find(kind, name)
     if entry is None:
         return None

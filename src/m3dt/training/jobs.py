@@ -46,6 +46,7 @@ class Job(ABC):
         divisible: Whether several devices share it by training different models.
         names: Names of the models within the kind.
         parents: Registered models that these build on.
+        resumed_with: What else an interrupted training must find as it was; known once built.
     """
 
     title: str
@@ -58,6 +59,7 @@ class Job(ABC):
         self.folder = self.section
         self.names: tuple[str, ...] = (MAIN,)
         self.parents: list[Entry] = []
+        self.resumed_with: dict[str, Any] = {}
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
@@ -70,19 +72,6 @@ class Job(ABC):
     @abstractmethod
     def products(self, stage: Stage) -> Iterator[Product]:
         """Yield the models of a trained stage."""
-
-    def resume_settings(self) -> dict[str, Any]:
-        """Return what else an interrupted training must find as it was."""
-        return {}
-
-    def finished(self) -> str:
-        """Return what is said where all models are registered."""
-        step = self.run.registry.get(self.kind, self.names[0]).step
-        return f"{self.title} is finished: {self.kind} at step {step}."
-
-    def registered(self, step: int, missing: Sequence[str]) -> str:
-        """Return what is said once the missing models are registered."""
-        return f"{self.title}: {self.kind} registered, weights of step {step}."
 
 
 class BackboneJob(Job):
@@ -117,8 +106,7 @@ class ExpertsJob(Job):
         super().__init__(run)
         config = run.config
         self.backbone = trained_backbone(run, "stage2")
-        self.experts: list[int] = []  # of the running training
-        if config.moe.training == "ungrouped":
+        if config.moe.training == "ungrouped":  # experts train in stage 3
             self.names = ()
             return
         index, count = config.stage2.shard_numbers()
@@ -139,31 +127,19 @@ class ExpertsJob(Job):
     def build(self, missing: Sequence[str]) -> Built:
         config = self.run.config
         started = started_settings(self.run.checkpoints / self.folder)
-        self.experts = started["experts"] if started else [int(name) for name in missing]
+        experts = started["experts"] if started else [int(name) for name in missing]
+        self.resumed_with = {"experts": experts}
         position = {task: i for i, task in enumerate(self.run.tasks)}
-        streams = (
-            TaskStream(k, tuple(position[task] for task in self.groups[k])) for k in self.experts
-        )
+        streams = (TaskStream(k, tuple(position[task] for task in self.groups[k])) for k in experts)
         model = build_backbone(self.run, self.backbone)
-        add_mixtures(model, len(self.experts), routed=False, moe=config.moe)
-        stage = ExpertStage(model, config.stage2, config.seed, self.experts)
+        add_mixtures(model, len(experts), routed=False, moe=config.moe)
+        stage = ExpertStage(model, config.stage2, config.seed, experts)
         return stage, self.run.batches("stage2", ExpertStreams(tuple(streams)))
-
-    def resume_settings(self) -> dict[str, Any]:
-        return {"experts": self.experts}
 
     def products(self, stage: Stage) -> Iterator[Product]:
         assert isinstance(stage, ExpertStage)
         for k, weights in stage.expert_weights().items():
             yield Product(str(k), weights, tuple(self.groups[k]))
-
-    def finished(self) -> str:
-        if not self.names:
-            return "moe.training=ungrouped: experts train in stage 3."
-        return f"stage 2 is finished: {len(self.names)} experts."
-
-    def registered(self, step: int, missing: Sequence[str]) -> str:
-        return f"stage 2: {len(missing)} experts registered, {step} steps each."
 
 
 class RouterJob(Job):
@@ -217,8 +193,9 @@ class BaselineJob(Job):
         self.names = (config.method,)
         if config.method == "harmodt" and config.loader.sampling != "one_task":
             raise UserError(
-                f"loader.sampling={config.loader.sampling}: a step of HarmoDT belongs to one "
-                "task's mask. Set loader.sampling=one_task."
+                f"{config.sources.of('loader.sampling')}: loader.sampling="
+                f"{config.loader.sampling}: a step of HarmoDT belongs to one task's mask. Set "
+                "loader.sampling=one_task."
             )
 
     def settings(self) -> dict[str, Any]:

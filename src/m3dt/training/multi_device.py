@@ -35,7 +35,8 @@ def devices_of(config: Config) -> list[int]:
         return []  # on several nodes, run one job per shard
     if isinstance(asked, list | tuple):
         if not all(str(device).isdigit() for device in asked):
-            raise UserError(f"trainer.devices={list(asked)}: must be numbers of devices")
+            source = config.sources.of("trainer.devices")
+            raise UserError(f"{source}: trainer.devices={list(asked)} must be numbers of devices")
         return [int(device) for device in asked]
     if str(asked) in ("auto", "-1"):
         return [] if on_cpu else list(range(torch.cuda.device_count()))

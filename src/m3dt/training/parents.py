@@ -15,7 +15,7 @@ def check_has_stages(config: Config) -> None:
     """Refuse to run a stage of a method that has none."""
     if config.method in BASELINES:
         raise UserError(
-            f"method={config.method} has no stages. "
+            f"{config.sources.of('method')}: method={config.method} has no stages. "
             f"Run `m3dt train --conf {config.conf} method={config.method}`."
         )
 
@@ -24,7 +24,10 @@ def check_num_experts(run: Run) -> None:
     """Refuse more experts than tasks."""
     experts, tasks = run.config.moe.num_experts, len(run.tasks)
     if experts > tasks:
-        raise UserError(f"moe.num_experts={experts}: there are only {tasks} tasks to divide")
+        source = run.config.sources.of("moe.num_experts")
+        raise UserError(
+            f"{source}: moe.num_experts={experts}: there are only {tasks} tasks to divide"
+        )
 
 
 def build_backbone(run: Run, entry: Entry) -> PromptDT:

@@ -6,7 +6,7 @@ import lightning.pytorch as pl
 from rich.console import Console
 
 from m3dt.config import BASELINES, Config
-from m3dt.runs import Entry, check_parent
+from m3dt.runs import check_parent
 from m3dt.training.callbacks import build_callbacks, deciding_settings
 from m3dt.training.fingerprint import precision
 from m3dt.training.finished import find_finished
@@ -46,8 +46,8 @@ def train(config: Config, command: str, console: Console) -> None:
         complete(_STAGES[stage](run))
 
 
-def complete(job: Job) -> list[Entry]:
-    """Return the models of a job, trained now unless the registry holds them already.
+def complete(job: Job) -> None:
+    """Train the models of a job, unless the registry holds them already.
 
     Raises:
         UserError: The registry holds models made with other settings, data or parents.
@@ -67,12 +67,13 @@ def complete(job: Job) -> list[Entry]:
     missing = [name for name, entry in found.items() if entry is None]
     devices = devices_of(run.config) if job.divisible and missing else []
     if not missing:
-        run.console.print(f"{job.finished()} Nothing to do.")
+        steps = sorted({entry.step for entry in found.values() if entry is not None})
+        made = f"{_count(job)} of step {', '.join(map(str, steps))}" if steps else "no models"
+        run.console.print(f"{job.title} is finished: {made}. Nothing to do.")
     elif len(devices) > 1:
         train_on_devices(run, job.names, devices)
     else:
         _train(job, missing, callbacks, settings)
-    return [run.registry.get(job.kind, name) for name in job.names]
 
 
 def _train(
@@ -80,7 +81,7 @@ def _train(
 ) -> None:
     run = job.run
     stage, data = job.build(missing)
-    unchanged = {**run.resume_settings(settings, job.parents), **job.resume_settings()}
+    unchanged = {**run.resume_settings(settings, job.parents), **job.resumed_with}
     with run.training(job.folder) as folder:
         fitted = fit(run.config, stage, data, callbacks, unchanged, folder, run.console)
         if is_first_rank():
@@ -88,4 +89,8 @@ def _train(
                 if product.name in missing:
                     entry = run.describe(job.kind, settings, job.parents, product, fitted)
                     run.registry.save(entry, product.weights, **product.extra)
-    run.console.print(job.registered(fitted.step, missing))
+    run.console.print(f"{job.title}: {_count(job)} registered, weights of step {fitted.step}.")
+
+
+def _count(job: Job) -> str:
+    return job.kind if len(job.names) == 1 else f"{len(job.names)} {job.kind}s"

@@ -1,7 +1,7 @@
 """Shortcuts: functions that compute what the modules of `m3dt.models.plain` say, with less work.
 
-They change rounding and nothing else; tests hold them equal to the plain form. Training without
-them: `compute.shortcuts=off`.
+They change rounding and, with dropout, which units are dropped; nothing else. Tests hold them equal
+to the plain form. `compute.shortcuts=off` trains without them.
 """
 
 from m3dt.models.fast.forward import act, encode_prompt, predict

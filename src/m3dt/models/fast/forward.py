@@ -11,9 +11,9 @@ from torch import Tensor
 
 from m3dt.config import ComputeConfig
 from m3dt.data.batch import Batch, Segment
-from m3dt.models.fast.big_experts import run_big_experts
 from m3dt.models.fast.prompts import EncodedPrompt, KeyValues
 from m3dt.models.fast.transformer import ALL, run_transformer
+from m3dt.models.fast.trunk_mixture import run_big_experts
 from m3dt.models.plain import STATE_TOKEN, TOKENS_PER_STEP, PromptDT, token_mask
 from m3dt.models.variants.big_experts import TrunkMixture
 from m3dt.models.variants.mtdt import MTDT

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from m3dt.config import ComputeConfig
 from m3dt.models.fast.dropout import drop, dropout_mask
-from m3dt.models.fast.experts import run_mixture
+from m3dt.models.fast.mixture import run_mixture
 from m3dt.models.fast.prompts import KeyValues
 from m3dt.models.plain import Attention, Block, FeedForward, Transformer, causal_mask
 

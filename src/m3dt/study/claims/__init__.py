@@ -1,29 +1,18 @@
-"""What a study says of the paper's claims: our numbers, and whether each claim holds."""
+"""The paper's claims: our numbers, and whether each claim holds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from m3dt.study.claims.ablation_claims import ablation_claims
-from m3dt.study.claims.claim import FAILS, HOLDS, MISSING, OPEN, OURS, Claim, verdict
+from m3dt.study.claims.claim import Claim
 from m3dt.study.claims.conflict_claims import conflict_claims
 from m3dt.study.claims.method_claims import method_claims
 from m3dt.study.claims.scaling_claims import scaling_claims
-from m3dt.study.estimates import Results
-from m3dt.study.markdown import markdown
+from m3dt.study.markdown import markdown_table
+from m3dt.study.study_results import Results
 
-__all__ = [
-    "FAILS",
-    "HOLDS",
-    "MISSING",
-    "OPEN",
-    "OURS",
-    "SUBJECTS",
-    "Claim",
-    "claims",
-    "claims_table",
-    "verdict",
-]
+__all__ = ["SUBJECTS", "claims", "claims_table"]
 
 SUBJECTS: dict[str, Callable[[Results], list[Claim]]] = {
     "scaling": scaling_claims,
@@ -34,12 +23,13 @@ SUBJECTS: dict[str, Callable[[Results], list[Claim]]] = {
 
 
 def claims(results: Results, subject: str = "") -> list[Claim]:
-    """Return every claim that the study was made for, or those of one subject."""
+    """Return all claims that the study tests, or those of one subject."""
     chosen = [subject] if subject else list(SUBJECTS)
     return [claim for name in chosen for claim in SUBJECTS[name](results)]
 
 
 def claims_table(results: Results, subject: str = "") -> str:
-    """Return the claims, or those of one subject, as Markdown."""
+    """Return all claims, or those of one subject, as Markdown."""
     rows = [[c.text, c.paper, c.ours, c.verdict] for c in claims(results, subject)]
-    return markdown(["claim", "paper", "here, mean over seeds [95 % interval]", "verdict"], rows)
+    header = ["claim", "paper", "here, mean over seeds [95 % interval]", "verdict"]
+    return markdown_table(header, rows)

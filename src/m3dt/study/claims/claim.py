@@ -1,26 +1,26 @@
-"""A claim, and whether numbers by seed bear it out."""
+"""A claim and its verdict from scores by seed."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from m3dt.study.estimates import NOT_MEASURED, Estimate, Scores, difference, estimate
+from m3dt.study.estimates import NOT_MEASURED, Estimate, Scores, difference, format_scores
 
-HOLDS, FAILS, OPEN, MISSING = "holds", "does not hold", "cannot be told", NOT_MEASURED
-OURS = "a question of ours"  # where the paper is silent
+HOLDS, FAILS, INCONCLUSIVE, MISSING = "holds", "does not hold", "inconclusive", NOT_MEASURED
+NOT_IN_PAPER = "a question of ours"
 NO_NUMBER = "no number stated"
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the paper beside our numbers.
+    """A claim of the paper with our numbers.
 
     Attributes:
-        name: A word to find it by.
-        text: What is claimed.
-        paper: What the paper says of it: its number, `NO_NUMBER` or `OURS`.
+        name: Identifies the claim.
+        text: The claim.
+        paper: The paper's number, `NO_NUMBER` or `NOT_IN_PAPER`.
         ours: Our numbers.
-        verdict: One of `HOLDS`, `FAILS`, `OPEN`, `MISSING`.
+        verdict: One of `HOLDS`, `FAILS`, `INCONCLUSIVE`, `MISSING`.
     """
 
     name: str
@@ -30,32 +30,32 @@ class Claim:
     verdict: str
 
     def sentence(self) -> str:
-        """Return what a figure's caption says."""
-        source = self.paper if self.paper == OURS else f"paper: {self.paper}"
-        known = "" if self.verdict == MISSING else " here"
+        """Return the claim, its verdict and our numbers as a sentence for a caption."""
+        source = self.paper if self.paper == NOT_IN_PAPER else f"paper: {self.paper}"
+        here = "" if self.verdict == MISSING else " here"
         ours = f" {self.ours[0].upper()}{self.ours[1:]}." if self.ours else ""
-        return f"{self.text} ({source}): **{self.verdict}**{known}.{ours}"
+        return f"{self.text} ({source}): **{self.verdict}**{here}.{ours}"
 
 
 def verdict(found: Estimate | None) -> str:
-    """Return whether a difference that is claimed to be positive is.
+    """Return whether a difference is positive, as claimed.
 
-    It takes an interval, hence several seeds, to say more than that it cannot be told.
+    A single seed has no interval and is inconclusive.
     """
     if found is None:
         return MISSING
     if found.seeds < 2:
-        return OPEN
-    return HOLDS if found.low > 0 else FAILS if found.high < 0 else OPEN
+        return INCONCLUSIVE
+    return HOLDS if found.low > 0 else FAILS if found.high < 0 else INCONCLUSIVE
 
 
 def joint_verdict(verdicts: list[str]) -> str:
-    """Return whether several things that are claimed together all hold."""
+    """Return the verdict on a claim that consists of several."""
     if not verdicts or MISSING in verdicts:
         return MISSING
     if FAILS in verdicts:
         return FAILS
-    return OPEN if OPEN in verdicts else HOLDS
+    return INCONCLUSIVE if INCONCLUSIVE in verdicts else HOLDS
 
 
 def compare(
@@ -66,23 +66,17 @@ def compare(
     worse: tuple[str, Scores],
     unit: str = "",
 ) -> Claim:
-    """Return the claim that one set of scores, with its title, exceeds another.
+    """Return the claim that some scores exceed others.
 
     Args:
-        name: A word to find it by.
-        text: What is claimed.
-        paper: What the paper says of it.
-        better: Title and scores of what is claimed to have more.
-        worse: The same of what is claimed to have less.
-        unit: Follows the numbers.
+        name: Identifies the claim.
+        text: The claim.
+        paper: What the paper says about it.
+        better: Title and scores of what is claimed to be higher.
+        worse: Title and scores of what is claimed to be lower.
+        unit: Unit of the numbers.
     """
     found = difference(better[1], worse[1])
-    told = ", ".join(f"{title}: {say(scores, unit)}" for title, scores in (better, worse))
+    both = ", ".join(f"{title}: {format_scores(scores, unit)}" for title, scores in (better, worse))
     change = "" if found is None else f"; difference {found.text(unit)}"
-    return Claim(name, text, paper, told + change, verdict(found))
-
-
-def say(scores: Scores, unit: str = "") -> str:
-    """Return mean and interval over seeds in words."""
-    found = estimate(scores.values())
-    return NOT_MEASURED if found is None else found.text(unit)
+    return Claim(name, text, paper, both + change, verdict(found))

@@ -1,35 +1,31 @@
-"""Claims on more tasks, parameters and experts: figures 2, 3, 6, 8, 10."""
+"""Claims about more tasks, parameters and experts: figures 2, 3, 6, 8, 10."""
 
 from __future__ import annotations
 
-from m3dt.study import paper
+from dataclasses import replace
+
+from m3dt.study import paper, queries
 from m3dt.study.claims.claim import (
     MISSING,
     NO_NUMBER,
-    OURS,
+    NOT_IN_PAPER,
     Claim,
     compare,
     joint_verdict,
-    say,
     verdict,
 )
-from m3dt.study.estimates import Results, Scores, difference, estimate, minus
-from m3dt.study.lookup import (
-    MAIN,
-    base,
-    by_experts,
-    by_width,
-    on_list,
-    prompt_dt,
-    shapes,
-    widths,
-)
+from m3dt.study.estimates import Scores, estimate, format_scores, minus
+from m3dt.study.method_names import PROMPT_DT
+from m3dt.study.queries import FEW, MANY, MEDIUM
+from m3dt.study.study_results import Results
 
-_FEW, _MANY = 10, 160
+_EXPERTS = ("experts", "More experts help")
+_LEVELS = ("experts level", "Their gain levels off")
+_ORACLE = ("oracle", "The oracle's lead over the router grows with experts")
 
 
 def scaling_claims(results: Results) -> list[Claim]:
-    """Return the claims on how scores change with tasks, parameters and experts."""
+    """Return the claims about how scores change with tasks, parameters and experts."""
     return [
         *_tasks(results),
         _saturation(results),
@@ -40,79 +36,75 @@ def scaling_claims(results: Results) -> list[Claim]:
 
 
 def _tasks(results: Results) -> list[Claim]:
-    pairs = [
-        [on_list(results, _FEW, learned, method) for learned in (_FEW, _MANY)]
-        for method in ("promptdt", "m3dt-gradient")
-    ]
-    text = f"Prompt-DT plays the same {_FEW} tasks worse where it learned {_MANY}"
-    lost = [_lost(few, many) for few, many in pairs]
-    (few, many), _ = pairs
+    (few, many), m3dt = (
+        [queries.scores_on_list(results, FEW, trained, method) for trained in (FEW, MANY)]
+        for method in (PROMPT_DT, "m3dt-gradient")
+    )
+    text = f"Prompt-DT scores lower on the same {FEW} tasks when trained on {MANY}"
     return [
         compare("tasks", text, "by about 20 %, each number on its own tasks",
-                (f"{_FEW} learned", few), (f"{_MANY} learned", many)),
-        compare("drop", "M3DT loses less of its score by that than Prompt-DT",
-                f"{paper.DROP_10_TO_160} % against about 20 %", ("Lost by Prompt-DT", lost[0]),
-                ("by M3DT", lost[1]), " %"),
+                (f"trained on {FEW}", few), (f"on {MANY}", many)),
+        compare("drop", "M3DT loses a smaller share of its score than Prompt-DT",
+                f"{paper.DROP_10_TO_160} % against about 20 %",
+                ("Lost by Prompt-DT", _percent_lost(few, many)),
+                ("by M3DT", _percent_lost(*m3dt)), " %"),
     ]  # fmt: skip
 
 
-def _lost(few: Scores, many: Scores) -> Scores:
-    return {seed: 100 * (1 - many[seed] / few[seed]) for seed in few.keys() & many.keys()}
+def _percent_lost(before: Scores, after: Scores) -> Scores:
+    return {s: 100 * (1 - after[s] / before[s]) for s in before.keys() & after.keys()}
 
 
 def _saturation(results: Results) -> Claim:
-    text = f"A second doubling of width gains less than the first at {MAIN} tasks"
-    sizes = widths(results)
+    text = f"A second doubling of width gains less than the first at {MEDIUM} tasks"
+    stated, sizes = "wider models saturate at 160 tasks", queries.widths(results)
     doublings = [(width, 2 * width) for width in sizes if 2 * width in sizes]
     if len(doublings) < 2:
-        return Claim("width", text, "wider models saturate at 160 tasks", "", MISSING)
+        return Claim("width", text, stated, "", MISSING)
     first, last = (
         (
             f"from {narrow} to {wide}",
-            minus(prompt_dt(results, MAIN, wide), prompt_dt(results, MAIN, narrow)),
+            minus(*(queries.prompt_dt_scores(results, MEDIUM, width) for width in (wide, narrow))),
         )
         for narrow, wide in (doublings[0], doublings[-1])
     )
-    titled = f"Points gained {first[0]}", first[1]
-    return compare("width", text, "wider models saturate at 160 tasks", titled, last)
+    return compare("width", text, stated, (f"Points gained {first[0]}", first[1]), last)
 
 
 def _experts(results: Results) -> list[Claim]:
-    by_count, oracle = by_experts(results), by_experts(results, "oracle")
-    counts = list(by_count)
-    fewest, own, most = min(by_count), base().moe.num_experts, max(by_count)
+    routed = queries.scores_by_experts(results)
+    oracle = queries.scores_by_experts(results, "oracle")
     gain = "by {} to {} %".format(*paper.MORE_EXPERTS)
-    if len({fewest, own, most}) < 3:
-        texts = {
-            "experts": ("More experts help", gain),
-            "experts level": ("Their gain levels", NO_NUMBER),
-            "oracle": ("The oracle's lead over the router grows with experts", NO_NUMBER),
-        }
-        return [Claim(name, *told, "", MISSING) for name, told in texts.items()]
-    more = difference(by_count[own], by_count[fewest])
-    listed = ", ".join(f"{count}: {say(scores)}" for count, scores in by_count.items())
-    relative = {
-        seed: 100 * change / by_count[fewest][seed]
-        for seed, change in minus(by_count[own], by_count[fewest]).items()
-    }
-    told = f"By experts {listed}; from {fewest} to {own}: {say(relative, ' %')}"
-    leads = {count: minus(oracle[count], by_count[count]) for count in by_count}
+    fewest, default, most = min(routed), queries.base().moe.num_experts, max(routed)
+    if len({fewest, default, most}) < 3:
+        stated = ((_EXPERTS, gain), (_LEVELS, NO_NUMBER), (_ORACLE, NO_NUMBER))
+        return [Claim(*claim, number, "", MISSING) for claim, number in stated]
+    change = minus(routed[default], routed[fewest])
+    percent = {seed: 100 * points / routed[fewest][seed] for seed, points in change.items()}
+    listed = ", ".join(f"{count}: {format_scores(scores)}" for count, scores in routed.items())
+    ours = f"By experts {listed}; from {fewest} to {default}: {format_scores(percent, ' %')}"
+    counts = list(routed)
+    first_step, last_step = (
+        (f"from {fewer} to {more}", minus(routed[more], routed[fewer]))
+        for fewer, more in (counts[:2], counts[-2:])
+    )
+    leads = {count: minus(oracle[count], routed[count]) for count in routed}
+    many, few = (f"Points with {most} experts", leads[most]), (f"with {fewest}", leads[fewest])
     return [
-        Claim("experts", "More experts help", gain, told, verdict(more)),
-        compare("experts level", "Their gain levels", NO_NUMBER,
-                (f"Points from {fewest} to {counts[1]}",
-                 minus(by_count[counts[1]], by_count[fewest])),
-                (f"from {counts[-2]} to {most}", minus(by_count[most], by_count[counts[-2]]))),
-        compare("oracle", "The oracle's lead over the router grows with experts", NO_NUMBER,
-                (f"Points with {most} experts", leads[most]), (f"with {fewest}", leads[fewest])),
-    ]  # fmt: skip
+        Claim(*_EXPERTS, gain, ours, verdict(estimate(change.values()))),
+        compare(*_LEVELS, NO_NUMBER, (f"Points {first_step[0]}", first_step[1]), last_step),
+        compare(*_ORACLE, NO_NUMBER, many, few),
+    ]
 
 
 def _at_every_width(results: Results) -> list[Claim]:
-    routed, oracle, backbone = (by_width(results, c) for c in ("score", "oracle", "backbone"))
+    routed, oracle, backbone = (
+        queries.scores_by_width(results, column) for column in ("score", "oracle", "backbone")
+    )
     return [
-        _leads("width gain", "M3DT beats its own backbone at every width", OURS, routed, backbone),
-        _leads("router gap", "The oracle, which knows each task's expert, leads the router at "
+        _leads("width gain", "M3DT beats its own backbone at every width", NOT_IN_PAPER, routed,
+               backbone),
+        _leads("router gap", "The oracle, which knows each task's expert, beats the router at "
                "every width", "an upper bound", oracle, routed),
     ]  # fmt: skip
 
@@ -122,16 +114,14 @@ def _leads(
 ) -> Claim:
     leads = {width: minus(better[width], worse[width]) for width in worse}
     verdicts = [verdict(estimate(lead.values())) for lead in leads.values()]
-    listed = ", ".join(f"{width}: {say(lead)}" for width, lead in leads.items())
-    found = joint_verdict(verdicts if len(verdicts) > 1 else [MISSING])
+    listed = ", ".join(f"{width}: {format_scores(lead)}" for width, lead in leads.items())
+    found = joint_verdict(verdicts) if len(verdicts) > 1 else MISSING
     return Claim(name, text, stated, f"Lead in points by width {listed}", found)
 
 
 def _shape(results: Results) -> Claim:
-    found = list(shapes(results).items())
-    text = (
-        "M3DT of few wide experts beats that of many narrow ones, of as many parameters in experts"
-    )
-    claim = compare("shape", text, OURS, found[-1], found[0])
-    middle = ", ".join(f"{title}: {say(scores)}" for title, scores in found[1:-1])
-    return Claim(claim.name, text, OURS, f"{claim.ours}; {middle}", claim.verdict)
+    many, *middle, few = queries.scores_by_shape(results).items()
+    text = "With equal parameters in experts, few wide experts beat many narrow ones"
+    claim = compare("shape", text, NOT_IN_PAPER, few, many)
+    listed = ", ".join(f"{title}: {format_scores(scores)}" for title, scores in middle)
+    return replace(claim, ours=f"{claim.ours}; {listed}")

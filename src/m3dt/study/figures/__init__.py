@@ -1,1 +1,1 @@
-"""The figures of the paper, drawn from a study's results; none of them computes what it shows."""
+"""The figures of the paper, drawn from a study's results."""

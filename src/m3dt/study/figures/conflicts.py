@@ -1,4 +1,4 @@
-"""Figures 2, 5, 7: agreement of gradients over tasks, over training and inside experts."""
+"""Figures 2, 5, 7, 12: agreement of gradients over tasks and training, in experts and modules."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from m3dt.study.estimates import NOT_MEASURED, Record, Results
-from m3dt.study.figures.panels import (
-    BLUE,
-    GREEN,
-    GREY,
-    PINK,
-    RED,
-    draw,
-    finish,
-    name_points,
-    panels,
+from m3dt.study import queries
+from m3dt.study.conflict_queries import (
+    Agreement,
+    Similarity,
+    backbone_histories,
+    expert_agreement,
+    final_similarity,
+    module_conflict,
+    widened_models,
 )
-from m3dt.study.lookup import SUITES, backbone_histories, expert_conflict, final_similarity
+from m3dt.study.estimates import NOT_MEASURED
+from m3dt.study.figures import panels
+from m3dt.study.figures.panels import BLUE, GREEN, GREY, PINK, RED, SCORE
+from m3dt.study.method_names import PROMPT_DT
+from m3dt.study.queries import MEDIUM, SUITES
+from m3dt.study.study_results import ConflictRecord, Results
 
 _GROUPINGS = {
     "m3dt-gradient": "gradient groups",
@@ -30,51 +33,54 @@ _GROUPINGS = {
 
 
 def similarity_figure(results: Results) -> Figure:
-    """Draw gradient similarity over the number of tasks, its spread, what is real (figure 2)."""
-    figure, (left, middle, right) = panels(3, 4.6)
-    for panel, key, label, color, style in (
+    """Draw gradient similarity over the number of tasks, biased, spread and unbiased (figure 2)."""
+    figure, (left, middle, right) = panels.new_figure(3, 4.6)
+    series: tuple[tuple[Axes, Similarity, str, str, str], ...] = (
         (left, "to_mean", "to the mean gradient, with the task itself", BLUE, "o-"),
         (left, "independent", "independent gradients: 1/sqrt(N)", GREY, "o:"),
         (middle, "spread", "standard deviation over tasks", BLUE, "o-"),
         (right, "leave_one_out", "to the mean of the others", RED, "o-"),
         (right, "pairwise", "between pairs", GREEN, "o-"),
-    ):
-        points = {n: final_similarity(results, n, key) for n in SUITES}
-        draw(panel, points, label, color, style)
-    finish(left, "As the paper measures it", "tasks", "mean cosine", list(SUITES),
+    )
+    for panel, measure, label, color, style in series:
+        points = {n: final_similarity(results, n, measure) for n in SUITES}
+        panels.draw(panel, points, label, color, style)
+    panels.finish(left, "As the paper measures it", "tasks", "mean cosine", list(SUITES),
            "paper: falls with tasks")  # fmt: skip
-    finish(middle, "Its spread", "tasks", "of cos(g_i, G)", list(SUITES))
-    finish(right, "What remains", "tasks", "mean cosine", list(SUITES),
+    panels.finish(middle, "Its spread", "tasks", "of cos(g_i, G)", list(SUITES))
+    panels.finish(right, "What remains", "tasks", "mean cosine", list(SUITES),
            "a question of ours: 0 for independent gradients at any N")  # fmt: skip
     return figure
 
 
 def conflict_figure(results: Results) -> Figure:
-    """Draw conflict over the training of the backbone (figures 2 and 7)."""
-    figure, (left, right) = panels(2)
+    """Draw the conflict during the backbone's training (figures 2 and 7)."""
+    figure, (left, right) = panels.new_figure(2)
     found = backbone_histories(results).values()
     draw_curve(left, found, lambda r: r["mean"], "all parameters", BLUE)
     draw_curve(left, found, lambda r: r["parts"]["attention"], "attention", GREEN)
     draw_curve(left, found, lambda r: r["parts"]["mlp"], "MLP", PINK)
     draw_curve(left, found, lambda r: 1 - r["independent"], "independent: 1 - 1/sqrt(N)", GREY, ":")
-    finish(left, "Conflict, as the paper defines it", "step", "1 - cos(g_i, G)",
+    panels.finish(left, "Conflict, as the paper defines it", "step", "1 - cos(g_i, G)",
            paper="paper: rises to a peak at about 400k steps")  # fmt: skip
     draw_curve(right, found, lambda r: 1 - r["mean"], "to the mean gradient (the paper's)", BLUE)
     draw_curve(right, found, lambda r: r["leave_one_out"], "to the mean of the others", RED)
     draw_curve(right, found, lambda r: r["independent"], "1/sqrt(N)", GREY, ":")
-    finish(right, "How much of it is real", "step", "mean cosine", paper="a question of ours")
+    panels.finish(
+        right, "How much of it is real", "step", "mean cosine", paper="a question of ours"
+    )
     return figure
 
 
 def draw_curve(
     axes: Axes,
-    histories: Collection[Sequence[Record]],
-    value: Callable[[Record], float],
+    histories: Collection[Sequence[ConflictRecord]],
+    value: Callable[[ConflictRecord], float],
     label: str,
     color: str,
     style: str = "-",
 ) -> None:
-    """Draw the mean of some seeds' curves over their common steps, and each one faintly."""
+    """Draw the mean of the seeds' curves over their common steps, and each curve faintly."""
     curves = [{r["step"]: value(r) for r in records} for records in histories]
     if not curves:
         axes.plot([], [], style, color=color, label=f"{label} ({NOT_MEASURED})")
@@ -88,23 +94,43 @@ def draw_curve(
 
 
 def expert_conflict_figure(results: Results) -> Figure:
-    """Draw the conflict inside trained experts, grouped and not (figure 5)."""
-    figure, (left, right) = panels(2)
-    for panel, key in ((left, "conflict"), (right, "leave_one_out")):
-        series = [
-            (
-                label,
-                color,
-                [expert_conflict(results, method, name, key) for method in methods],
-            )
-            for name, label, color, methods in (
-                ("grouped", "within each group", RED, list(_GROUPINGS)[:2]),
-                ("all", "between all tasks", BLUE, list(_GROUPINGS)),
-            )
-        ]
-        name_points(panel, list(_GROUPINGS.values()), series)
-    finish(left, "Conflict in the experts' parameters", "", "1 - cos(g_i, G)",
+    """Draw the conflict inside trained experts, with and without groups (figure 5)."""
+    figure, (left, right) = panels.new_figure(2)
+    grouped = list(_GROUPINGS)[:2]
+    panels_by_measure: tuple[tuple[Axes, Agreement], ...] = (
+        (left, "conflict"), (right, "leave_one_out")
+    )  # fmt: skip
+    for panel, measure in panels_by_measure:
+        within = [expert_agreement(results, method, "grouped", measure) for method in grouped]
+        between = [expert_agreement(results, method, "all", measure) for method in _GROUPINGS]
+        series = [("within each group", RED, within), ("between all tasks", BLUE, between)]
+        panels.name_points(panel, list(_GROUPINGS.values()), series)
+    panels.finish(left, "Conflict in the experts' parameters", "", "1 - cos(g_i, G)",
            paper="question: is it lower within groups?")  # fmt: skip
-    finish(right, "0 for independent gradients", "", "cos(g_i, mean of the others)",
+    panels.finish(right, "0 for independent gradients", "", "cos(g_i, mean of the others)",
            paper="a question of ours")  # fmt: skip
+    return figure
+
+
+def modules_figure(results: Results) -> Figure:
+    """Draw score and conflict with attention or MLP widened alone (figure 12)."""
+    figure, (left, middle, right) = panels.new_figure(3, 4.2)
+    models = widened_models(results).values()
+    titles = [model.title for model in models]
+    panels.name_points(left, titles, [("", BLUE, [model.scores for model in models])])
+    panels.finish(left, f"One module widened, {MEDIUM} tasks", "", SCORE)
+    by_module = [
+        (
+            label,
+            color,
+            [module_conflict(results, model.cell, module) for model in models],
+        )
+        for module, label, color in (("attention", "attention", GREEN), ("mlp", "MLP", PINK))
+    ]
+    panels.name_points(middle, titles, by_module)
+    panels.finish(middle, "Conflict at the end, by module", "", "1 - cos(g_i, G)")
+    cell, blocks = f"{SUITES[MEDIUM]}_{PROMPT_DT}", range(queries.base().model.n_layer)
+    by_block = [module_conflict(results, cell, f"block{i}") for i in blocks]
+    panels.name_points(right, [str(i + 1) for i in blocks], [("", BLUE, by_block)])
+    panels.finish(right, "and by block, as it is", "block", "1 - cos(g_i, G)")
     return figure

@@ -1,10 +1,9 @@
-"""Panels of figures: means over seeds, each seed faintly, and what the paper says beside them."""
+"""Panels of figures: means over seeds, each seed faintly, and the numbers of the paper."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -14,15 +13,15 @@ from matplotlib.figure import Figure
 from m3dt.study.estimates import NOT_MEASURED, Scores
 
 BLUE, RED, GREEN, PINK, GREY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "0.45"
-_SPREAD = 0.24  # between the first and the last of several points that share a name
-_STEP = 1.025  # by which curves stand beside each other on a logarithmic scale
-_MARGIN = 1.3
+_SPREAD = 0.24  # distance between the first and the last of several points with one name
+_SHIFT = 1.025  # factor that moves a curve aside on a logarithmic scale
+_MARGIN = 1.3  # factor between the outer ticks and the ends of an axis
 SCORE = "normalized score"
-Series = tuple[str, str, Sequence[Scores]]  # label, color, a point for each name
+Series = tuple[str, str, Sequence[Scores]]  # label, color, scores for each name
 
 
-def panels(count: int, width: float = 4.8, columns: int = 3) -> tuple[Figure, Sequence[Axes]]:
-    """Return a figure with panels in rows of so many columns, and those left over, empty, last."""
+def new_figure(count: int, width: float = 4.8, columns: int = 3) -> tuple[Figure, Sequence[Axes]]:
+    """Return a figure and its axes in rows of `columns` panels; unused axes, empty, come last."""
     across, rows = min(count, columns), -(-count // columns)
     figure = Figure(figsize=(width * across, 4.1 * rows), layout="constrained")
     axes: list[Axes] = list(figure.subplots(rows, across, squeeze=False).flat)
@@ -36,23 +35,23 @@ def panels(count: int, width: float = 4.8, columns: int = 3) -> tuple[Figure, Se
 
 def draw(
     axes: Axes,
-    points: Mapping[Any, Scores],
+    points: Mapping[int, Scores],
     label: str,
     color: str,
     style: str = "o-",
-    place: int = 0,
+    shift: int = 0,
 ) -> None:
     """Draw the means over seeds, and each seed faintly; the legend names points without results.
 
     Args:
         axes: The panel, whose scale will be logarithmic.
-        points: By tasks, width, number of experts; some of them without results, perhaps.
-        label: What they are.
-        color: That they have.
-        style: Of markers and lines.
-        place: Moves them aside by so many steps, so that they do not hide others.
+        points: Scores by tasks, width or number of experts; some may be empty.
+        label: Name of the curve in the legend.
+        color: Color of the curve.
+        style: Markers and line of the means.
+        shift: Moves the curve aside by a number of small steps, so that it does not hide others.
     """
-    found = [(x * _STEP**place, scores) for x, scores in sorted(points.items()) if scores]
+    found = [(x * _SHIFT**shift, scores) for x, scores in sorted(points.items()) if scores]
     missing = [f"{x:,g}" for x, scores in sorted(points.items()) if not scores]
     if missing or not points:
         label += f" ({NOT_MEASURED}{': ' + ', '.join(missing) if found else ''})"
@@ -60,7 +59,7 @@ def draw(
 
 
 def name_points(axes: Axes, names: Sequence[str], series: Sequence[Series]) -> None:
-    """Draw a point of each series above each name, and say which there are none of."""
+    """Draw a point of each series above each name, marked where it was not measured."""
     for number, (label, color, points) in enumerate(series):
         shift = _SPREAD * (number / (len(series) - 1) - 0.5) if len(series) > 1 else 0.0
         found = [(x + shift, scores) for x, scores in enumerate(points) if scores]
@@ -74,7 +73,7 @@ def name_points(axes: Axes, names: Sequence[str], series: Sequence[Series]) -> N
 
 
 def draw_paper(axes: Axes, points: Mapping[int, float], label: str) -> None:
-    """Draw numbers that the paper states, on the scale that ours have."""
+    """Draw numbers of the paper."""
     axes.plot(list(points), list(points.values()), "D--", color="0.6", label=label, markersize=4,
               markerfacecolor="white", linewidth=1.1, zorder=1)  # fmt: skip
 
@@ -91,11 +90,11 @@ def finish(
 
     Args:
         axes: The panel.
-        title: What it shows.
-        x_label: What stands below.
-        y_label: What stands at its side.
-        ticks: Values below, on a logarithmic scale; none for a linear one.
-        paper: What the paper says of it, below the title.
+        title: Its title.
+        x_label: Label of the x axis.
+        y_label: Label of the y axis.
+        ticks: Values of a logarithmic x axis; empty for a linear one.
+        paper: What the paper says, shown below the title.
     """
     axes.set_title(title, fontsize=11, loc="left", pad=20 if paper else 6)
     if paper:
@@ -115,7 +114,7 @@ def finish(
 
 
 def share_legend(axes: Sequence[Axes], spare: Axes) -> None:
-    """Show what the legends of several panels have in common once, in a spare one."""
+    """Move the legends of several panels into a spare one, each label once."""
     shown: dict[str, Artist] = {}
     for panel in axes:
         handles, labels = panel.get_legend_handles_labels()
@@ -129,9 +128,7 @@ def _means(
     axes: Axes, found: Sequence[tuple[float, Scores]], style: str, color: str, label: str
 ) -> None:
     for seed in sorted({seed for _, scores in found for seed in scores}):
-        own = [(x, scores[seed]) for x, scores in found if seed in scores]
-        axes.plot(
-            *zip(*own, strict=True), "o-", color=color, alpha=0.25, markersize=3, linewidth=0.8
-        )
-    x, means = [x for x, _ in found], [fmean(scores.values()) for _, scores in found]
-    axes.plot(x, means, style, color=color, label=label, markersize=6, linewidth=1.4)
+        x, y = zip(*((x, scores[seed]) for x, scores in found if seed in scores), strict=True)
+        axes.plot(x, y, "o-", color=color, alpha=0.25, markersize=3, linewidth=0.8)
+    xs, means = [x for x, _ in found], [fmean(scores.values()) for _, scores in found]
+    axes.plot(xs, means, style, color=color, label=label, markersize=6, linewidth=1.4)

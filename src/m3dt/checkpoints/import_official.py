@@ -1,0 +1,188 @@
+"""Import the authors' checkpoints into a run's registry."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from m3dt.checkpoints.official_files import (
+    Weights,
+    check_tensors,
+    model_sizes,
+    read_expert,
+    read_file,
+    read_moe,
+    sort_experts,
+    steps_in_name,
+)
+from m3dt.config import Config, load_config, save_config
+from m3dt.data import DatasetStore, TaskContext
+from m3dt.data.format import INDEX
+from m3dt.models import PromptDT
+from m3dt.models.official import backbone_from_official
+from m3dt.runs import MAIN
+from m3dt.runs.layout import CONFIG, check_run_folder
+from m3dt.runs.registry import Entry, Registry
+from m3dt.tasks import tasks_of
+from m3dt.utils.errors import UserError
+from m3dt.utils.files import sha256
+from m3dt.utils.folders import sole_writer, staging_folder
+
+
+@dataclass(frozen=True)
+class _Files:
+    """A backbone, its experts, and the mixture if there is one."""
+
+    backbone: Path
+    experts: Sequence[Path]
+    moe: Path | None
+
+    def hashes(self) -> dict[str, str]:
+        paths = (self.backbone, *self.experts, self.moe)
+        return {path.name: sha256(path) for path in paths if path is not None}
+
+    def steps(self) -> dict[str, int]:
+        """Return the optimiser steps of each kind of model."""
+        files = {"backbone": self.backbone, "router": self.moe}
+        files["expert"] = self.experts[0] if self.experts else None
+        return {kind: steps_in_name(path) if path else 0 for kind, path in files.items()}
+
+
+@dataclass(frozen=True)
+class _Models:
+    """Weights; those of the router are empty without a mixture, and may include its experts."""
+
+    backbone: Weights
+    experts: list[Weights]
+    router: Weights
+
+    def moe_settings(self) -> dict[str, Any]:
+        trained_on = any(".experts." in name for name in self.router)
+        training = {"training": "unfrozen_experts"} if trained_on else {}
+        return {"num_experts": len(self.experts), **training}
+
+
+def import_checkpoint(
+    conf: str,
+    overrides: Sequence[str],
+    backbone: Path,
+    experts: Sequence[Path],
+    moe: Path | None,
+    console: Console,
+) -> None:
+    """Register the authors' files as the models of a run.
+
+    Width, layers and number of experts are read from the tensors. If the configuration's dataset
+    exists, its prompts and statistics are stored with the models, which can then be evaluated.
+
+    Args:
+        conf: A configuration, which names the suite.
+        overrides: Overrides of it, including the run and `model.n_head`.
+        backbone: `prompt_model_*`.
+        experts: `expert_<k>_*` in any order; empty to take the experts in `moe`.
+        moe: `moe__*`, or None for a backbone with separate experts.
+        console: Where a summary is printed.
+
+    Raises:
+        UserError: A file is damaged, contains code, or does not fit the others; or the run holds
+            models already. Nothing is registered then.
+    """
+    files = _Files(backbone, sort_experts(experts), moe)
+    content = read_file(backbone)
+    sizes = [f"model.{key}={value}" for key, value in model_sizes(backbone, content).items()]
+    config = load_config(conf, ["compat=official", *overrides, *sizes])
+    models = _read_models(files, content, config)
+    found = (Path(config.data) / INDEX).is_file()
+    store = DatasetStore.open(config.data, tasks_of(config)) if found else None
+    _register(config, files, models, store)
+    run, model, router = config.run, config.model, "a" if models.router else "no"
+    shape = f"width {model.n_embd}, {model.n_layer} layers, {model.n_head} heads"
+    console.print(f"{run}: backbone of {shape}; {len(models.experts)} experts; {router} router.")
+    if store is None:
+        console.print("Without a dataset it cannot be evaluated: import with data=FOLDER for that.")
+    console.print(f"Its configuration: --conf {Path(run) / CONFIG}")
+
+
+def _read_models(files: _Files, backbone: Mapping[str, Any], config: Config) -> _Models:
+    """Read and check all files, given the content of the backbone's file."""
+    state = backbone_from_official(backbone)
+    with torch.device("meta"):  # sizes claimed by a file must not allocate memory
+        expected = PromptDT(config.model).state_dict()
+    check_tensors(files.backbone, state, expected)
+    experts = [read_expert(path, config.model) for path in files.experts]
+    if files.moe is None:
+        return _Models(state, experts, {})
+    own_experts, router = read_moe(files.moe, config.model)
+    experts = experts or own_experts
+    if len(own_experts) != len(experts):
+        raise UserError(
+            f"{files.moe}: holds {len(own_experts)} experts, but {len(experts)} expert files are "
+            "given"
+        )
+    if not _equal(own_experts, experts):  # they went on training with the router
+        router |= _stacked(own_experts)
+    return _Models(state, experts, router)
+
+
+def _equal(one: Sequence[Weights], other: Sequence[Weights]) -> bool:
+    return all(torch.equal(a[name], b[name]) for a, b in zip(one, other, strict=True) for name in a)
+
+
+def _stacked(experts: Sequence[Weights]) -> Weights:
+    """Return `<layer>.experts.<name>` with an expert axis, from each expert's `<layer>.<name>`."""
+    stacked = {}
+    for name in experts[0]:
+        layer, _, weight = name.partition(".")
+        stacked[f"{layer}.experts.{weight}"] = torch.stack([expert[name] for expert in experts])
+    return stacked
+
+
+def _register(config: Config, files: _Files, models: _Models, store: DatasetStore | None) -> None:
+    """Write all models and the configuration, or nothing."""
+    run = Path(config.run)
+    check_run_folder(run)
+    with sole_writer(run), staging_folder(run) as staging:
+        if (run / "registry").exists():
+            raise UserError(f"{run}: holds models already. Give another --run.")
+        registry = Registry(staging)
+        _save_models(registry, config, files, models, store)
+        config.moe.num_experts = len(models.experts) or config.moe.num_experts
+        save_config(config, run / CONFIG)
+        os.replace(registry.folder, run / "registry")
+
+
+def _save_models(
+    registry: Registry, config: Config, files: _Files, models: _Models, store: DatasetStore | None
+) -> None:
+    tasks, steps = list(tasks_of(config)), files.steps()
+    settings = {
+        "seed": config.seed,
+        "tasks": tasks,
+        "model": asdict(config.model),
+        "imported": files.hashes(),
+        "history": config.evaluation.history,
+    }
+    mixture = {"grouping": asdict(config.grouping), "moe": models.moe_settings()}
+
+    def entry(kind: str, name: str, parents: Sequence[Entry], more: dict[str, Any]) -> Entry:
+        lineage = {parent.key: parent.hash for parent in parents}
+        checksum = store.checksum if store else ""
+        described = {**settings, **more}
+        return Entry(kind, name, described, lineage, checksum, config.seed, steps[kind], {}, tasks)
+
+    extra: dict[str, Mapping[str, Tensor]] = {}
+    if store is not None:
+        extra["tasks"] = TaskContext.from_store(store, config.loader, config.model).tensors()
+    root = registry.save(entry("backbone", MAIN, [], {}), models.backbone, **extra)
+    parents = [root]
+    for k, expert in enumerate(models.experts):
+        parents.append(registry.save(entry("expert", str(k), [root], mixture), expert))
+    if models.router:
+        registry.save(entry("router", MAIN, parents, mixture), models.router)

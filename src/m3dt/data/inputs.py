@@ -1,0 +1,108 @@
+"""Prepare a model's inputs from native arrays: pad, normalise and scale them.
+
+Training segments, prompts and the windows of live episodes all pass through `TaskInputs.prepare`,
+so that training and acting see the same values.
+
+Letters: B batch, T timesteps, S state dim, A action dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from m3dt.config.schema import ACTION_DIM, STATE_DIM
+from m3dt.data.batch import Segment
+from m3dt.data.store import Normalization
+
+PADDED_ACTION = -10.0  # the authors' value; padding steps are never attended to
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Segments as NumPy arrays; the fields are those of `Segment`."""
+
+    states: np.ndarray
+    actions: np.ndarray
+    returns_to_go: np.ndarray
+    timesteps: np.ndarray
+    attention_mask: np.ndarray
+
+    @classmethod
+    def join(cls, parts: Sequence[Rows]) -> Rows:
+        """Return the rows of several segments, in their order."""
+        fields = zip(*(part.fields() for part in parts), strict=True)
+        return cls(*(np.concatenate(arrays) for arrays in fields))
+
+    def fields(self) -> tuple[np.ndarray, ...]:
+        """Return the arrays in the order of `Segment`."""
+        return (
+            self.states,
+            self.actions,
+            self.returns_to_go,
+            self.timesteps,
+            self.attention_mask,
+        )
+
+    def take(self, index: np.ndarray | slice) -> Rows:
+        """Return the chosen rows."""
+        return Rows(*(field[index] for field in self.fields()))
+
+    def segment(self, device: torch.device | str = "cpu") -> Segment:
+        """Return the rows as tensors."""
+        return Segment(*(torch.from_numpy(field).to(device) for field in self.fields()))
+
+
+@dataclass(frozen=True)
+class TaskInputs:
+    """Prepares the inputs of one task.
+
+    Args:
+        normalization: Mean and standard deviation of the states.
+        return_scale: Divisor of the returns-to-go.
+        max_timesteps: Rows of the model's timestep table; later timesteps share its last row.
+    """
+
+    normalization: Normalization
+    return_scale: float
+    max_timesteps: int
+
+    def prepare(
+        self,
+        states: np.ndarray,
+        actions: np.ndarray,
+        returns_to_go: np.ndarray,
+        timesteps: np.ndarray,
+        real: np.ndarray,
+    ) -> Rows:
+        """Return padded, normalised and scaled rows.
+
+        Values of padding steps are ignored: states become zero before they are normalised, actions
+        `PADDED_ACTION`, returns-to-go and timesteps zero.
+
+        Args:
+            states: (B, T, S) of the task's native width.
+            actions: (B, T, A) of the task's native width, or padded already.
+            returns_to_go: (B, T) of float64, unscaled.
+            timesteps: Steps since the start of the episode, (B, T).
+            real: Which steps are not padding, (B, T) of bool.
+        """
+        padded_states = np.zeros((*real.shape, STATE_DIM), np.float32)
+        padded_states[..., : states.shape[-1]] = states
+        padded_states[~real] = 0.0
+        padded_states -= self.normalization.mean
+        padded_states /= self.normalization.std
+        padded_actions = np.zeros((*real.shape, ACTION_DIM), np.float32)
+        padded_actions[..., : actions.shape[-1]] = actions
+        padded_actions[~real] = PADDED_ACTION
+        scaled_returns = np.where(real, returns_to_go / self.return_scale, 0.0)
+        return Rows(
+            padded_states,
+            padded_actions,
+            scaled_returns.astype(np.float32)[..., None],
+            np.where(real, np.minimum(timesteps, self.max_timesteps - 1), 0),
+            real.astype(np.float32),
+        )

@@ -1,0 +1,134 @@
+"""Evaluate a policy or an agent: roll it out and summarise its scores."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+from importlib import metadata
+from typing import Any
+
+from rich.console import Console
+
+from m3dt.config import EvaluationConfig
+from m3dt.evaluation.agent import Agent
+from m3dt.evaluation.journal import Journal
+from m3dt.evaluation.policies import AgentPolicy, Policy
+from m3dt.evaluation.results import EvaluationResult, PolicyResult
+from m3dt.evaluation.scheduler import RolloutScheduler
+from m3dt.evaluation.scores import Episode, summarize
+from m3dt.evaluation.sessions import EpisodeGroup
+from m3dt.tasks import SIMULATORS
+from m3dt.tasks.workers import WorkerPool
+from m3dt.utils.console import make_console, progress_bar
+
+
+def evaluate(
+    agent: Agent,
+    tasks: Sequence[str] | None = None,
+    episodes: int = 10,
+    config: EvaluationConfig | None = None,
+) -> EvaluationResult:
+    """Evaluate an agent in the simulators.
+
+    Args:
+        agent: From `m3dt.load`.
+        tasks: Names; by default all that the agent was trained on.
+        episodes: Episodes per task.
+        config: Further settings.
+
+    Returns:
+        Scores in total, by domain and by task, and how they were measured.
+
+    Raises:
+        UserError: The agent was not trained on a task.
+        RunError: Environments failed twice.
+    """
+    config = replace(config or EvaluationConfig(), episodes=episodes)
+    names = list(tasks or agent.context.tasks)
+    for name in names:
+        agent.context.index(name)  # refuses an unknown task before any simulator starts
+    policy = AgentPolicy(agent, config, agent.entry.kind)
+    result = evaluate_policy(policy, names, config, make_console())
+    return {
+        "run": agent.run,
+        "method": agent.method,
+        "num_parameters": agent.model.num_parameters(),
+        **result,
+    }
+
+
+def evaluate_policy(
+    policy: Policy[Any],
+    tasks: Sequence[str],
+    config: EvaluationConfig,
+    console: Console,
+    pool: WorkerPool | None = None,
+    journal: Journal | None = None,
+) -> PolicyResult:
+    """Roll a policy out on tasks and summarise its scores.
+
+    Args:
+        policy: What acts.
+        tasks: Names.
+        config: Episodes, seed and so on.
+        console: Where progress is shown.
+        pool: Workers; by default new ones for this evaluation, as many as configured.
+        journal: Where finished episodes are recorded; those it holds already are not played.
+
+    Raises:
+        RunError: Environments failed twice.
+    """
+    if pool is None:
+        with make_pool(config) as own:
+            return evaluate_policy(policy, tasks, config, console, own, journal)
+    groups = make_groups(_by_batch_key(policy, tasks), config.episodes, config.tile)
+    recorded = journal.episodes if journal else {}
+    old = [episode for group in groups for episode in recorded.get(group, [])]
+    started = time.monotonic()
+    with progress_bar(console, "episodes") as bar:
+        total = len(tasks) * config.episodes
+        row = bar.add_task(f"evaluating {policy.name}", total=total, completed=len(old))
+        new: list[Episode] = []
+        missing = [group for group in groups if group not in recorded]
+        for group, episodes in RolloutScheduler(pool, policy, missing, config.seed).run():
+            if journal:
+                journal.add(group, episodes)
+            new += episodes
+            bar.advance(row, len(episodes))
+    seconds = max(time.monotonic() - started, 1e-9)
+    return {
+        **summarize(_in_order(old + new, tasks)),
+        "episodes": config.episodes,
+        "env_steps_per_second": sum(episode.env_steps for episode in new) / seconds,
+        "seed": config.seed,
+        "versions": {name: metadata.version(name) for name in ("m3dt", "torch", *SIMULATORS)},
+    }
+
+
+def make_pool(config: EvaluationConfig) -> WorkerPool:
+    """Start as many workers as configured, by default one per CPU core."""
+    return WorkerPool(config.workers or os.cpu_count() or 1)
+
+
+def make_groups(tasks: Sequence[str], episodes: int, size: int) -> list[EpisodeGroup]:
+    """Cut each task's episodes into groups of at most `size`."""
+    starts = range(0, episodes, size)
+    return [
+        EpisodeGroup(t, tuple(range(s, min(s + size, episodes)))) for t in tasks for s in starts
+    ]
+
+
+def _by_batch_key(policy: Policy[Any], tasks: Sequence[str]) -> list[str]:
+    """Return the tasks so that those with the same batch key are neighbours."""
+    by_key: dict[Hashable, list[str]] = {}
+    for task in tasks:
+        by_key.setdefault(policy.batch_key(task), []).append(task)
+    return [task for same in by_key.values() for task in same]
+
+
+def _in_order(episodes: Sequence[Episode], tasks: Sequence[str]) -> list[Episode]:
+    """Return the episodes in the order of their tasks and numbers."""
+    positions = {task: i for i, task in enumerate(tasks)}
+    return sorted(episodes, key=lambda episode: (positions[episode.task], episode.number))

@@ -1,0 +1,130 @@
+"""Evaluate models of a run: results are stored in its folder, reused, and shown in TensorBoard."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from m3dt.config import Config
+from m3dt.evaluation.evaluator import evaluate_policy, make_pool
+from m3dt.evaluation.journal import Journal
+from m3dt.evaluation.results import RunResult
+from m3dt.evaluation.run_models import RunModel
+from m3dt.evaluation.video import animation, film
+from m3dt.plots.tensorboard import write_hyperparameters, write_scores, write_video
+from m3dt.tasks import SIMULATORS, get_task, tasks_of
+from m3dt.tasks.workers import WorkerPool
+from m3dt.utils.files import atomic_path, fingerprint, write_json
+
+# Settings by which experiments differ, few enough for the HParams page.
+_HYPERPARAMETERS = (
+    "method", "suite", "seed", "model.n_embd", "model.n_layer", "model.context_length",
+    "moe.num_experts", "moe.top_k", "grouping.method", "loader.batch_size", "loader.sampling",
+    "stage1.max_steps", "stage1.learning_rate", "stage2.max_steps", "stage3.max_steps",
+    "baseline.max_steps",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ModelScore:
+    """A model's name, its result, and whether the result was stored already."""
+
+    name: str
+    result: RunResult
+    stored: bool
+
+
+def score_models(config: Config, models: Sequence[RunModel], console: Console) -> list[ModelScore]:
+    """Return the scores of models, evaluating those that have no stored result.
+
+    A stored result counts if it is of the same weights, tasks, settings and simulators; it may be
+    in the run's folder or in that of the run `reuse`.
+
+    Args:
+        config: The experiment.
+        models: Models of its run.
+        console: Where progress is shown.
+
+    Raises:
+        RunError: Environments failed twice.
+    """
+    stored = {model.name: _stored_result(config, model) for model in models}
+    results = {name: result for name, result in stored.items() if result is not None}
+    missing = {model.name: model for model in models if model.name not in results}
+    if missing:
+        with make_pool(config.evaluation) as pool:
+            for name, model in missing.items():
+                results[name] = _evaluate(config, model, pool, console)
+    return [ModelScore(m.name, results[m.name], m.name not in missing) for m in models]
+
+
+def film_model(config: Config, model: RunModel, task: str) -> Path:
+    """Film an episode of a model; return the path of the GIF, which TensorBoard shows too.
+
+    Raises:
+        UserError: Rendering is off, or the task is unknown.
+    """
+    frames = film(model.policy, get_task(task).name, config.evaluation.seed)
+    gif = animation(frames)
+    path = _folder(config) / f"{model.file_name}-{task}.gif"
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(gif)
+    write_video(Path(config.run), model.name, task, model.info["step"], gif, frames.shape[1:3])
+    return path
+
+
+def _evaluate(config: Config, model: RunModel, pool: WorkerPool, console: Console) -> RunResult:
+    """Evaluate a model and store its result."""
+    file, key = _folder(config) / f"{model.file_name}.json", _key(config, model)
+    journal = Journal(file.with_suffix(f".{key[:8]}.episodes.jsonl"), key)
+    tasks = tasks_of(config)
+    scores = evaluate_policy(model.policy, tasks, config.evaluation, console, pool, journal)
+    result: RunResult = {"run": config.run, **model.info, **scores}
+    write_json(file, {"key": key, "result": result})
+    journal.delete()
+    run, settings = Path(config.run), {key: attrgetter(key)(config) for key in _HYPERPARAMETERS}
+    write_scores(run, model.name, model.info["step"], result)
+    write_hyperparameters(run, model.name, settings, result)
+    return result
+
+
+def _stored_result(config: Config, model: RunModel) -> RunResult | None:
+    """Return the model's result from the run's folder, or copied from that of the run `reuse`."""
+    file, key = _folder(config) / f"{model.file_name}.json", _key(config, model)
+    result = _read(file, key)
+    if result is None and config.reuse:
+        result = _read(Path(config.reuse) / "evaluation" / file.name, key)
+        if result is not None:
+            result["run"] = config.run
+            write_json(file, {"key": key, "result": result})
+    return result
+
+
+def _read(file: Path, key: str) -> RunResult | None:
+    """Return the result in a file, if there is one with this key."""
+    if not file.is_file():
+        return None
+    try:
+        stored = json.loads(file.read_text())
+        return stored["result"] if stored["key"] == key else None
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return None
+
+
+def _key(config: Config, model: RunModel) -> str:
+    """Return the key of everything that a model's scores depend on."""
+    settings: dict[str, Any] = asdict(config.evaluation)
+    del settings["workers"]  # changes no score
+    versions = {name: metadata.version(name) for name in SIMULATORS}
+    return fingerprint([settings, list(tasks_of(config)), model.info, versions])
+
+
+def _folder(config: Config) -> Path:
+    return Path(config.run) / "evaluation"

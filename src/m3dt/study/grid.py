@@ -1,0 +1,210 @@
+"""Study files: grids of settings, one checked configuration per cell."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from m3dt.config import Config, load_config, read_yaml
+from m3dt.utils.errors import UserError, nearest
+from m3dt.utils.files import fingerprint
+
+SCORES = "scores.json"  # the evaluation of a cell's own model, in the folder of its run
+_PART_KEYS = ("grid", "set", "only", "reuse", "models")
+_STUDY_KEYS = ("conf", "runs", "parts", *_PART_KEYS)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of a grid.
+
+    Attributes:
+        part: Name of its part of the study; empty if the study has no parts.
+        name: Its values joined by `_`, with numbers prefixed by their setting; names the run.
+        values: The value of each setting of the grid.
+        overrides: All overrides of its commands except `reuse`, including the run's folder.
+        reuse: A run to take models from.
+        models: The models to evaluate, ending with the method's own; empty for that one only.
+        key: Fingerprint of everything that its scores depend on, except the data and the code.
+    """
+
+    part: str
+    name: str
+    values: dict[str, str]
+    overrides: tuple[str, ...]
+    reuse: Path | None
+    models: tuple[str, ...]
+    key: str
+
+    @property
+    def source_run(self) -> str:
+        """The run that its models come from; one job runs all cells with the same source."""
+        return self.reuse.name if self.reuse else self.name
+
+
+@dataclass(frozen=True)
+class Study:
+    """The contents of a study file.
+
+    Attributes:
+        conf: The configuration of all cells.
+        runs: The folder of their runs.
+        cells: The cells of all grids.
+    """
+
+    conf: str
+    runs: Path
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One grid of a study file; its overrides still contain `{setting}` placeholders."""
+
+    file: Path
+    name: str
+    grid: dict[str, list[Any]]
+    overrides: list[str]
+    only: dict[str, list[str]]
+    reuse: str
+    models: tuple[str, ...]
+
+
+def load_study(path: Path, overrides: Sequence[str]) -> Study:
+    """Read a study file and check the configuration of each cell.
+
+    The key `grid` lists the values of each setting. Optional keys: `conf`, the configuration;
+    `set`, overrides of all cells; `only`, overrides of the cells with a given value; `runs`, the
+    folder of the runs; `models`, the models to evaluate; `reuse`, a run to take shared models from.
+    In `set` and `reuse`, `{seed}` is replaced by the cell's value of that setting. `parts` maps
+    names to several such grids; top-level keys apply to all of them.
+
+    Args:
+        path: The study file.
+        overrides: Further overrides of every cell.
+
+    Raises:
+        UserError: The file cannot be read, or the configuration of a cell is wrong.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file. Studies are in conf/study/.")
+    content: Any = OmegaConf.to_container(read_yaml(path))
+    _check_keys(path, content, _STUDY_KEYS)
+    conf = str(content.get("conf", "quickstart"))
+    runs = Path(content.get("runs") or f"runs/{path.stem}")
+    cells: dict[str, Cell] = {}
+    for part in _parts(path, content, overrides):
+        for cell in _cells(part, conf, runs):
+            if cell.name in cells:
+                raise UserError(f"{path}: two cells have the same values: {cell.name}")
+            cells[cell.name] = cell
+    return Study(conf, runs, tuple(cells.values()))
+
+
+def _parts(path: Path, content: dict[str, Any], overrides: Sequence[str]) -> list[_Part]:
+    parts = content.get("parts")
+    if parts is None:
+        parts = {"": {k: v for k, v in content.items() if k in _PART_KEYS and k != "set"}}
+    if not isinstance(parts, dict) or not all(isinstance(part, dict) for part in parts.values()):
+        raise UserError(f"{path}: 'parts' must map the name of each part to a grid")
+    shared = content.get("set") or []
+    return [_part(path, str(name), part, shared, overrides) for name, part in parts.items()]
+
+
+def _part(
+    path: Path, name: str, content: dict[str, Any], shared: list[Any], overrides: Sequence[str]
+) -> _Part:
+    _check_keys(path, content, _PART_KEYS)
+    grid, only = content.get("grid"), content.get("only") or {}
+    if not isinstance(grid, dict) or not all(isinstance(v, list) and v for v in grid.values()):
+        raise UserError(f"{path}: 'grid' must give a list of values for each setting")
+    values = [str(value) for listed in grid.values() for value in listed]
+    for value, given in only.items():
+        if str(value) not in values or not isinstance(given, list):
+            raise UserError(
+                f"{path}: 'only' maps values of the grid to lists of overrides; '{value}' is not "
+                f"one of them.{nearest(str(value), values)}"
+            )
+    return _Part(
+        path,
+        name,
+        grid,
+        [*map(str, shared), *map(str, content.get("set") or []), *overrides],
+        {str(value): [str(override) for override in given] for value, given in only.items()},
+        str(content.get("reuse") or ""),
+        tuple(map(str, content.get("models") or ())),
+    )
+
+
+def _check_keys(path: Path, content: dict[str, Any], known: Sequence[str]) -> None:
+    for key in content:
+        if key not in known:
+            raise UserError(f"{path}: unknown key '{key}'.{nearest(key, known)}")
+
+
+def _cells(part: _Part, conf: str, runs: Path) -> list[Cell]:
+    cells = []
+    for point in itertools.product(*part.grid.values()):
+        values = {setting: str(value) for setting, value in zip(part.grid, point, strict=True)}
+        name = "_".join(itertools.starmap(_label, values.items()))
+        given = [f"{setting}={value}" for setting, value in values.items()]
+        only = [override for value in values.values() for override in part.only.get(value, [])]
+        filled = [_fill(part.file, text, values) for text in (*part.overrides, *given, *only)]
+        overrides = (*filled, f"run={runs / name}")
+        reuse = Path(_fill(part.file, part.reuse, values)) if part.reuse else None
+        if reuse == runs / name:
+            reuse = None
+        key = _key(load_config(conf, overrides), part.models)
+        cells.append(Cell(part.name, name, values, overrides, reuse, part.models, key))
+    return cells
+
+
+def _label(setting: str, value: str) -> str:
+    number = value.replace(".", "").replace("-", "").isdigit()
+    return (setting.rpartition(".")[2] if number else "") + value.replace("/", "-")
+
+
+def _fill(path: Path, text: str, values: Mapping[str, str]) -> str:
+    """Replace `{seed}`, `{num_experts}` and so on by the values of a cell."""
+    short = {setting.rpartition(".")[2]: value for setting, value in values.items()}
+
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in short:
+            raise UserError(
+                f"{path}: '{text}': the grid has no {match[0]}.{nearest(match[1], list(short))}"
+            )
+        return short[match[1]]
+
+    return re.sub(r"\{(\w+)\}", value, text)
+
+
+def _key(config: Config, models: Sequence[str]) -> str:
+    """Return a fingerprint of the settings that scores depend on and that are not defaults.
+
+    Leaving out defaults keeps the rows of a table valid when the schema gains a setting.
+    """
+    settings = asdict(config)
+    free = ("run", "data", "reuse", "force", "check_data", "collect", "trainer", "compute")
+    for name in (*free, "sources"):
+        settings.pop(name)
+    settings["precision"] = config.trainer.get("precision")
+    del settings["evaluation"]["workers"], settings["loader"]["num_workers"]
+    return fingerprint([_changed(settings, asdict(Config())), list(models)])[:12]
+
+
+def _changed(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that differ from the defaults."""
+    changed = {}
+    for name, value in settings.items():
+        default = defaults.get(name)
+        if isinstance(value, dict) and isinstance(default, dict):
+            value = _changed(value, default) or default
+        if value != default:
+            changed[name] = value
+    return changed

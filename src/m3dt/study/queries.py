@@ -1,0 +1,208 @@
+"""Scores by seed that figures, tables and claims ask of the results.
+
+Values of settings are read from the results; cells without a value of a setting have that of
+`conf/lite.yaml`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import cache
+from typing import NamedTuple
+
+from m3dt.config import Config, load_config
+from m3dt.study.estimates import Scores
+from m3dt.study.method_names import BASELINES, PROMPT_DT
+from m3dt.study.study_results import Results
+from m3dt.tasks import DOMAINS, get_task, suite
+
+SUITES = {10: "mt10", 20: "mt20", 40: "mt40", 80: "mt80", 160: "mt160"}
+FEW, MEDIUM, MANY = TASK_COUNTS = 10, 40, 160  # what needs one number of tasks has MEDIUM
+CONTROL = ("metaworld", "dmcontrol")  # the paper states scores over both together
+
+
+DOMAIN_TITLES = {"score": f"all {MEDIUM} tasks", **dict(zip(DOMAINS, DOMAINS, strict=True))}
+"""Columns of scores and their titles."""
+
+
+class Titled(NamedTuple):
+    """Scores with the title of the model that has them."""
+
+    title: str
+    scores: Scores
+
+
+@cache
+def base() -> Config:
+    """Return the configuration that the study's cells deviate from."""
+    return load_config("lite")
+
+
+def m3dt_scores(
+    results: Results, tasks: int = MEDIUM, column: str = "score", method: str = "m3dt-gradient"
+) -> Scores:
+    """Return the scores of M3DT in its default configuration."""
+    return results.scores("m3dt", column, suite=SUITES[tasks], method=method)
+
+
+def prompt_dt_scores(results: Results, tasks: int, width: int | None = None) -> Scores:
+    """Return the scores of Prompt-DT, by default at M3DT's width."""
+    if width not in (None, base().model.n_embd):
+        return results.scores("size", suite=SUITES[tasks], n_embd=width)
+    parts = (
+        results.scores(part, suite=SUITES[tasks], method=PROMPT_DT)
+        for part in ("baselines", "tasks")
+    )
+    return {seed: score for scores in parts for seed, score in scores.items()}
+
+
+def control_scores(results: Results, tasks: int, part: str, method: str) -> Scores:
+    """Return the scores over the tasks of Meta-World and DMControl together."""
+    found = {
+        domain: results.scores(part, domain, suite=SUITES[tasks], method=method)
+        for domain in CONTROL
+    }
+    scores = {}
+    for seed in sorted(set.intersection(*(set(by_seed) for by_seed in found.values()))):
+        domains = [get_task(task).domain for task in suite(SUITES[tasks], seed)]
+        counts = {domain: domains.count(domain) for domain in CONTROL}
+        total = sum(counts[domain] * found[domain][seed] for domain in CONTROL)
+        scores[seed] = total / sum(counts.values())
+    return scores
+
+
+def scores_on_list(
+    results: Results,
+    listed: int,
+    trained: int,
+    method: str,
+    domains: Collection[str] = DOMAINS,
+) -> Scores:
+    """Return scores over the list of `listed` tasks, of models trained on `trained` tasks.
+
+    Task lists differ in domains and difficulty, so the effect of more training tasks shows only on
+    the same list. A model that was not evaluated on the whole list has no score.
+    """
+    parts = ("m3dt",) if method.startswith("m3dt") else ("tasks", "baselines")
+    found = {}
+    for part in parts:
+        evaluated = results.task_scores(part, suite=SUITES[trained], method=method)
+        for seed, scores in evaluated.items():
+            names = [t for t in suite(SUITES[listed], seed) if get_task(t).domain in domains]
+            if names and scores.keys() >= set(names):
+                found[seed] = sum(scores[name] for name in names) / len(names)
+    return dict(sorted(found.items()))
+
+
+def widths(results: Results, part: str = "size") -> list[int]:
+    """Return the widths of a part's cells and the default width."""
+    return sorted({*results.values(part, "n_embd"), base().model.n_embd})
+
+
+def equal_sizes(results: Results) -> tuple[Titled, Titled]:
+    """Return the narrowest M3DT, and the Prompt-DT with the nearest number of parameters."""
+    narrow = min(widths(results, "width"))
+
+    def sizes(part: str, width: int) -> list[float]:
+        return list(results.scores(part, "parameters", n_embd=width).values())
+
+    ours = sizes("width", narrow)
+    candidates = {width: size[0] for width in widths(results) if (size := sizes("size", width))}
+    if not ours or not candidates:
+        return Titled(f"width {narrow}", {}), Titled("that size", {})
+    width = min(candidates, key=lambda width: abs(candidates[width] - ours[0]))
+    return (
+        Titled(f"width {narrow}, {ours[0]:,.0f} parameters", scores_by_width(results)[narrow]),
+        Titled(
+            f"width {width}, {candidates[width]:,.0f} parameters",
+            prompt_dt_scores(results, MEDIUM, width),
+        ),
+    )
+
+
+def scores_by_experts(results: Results, column: str = "score") -> dict[int, Scores]:
+    """Return M3DT's scores by its number of experts."""
+    return _scores_by(results, "experts", "num_experts", base().moe.num_experts, column)
+
+
+def scores_by_width(results: Results, column: str = "score") -> dict[int, Scores]:
+    """Return M3DT's scores by its width."""
+    return _scores_by(results, "width", "n_embd", base().model.n_embd, column)
+
+
+def scores_by_backbone_steps(results: Results, column: str = "score") -> dict[int, Scores]:
+    """Return M3DT's scores by the training steps of its backbone."""
+    return _scores_by(results, "backbone", "max_steps", base().stage1.max_steps, column)
+
+
+def _scores_by(
+    results: Results, part: str, setting: str, default: int, column: str
+) -> dict[int, Scores]:
+    found: dict[int, Scores] = {
+        value: results.scores(part, column, **{setting: value})
+        for value in results.values(part, setting)
+    }
+    return dict(sorted({**found, default: m3dt_scores(results, column=column)}.items()))
+
+
+def scores_by_shape(results: Results) -> dict[str, Scores]:
+    """Return M3DT's scores by experts x width, at about equal parameters in experts."""
+    found = {f"{base().moe.num_experts} x {base().model.n_embd}": m3dt_scores(results)}
+    many, few = (
+        {
+            f"{experts} x {width}": results.scores(part)
+            for experts in results.values(part, "num_experts")
+            for width in results.values(part, "n_embd")
+        }
+        or {part: {}}
+        for part in ("narrow", "wide")
+    )
+    return {**many, **found, **few}
+
+
+def scores_by_top_k(results: Results) -> dict[int, Scores]:
+    """Return the scores of M3DT with top-k routers by k."""
+    return {k: results.scores("top-k", top_k=k) for k in results.values("top-k", "top_k")}
+
+
+def num_parameters(results: Results, part: str, tasks: int = MEDIUM, **values: object) -> str:
+    """Return the number of parameters of some cells as text, empty without such cells."""
+    found = results.scores(part, "parameters", suite=SUITES[tasks], **values)
+    return f"{next(iter(found.values())):,.0f}" if found else ""
+
+
+def ablation_scores(results: Results, method: str) -> Scores:
+    """Return the scores of M3DT or a variant of it."""
+    part = "m3dt" if method in ("m3dt-gradient", "m3dt-random") else "ablations"
+    return results.scores(part, suite=SUITES[MEDIUM], method=method)
+
+
+def residual_scores(results: Results, column: str = "score") -> tuple[Scores, Scores]:
+    """Return M3DT's scores with experts added to h, and with experts added to LN(h)."""
+    official = results.scores("residual", column, residual="official")
+    return m3dt_scores(results, column=column), official
+
+
+def timestep_scores(results: Results, column: str = "score") -> tuple[Scores, Scores]:
+    """Return Prompt-DT's scores with small initial timestep embeddings, and with N(0, 1)."""
+    small = results.scores("baselines", column, suite=SUITES[MEDIUM], method=PROMPT_DT)
+    return small, results.scores("timestep", column)
+
+
+def best_baseline(results: Results, tasks: int, column: str = "score") -> Titled:
+    """Return the best baseline of M3DT's width; one with more seeds precedes one with fewer."""
+    found: dict[str, Scores] = {
+        title: results.scores("baselines", column, suite=SUITES[tasks], method=method)
+        for method, title in BASELINES.items()
+    }
+    known = [Titled(title, scores) for title, scores in found.items() if scores]
+    if not known:
+        return Titled("the baselines", {})
+    return max(known, key=lambda b: (len(b.scores), sum(b.scores.values()) / len(b.scores)))
+
+
+def gain(results: Results, tasks: int, method: str) -> Scores:
+    """Return M3DT's gain over the best baseline by seed, in percent of the baseline's score."""
+    ours = m3dt_scores(results, tasks, method=method)
+    best = best_baseline(results, tasks).scores
+    return {s: 100 * (ours[s] / best[s] - 1) for s in sorted(ours.keys() & best.keys())}

@@ -1,0 +1,165 @@
+"""The files of a study: a table of scores, the scores per task, and conflict curves."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import pstdev
+from typing import Any
+
+from filelock import FileLock
+from rich.console import Console
+from rich.table import Table
+
+from m3dt.runs.registry import ENTRY
+from m3dt.study.grid import SCORES, Cell, Study
+from m3dt.tasks import DOMAINS
+from m3dt.utils.errors import UserError
+from m3dt.utils.files import atomic_path, write_json
+from m3dt.utils.folders import check_writable
+
+Row = Mapping[str, Any]  # settings, which differ between studies, and scores
+
+
+def write_table(study: Study, file: Path) -> None:
+    """Write the scores of all evaluated cells, and their curves and scores per task next to it.
+
+    A lock lets several jobs share a table.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.with_name(f".{file.name}.lock")):
+        rows = table_rows(study, file)
+        if rows:
+            _write(study, file, rows)
+
+
+def _write(study: Study, file: Path, rows: list[Row]) -> None:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    cells = {cell.name: cell for cell in study.cells}
+    for name, read in (("conflict", _curves), ("tasks", _task_scores)):
+        path = file.with_name(f"{file.stem}_{name}.json")
+        known = json.loads(path.read_text()) if path.is_file() else {}
+        names = [row["cell"] for row in rows]
+        found = {name: read(study, cells[name]) or known.get(name) for name in names}
+        write_json(path, {cell: values for cell, values in found.items() if values})
+    with atomic_path(file) as temporary:
+        temporary.write_text(text.getvalue())
+
+
+def check_table(study: Study, file: Path) -> None:
+    """Refuse a table with rows of other settings, which writing it would lose.
+
+    Raises:
+        UserError: The table has such rows, or cannot be written.
+    """
+    check_writable(file)
+    kept = {row["cell"] for row in table_rows(study, file)}
+    known = {cell.name for cell in study.cells}
+    lost = [row["cell"] for row in _read(file) if row.get("cell") in known - kept]
+    if lost:
+        raise UserError(
+            f"{file}: {len(lost)} cells were made with other settings, for example {lost[0]}. "
+            "Give --csv FILE to write another table, or delete this one."
+        )
+
+
+def table_rows(study: Study, file: Path) -> list[Row]:
+    """Return a row for each evaluated cell: its values, scores and sizes.
+
+    Other evaluated models of a cell have a column each, such as `oracle`. A cell without a run here
+    keeps its row of the table if that was made with the same settings.
+    """
+    before = {row["cell"]: row for row in _read(file) if "cell" in row}
+    rows: list[Row] = []
+    for cell in study.cells:
+        if (study.runs / cell.name / SCORES).is_file():
+            rows.append(_row(study, cell))
+        elif cell.name in before and before[cell.name].get("settings") == cell.key:
+            rows.append(before[cell.name])
+    return rows
+
+
+def _read(file: Path) -> list[dict[str, str]]:
+    if not file.is_file():
+        return []
+    with file.open() as lines:
+        return list(csv.DictReader(lines))
+
+
+def _row(study: Study, cell: Cell) -> Row:
+    settings = list(dict.fromkeys(setting for cell in study.cells for setting in cell.values))
+    found = json.loads((study.runs / cell.name / SCORES).read_text())
+    low, high = found["ci95"]
+    row = {
+        **({"part": cell.part} if cell.part else {}),
+        **{setting: cell.values.get(setting, "") for setting in settings},
+        "title": found["method"],
+        "score": round(found["score"], 2),
+        "low": round(low, 2),
+        "high": round(high, 2),
+        **{d: round(found["domains"].get(d, float("nan")), 2) for d in DOMAINS},
+        "parameters": found["num_parameters"],
+        "episodes": found["episodes"],
+        "cell": cell.name,
+        "settings": cell.key,
+    }
+    for model in cell.models[:-1]:
+        path = study.runs / cell.name / "evaluation" / f"{model.replace(':', '-')}.json"
+        if path.is_file():
+            row[model] = round(json.loads(path.read_text())["result"]["score"], 2)
+    return row
+
+
+def _task_scores(study: Study, cell: Cell) -> dict[str, float]:
+    """Return the score of the cell's own model on each task, empty without a run."""
+    path = study.runs / cell.name / SCORES
+    if not path.is_file():
+        return {}
+    tasks = json.loads(path.read_text())["tasks"]
+    return {task: round(result["score"], 2) for task, result in tasks.items()}
+
+
+def _curves(study: Study, cell: Cell) -> dict[str, Any]:
+    """Return the conflict curves in the registry of the cell's run.
+
+    `spread`, the standard deviation over tasks, replaces the similarities of the single tasks.
+    """
+    curves: dict[str, Any] = {}
+    for path in sorted((study.runs / cell.name / "registry").glob(f"*/*/{ENTRY}")):
+        entry = json.loads(path.read_text())
+        for kind in ("conflict", "expert_conflict"):
+            measured = entry["metrics"].get(kind)
+            if measured and entry["name"] in ("main", "0", cell.values.get("method")):
+                history = [_without_tasks(record) for record in measured["history"]]
+                curves[f"{entry['kind']}/{kind}"] = {**measured, "history": history}
+    return curves
+
+
+def _without_tasks(record: dict[str, Any]) -> dict[str, Any]:
+    kept = {k: v for k, v in record.items() if k != "per_task"}
+    return {**kept, "spread": pstdev(record["per_task"])} if "per_task" in record else kept
+
+
+def print_table(study: Study, file: Path, console: Console) -> None:
+    """Print the scores of all evaluated cells."""
+    rows = table_rows(study, file)
+    table = Table(title="normalized score [95 % interval]", title_justify="left")
+    domains = [d for d in DOMAINS if any(not math.isnan(float(row[d])) for row in rows)]
+    named = ["cell"] if len({row["title"] for row in rows}) < len(rows) else []
+    for column in ("method", *named, "mean over tasks", *domains, "parameters"):
+        table.add_column(column, justify="left" if column in ("method", "cell") else "right")
+    for row in rows:
+        score, low, high = (float(row[key]) for key in ("score", "low", "high"))
+        mean = f"{score:.1f} [{low:.0f}, {high:.0f}]"
+        scores = [f"{float(row[d]):.1f}" for d in domains]
+        names = [row[key] for key in ("title", *named)]
+        table.add_row(*names, mean, *scores, f"{int(row['parameters']):,}")
+    console.print(table)
