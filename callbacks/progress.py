@@ -69,7 +69,7 @@ class ProgressCallback(pl.Callback):
         self._bar.update(self._row, completed=trainer.global_step)
         # Keeping a tensor does not wait for the device; computing the mean does.
         assert isinstance(outputs, Mapping)
-        self._losses.append(outputs["loss"] / getattr(pl_module, "num_streams", 1))
+        self._losses.append(outputs["loss"] / getattr(pl_module, "num_losses", 1))
         if time.monotonic() - self._since[0] >= self.every_n_seconds:
             self._show(trainer, self._bar)
 

@@ -10,7 +10,7 @@ from golden import DATA, load_inputs, official_model, prompt_of, segment_of
 from sklearn.cluster import KMeans
 from torch.utils.data import DataLoader
 
-from m3dt.config import GroupingConfig, StageConfig
+from m3dt.config import FrozenStageConfig, GroupingConfig, StageConfig
 from m3dt.data.batch import Batch
 from m3dt.models.official import backbone_to_official, expert_to_official, router_to_official
 from m3dt.stages import BackboneStage, ExpertStage, RouterStage
@@ -22,7 +22,7 @@ STEPS = load_inputs("train_steps.npz")
 ORDER = json.loads((DATA / "gradient_param_order.json").read_text())["named_parameters_order"]
 ORDER = [name for name, _ in ORDER]
 OFFICIAL = GroupingConfig(num_batches=3, gradient_clip=0.25)
-OPTIMISER = StageConfig(
+OPTIMISER = FrozenStageConfig(
     max_steps=12, learning_rate=1e-3, weight_decay=1e-2, warmup_steps=5, gradient_clip=0.25
 )
 

@@ -45,7 +45,7 @@ def gradients(stage, predict, batch):
 @pytest.mark.parametrize("number, num_experts", [(1, 0), (2, 1), (3, 5)])
 def test_a_stage_equals_the_plain_computation(synthetic, number, num_experts, share, experts):
     stage = stage_for(number, num_experts)
-    stage.use(ComputeConfig(share_prompts=share, experts=experts))
+    stage.set_compute(ComputeConfig(share_prompts=share, experts=experts))
     batch = data_for(synthetic, number).batch(2)
     actions, mine = gradients(stage, lambda: stage.predictions(batch), batch)
     expected, plain = gradients(stage, lambda: plain_predictions(stage.model, batch), batch)
@@ -78,7 +78,7 @@ def test_experts_of_unequal_groups_read_their_own_prompts(synthetic, sampling):
     for chosen in (streams, streams[:1], streams[1:]):
         data = M3DTDataModule(store, loader, MODEL, 0, 2, ExpertStreams(tuple(chosen)))
         stage = ExpertStage(fresh_model(len(chosen)), FAST, 0, [s.key for s in chosen])
-        stage.use(ComputeConfig(share_prompts="on"))
+        stage.set_compute(ComputeConfig(share_prompts="on"))
         stage.eval()
         losses.append(row_losses(stage.predictions(data.batch(1)), data.batch(1)))
     torch.testing.assert_close(losses[0], torch.cat(losses[1:]))

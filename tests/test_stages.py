@@ -9,7 +9,7 @@ import torch
 from conftest import SYNTHETIC_TASKS
 from lightning.pytorch.plugins import MixedPrecision
 
-from m3dt.config import GroupingConfig, LoaderConfig, ModelConfig, StageConfig
+from m3dt.config import FrozenStageConfig, GroupingConfig, LoaderConfig, ModelConfig, StageConfig
 from m3dt.data import DatasetStore, ExpertStreams, M3DTDataModule, TaskStream
 from m3dt.models import PromptDT, add_mixtures
 from m3dt.stages import BackboneStage, ExpertStage, RouterStage, row_losses
@@ -20,7 +20,7 @@ from m3dt.utils.console import make_console
 from m3dt.utils.errors import RunError
 
 MODEL = ModelConfig(n_layer=2, n_head=2, n_embd=16, context_length=6, prompt_length=3, dropout=0.1)
-FAST = StageConfig(max_steps=5, learning_rate=1e-2, warmup_steps=2)
+FAST = FrozenStageConfig(max_steps=5, learning_rate=1e-2, warmup_steps=2)
 
 
 def data_for(synthetic, stage, streams=None, **loader):

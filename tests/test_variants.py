@@ -1,6 +1,6 @@
 """The parts that methods are made of: what trains, what stays to the bit, and what they compute."""
 
-from dataclasses import asdict
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +11,6 @@ from m3dt.bench.method_costs import TRAININGS, method_step, stage_of
 from m3dt.config import (
     METHODS,
     ComputeConfig,
-    FrozenStageConfig,
     ModelConfig,
     MoEConfig,
     load_config,
@@ -74,7 +73,7 @@ def test_end_to_end_moves_everything_with_a_loss(synthetic):
 def test_dropout_in_frozen_parts_is_a_choice(synthetic, frozen_dropout):
     """On, it changes the modes of frozen modules, and still nothing but the routers moves."""
     model = fresh_model(2, routed=True)
-    config = FrozenStageConfig(**asdict(FAST), frozen_dropout=frozen_dropout)
+    config = replace(FAST, frozen_dropout=frozen_dropout)
     stage = RouterStage(model, config, 0)
     assert model.transformer.h[0].attn.training == frozen_dropout
     assert model.mixtures[0].experts.training == frozen_dropout

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from m3dt.bench.machine import alternate_seconds, in_own_process, peak_bytes
 from m3dt.bench.rows import Row, make_row
-from m3dt.config import ComputeConfig, ModelConfig, StageConfig
+from m3dt.config import ComputeConfig, FrozenStageConfig, ModelConfig
 from m3dt.data import Batch, Segment
 from m3dt.models import PromptDT, add_mixtures
 from m3dt.stages import BackboneStage, ExpertStage, RouterStage, Stage, row_losses
@@ -110,7 +110,7 @@ def model_config(training: Training) -> ModelConfig:
 
 def build_stage(training: Training) -> Stage:
     """Return a stage with fresh weights."""
-    model, config = PromptDT(model_config(training)), StageConfig()
+    model, config = PromptDT(model_config(training)), FrozenStageConfig()
     if training.stage == 1:
         return BackboneStage(model, config, 0)
     add_mixtures(model, training.num_experts, routed=training.stage == 3)
@@ -133,10 +133,10 @@ def training_step(
         dtype: Precision of the matrix products.
         predictions: Predicts the actions; by default the stage does.
     """
-    stage.use(ComputeConfig())
+    stage.set_compute(ComputeConfig())
     stage.train()
     for mixture in stage.model.mixtures:  # each expert has a dropout seed of its own
-        mixture.experts.reseed(list(stage.expert_numbers()))
+        mixture.experts.reseed(list(stage.expert_numbers))
     parameters = list(stage.trainable().values())
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
 

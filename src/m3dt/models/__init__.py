@@ -1,13 +1,11 @@
 """The method: a plain model to read first, its variants, and shortcuts apart from both."""
 
-from m3dt.models.bank import MixtureOfExperts
 from m3dt.models.build import add_mixtures, make_model
 from m3dt.models.plain import ExpertBank, Mixture, PromptDT, Router, Transformer
 
 __all__ = [
     "ExpertBank",
     "Mixture",
-    "MixtureOfExperts",
     "PromptDT",
     "Router",
     "Transformer",

@@ -42,16 +42,6 @@ class Bank(nn.Module):
         """Multiply each expert's gradient by its own factor, (E,)."""
 
 
-class MixtureOfExperts(nn.Module):
-    """Experts with a router that weighs them, or without one."""
-
-    def __init__(self, experts: Bank, router: nn.Module | None) -> None:
-        super().__init__()
-        self.num_experts = experts.num_experts
-        self.experts = experts
-        self.router = router
-
-
 class StackedExperts(Bank):
     """Experts whose weights are stacked: every parameter has a first axis of E.
 

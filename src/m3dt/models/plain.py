@@ -1,7 +1,8 @@
 """M3DT as the paper writes it: a Prompt-DT backbone whose blocks can carry a mixture of experts.
 
-Start reading here. Every row has its own prompt, every token passes through every block, experts
-run in a loop. `m3dt.models.fast` computes the same from the same modules with less work.
+Start reading here. A batch has B rows; each is a segment of a trajectory and a prompt, which is a
+piece of another trajectory of the same task. This form is simple and slow: every token passes
+through every block, and experts run in a loop. `m3dt.models.fast` gives the same results faster.
 
 Letters: B batch, T timesteps, P prompt steps, L = 3 (P + T) tokens, D embedding width, H heads,
 S state, A action, E experts. W is the width of attention: D, except in figure 12.
@@ -17,7 +18,7 @@ from m3dt.config import ModelConfig
 from m3dt.config.schema import ACTION_DIM, STATE_DIM
 from m3dt.data.batch import Segment
 from m3dt.data.parts import ExpertParts
-from m3dt.models.bank import MixtureOfExperts, StackedExperts
+from m3dt.models.bank import Bank, StackedExperts
 
 # Each timestep is three tokens, in this order.
 TOKENS_PER_STEP = 3
@@ -48,7 +49,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """D -> 4D -> D with a ReLU: the network that an expert copies."""
+    """D -> 4D -> D with a ReLU. Each expert has the same architecture."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -65,7 +66,8 @@ class ExpertBank(StackedExperts):
     """E feed-forward networks, stored as one tensor per weight.
 
     Each expert draws its dropout from its own generator, so that its training does not depend on
-    which other experts are in the bank.
+    which other experts are in the bank. `m3dt.models.bank` seeds, loads and clips experts one by
+    one.
     """
 
     def __init__(self, config: ModelConfig, num_experts: int) -> None:
@@ -109,12 +111,18 @@ class Router(nn.Module):
         return self.layers[-1](x).softmax(dim=-1)
 
 
-class Mixture(MixtureOfExperts):
-    """The experts of one block (equations 3 and 4).
+class Mixture(nn.Module):
+    """The experts of one block.
 
     With a router, every token gets the weighted sum of all experts (stage 3). Without one, each
     expert gets its own part of the batch (stage 2); a single expert gets all of it.
     """
+
+    def __init__(self, experts: Bank, router: Router | None) -> None:
+        super().__init__()
+        self.num_experts = experts.num_experts
+        self.experts = experts
+        self.router = router
 
     def forward(self, n: Tensor) -> Tensor:
         """Return what the experts add to the block, (B, L, D)."""
@@ -127,7 +135,10 @@ class Mixture(MixtureOfExperts):
 
 
 class Block(nn.Module):
-    """Pre-LN attention and feed-forward, with an optional mixture of experts beside the latter."""
+    """Attention, then a feed-forward network and, after stage 1, experts (equations 3 and 4).
+
+    h = x + Attention(LN x);  block(x) = h + FFN(LN h) + sum_e gate_e Expert_e(LN h)
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -143,7 +154,8 @@ class Block(nn.Module):
         n = self.ln_2(h)
         if self.mixture is None:
             return h + self.mlp(n)
-        # The paper adds to h, equations 3 and 4; the authors' code adds to n (deviation 1).
+        # `residual` is "paper", the default, or "official": the authors' code adds to LN(h), so
+        # that even a zero expert changes the backbone (README, deviation 1).
         residual = n if self.residual == "official" else h
         return residual + self.mlp(n) + self.mixture(n)
 
@@ -151,10 +163,7 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """A stack of blocks over embedded tokens.
 
-    Args:
-        config: Sizes and dropout.
-        token_table: Whether to hold GPT-2's token table, here one unused row. The backbone has it,
-            because the paper counts its parameters.
+    The backbone holds GPT-2's unused token table, one row, so that it has the paper's parameters.
     """
 
     def __init__(self, config: ModelConfig, token_table: bool = True) -> None:
@@ -179,7 +188,7 @@ class SegmentEmbedding(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.timestep = nn.Embedding(config.max_timesteps, config.n_embd)  # N(0, 1)
+        self.timestep = nn.Embedding(config.max_timesteps, config.n_embd)
         self.timestep.weight.data *= config.timestep_std
         self.returns_to_go = nn.Linear(1, config.n_embd)
         self.state = nn.Linear(STATE_DIM + config.task_embedding, config.n_embd)
@@ -199,9 +208,7 @@ class PromptDT(nn.Module):
 
     Alone it is the backbone of stage 1. Stages 2 and 3 add a mixture to each block.
 
-    Args:
-        config: Sizes and dropout.
-        num_tasks: Number of tasks, for a variant that learns a vector per task.
+    `num_tasks` is for a variant that learns a vector per task.
     """
 
     def __init__(self, config: ModelConfig, num_tasks: int = 0) -> None:
@@ -214,12 +221,12 @@ class PromptDT(nn.Module):
         self.transformer = Transformer(config)
         self.big_experts: nn.Module | None = None  # a variant: added to the last hidden state
         self.predict_action = nn.Linear(config.n_embd, ACTION_DIM)
-        # In the paper's parameter counts and checkpoints, but in no loss.
+        # The paper counts these heads, and the authors' checkpoints hold them; no loss trains them.
         self.predict_state = nn.Linear(config.n_embd, STATE_DIM).requires_grad_(False)
         self.predict_return = nn.Linear(config.n_embd, 1).requires_grad_(False)
 
     def add_task_input(self) -> None:
-        """Add what tells the model its task: here the embedding of a prompt."""
+        """Create the embedding of the task input: here of a prompt."""
         self.prompt_embed = SegmentEmbedding(self.config)
 
     def forward(
@@ -261,13 +268,13 @@ class PromptDT(nn.Module):
         return self.embed_ln(self.embed(segment))
 
     @property
-    def mixtures(self) -> list[MixtureOfExperts]:
-        """The mixtures in order, one per block; none in a backbone."""
+    def mixtures(self) -> list[Mixture]:
+        """The mixtures in order: one per block, or one of big experts, or none."""
         found = [*(block.mixture for block in self.transformer.h), self.big_experts]
-        return [mixture for mixture in found if isinstance(mixture, MixtureOfExperts)]
+        return [mixture for mixture in found if isinstance(mixture, Mixture)]
 
     def unused_modules(self) -> list[nn.Module]:
-        """Return the modules that no loss reaches."""
+        """Return the modules that get no gradient."""
         return [self.transformer.wte, self.predict_state, self.predict_return]
 
     def num_parameters(self) -> int:
@@ -283,12 +290,12 @@ def token_mask(segment: Segment) -> Tensor:
 def causal_mask(valid: Tensor) -> Tensor:
     """Return which token may attend to which, (B, L, L) of bool, from real tokens, (B, L).
 
-    A token always sees itself: a row of padding would otherwise have nothing to attend to and turn
-    into NaN. No other token sees padding, so what is computed there is never used.
+    A token always sees itself, so that padding has something to attend to. No other token sees
+    padding, so what is computed there is never used.
     """
     L = valid.shape[1]
     itself = torch.eye(L, dtype=torch.bool, device=valid.device)
-    return torch.ones_like(itself).tril() & valid[:, None, :] | itself
+    return (torch.ones_like(itself).tril() & valid[:, None, :]) | itself
 
 
 def init_gpt2(module: nn.Module) -> None:

@@ -5,10 +5,9 @@ from m3dt.stages.baseline import BaselineStage
 from m3dt.stages.experts import ExpertStage
 from m3dt.stages.gradients import evaluation_mode
 from m3dt.stages.harmodt import HarmoStage
-from m3dt.stages.loss import row_losses
 from m3dt.stages.router import RouterStage
 from m3dt.stages.seeds import derive_seed
-from m3dt.stages.stage import Stage
+from m3dt.stages.stage import Stage, row_losses
 
 __all__ = [
     "BackboneStage",

@@ -8,9 +8,10 @@ from m3dt.stages.stage import Stage
 
 
 class BackboneStage(Stage):
-    """Trains the whole backbone until `max_steps`, or until its gradient conflict has peaked.
+    """Trains the whole backbone until the tasks' gradient conflict has peaked, or `max_steps`.
 
-    The conflict callback measures and asks `stages/stopping.py` whether to stop.
+    `callbacks/gradient_conflict.py` measures the conflict every so many steps and calls
+    `should_stop` of `stages/stopping.py`. After a stop, the weights of the peak are kept.
     """
 
     number = 1

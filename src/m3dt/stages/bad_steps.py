@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from m3dt.stages.loss import row_losses
+from m3dt.data.batch import Batch
 from m3dt.utils.errors import RunError
 
 if TYPE_CHECKING:
@@ -45,14 +45,17 @@ class BadSteps:
         return bool(norm.isfinite()) or overflow
 
 
-@torch.no_grad()
-def too_many_bad_steps(stage: Stage) -> RunError:
-    """Return the error that ends a training; it blames the tasks of rows with a bad loss."""
-    batch, store = stage.batch, stage.trainer.datamodule.store  # type: ignore[attr-defined]
-    assert batch is not None
-    losses = row_losses(stage.predictions(batch), batch)  # (B,)
+def too_many_bad_steps(stage: Stage, batch: Batch, losses: Tensor) -> RunError:
+    """Return the error that ends a training; it blames the tasks of rows with a bad loss.
+
+    Args:
+        stage: The stage.
+        batch: Of the last bad step.
+        losses: Of its rows, (B,).
+    """
     rows = torch.nonzero(~losses.isfinite()).flatten().tolist()
     blamed = batch.task_index[rows] if rows else batch.task_index
+    store = stage.trainer.datamodule.store  # type: ignore[attr-defined]
     tasks = ", ".join(store.tasks[i].spec.name for i in blamed.unique().tolist())
     return RunError(
         f"{stage.title}: loss or gradient is not finite at step {stage.trainer.global_step}, "

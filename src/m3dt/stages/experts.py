@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from m3dt.config import StageConfig
+from m3dt.config import FrozenStageConfig
 from m3dt.models import PromptDT
 from m3dt.stages.seeds import derive_seed
 from m3dt.stages.stage import Stage
@@ -21,11 +21,12 @@ class ExpertStage(Stage):
 
     A batch is E equal parts, one per expert (`m3dt.data.parts`). Weights, dropout, data, gradient
     norm and Adam state of an expert depend on its number, never on which others are in the
-    process. There is one exception: all of them skip a step that is not finite.
+    process. Two exceptions: all experts skip a step if the loss of one is not finite, and
+    `frozen_dropout` draws the backbone's dropout for all of them together.
 
     Args:
         model: Backbone with `add_mixtures(model, E, routed=False)`.
-        config: The stage's optimiser.
+        config: The stage's optimiser, and `frozen_dropout`.
         seed: Seed of the experiment.
         experts: Numbers of the experts, E of them.
     """
@@ -33,18 +34,15 @@ class ExpertStage(Stage):
     number = 2
 
     def __init__(
-        self, model: PromptDT, config: StageConfig, seed: int, experts: Sequence[int]
+        self, model: PromptDT, config: FrozenStageConfig, seed: int, experts: Sequence[int]
     ) -> None:
         trained = [mixture.experts for mixture in model.mixtures]
-        super().__init__(model, config, seed, trained)
-        self.experts = tuple(experts)
-        self.num_streams = len(self.experts)
+        super().__init__(model, config, seed, trained, config.frozen_dropout)
+        self.expert_numbers = tuple(experts)
+        self.num_losses = len(experts)
         for layer, mixture in enumerate(model.mixtures):
-            seeds = [derive_seed(seed, self.number, k, layer) for k in self.experts]
+            seeds = [derive_seed(seed, self.number, k, layer) for k in experts]
             mixture.experts.reset(seeds)
-
-    def expert_numbers(self) -> Sequence[int]:
-        return self.experts
 
     def clip(self, parameters: list[nn.Parameter]) -> Tensor:
         """Clip each expert's gradient by its own norm and return the mean of the norms before."""
@@ -64,5 +62,5 @@ class ExpertStage(Stage):
                 for layer, mixture in mixtures
                 for name, tensor in mixture.experts.weights_of(e).items()
             }
-            for e, k in enumerate(self.experts)
+            for e, k in enumerate(self.expert_numbers)
         }

@@ -1,4 +1,4 @@
-"""What all stages share: which parts train, the loss, the optimiser step.
+"""What all stages share: which parts train, the masked loss, the optimiser step.
 
 Letters: B batch, T timesteps, A action.
 """
@@ -15,42 +15,49 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from m3dt.config import ComputeConfig, FrozenStageConfig, StageConfig
+from m3dt.config import ComputeConfig, StageConfig
 from m3dt.data.batch import Batch
 from m3dt.models import PromptDT
 from m3dt.stages.bad_steps import BadSteps, too_many_bad_steps
-from m3dt.stages.loss import row_losses
 from m3dt.stages.optimizer import make_optimizer, take_configured_rates
 from m3dt.stages.seeds import derive_seed
-
-_BAD_STEPS = "bad_steps"  # in checkpoints
 
 
 class Stage(pl.LightningModule):
     """One training stage.
 
-    Frozen parts are in evaluation mode, without dropout, and absent from checkpoints. Dropout at a
-    step is seeded by (seed, stage, step, rank): a resumed run needs no saved generator, and no
-    callback can shift it.
+    Frozen parts are in evaluation mode, without dropout, and absent from checkpoints. Dropout is
+    seeded anew at each step by (seed, stage, step, rank), and an expert's by its number and layer
+    too: a resumed run needs no saved generator, and callbacks that draw random numbers change
+    nothing.
 
     Args:
         model: The model; frozen parts hold their final weights already.
         config: The stage's optimiser.
         seed: Seed of the experiment.
         trained: The modules that train; everything else is frozen.
+        frozen_dropout: Whether frozen parts drop units all the same, as in the authors' code.
     """
 
     number: int  # of the stage, 1 to 3; 0 for baselines
-    num_streams = 1  # independent losses that the loss sums up
+    num_losses = 1  # losses that are summed up: one per expert in stage 2
 
     def __init__(
-        self, model: PromptDT, config: StageConfig, seed: int, trained: Iterable[nn.Module]
+        self,
+        model: PromptDT,
+        config: StageConfig,
+        seed: int,
+        trained: Iterable[nn.Module],
+        frozen_dropout: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
         self.config = config
         self.seed = seed
         self.trained_modules = tuple(trained)
+        self.frozen_dropout = frozen_dropout
+        # Numbers of the model's experts, which seed their dropout.
+        self.expert_numbers: Sequence[int] = range(sum(m.num_experts for m in model.mixtures[:1]))
         self._forward: Callable[[PromptDT, Batch], Tensor] = plain_predictions
         self.strict_loading = False  # checkpoints hold the trainable weights alone
         self.bad_steps = BadSteps()
@@ -61,7 +68,7 @@ class Stage(pl.LightningModule):
             module.requires_grad_(True)
         for module in model.unused_modules():
             module.requires_grad_(False)
-        self.train()  # Lightning takes the modes as it finds them
+        self.train()  # Lightning does not call it
 
     @property
     def title(self) -> str:
@@ -73,27 +80,23 @@ class Stage(pl.LightningModule):
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
     def train(self, mode: bool = True) -> Stage:
-        """Set the mode of the trained modules; frozen ones stay in evaluation mode.
-
-        With `frozen_dropout` they do not.
-        """
-        config = self.config
-        super().train(mode and isinstance(config, FrozenStageConfig) and config.frozen_dropout)
+        """Set the mode of the trained modules; frozen ones stay in evaluation mode."""
+        super().train(mode and self.frozen_dropout)
         self.training = mode
         for module in self.trained_modules if mode else ():
             module.train(True)
         return self
 
-    def use(self, compute: ComputeConfig) -> None:
-        """Choose between the plain computation and its shortcuts."""
+    def set_compute(self, compute: ComputeConfig) -> None:
+        """Choose between the plain model and its shortcuts."""
         self._forward = plain_predictions
         if compute.shortcuts == "on":
-            from m3dt.models import fast  # the stages train without that room, too
+            from m3dt.models import fast  # imported here: stages train without it, too
 
             self._forward = partial(fast.predict, compute=compute)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Return the loss of a batch: the mean of each stream, summed over the streams."""
+        """Return the loss of a batch: the mean over its tasks, summed over experts in stage 2."""
         return row_losses(self.predictions(batch), batch).sum()
 
     def predictions(self, batch: Batch) -> Tensor:
@@ -103,7 +106,7 @@ class Stage(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.loss(batch)
         self._loss = loss.detach()
-        self.log("train/loss", loss.detach() / self.num_streams, sync_dist=True)
+        self.log("train/loss", loss.detach() / self.num_losses, sync_dist=True)
         return loss
 
     def clip(self, parameters: list[nn.Parameter]) -> Tensor:
@@ -120,10 +123,6 @@ class Stage(pl.LightningModule):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "learning_rate"},
         }
 
-    def expert_numbers(self) -> Sequence[int]:
-        """Return the numbers of the model's experts, which key their dropout."""
-        return range(self.model.mixtures[0].num_experts if self.model.mixtures else 0)
-
     def on_train_start(self) -> None:
         scheduler = self.lr_schedulers()
         assert isinstance(scheduler, LambdaLR)
@@ -134,7 +133,7 @@ class Stage(pl.LightningModule):
         step, rank = self.trainer.global_step, self.global_rank
         torch.manual_seed(derive_seed(self.seed, self.number, step, rank))
         for layer, mixture in enumerate(self.model.mixtures):
-            keys = [(self.seed, self.number, k, layer, step, rank) for k in self.expert_numbers()]
+            keys = [(self.seed, self.number, k, layer, step, rank) for k in self.expert_numbers]
             mixture.experts.reseed([derive_seed(*key) for key in keys])
 
     @property
@@ -154,24 +153,39 @@ class Stage(pl.LightningModule):
             self._skip_step()
 
     def _skip_step(self) -> None:
-        """Leave the weights as they are: AdamW passes over parameters without a gradient."""
+        """Leave the weights as they are: AdamW skips parameters without a gradient."""
         for parameter in self.trainable().values():
             parameter.grad = None
         self.bad_steps.count += 1
         self.log("train/bad_steps", float(self.bad_steps.count))
         if self.bad_steps.count > self.config.max_bad_steps:
-            raise too_many_bad_steps(self)
+            assert self.batch is not None
+            with torch.no_grad():
+                losses = row_losses(self.predictions(self.batch), self.batch)
+            raise too_many_bad_steps(self, self.batch, losses)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         kept = {f"model.{name}" for name in self.trainable()}
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: state[name] for name in state if name in kept}
-        checkpoint[_BAD_STEPS] = self.bad_steps.count
+        checkpoint["bad_steps"] = self.bad_steps.count
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.bad_steps.count = checkpoint.get(_BAD_STEPS, 0)
+        self.bad_steps.count = checkpoint.get("bad_steps", 0)
 
 
 def plain_predictions(model: PromptDT, batch: Batch) -> Tensor:
-    """Predict the action of every timestep by the plain model, (B, T, A)."""
+    """Predict the action of every timestep with the plain model, (B, T, A)."""
     return model(batch.segment, batch.row_prompts(), batch.task_index)
+
+
+def row_losses(predictions: Tensor, batch: Batch) -> Tensor:
+    """Return each row's weighted squared error over real steps and real action dims, (B,).
+
+    A row's weight is 1 / (real entries of its task in the batch x number of tasks), so that the sum
+    over rows is a mean over tasks (paper section 3). In stage 2 this holds for each expert's part.
+    """
+    segment = batch.segment
+    real = segment.attention_mask[..., None] * batch.action_mask[:, None]  # (B, T, A)
+    squared = (predictions.float() - segment.actions).square() * real
+    return squared.sum(dim=(1, 2)) * batch.loss_weight

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class StoppingRule:
-    """What counts as a peak of the conflict.
+    """What counts as a peak of the conflict, which is measured every so many steps.
 
     Attributes:
-        min_steps: Records before this step cannot be the peak.
-        patience: Records without a new maximum after which training stops.
-        window: Records whose mean is the smoothed conflict.
+        min_steps: Measurements before this step are not candidates.
+        patience: Stop after this many measurements without a new maximum.
+        window: Number of measurements whose mean is the smoothed conflict.
         min_rise: Least rise of the smoothed conflict from its minimum to the peak.
     """
 
@@ -29,22 +29,23 @@ class StoppingRule:
 
 
 def smooth(conflicts: Sequence[float], window: int) -> list[float]:
-    """Return the mean of each record and up to `window` - 1 records before it."""
+    """Return the mean of each measurement and up to `window` - 1 measurements before it."""
     ends = range(1, len(conflicts) + 1)
     parts = [conflicts[max(end - window, 0) : end] for end in ends]
     return [sum(part) / len(part) for part in parts]
 
 
 def find_peak(steps: Sequence[int], conflicts: Sequence[float], rule: StoppingRule) -> int | None:
-    """Return the record with the largest smoothed conflict so far, whose weights are worth keeping.
+    """Return the index of the largest smoothed conflict, at which weights are worth keeping.
 
     Args:
-        steps: Optimiser steps of the records, ascending.
-        conflicts: 1 - mean_i cos(g_i, G) at these steps.
+        steps: Optimiser steps of the measurements, ascending.
+        conflicts: 1 - mean_i cos(g_i, G) at these steps, where g_i is the gradient of task i on a
+            fixed batch and G is the mean of all g_i.
         rule: What counts as a peak.
 
     Returns:
-        Position of the record, or None before `min_steps`.
+        The index, or None before `min_steps`.
     """
     smoothed = smooth(conflicts, rule.window)
     candidates = [i for i, step in enumerate(steps) if step >= rule.min_steps]
@@ -52,12 +53,9 @@ def find_peak(steps: Sequence[int], conflicts: Sequence[float], rule: StoppingRu
 
 
 def should_stop(steps: Sequence[int], conflicts: Sequence[float], rule: StoppingRule) -> bool:
-    """Tell whether the smoothed conflict has risen, peaked, and stayed below its peak.
+    """Tell whether the smoothed conflict has risen to a peak and had no new maximum since.
 
-    Args:
-        steps: As for `find_peak`.
-        conflicts: As for `find_peak`.
-        rule: What counts as a peak.
+    The arguments are those of `find_peak`.
     """
     peak = find_peak(steps, conflicts, rule)
     if peak is None:

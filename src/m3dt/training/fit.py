@@ -59,7 +59,7 @@ def fit(
     if checkpoint:
         console.print(f"resuming [bold]{folder.name}[/] at step {step_of(checkpoint)}")
     start = step_of(checkpoint) if checkpoint else 0
-    stage.use(config.compute)
+    stage.set_compute(config.compute)
     signals = SaveOnSignal(folder)
     trainer = make_trainer(config, stage, [*callbacks, signals], folder, start)
     with quiet_training(), plain_exits(trainer, signals, config.run, checkpoint, console):

@@ -38,7 +38,7 @@ def group_tasks(run: Run) -> Entry:
         groups = random_groups(len(run.tasks), num_groups, config.seed)
     else:
         stage = BackboneStage(build_backbone(run, backbone), config.stage1, config.seed)
-        stage.use(config.compute)
+        stage.set_compute(config.compute)
         stage.to(inference_device(config))
         gram = agreement_gram(stage, run.batches("stage1"), config.grouping)
         groups = gradient_groups(gram, num_groups, config.grouping.restarts, config.seed)

@@ -10,13 +10,12 @@ from torch import Tensor
 
 from m3dt.config import ComputeConfig
 from m3dt.data.parts import ExpertParts
-from m3dt.models.bank import MixtureOfExperts
 from m3dt.models.fast.dropout import dropout_mask
 from m3dt.models.fast.frozen_experts import MixFrozenExperts
-from m3dt.models.plain import ExpertBank
+from m3dt.models.plain import ExpertBank, Mixture
 
 
-def run_mixture(mixture: MixtureOfExperts, x: Tensor, compute: ComputeConfig) -> Tensor:
+def run_mixture(mixture: Mixture, x: Tensor, compute: ComputeConfig) -> Tensor:
     """Return what a block's experts add, as `Mixture.forward` does: (B, L, D) -> (B, L, D)."""
     experts = mixture.experts
     assert isinstance(experts, ExpertBank)

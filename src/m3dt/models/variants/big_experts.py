@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from m3dt.config import ModelConfig
 from m3dt.data.parts import ExpertParts
-from m3dt.models.bank import Bank, MixtureOfExperts
-from m3dt.models.plain import Transformer, init_gpt2
+from m3dt.models.bank import Bank
+from m3dt.models.plain import Mixture, Transformer, init_gpt2
 
 
 class TrunkBank(Bank):
@@ -77,12 +77,14 @@ class TrunkBank(Bank):
                     parameter.grad.mul_(factor)
 
 
-class TrunkMixture(MixtureOfExperts):
+class TrunkMixture(Mixture):
     """What big experts add to the backbone's last hidden state, weighed as in `Mixture`."""
 
     experts: TrunkBank
 
-    def forward(self, hidden: Tensor, x: Tensor, allowed: Tensor) -> Tensor:
+    def forward(  # type: ignore[override]  # it reads the embedded tokens, not a block's input
+        self, hidden: Tensor, x: Tensor, allowed: Tensor
+    ) -> Tensor:
         """Run the experts on embedded tokens.
 
         Args:
