@@ -64,11 +64,16 @@ def test_two_processes_equal_one(data, tmp_path, command, precision):
     if before.get(command):
         shutil.copytree(alone / "registry", together / "registry")
     assert call(command, alone, data, *plain) == 0
-    watch = "callbacks.same={class: test_ddp.SameOnAllRanks, stages: [stage1, stage3, baseline]}"
+    watch = [
+        "callbacks.same={class: test_ddp.SameOnAllRanks, stages: [stage1, stage3, baseline]}",
+        # One rank plays while the other waits for the next step.
+        "callbacks.rollouts={class: m3dt.callbacks.RolloutCallback, stages: [stage1],"
+        " every_n_steps: 5, tasks: [ant-dir-6], workers: 1}",
+    ]
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     paths = {"PYTHONPATH": path, "M3DT_TEST_WITNESS": f"{tmp_path}/witness"}
     result = subprocess.run(
-        words(command, data, together, *plain, *TWO, watch),
+        words(command, data, together, *plain, *TWO, *watch),
         capture_output=True,
         text=True,
         timeout=120,

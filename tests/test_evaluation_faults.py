@@ -22,6 +22,8 @@ from m3dt.utils.errors import RunError
 RULES = EvaluationConfig(episodes=2, tile=1, workers=1)
 TASKS = ("ant-dir-6", "cheetah-vel-7")
 
+pytestmark = pytest.mark.long
+
 
 class Troubled(RandomPolicy):
     """Random actions, with trouble at the 20th step of chosen episodes.

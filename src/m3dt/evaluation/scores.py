@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -122,10 +123,12 @@ def _task_result(task: str, episodes: Sequence[Episode]) -> TaskResult:
 
 def _task_metrics() -> MetricCollection:
     """Return one task's metrics in double precision; each is updated with its own values."""
+    # Under DDP one rank plays: a sum over ranks would wait for the others for ever.
+    given: dict[str, Any] = {"nan_strategy": "disable", "sync_on_compute": False}
     metrics: dict[str, Metric | MetricCollection] = {
-        "score": MeanMetric(nan_strategy="disable"),
-        "return_mean": MeanMetric(nan_strategy="disable"),
-        "success_rate": MeanMetric(nan_strategy="disable"),
-        "env_steps": SumMetric(nan_strategy="disable"),
+        "score": MeanMetric(**given),
+        "return_mean": MeanMetric(**given),
+        "success_rate": MeanMetric(**given),
+        "env_steps": SumMetric(**given),
     }
     return MetricCollection(metrics, compute_groups=False).set_dtype(torch.float64)
