@@ -1,8 +1,7 @@
-"""Datasets compared with the original one: statistics, figures, and the notebooks."""
+"""Datasets compared with the original one: statistics and figures."""
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +18,6 @@ from m3dt.data.statistics import (
 )
 from m3dt.plots import FigureView, coverage_figure, frame_sheet, return_figure, scale_figure
 from m3dt.tasks import TASKS, get_task
-
-NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
 
 def test_description_equals_the_data(synthetic):
@@ -100,14 +97,3 @@ def test_figures_draw_every_task_and_dimension(synthetic):
     sheet = frame_sheet(frames, columns=2)
     assert sum(len(axes.images) for axes in sheet.axes) == 5
     assert len(sheet.axes) == 2 * math.ceil(5 / 2)
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs_from_the_results(path, monkeypatch):
-    """All cells run in order, without a kernel and without rendering."""
-    monkeypatch.chdir(path.parent)
-    monkeypatch.setenv("MUJOCO_GL", "disable")
-    names: dict = {}
-    for cell in json.loads(path.read_text())["cells"]:
-        if cell["cell_type"] == "code":
-            exec(compile("".join(cell["source"]), str(path), "exec"), names)
