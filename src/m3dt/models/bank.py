@@ -1,11 +1,10 @@
-"""Handle experts one by one: their weights, seeds, gradients; whatever networks they are.
+"""Handle the experts of a bank one by one: their weights, seeds and gradients.
 
 Letters: E experts.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -13,40 +12,12 @@ from torch import Tensor, nn
 
 
 class Bank(nn.Module):
-    """E experts that train independently of each other."""
+    """E experts that train independently of each other.
 
-    num_experts: int
-
-    @abstractmethod
-    def reset(self, seeds: Sequence[int]) -> None:
-        """Draw each expert's weights from N(0, 0.02) by its own seed, E of them."""
-
-    @abstractmethod
-    def reseed(self, seeds: Sequence[int]) -> None:
-        """Start each expert's dropout from its own seed, E of them."""
-
-    @abstractmethod
-    def weights_of(self, expert: int) -> dict[str, Tensor]:
-        """Return one expert's tensors by name."""
-
-    @abstractmethod
-    def load_expert(self, expert: int, weights: Mapping[str, Tensor]) -> None:
-        """Copy one expert's tensors, as `weights_of` returns them, into the bank."""
-
-    @abstractmethod
-    def squared_gradient_norms(self) -> Tensor:
-        """Return the squared norm of each expert's gradient, (E,)."""
-
-    @abstractmethod
-    def scale_gradients(self, factors: Tensor) -> None:
-        """Multiply each expert's gradient by its own factor, (E,)."""
-
-
-class StackedExperts(Bank):
-    """Experts whose weights are stacked: every parameter has a first axis of E.
+    Every parameter has a first axis of E; a bank that stores them otherwise overrides all methods.
 
     Attributes:
-        generators: Each expert's source of dropout, E of them once `reseed` was called.
+        generators: Each expert's source of dropout, E of them after `reseed`.
     """
 
     def __init__(self, num_experts: int) -> None:
@@ -55,6 +26,7 @@ class StackedExperts(Bank):
         self.generators: list[torch.Generator] = []
 
     def reset(self, seeds: Sequence[int]) -> None:
+        """Draw each expert's weights from N(0, 0.02) by its own seed, and zero the biases."""
         for e, seed in enumerate(seeds):
             generator = torch.Generator().manual_seed(seed)
             for name, parameter in self.named_parameters():
@@ -66,22 +38,27 @@ class StackedExperts(Bank):
                     parameter.data[e] = 0.0
 
     def reseed(self, seeds: Sequence[int]) -> None:
+        """Start each expert's dropout from its own seed, E of them."""
         device = next(self.parameters()).device
         self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
     def weights_of(self, expert: int) -> dict[str, Tensor]:
+        """Return one expert's tensors by name."""
         return {name: tensor[expert] for name, tensor in self.state_dict().items()}
 
     @torch.no_grad()
     def load_expert(self, expert: int, weights: Mapping[str, Tensor]) -> None:
+        """Copy one expert's tensors, as `weights_of` returns them, into the bank."""
         for name, tensor in self.state_dict().items():
             tensor[expert].copy_(weights[name])
 
     def squared_gradient_norms(self) -> Tensor:
+        """Return the squared norm of each expert's gradient, (E,)."""
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         return torch.stack([g.flatten(1).square().sum(dim=1) for g in gradients]).sum(dim=0)
 
     def scale_gradients(self, factors: Tensor) -> None:
+        """Multiply each expert's gradient by its own factor, (E,)."""
         for parameter in self.parameters():
             if parameter.grad is not None:
                 parameter.grad.mul_(factors.view(-1, *[1] * (parameter.ndim - 1)))

@@ -18,7 +18,7 @@ from m3dt.config import ModelConfig
 from m3dt.config.schema import ACTION_DIM, STATE_DIM
 from m3dt.data.batch import Segment
 from m3dt.data.parts import ExpertParts
-from m3dt.models.bank import Bank, StackedExperts
+from m3dt.models.bank import Bank
 
 # Each timestep is three tokens, in this order.
 TOKENS_PER_STEP = 3
@@ -62,7 +62,7 @@ class FeedForward(nn.Module):
         return self.dropout(self.c_proj(F.relu(self.c_fc(x))))
 
 
-class ExpertBank(StackedExperts):
+class ExpertBank(Bank):
     """E feed-forward networks, stored as one tensor per weight.
 
     Each expert draws its dropout from its own generator, so that its training does not depend on

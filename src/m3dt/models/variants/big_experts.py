@@ -21,8 +21,7 @@ class TrunkBank(Bank):
     """E transformers of the backbone's shape, the whole-model counterpart of `ExpertBank`."""
 
     def __init__(self, config: ModelConfig, num_experts: int) -> None:
-        super().__init__()
-        self.num_experts = num_experts
+        super().__init__(num_experts)
         trunks = (Transformer(config, token_table=False) for _ in range(num_experts))
         self.trunks = nn.ModuleList(trunks)
         self.seeds: list[int] = []
