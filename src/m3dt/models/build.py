@@ -14,7 +14,7 @@ def make_model(config: ModelConfig, num_tasks: int = 0) -> PromptDT:
 
     Args:
         config: Sizes, dropout and variant.
-        num_tasks: Tasks to be told apart by a learned vector; needed with `task_embedding` alone.
+        num_tasks: Number of tasks, N; only needed with `task_embedding`.
     """
     return MTDT(config, num_tasks) if config.task_embedding else PromptDT(config)
 

@@ -1,4 +1,4 @@
-"""Stage 2: experts beside the frozen backbone, each on its own task group (paper section 4.2).
+"""Stage 2: experts added to the frozen backbone, each on its own task group (paper section 4.2).
 
 Letters: E experts of this process.
 """

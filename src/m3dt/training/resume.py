@@ -29,11 +29,11 @@ from m3dt.utils.folders import free_space, sole_writer
 SETTINGS = "settings.json"
 FORCED = "forced"  # key of settings that changed during a training, here and in its metrics
 CHECKPOINT = "step{step}.ckpt"
-KEPT = 2  # checkpoints that stay, beside one that is being written
+KEPT = 2  # complete checkpoints; a third may be in the making
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints beside their place, fsyncs and renames them."""
+    """Writes a checkpoint under a temporary name, fsyncs it and renames it."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
@@ -54,7 +54,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 def training_folder(folder: Path) -> Iterator[Path]:
     """Lock a stage's folder until its models are registered; then all ranks leave together.
 
-    It is deleted behind a training that came to its end, and kept otherwise.
+    A finished training deletes the folder; an interrupted one keeps it.
 
     Raises:
         UserError: Another process trains the same.

@@ -1,4 +1,4 @@
-"""Run a transformer behind a cached prefix, for the tokens that are read out alone.
+"""Run a transformer after a cached prefix, and compute only the tokens that are read.
 
 Letters: B batch, L tokens, R tokens that are read out, C cached tokens, D embedding width,
 H heads, W width of attention.
@@ -56,7 +56,7 @@ def run_transformer(
 
 
 def attention_mask(valid: Tensor, cache_valid: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """Build the additive causal mask, (B, 1, L, C + L), of tokens behind a cached prefix."""
+    """Build the additive causal mask, (B, 1, L, C + L), of tokens after a cached prefix."""
     allowed = causal_mask(valid)  # (B, L, L)
     if cache_valid is not None:
         B, L, _ = allowed.shape

@@ -1,4 +1,4 @@
-"""Run big experts behind a cached prefix.
+"""Run big experts after a cached prefix.
 
 Letters: B batch, L tokens, R tokens that are read out, C cached tokens, D embedding width,
 E experts.
