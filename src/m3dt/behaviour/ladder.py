@@ -16,8 +16,7 @@ import numpy as np
 
 from m3dt.behaviour.library import BEST, Library
 from m3dt.behaviour.network import Network
-from m3dt.behaviour.policy import BehaviourPolicy, LearnedPolicy
-from m3dt.behaviour.scripted import HOLD_AFTER, ScriptedPolicy
+from m3dt.behaviour.policy import HOLD_AFTER, BehaviourPolicy, LearnedPolicy, ScriptedPolicy
 from m3dt.tasks import TaskSpec
 
 _PHASE_STEPS = (5, 40)  # length of a phase of random actions, drawn uniformly

@@ -12,8 +12,7 @@ from typing import Any, TypedDict
 
 from safetensors import SafetensorError
 
-from m3dt.behaviour.network import Network, load_networks
-from m3dt.behaviour.policy_input import input_dim
+from m3dt.behaviour.network import Network, input_dim, load_networks
 from m3dt.tasks import TaskSpec
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import sha256, write_json

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Iterable
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, TypeVar
 
-from m3dt.utils.errors import nearest
+from m3dt.utils.errors import UserError, nearest
 
 IGNORED = "omegaconf_ignore"  # OmegaConf's mark of a field that is not a setting
 _LIMITS = {
@@ -133,3 +134,32 @@ def from_yaml(value: Any, declared: Field[Any]) -> Any:
     if isinstance(value, float) and value.is_integer() and type(declared.default) is int:
         return int(value)
     return value
+
+
+class Sources(dict[str, str]):
+    """The file, override or preset that gave each dotted key, in the order of the layers."""
+
+    def record(self, key: str, source: str) -> None:
+        """Note that a source gives a key, whatever gave it before."""
+        self.pop(key, None)
+        self[key] = source
+
+    def of(self, *keys: str) -> str:
+        """Return the latest source of some keys, or of keys below or above them."""
+        for given, source in reversed(self.items()):
+            if any(f"{given}.".startswith(f"{key}.") for key in keys):
+                return source
+        above = {key.rpartition(".")[0] for key in keys} - {""}
+        return self.of(*above) if above else "defaults"
+
+    def unknown(self, key: str, known: Iterable[str]) -> UserError:
+        """Return the error that refuses a key, with the nearest known one."""
+        return UserError(f"{self.of(key)}: unknown key '{key}'.{nearest_key(key, known)}")
+
+
+def nearest_key(key: str, known: Iterable[str]) -> str:
+    """Return ` Did you mean 'x'?` for a known key; the same name in another section comes first."""
+    known = list(known)
+    name = key.rpartition(".")[2]
+    elsewhere = [other for other in known if other.rpartition(".")[2] == name]
+    return nearest(key, elsewhere or known)

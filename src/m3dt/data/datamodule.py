@@ -15,9 +15,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from m3dt.config import LoaderConfig, ModelConfig
-from m3dt.data.batch import Batch, Segment
+from m3dt.data.batch import Batch, ExpertParts, Segment
 from m3dt.data.inputs import Rows
-from m3dt.data.parts import ExpertParts
 from m3dt.data.sampler import TaskSampler
 from m3dt.data.store import DatasetStore, action_mask
 from m3dt.utils.errors import UserError

@@ -16,7 +16,7 @@ from gymnasium.spaces import Box
 from m3dt.data.format import DatasetIndex
 from m3dt.data.store import DatasetStore, TaskStore
 from m3dt.utils.errors import UserError
-from m3dt.utils.folders import sole_writer, staging_folder
+from m3dt.utils.files import sole_writer, staging_folder
 
 _ROOT = "MINARI_DATASETS_PATH"  # environment variable: the folder to which minari writes
 _NAMESPACE = "m3dt"

@@ -3,8 +3,14 @@
 from m3dt.evaluation.agent import Agent, load
 from m3dt.evaluation.evaluator import evaluate, evaluate_policy
 from m3dt.evaluation.policies import AgentPolicy, OraclePolicy, Policy, RandomPolicy
-from m3dt.evaluation.results import EvaluationResult, PolicyResult, RunResult, TaskResult
-from m3dt.evaluation.scores import Episode, summarize
+from m3dt.evaluation.scores import (
+    Episode,
+    EvaluationResult,
+    PolicyResult,
+    RunResult,
+    TaskResult,
+    summarize,
+)
 from m3dt.evaluation.video import animation, film
 
 __all__ = [

@@ -19,7 +19,7 @@ from m3dt.stages.stage import Stage
 class ExpertStage(Stage):
     """Trains experts at the same time and independently of each other.
 
-    A batch is E equal parts, one per expert (`m3dt.data.parts`). Weights, dropout, data, gradient
+    A batch is E equal parts, one per expert (`m3dt.data.batch`). Weights, dropout, data, gradient
     norm and Adam state of an expert depend on its number, never on which others are in the
     process. There is one exception: all of them skip a step that is not finite.
 

@@ -18,8 +18,7 @@ from m3dt.runs.registry import ENTRY
 from m3dt.study.cells import SCORES, Cell, Study
 from m3dt.tasks import DOMAINS
 from m3dt.utils.errors import UserError
-from m3dt.utils.files import atomic_path, write_json
-from m3dt.utils.folders import check_writable
+from m3dt.utils.files import atomic_path, check_writable, write_json
 
 
 def write_results(study: Study, file: Path) -> None:

@@ -1,15 +1,15 @@
-"""The environments of all tasks: their base class, and one function that builds any of them."""
+"""The environments of all tasks: their base class, one function that builds any, and episodes."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
 import numpy as np
 
-from m3dt.tasks.catalog import get_task
-from m3dt.tasks.spec import TaskSpec
+from m3dt.tasks.catalog import TaskSpec, get_task
 from m3dt.utils.errors import UserError
 
 
@@ -121,3 +121,24 @@ def make_env(name: str, seed: int = 0) -> TaskEnv:
     from m3dt.tasks.locomotion import LocomotionEnv
 
     return LocomotionEnv(spec, seed)
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One recorded episode: observations (T, S), actions (T, A), rewards (T,).
+
+    `success` is None if the source did not record it.
+    """
+
+    observations: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    success: bool | None
+
+    @property
+    def episode_return(self) -> float:
+        """Sum of the rewards."""
+        return float(self.rewards.sum(dtype=np.float64))
+
+    def __repr__(self) -> str:
+        return f"Trajectory(steps={len(self.rewards)}, return={self.episode_return:.1f})"

@@ -10,22 +10,32 @@ import csv
 import json
 import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from rich.console import Console
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecNormalize
 
-from m3dt.behaviour.learning.pack import PROGRESS, SETTINGS, SNAPSHOTS, best_return, read_progress
-from m3dt.behaviour.learning.recipes import Recipe
+from m3dt.behaviour.learning.pack import (
+    PROGRESS,
+    SETTINGS,
+    SNAPSHOTS,
+    best_return,
+    pack,
+    read_progress,
+)
+from m3dt.behaviour.learning.recipes import RECIPES, Recipe
 from m3dt.behaviour.learning.simulation import simulate
 from m3dt.behaviour.learning.vec_env import SimulatedVecEnv
+from m3dt.behaviour.library import policy_name
 from m3dt.behaviour.network import Network, save_networks
-from m3dt.tasks import TaskSpec
+from m3dt.tasks import TASKS, TaskSpec, get_task
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import atomic_path, write_json
 from m3dt.utils.processes import single_threaded
@@ -179,3 +189,48 @@ def simulated_return(spec: TaskSpec, network: Network, seed: int = 1) -> float:
         alive &= ~step.terminated
         inputs = step.inputs
     return float(total.mean())
+
+
+def trainable(names: Sequence[str]) -> list[TaskSpec]:
+    """Return one task per policy; a name may be a policy's or one of its tasks'.
+
+    Raises:
+        UserError: A name is unknown, or its policy is a script.
+    """
+    specs: dict[str, TaskSpec] = {}
+    for name in names:
+        spec = next((s for s in TASKS.values() if policy_name(s) == name), None) or get_task(name)
+        if spec.domain == "metaworld":
+            raise UserError(f"'{name}' is played by Meta-World's own script: nothing to train")
+        specs[policy_name(spec)] = spec
+    return list(specs.values())
+
+
+def train_and_pack(
+    names: Sequence[str], folder: Path, library: Path, seed: int, console: Console
+) -> None:
+    """Train policies one after another, or resume them, and write their ladders.
+
+    Args:
+        names: Tasks or policies.
+        folder: Folder of the trainings, with one subfolder per policy.
+        library: Folder of the ladders.
+        seed: Seed of the trainings.
+        console: Where to print progress and results.
+
+    Raises:
+        UserError: A name cannot be trained, or a recipe starts from a policy that is missing.
+    """
+    for spec in trainable(names):
+        name = policy_name(spec)
+        log = partial(_print_line, console, name)
+        train(spec, folder / name, RECIPES[name], seed, log)
+        record = pack(spec, folder / name, library)
+        console.print(
+            f"{name}: return {record['return_mean']:.1f} +- {record['return_std']:.1f} without "
+            f"noise, ladder in {library / f'{name}.safetensors'}"
+        )
+
+
+def _print_line(console: Console, name: str, line: str) -> None:
+    console.print(f"  {name}: {line}")

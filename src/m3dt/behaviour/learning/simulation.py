@@ -14,7 +14,7 @@ import mujoco
 import numpy as np
 from mujoco import rollout
 
-from m3dt.behaviour.policy_input import policy_input
+from m3dt.behaviour.network import policy_input
 from m3dt.tasks import TaskSpec, make_env
 
 _NUM_STARTS = 512  # initial states drawn from the real environment

@@ -12,7 +12,7 @@ from m3dt.data.format import INDEX, NUM_PROMPTS, DatasetIndex, Provenance, TaskE
 from m3dt.data.importers.readers import Tasks, read_minari, read_npz, read_promptdt, read_tdmpc2
 from m3dt.tasks import Trajectory, get_task
 from m3dt.utils.errors import UserError
-from m3dt.utils.folders import sole_writer, staging_folder
+from m3dt.utils.files import sole_writer, staging_folder
 
 FORMATS: dict[str, Callable[[Path, Sequence[str]], Tasks]] = {
     "npz": read_npz,
