@@ -185,7 +185,7 @@ def test_acting_sees_what_training_sees(synthetic, task):
         expected = sampler.segments(np.array([0]), begin, count, sampler.inputs)
         seen = session.window()
         assert seen.attention_mask[0].tolist() == [0.0] * (4 - count) + [1.0] * count
-        for name, own, other in zip(Segment._fields, seen.fields(), expected.fields(), strict=True):
+        for name, own, other in zip(Segment._fields, seen, expected, strict=True):
             assert own.dtype == other.dtype, name
             np.testing.assert_array_equal(own[:, 4 - count :], other, err_msg=name)
 

@@ -46,7 +46,7 @@ class TaskContext:
         samplers = [TaskSampler(task, loader, model.max_timesteps) for task in store.tasks]
         all_prompts = np.arange(NUM_PROMPTS)
         prompts = [sampler.prompts(all_prompts, model.prompt_length) for sampler in samplers]
-        stacked = Rows(*map(np.stack, zip(*(rows.fields() for rows in prompts), strict=True)))
+        stacked = Rows(*map(np.stack, zip(*prompts, strict=True)))
         return cls(
             tuple(task.spec.name for task in store.tasks),
             torch.from_numpy(np.stack([s.inputs.normalization.mean for s in samplers])),

@@ -35,8 +35,7 @@ class Agent:
     """A model in evaluation mode, with the data of the tasks it was trained on.
 
     Attributes:
-        model: The model.
-        entry: Its registry entry.
+        entry: The model's registry entry.
         context: Normalisation, prompts and returns of its tasks.
         run: The run's folder.
         masks: Which parameters serve which task, for HarmoDT.
@@ -118,34 +117,11 @@ class Agent:
     ) -> Tensor:
         """Predict the action of every timestep; `predict` with a tensor per argument.
 
-        Args:
-            states: (B, T, 39), normalised.
-            actions: (B, T, 8).
-            returns_to_go: (B, T, 1), divided by the return scale.
-            timesteps: (B, T).
-            attention_mask: (B, T), 1 for real steps.
-            prompt_states: (B, P, 39).
-            prompt_actions: (B, P, 8).
-            prompt_returns_to_go: (B, P, 1).
-            prompt_timesteps: (B, P).
-            prompt_attention_mask: (B, P).
-            task: Name of their task; HarmoDT and MTDT need it.
-
-        Returns:
-            Actions in [-1, 1], (B, T, 8).
-
-        Raises:
-            UserError: The method needs the task's name, or was not trained on the task.
+        Shapes are those of the fields of `Segment`: (B, T, ...), and (B, P, ...) for the prompts.
         """
         segment = Segment(states, actions, returns_to_go, timesteps, attention_mask)
-        prompt = Segment(
-            prompt_states,
-            prompt_actions,
-            prompt_returns_to_go,
-            prompt_timesteps,
-            prompt_attention_mask,
-        )
-        return self.predict(segment, prompt, task)
+        fields = (prompt_states, prompt_actions, prompt_returns_to_go, prompt_timesteps)
+        return self.predict(segment, Segment(*fields, prompt_attention_mask), task)
 
 
 def load(
@@ -187,9 +163,8 @@ def _choose_entry(registry: Registry, kind: str | None, name: str | None) -> Ent
         found = {entry.kind for entry in entries}
         kind = next((k for k in _ACTING_KINDS if k in found), None)
         if kind is None:
-            raise UserError(
-                f"{registry.run}: holds no trained model. Train one with `m3dt stage1`."
-            )
+            remedy = "Train one with `m3dt stage1`."
+            raise UserError(f"{registry.run}: holds no trained model. {remedy}")
     if kind not in _ACTING_KINDS:
         raise UserError(f"kind={kind}: models that act are of kind {', '.join(_ACTING_KINDS)}")
     if name is None:

@@ -22,55 +22,7 @@ from m3dt.evaluation.sessions import EpisodeGroup
 from m3dt.tasks import SIMULATORS
 from m3dt.tasks.workers import WorkerPool
 from m3dt.utils.console import make_console, progress_bar
-
-
-class Journal:
-    """A file with one line per finished group: a key and the group's episodes.
-
-    The key covers everything that the episodes depend on. Lines with another key are ignored, so
-    that two evaluations may write to one file.
-
-    Args:
-        path: The file.
-        key: Key of this evaluation.
-
-    Attributes:
-        episodes: The finished episodes by their group.
-    """
-
-    def __init__(self, path: Path, key: str) -> None:
-        self.path = path
-        self.key = key
-        self.episodes: dict[EpisodeGroup, list[Episode]] = {}
-        if path.is_file():
-            self._read(path.read_text().splitlines())
-
-    def _read(self, lines: Sequence[str]) -> None:
-        for line in lines:
-            try:
-                key, rows = json.loads(line)
-                if key != self.key:
-                    continue
-                episodes = [Episode(*values) for values in rows]
-                numbers = tuple(episode.number for episode in episodes)
-                group = EpisodeGroup(episodes[0].task, numbers)
-            except (ValueError, TypeError, IndexError):
-                continue  # a line cut short by a kill
-            self.episodes[group] = episodes
-
-    def add(self, group: EpisodeGroup, episodes: list[Episode]) -> None:
-        """Record the episodes of a group."""
-        self.episodes[group] = episodes
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        line = json.dumps([self.key, [astuple(episode) for episode in episodes]])
-        with self.path.open("a") as file:
-            file.write(f"\n{line}\n")  # the last line may lack its end after a kill
-            file.flush()
-            os.fsync(file.fileno())
-
-    def delete(self) -> None:
-        """Remove the file, once its episodes have become a result."""
-        self.path.unlink(missing_ok=True)
+from m3dt.utils.processes import num_workers
 
 
 def evaluate(
@@ -86,9 +38,6 @@ def evaluate(
         tasks: Names; by default all that the agent was trained on.
         episodes: Episodes per task.
         config: Further settings.
-
-    Returns:
-        Scores in total, by domain and by task, and how they were measured.
 
     Raises:
         UserError: The agent was not trained on a task.
@@ -122,7 +71,7 @@ def evaluate_policy(
         policy: What acts.
         tasks: Names.
         config: Episodes, seed and so on.
-        console: Where progress is shown.
+        console: Shows the progress.
         pool: Workers; by default new ones for this evaluation, as many as configured.
         journal: Where finished episodes are recorded; those it holds already are not played.
 
@@ -130,7 +79,7 @@ def evaluate_policy(
         RunError: Environments failed twice.
     """
     if pool is None:
-        with make_pool(config) as own:
+        with WorkerPool(num_workers(config.workers)) as own:
             return evaluate_policy(policy, tasks, config, console, own, journal)
     groups = make_groups(_by_batch_key(policy, tasks), config.episodes, config.tile)
     recorded = journal.episodes if journal else {}
@@ -156,11 +105,6 @@ def evaluate_policy(
     }
 
 
-def make_pool(config: EvaluationConfig) -> WorkerPool:
-    """Start as many workers as configured, by default one per CPU core."""
-    return WorkerPool(config.workers or os.cpu_count() or 1)
-
-
 def make_groups(tasks: Sequence[str], episodes: int, size: int) -> list[EpisodeGroup]:
     """Cut each task's episodes into groups of at most `size`."""
     starts = range(0, episodes, size)
@@ -181,3 +125,46 @@ def _in_order(episodes: Sequence[Episode], tasks: Sequence[str]) -> list[Episode
     """Return the episodes in the order of their tasks and numbers."""
     positions = {task: i for i, task in enumerate(tasks)}
     return sorted(episodes, key=lambda episode: (positions[episode.task], episode.number))
+
+
+class Journal:
+    """A file with one line per finished group: a key and the group's episodes.
+
+    The key covers everything that the episodes depend on. Lines with another key are ignored, so
+    that two evaluations may write to one file.
+
+    Attributes:
+        episodes: The finished episodes by their group.
+    """
+
+    def __init__(self, path: Path, key: str) -> None:
+        self.path = path
+        self.key = key
+        self.episodes: dict[EpisodeGroup, list[Episode]] = {}
+        if path.is_file():
+            self._read(path.read_text().splitlines())
+
+    def _read(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            try:
+                key, rows = json.loads(line)
+                episodes = [Episode(*values) for values in rows]
+                group = EpisodeGroup(episodes[0].task, tuple(e.number for e in episodes))
+            except (ValueError, TypeError, IndexError):
+                continue  # a line cut short by a kill
+            if key == self.key:
+                self.episodes[group] = episodes
+
+    def add(self, group: EpisodeGroup, episodes: list[Episode]) -> None:
+        """Record the episodes of a group."""
+        self.episodes[group] = episodes
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        line = json.dumps([self.key, [astuple(episode) for episode in episodes]])
+        with self.path.open("a") as file:
+            file.write(f"\n{line}\n")  # the last line may lack its end after a kill
+            file.flush()
+            os.fsync(file.fileno())
+
+    def delete(self) -> None:
+        """Remove the file, once its episodes have become a result."""
+        self.path.unlink(missing_ok=True)

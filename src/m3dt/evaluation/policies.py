@@ -5,7 +5,6 @@ Letters: A action dim.
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from typing import Generic, TypeVar
@@ -15,16 +14,11 @@ import numpy as np
 
 from m3dt.config import EvaluationConfig
 from m3dt.evaluation.agent import Agent
-from m3dt.evaluation.sessions import (
-    AgentSession,
-    EpisodeGroup,
-    RandomSession,
-    Session,
-    predict,
-)
+from m3dt.evaluation.sessions import AgentSession, EpisodeGroup, RandomSession, Session, predict
 from m3dt.models import PromptDT
 from m3dt.tasks import get_task
 from m3dt.utils.errors import UserError
+from m3dt.utils.processes import num_workers
 
 SessionT = TypeVar("SessionT", bound=Session)
 
@@ -74,10 +68,8 @@ class AgentPolicy(Policy[AgentSession]):
     forward passes.
 
     Args:
-        agent: The agent.
         rules: Target return, memory of actions (`auto`: as suits the agent), and how many episodes
             share a forward pass.
-        name: Name in tables and files.
     """
 
     def __init__(
@@ -92,7 +84,7 @@ class AgentPolicy(Policy[AgentSession]):
         # A masked model lives as long as a group of its task is running.
         self._models: WeakValueDictionary[str, PromptDT] = WeakValueDictionary()
         on_cpu = next(agent.model.parameters()).device.type == "cpu"
-        self.num_threads = (os.cpu_count() or 1) if on_cpu else 1
+        self.num_threads = num_workers() if on_cpu else 1
 
     def begin(self, group: EpisodeGroup, seed: int) -> AgentSession:
         agent = self.agent_for(group.task)
@@ -123,10 +115,6 @@ class AgentPolicy(Policy[AgentSession]):
 
 class OraclePolicy(AgentPolicy):
     """In each task, the backbone acts with the expert of the task's own group (figure 8).
-
-    Args:
-        experts: One agent per expert; their task groups are disjoint.
-        rules: As for `AgentPolicy`.
 
     Raises:
         UserError: A task belongs to several experts.

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from m3dt.config import BASELINES, Config
 from m3dt.evaluation.agent import load
-from m3dt.evaluation.evaluator import Journal, evaluate_policy, make_pool
+from m3dt.evaluation.evaluator import Journal, evaluate_policy
 from m3dt.evaluation.policies import AgentPolicy, OraclePolicy, Policy, RandomPolicy
 from m3dt.evaluation.scores import ModelInfo, RunResult
 from m3dt.evaluation.video import animation, film
@@ -25,6 +25,7 @@ from m3dt.tasks import SIMULATORS, get_task, tasks_of
 from m3dt.tasks.workers import WorkerPool
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import atomic_path, fingerprint, write_json
+from m3dt.utils.processes import num_workers
 
 _KINDS = ("backbone", "router", "expert", "baseline")
 
@@ -50,10 +51,8 @@ class RunModel:
 def run_model(config: Config, name: str) -> RunModel:
     """Load a model of a run.
 
-    Args:
-        config: The experiment.
-        name: `random`, `backbone`, `router`, `oracle`, `expert:K` or `baseline:METHOD`; empty for
-            the model of the configured method, as far as it is trained.
+    The name is `random`, `backbone`, `router`, `oracle`, `expert:K` or `baseline:METHOD`, or empty
+    for the model of the configured method, as far as it is trained.
 
     Raises:
         UserError: The run lacks the model, or the name is unknown.
@@ -123,11 +122,6 @@ def score_models(config: Config, models: Sequence[RunModel], console: Console) -
     A stored result counts if it is of the same weights, tasks, settings and simulators; it may be
     in the run's folder or in that of the run `reuse`.
 
-    Args:
-        config: The experiment.
-        models: Models of its run.
-        console: Where progress is shown.
-
     Raises:
         RunError: Environments failed twice.
     """
@@ -135,7 +129,7 @@ def score_models(config: Config, models: Sequence[RunModel], console: Console) -
     results = {name: result for name, result in stored.items() if result is not None}
     missing = {model.name: model for model in models if model.name not in results}
     if missing:
-        with make_pool(config.evaluation) as pool:
+        with WorkerPool(num_workers(config.evaluation.workers)) as pool:
             for name, model in missing.items():
                 results[name] = _evaluate(config, model, pool, console)
     return [ModelScore(m.name, results[m.name], m.name not in missing) for m in models]
@@ -149,7 +143,7 @@ def film_model(config: Config, model: RunModel, task: str) -> Path:
     """
     frames = film(model.policy, get_task(task).name, config.evaluation.seed)
     gif = animation(frames)
-    path = _folder(config) / f"{model.file_name}-{task}.gif"
+    path = _file(config, model).with_name(f"{model.file_name}-{task}.gif")
     with atomic_path(path) as temporary:
         temporary.write_bytes(gif)
     write_video(Path(config.run), model.name, task, model.info["step"], gif, frames.shape[1:3])
@@ -158,7 +152,7 @@ def film_model(config: Config, model: RunModel, task: str) -> Path:
 
 def _evaluate(config: Config, model: RunModel, pool: WorkerPool, console: Console) -> RunResult:
     """Evaluate a model and store its result."""
-    file, key = _folder(config) / f"{model.file_name}.json", _key(config, model)
+    file, key = _file(config, model), _key(config, model)
     journal = Journal(file.with_suffix(f".{key[:8]}.episodes.jsonl"), key)
     tasks = tasks_of(config)
     scores = evaluate_policy(model.policy, tasks, config.evaluation, console, pool, journal)
@@ -173,7 +167,7 @@ def _evaluate(config: Config, model: RunModel, pool: WorkerPool, console: Consol
 
 def _stored_result(config: Config, model: RunModel) -> RunResult | None:
     """Return the model's result from the run's folder, or copied from that of the run `reuse`."""
-    file, key = _folder(config) / f"{model.file_name}.json", _key(config, model)
+    file, key = _file(config, model), _key(config, model)
     result = _read(file, key)
     if result is None and config.reuse:
         result = _read(Path(config.reuse) / "evaluation" / file.name, key)
@@ -202,5 +196,6 @@ def _key(config: Config, model: RunModel) -> str:
     return fingerprint([settings, list(tasks_of(config)), model.info, versions])
 
 
-def _folder(config: Config) -> Path:
-    return Path(config.run) / "evaluation"
+def _file(config: Config, model: RunModel) -> Path:
+    """Return the file of a model's result."""
+    return Path(config.run) / "evaluation" / f"{model.file_name}.json"

@@ -30,7 +30,6 @@ class _Attempt:
 
     Attributes:
         number: Number of the attempt, which tells late answers of a failed one apart.
-        group: The group.
         worker: Number of the worker that steps it.
         alone: Whether the worker must run no other group.
         batch_key: Attempts with the same key may share a forward pass.
@@ -77,8 +76,6 @@ class RolloutScheduler:
     death, the groups of that worker are played one at a time, to find the one that kills.
 
     Args:
-        pool: Workers that step the environments.
-        policy: The policy that acts.
         groups: The groups, started in this order.
         seed: Seed of the evaluation.
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
 import numpy as np
 import torch
-from torchmetrics import MeanMetric, Metric, MetricCollection, SumMetric
+from torchmetrics import MeanMetric
 
 from m3dt.tasks import DOMAINS, get_task
 
@@ -99,7 +99,7 @@ def bootstrap_interval(scores: Sequence[np.ndarray], seed: int = 0) -> tuple[flo
     a single task, only its episodes are resampled.
 
     Args:
-        scores: Scores of the episodes of each task.
+        scores: Scores of the episodes, one array per task.
         seed: Seed of the resampling.
     """
     rng = np.random.default_rng(seed)
@@ -124,16 +124,8 @@ def wilson_interval(successes: int, episodes: int) -> tuple[float, float]:
     middle = rate + z2 / (2 * episodes)
     half = _Z * np.sqrt(rate * (1 - rate) / episodes + z2 / (4 * episodes**2))
     scale = 100 / (1 + z2 / episodes)
-    return float(max(middle - half, 0.0) * scale), float(
-        min(middle + half, 1 + z2 / episodes) * scale
-    )
-
-
-def task_interval(task: str, scores: np.ndarray) -> tuple[float, float]:
-    """Return the 95 % interval of one task's score."""
-    if get_task(task).domain == "metaworld":
-        return wilson_interval(int((scores > 0).sum()), len(scores))
-    return bootstrap_interval([scores])
+    low, high = max(middle - half, 0.0), min(middle + half, 1 + z2 / episodes)
+    return float(low * scale), float(high * scale)
 
 
 def summarize(episodes: Sequence[Episode]) -> ScoreSummary:
@@ -162,30 +154,25 @@ def _domains(tasks: Mapping[str, TaskResult]) -> dict[str, float]:
 
 
 def _task_result(task: str, episodes: Sequence[Episode]) -> TaskResult:
-    metrics = _task_metrics()
-    for episode in episodes:
-        metrics["score"].update(episode.score)
-        metrics["return_mean"].update(episode.episode_return)
-        metrics["success_rate"].update(episode.success)
-        metrics["env_steps"].update(episode.env_steps)
-    totals = {name: value.item() for name, value in metrics.compute().items()}
+    scores = np.array([episode.score for episode in episodes])
+    if get_task(task).domain == "metaworld":
+        interval = wilson_interval(int((scores > 0).sum()), len(scores))
+    else:
+        interval = bootstrap_interval([scores])
     return {
-        "score": totals["score"],
-        "ci95": list(task_interval(task, np.array([e.score for e in episodes]))),
-        "return_mean": totals["return_mean"],
-        "return_std": float(np.std([e.episode_return for e in episodes])),
-        "success_rate": totals["success_rate"],
+        "score": _mean(scores.tolist()),
+        "ci95": list(interval),
+        "return_mean": _mean(episode.episode_return for episode in episodes),
+        "return_std": float(np.std([episode.episode_return for episode in episodes])),
+        "success_rate": _mean(episode.success for episode in episodes),
         "episodes": len(episodes),
-        "env_steps": int(totals["env_steps"]),
+        "env_steps": sum(episode.env_steps for episode in episodes),
     }
 
 
-def _task_metrics() -> MetricCollection:
-    """Return one task's metrics in double precision; each is updated with its own values."""
-    metrics: dict[str, Metric | MetricCollection] = {
-        "score": MeanMetric(nan_strategy="disable"),
-        "return_mean": MeanMetric(nan_strategy="disable"),
-        "success_rate": MeanMetric(nan_strategy="disable"),
-        "env_steps": SumMetric(nan_strategy="disable"),
-    }
-    return MetricCollection(metrics, compute_groups=False).set_dtype(torch.float64)
+def _mean(values: Iterable[float]) -> float:
+    """Return the mean in double precision."""
+    metric = MeanMetric(nan_strategy="disable").set_dtype(torch.float64)
+    for value in values:
+        metric.update(value)
+    return metric.compute().item()

@@ -138,7 +138,7 @@ def predict(sessions: Sequence[AgentSession], batch_size: int) -> list[np.ndarra
     """Return the next actions of several groups in one forward pass, (episodes, 8) each.
 
     Args:
-        sessions: Sessions of the groups, all with the same model.
+        sessions: One per group, all with the same model.
         batch_size: Rows of the pass, B, at least as many as there are episodes; copies of the last
             episode fill it up.
     """

@@ -67,37 +67,17 @@ peg-unplug-side reach-wall stick-push stick-pull box-close
 
 # name: (state_dim, action_dim), in the paper's order; the custom tasks are the last 11.
 _DMCONTROL = {
-    "walker-stand": (24, 6),
-    "walker-walk": (24, 6),
-    "walker-run": (24, 6),
-    "cheetah-run": (17, 6),
-    "reacher-easy": (6, 2),
-    "reacher-hard": (6, 2),
-    "acrobot-swingup": (6, 1),
-    "pendulum-swingup": (3, 1),
-    "cartpole-balance": (5, 1),
-    "cartpole-balance-sparse": (5, 1),
-    "cartpole-swingup": (5, 1),
-    "cartpole-swingup-sparse": (5, 1),
-    "cup-catch": (8, 2),
-    "finger-spin": (9, 2),
-    "finger-turn-easy": (12, 2),
-    "finger-turn-hard": (12, 2),
-    "fish-swim": (24, 5),
-    "hopper-stand": (15, 4),
-    "hopper-hop": (15, 4),
-    "walker-walk-backwards": (24, 6),
-    "walker-run-backwards": (24, 6),
-    "cheetah-run-backwards": (17, 6),
-    "cheetah-run-front": (17, 6),
-    "cheetah-run-back": (17, 6),
-    "cheetah-jump": (17, 6),
-    "hopper-hop-backwards": (15, 4),
-    "reacher-three-easy": (8, 3),
-    "reacher-three-hard": (8, 3),
-    "cup-spin": (8, 2),
-    "pendulum-spin": (3, 1),
-}
+    "walker-stand": (24, 6), "walker-walk": (24, 6), "walker-run": (24, 6), "cheetah-run": (17, 6),
+    "reacher-easy": (6, 2), "reacher-hard": (6, 2), "acrobot-swingup": (6, 1),
+    "pendulum-swingup": (3, 1), "cartpole-balance": (5, 1), "cartpole-balance-sparse": (5, 1),
+    "cartpole-swingup": (5, 1), "cartpole-swingup-sparse": (5, 1), "cup-catch": (8, 2),
+    "finger-spin": (9, 2), "finger-turn-easy": (12, 2), "finger-turn-hard": (12, 2),
+    "fish-swim": (24, 5), "hopper-stand": (15, 4), "hopper-hop": (15, 4),
+    "walker-walk-backwards": (24, 6), "walker-run-backwards": (24, 6),
+    "cheetah-run-backwards": (17, 6), "cheetah-run-front": (17, 6), "cheetah-run-back": (17, 6),
+    "cheetah-jump": (17, 6), "hopper-hop-backwards": (15, 4), "reacher-three-easy": (8, 3),
+    "reacher-three-hard": (8, 3), "cup-spin": (8, 2), "pendulum-spin": (3, 1),
+}  # fmt: skip
 
 # Radians. The paper drew them uniformly once and then kept them.
 _ANT_DIRECTIONS = """
@@ -132,7 +112,7 @@ def _catalog() -> dict[str, TaskSpec]:
     return {spec.name: spec for spec in specs}
 
 
-TASKS: dict[str, TaskSpec] = _catalog()
+TASKS = _catalog()
 
 
 def get_task(name: str) -> TaskSpec:

@@ -41,35 +41,25 @@ def load_model(env_id: str) -> mujoco.MjModel:
 
 
 def cheetah_reward(velocity: np.ndarray, action: np.ndarray, goal: np.ndarray) -> np.ndarray:
-    """Return the reward -|v - goal| - 0.05 |a|^2 of running at a velocity.
+    """Return the reward -|v - goal| - 0.05 |a|^2 of running at a velocity, (...).
 
-    Args:
-        velocity: Forward velocity, m/s, (...).
-        action: (..., 6).
-        goal: Target velocity, m/s, (...).
+    Velocity and goal are in m/s, (...); the action is (..., 6).
     """
     return -np.abs(velocity - goal) - _CONTROL_COST["cheetah-vel"] * (action**2).sum(-1)
 
 
 def ant_reward(velocity: np.ndarray, action: np.ndarray, goal: np.ndarray) -> np.ndarray:
-    """Return the reward v . (cos goal, sin goal) - 0.5 |a|^2 + 1 of running in a direction.
+    """Return the reward v . (cos goal, sin goal) - 0.5 |a|^2 + 1 of running in a direction, (...).
 
-    Args:
-        velocity: Horizontal velocity of the torso, m/s, (..., 2).
-        action: (..., 8).
-        goal: Target direction, radians, (...).
+    The torso's horizontal velocity is in m/s, (..., 2), the goal in radians, (...); the action is
+    (..., 8).
     """
     along = velocity[..., 0] * np.cos(goal) + velocity[..., 1] * np.sin(goal)
     return along - _CONTROL_COST["ant-dir"] * (action**2).sum(-1) + _ALIVE_BONUS
 
 
 def ant_is_healthy(qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
-    """Return whether an ant is upright, (...) bool.
-
-    Args:
-        qpos: Joint positions, (..., 15).
-        qvel: Joint velocities, (..., 14).
-    """
+    """Return whether an ant is upright, (...) bool, from its joints, (..., 15) and (..., 14)."""
     low, high = _HEALTHY_HEIGHT
     finite = np.isfinite(qpos).all(-1) & np.isfinite(qvel).all(-1)
     return finite & (qpos[..., 2] >= low) & (qpos[..., 2] <= high)

@@ -17,17 +17,9 @@ from m3dt.utils.errors import UserError, nearest
 # Ten different tasks that a small model learns within minutes, in about the domains' ratio of
 # 5:3:4:4.
 _QUICKSTART = (
-    "door-open-v2",
-    "button-press-topdown-v2",
-    "window-close-v2",
-    "cup-catch",
-    "walker-walk",
-    "ant-dir-6",
-    "ant-dir-16",
-    "cheetah-vel-7",
-    "cheetah-vel-19",
-    "cheetah-vel-31",
-)
+    "door-open-v2", "button-press-topdown-v2", "window-close-v2", "cup-catch", "walker-walk",
+    "ant-dir-6", "ant-dir-16", "cheetah-vel-7", "cheetah-vel-19", "cheetah-vel-31",
+)  # fmt: skip
 
 
 @cache

@@ -14,7 +14,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -67,9 +66,6 @@ class WorkerPool:
 
     A worker that dies is replaced. One that cannot even start is not: its successor could not
     start either.
-
-    Args:
-        num_workers: Number of processes.
     """
 
     def __init__(self, num_workers: int) -> None:
@@ -86,12 +82,7 @@ class WorkerPool:
     def __enter__(self) -> WorkerPool:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for connection in self.connections:
             connection.close()
         for process in self.processes:
@@ -163,13 +154,7 @@ def _start() -> tuple[Connection, SpawnProcess]:
 
 
 class GroupEnvironments:
-    """The environments of one group, stepped together; early finishers wait for the others.
-
-    Args:
-        attempt: Number of the attempt at the group.
-        task: Name of the task.
-        envs: One environment per episode.
-    """
+    """The environments of one group, one per episode; early finishers wait for the others."""
 
     def __init__(self, attempt: int, task: str, envs: list[TaskEnv]) -> None:
         self.attempt, self.task, self.envs = attempt, task, envs
