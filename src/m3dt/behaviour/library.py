@@ -22,13 +22,6 @@ SHIPPED = Path(__file__).parent / "trained"
 RECORD = "policies.json"
 
 
-class RungRecord(TypedDict):
-    """When a network was taken from its training."""
-
-    steps: int
-    simulated_return: float
-
-
 class PolicyRecord(TypedDict):
     """How one policy was trained, and its returns in the real environment."""
 
@@ -37,7 +30,8 @@ class PolicyRecord(TypedDict):
     """The fields of `Recipe`."""
     seed: int
     seconds: int
-    rungs: dict[str, RungRecord]
+    rungs: dict[str, dict[str, float]]
+    """`steps` and `simulated_return` of each network."""
     return_mean: float
     return_std: float
     return_quartiles: list[float]

@@ -73,18 +73,12 @@ _CLIP = 10.0  # bound of the normalised inputs, as in training
 
 @dataclass(frozen=True)
 class Network:
-    """A multilayer perceptron with tanh units over normalised inputs.
+    """A multilayer perceptron with tanh units over normalised inputs."""
 
-    Attributes:
-        mean, std: Statistics of the inputs during training, (input_dim,).
-        weights: One matrix per layer, (out, in).
-        biases: One vector per layer, (out,).
-    """
-
-    mean: np.ndarray
-    std: np.ndarray
-    weights: tuple[np.ndarray, ...]
-    biases: tuple[np.ndarray, ...]
+    mean: np.ndarray  # (input_dim,), of the inputs during training
+    std: np.ndarray  # (input_dim,)
+    weights: tuple[np.ndarray, ...]  # (out, in), one per layer
+    biases: tuple[np.ndarray, ...]  # (out,), one per layer
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
         """Return the mean action in [-1, 1], (..., A), for inputs (..., input_dim)."""

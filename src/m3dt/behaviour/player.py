@@ -55,10 +55,7 @@ def play(env: TaskEnv, policy: BehaviourPolicy, rung: Rung, rng: np.random.Gener
 def picture(task: str, steps: int = 30, library: Library | None = None) -> np.ndarray:
     """Return a frame after some steps of a task's best policy, (height, width, 3) uint8.
 
-    Args:
-        task: Name of the task.
-        steps: Number of steps before the frame.
-        library: Source of the policies; by default the package.
+    The policies are the package's if no library is given.
 
     Raises:
         UserError: The task is unknown or has no policy, or rendering is off.

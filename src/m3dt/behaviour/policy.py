@@ -17,12 +17,7 @@ class BehaviourPolicy(Protocol):
         """Start a new episode."""
 
     def act(self, observation: np.ndarray, success: bool) -> np.ndarray:
-        """Return an action in [-1, 1], (A,).
-
-        Args:
-            observation: (S,).
-            success: Whether an earlier step of the episode was a success.
-        """
+        """Return an action in [-1, 1], (A,), after an observation (S,) and any earlier success."""
 
 
 class LearnedPolicy:
@@ -74,12 +69,6 @@ class ScriptedPolicy:
     """
 
     def __init__(self, spec: TaskSpec, hold_after: int | None) -> None:
-        """Build the script.
-
-        Args:
-            spec: A Meta-World task.
-            hold_after: Steps from the first success until the hand stops; None never stops it.
-        """
         self._script = _script(spec)
         self._hold_after = hold_after
         self.begin()

@@ -82,13 +82,7 @@ def choice(default: str, words: tuple[str, ...], weights: bool = True) -> str:
 
 
 class SettingError(ValueError):
-    """Settings of a section are wrong.
-
-    Args:
-        section: The section.
-        problem: The message, with `{}` for each setting.
-        names: The settings, dotted below the section.
-    """
+    """Settings, named below their section, are wrong; the problem has a `{}` for each."""
 
     def __init__(self, section: Section, problem: str, *names: str) -> None:
         self.problem = problem

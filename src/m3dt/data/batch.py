@@ -77,10 +77,7 @@ class ExpertParts:
     num_experts: int
 
     def check(self, sizes: Sequence[int]) -> None:
-        """Refuse parts that are not E equal ones.
-
-        Args:
-            sizes: Rows of each part.
+        """Refuse parts, given by their numbers of rows, that are not E equal ones.
 
         Raises:
             ValueError: There are not E parts, or they differ in size.

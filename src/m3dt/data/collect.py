@@ -36,13 +36,7 @@ from m3dt.utils.processes import num_workers, process_pool
 def collect(
     folder: str | Path, tasks: Sequence[str], config: CollectConfig, console: Console
 ) -> DatasetIndex:
-    """Collect the tasks that a dataset lacks.
-
-    Args:
-        folder: Folder of the dataset; created if it does not exist.
-        tasks: Names of the tasks that the dataset should contain.
-        config: Number of trajectories, processes, seed, and folder of policies.
-        console: Where to show progress.
+    """Collect the tasks that a dataset lacks; its folder is created if it does not exist.
 
     Raises:
         UserError: A task was collected with other settings or has no behaviour policy, the disk has

@@ -24,20 +24,13 @@ from m3dt.utils.errors import UserError, nearest
 
 @dataclass(frozen=True)
 class TaskContext:
-    """Normalisation, prompts and best returns of the tasks an agent was trained on.
+    """Normalisation, prompts and best returns of the tasks an agent was trained on."""
 
-    Attributes:
-        tasks: Names, N of them.
-        state_mean, state_std: (N, S).
-        best_return: Largest episode return in the data, (N,).
-        prompts: Prepared prompts, (N, prompts per task, P, ...).
-    """
-
-    tasks: tuple[str, ...]
-    state_mean: Tensor
-    state_std: Tensor
-    best_return: Tensor
-    prompts: Segment
+    tasks: tuple[str, ...]  # N names
+    state_mean: Tensor  # (N, S)
+    state_std: Tensor  # (N, S)
+    best_return: Tensor  # (N,), largest episode return in the data
+    prompts: Segment  # (N, prompts per task, P, ...), prepared
 
     @classmethod
     def from_store(

@@ -25,15 +25,10 @@ _PROBE = 1_000_000  # keeps the random streams of probe batches apart from those
 
 @dataclass(frozen=True)
 class TaskStream:
-    """A sequence of batches over some tasks: all of them, or those of one expert.
+    """A sequence of batches over some tasks: all of them, or those of one expert."""
 
-    Attributes:
-        key: Part of the random seed, such as the number of the expert.
-        tasks: Positions in the suite.
-    """
-
-    key: int
-    tasks: tuple[int, ...]
+    key: int  # part of the random seed, such as the number of the expert
+    tasks: tuple[int, ...]  # positions in the suite
 
 
 @dataclass(frozen=True)

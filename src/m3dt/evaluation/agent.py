@@ -32,22 +32,14 @@ _VARIANTS = {"unfrozen_experts": ", experts unfrozen", "ungrouped": ", ungrouped
 
 @dataclass(frozen=True)
 class Agent:
-    """A model in evaluation mode, with the data of the tasks it was trained on.
-
-    Attributes:
-        entry: The model's registry entry.
-        context: Normalisation, prompts and returns of its tasks.
-        run: The run's folder.
-        masks: Which parameters serve which task, for HarmoDT.
-        history: How it remembers its actions (`evaluation.history`).
-    """
+    """A model in evaluation mode, with the data of the tasks it was trained on."""
 
     model: PromptDT
-    entry: Entry
+    entry: Entry  # the model's registry entry
     context: TaskContext
-    run: str
-    masks: TaskMasks | None = None
-    history: str = "real_dims"
+    run: str  # the run's folder
+    masks: TaskMasks | None = None  # which parameters serve which task, for HarmoDT
+    history: str = "real_dims"  # how it remembers its actions (`evaluation.history`)
 
     def __repr__(self) -> str:
         size = self.model.num_parameters()

@@ -132,15 +132,12 @@ class Journal:
 
     The key covers everything that the episodes depend on. Lines with another key are ignored, so
     that two evaluations may write to one file.
-
-    Attributes:
-        episodes: The finished episodes by their group.
     """
 
     def __init__(self, path: Path, key: str) -> None:
         self.path = path
         self.key = key
-        self.episodes: dict[EpisodeGroup, list[Episode]] = {}
+        self.episodes: dict[EpisodeGroup, list[Episode]] = {}  # the finished ones
         if path.is_file():
             self._read(path.read_text().splitlines())
 

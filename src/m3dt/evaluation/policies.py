@@ -24,17 +24,11 @@ SessionT = TypeVar("SessionT", bound=Session)
 
 
 class Policy(ABC, Generic[SessionT]):
-    """Anything that can be evaluated.
+    """Anything that can be evaluated."""
 
-    Attributes:
-        name: Name in tables and files.
-        num_threads: Calls of `act` that may run at the same time.
-        batch_size: Most episodes that share a call of `act`, if no group alone has more.
-    """
-
-    name: str
-    num_threads: int = 1
-    batch_size: int = 1
+    name: str  # in tables and files
+    num_threads: int = 1  # calls of `act` that may run at the same time
+    batch_size: int = 1  # most episodes that share a call of `act`, if no group alone has more
 
     @abstractmethod
     def begin(self, group: EpisodeGroup, seed: int) -> SessionT:

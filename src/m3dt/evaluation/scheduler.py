@@ -26,28 +26,18 @@ _MAX_ATTEMPTS = 2
 
 @dataclass
 class _Attempt:
-    """A group that is running.
+    """A group that is running."""
 
-    Attributes:
-        number: Number of the attempt, which tells late answers of a failed one apart.
-        worker: Number of the worker that steps it.
-        alone: Whether the worker must run no other group.
-        batch_key: Attempts with the same key may share a forward pass.
-        session: The policy's memory.
-        returns, successes, env_steps: Outcome of each episode so far, (episodes,).
-        stepping: Whether its worker steps it; otherwise the policy has its observation.
-    """
-
-    number: int
+    number: int  # tells late answers of a failed attempt apart
     group: EpisodeGroup
-    worker: int
-    alone: bool
-    batch_key: Hashable
+    worker: int  # number of the worker that steps it
+    alone: bool  # whether the worker must run no other group
+    batch_key: Hashable  # attempts with the same key may share a forward pass
     session: Session
-    returns: np.ndarray
+    returns: np.ndarray  # (episodes,), like the next two: the outcome so far
     successes: np.ndarray
     env_steps: np.ndarray
-    stepping: bool = True
+    stepping: bool = True  # by its worker; otherwise the policy has its observation
 
     def add(self, transition: Transition) -> None:
         """Add the outcome of a step."""

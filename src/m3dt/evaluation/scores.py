@@ -96,11 +96,7 @@ def bootstrap_interval(scores: Sequence[np.ndarray], seed: int = 0) -> tuple[flo
     """Return the 95 % interval of the mean over tasks of each task's mean score.
 
     Both levels are resampled with replacement: the tasks, and the episodes of each drawn task. For
-    a single task, only its episodes are resampled.
-
-    Args:
-        scores: Scores of the episodes, one array per task.
-        seed: Seed of the resampling.
+    a single task, only its episodes are resampled. `scores` has one array per task.
     """
     rng = np.random.default_rng(seed)
     num_tasks = len(scores)

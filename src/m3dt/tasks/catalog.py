@@ -16,29 +16,17 @@ DOMAINS = ("metaworld", "dmcontrol", "cheetah-vel", "ant-dir")
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """One of the 160 tasks.
+    """One of the 160 tasks."""
 
-    Attributes:
-        name: Name in the paper, such as `reach-v2`.
-        domain: One of `DOMAINS`.
-        state_dim: Length of an observation, at most 39.
-        action_dim: Length of an action, at most 8; actions lie in [-1, 1].
-        horizon: Largest number of agent steps in an episode.
-        target_return: Return that the paper's evaluation conditions on.
-        return_scale: Returns are divided by it before they enter the model.
-        env_id: Name in the simulator, such as `reach-v3`.
-        goal: Velocity in m/s (cheetah-vel), direction in radians (ant-dir), or None.
-    """
-
-    name: str
-    domain: str
-    state_dim: int
-    action_dim: int
-    horizon: int
-    target_return: float
-    return_scale: float
-    env_id: str
-    goal: float | None = None
+    name: str  # in the paper, such as `reach-v2`
+    domain: str  # one of DOMAINS
+    state_dim: int  # at most 39
+    action_dim: int  # at most 8; actions lie in [-1, 1]
+    horizon: int  # largest number of agent steps in an episode
+    target_return: float  # what the paper's evaluation conditions on
+    return_scale: float  # returns are divided by it before they enter the model
+    env_id: str  # in the simulator, such as `reach-v3`
+    goal: float | None = None  # m/s (cheetah-vel), radians (ant-dir)
 
     def normalized_score(self, episode_return: float, success: bool) -> float:
         """Return an episode's score from 0 to 100 (paper section 5.1).

@@ -82,9 +82,8 @@ class LocomotionEnv(TaskEnv):
     def set_state(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
         """Place the robot and return the observation, (S,).
 
-        Args:
-            qpos: Joint positions, m and radians; (9,) for the cheetah, (15,) for the ant.
-            qvel: Joint velocities, (9,) or (14,).
+        Joint positions are in m and radians, (9,) for the cheetah and (15,) for the ant; velocities
+        are (9,) or (14,).
         """
         self._place(qpos, qvel)
         return self._observation().astype(np.float32)

@@ -97,16 +97,10 @@ def domain_counts(count: int) -> dict[str, int]:
 
 
 def select_tasks(count: int, seed: int, scores: Mapping[str, float]) -> tuple[str, ...]:
-    """Draw a subset of tasks that keeps the ratio of the domains and the mean difficulty.
+    """Draw a subset of tasks, in catalogue order, by the domains' ratio and the mean difficulty.
 
-    Args:
-        count: Number of tasks, 4 to 160.
-        seed: Seed of the draw.
-        scores: Difficulty of each task: the score of a model trained on it alone.
-
-    Returns:
-        Task names in catalogue order: the first draw whose mean score differs by at most half a
-        point from that of all tasks, or else the closest of 10,000 draws.
+    It is the first draw whose mean score (of models trained on one task alone) differs by at most
+    half a point from that of all tasks, or else the closest of 10,000 draws.
 
     Raises:
         ValueError: `count` is out of range.

@@ -29,36 +29,22 @@ _MAX_FREE = 50
 
 @dataclass(frozen=True)
 class Transition:
-    """A step of a group's environments, or their reset.
+    """A step of a group's environments, or their reset, which has observations only."""
 
-    Attributes:
-        attempt: Number of the attempt at the group.
-        observations: (episodes, S).
-        rewards: (episodes,), 0 for episodes that had ended before; None after a reset.
-        successes: (episodes,) of bool; None after a reset.
-        played: (episodes,) of bool, whether an episode took this step; None after a reset.
-        done: Whether all episodes have ended.
-    """
-
-    attempt: int
-    observations: np.ndarray
-    rewards: np.ndarray | None = None
-    successes: np.ndarray | None = None
-    played: np.ndarray | None = None
-    done: bool = False
+    attempt: int  # number of the attempt at the group
+    observations: np.ndarray  # (episodes, S)
+    rewards: np.ndarray | None = None  # (episodes,), 0 for those that had ended before
+    successes: np.ndarray | None = None  # (episodes,) of bool
+    played: np.ndarray | None = None  # (episodes,) of bool, which of them took this step
+    done: bool = False  # whether all episodes have ended
 
 
 @dataclass(frozen=True)
 class Failure:
-    """The failure of one attempt, or of all attempts on a worker that died.
+    """The failure of one attempt, or of all attempts on a worker that died."""
 
-    Attributes:
-        attempt: Number of the attempt; None if the worker died.
-        message: A traceback, or the worker's exit code.
-    """
-
-    attempt: int | None
-    message: str
+    attempt: int | None  # its number; None if the worker died
+    message: str  # a traceback, or the worker's exit code
 
 
 class WorkerPool:

@@ -96,9 +96,7 @@ def _new_file_mode() -> int:
 def remove_temporaries(folder: Path, older_than: float = 0.0) -> None:
     """Delete the half-written files and folders that killed processes left in `folder`.
 
-    Args:
-        folder: Folder to clean; its subfolders are not searched.
-        older_than: Minimum age, s. It spares files that other processes are writing now.
+    Its subfolders are not searched. A minimum age in s spares what other processes write now.
     """
     for path in folder.glob(f".*{TEMPORARY_SUFFIX}"):
         if not _OUR_TEMPORARY.fullmatch(path.name):

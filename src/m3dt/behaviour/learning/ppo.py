@@ -48,14 +48,9 @@ _TEST_EPISODES = 64
 def train(
     spec: TaskSpec, folder: Path, recipe: Recipe, seed: int = 0, log: Log = lambda line: None
 ) -> None:
-    """Train one policy, or resume its training.
+    """Train one policy, or resume its training; `log` receives one line per snapshot.
 
-    Args:
-        spec: The task; for locomotion, any goal stands for all of its domain.
-        folder: Folder of the training.
-        recipe: Settings of the training.
-        seed: Seed of initial states, networks and noise.
-        log: Receives one line per snapshot.
+    For locomotion, any goal stands for all of its domain.
 
     Raises:
         UserError: The recipe starts from another policy that is not in the same parent folder, or
@@ -130,9 +125,8 @@ class _SnapshotSaver(BaseCallback):
         super().__init__()
         self.spec, self.folder, self.recipe, self.env, self.log = spec, folder, recipe, env, log
         self.steps_per_snapshot = recipe.steps // recipe.snapshots
-        self.started = time.monotonic()
-        if (folder / PROGRESS).exists():
-            self.started -= read_progress(folder)[-1].seconds
+        before = read_progress(folder)
+        self.started = time.monotonic() - (before[-1].seconds if before else 0)
         self.finished = False
 
     def _on_rollout_start(self) -> None:
@@ -211,20 +205,14 @@ def train_and_pack(
 ) -> None:
     """Train policies one after another, or resume them, and write their ladders.
 
-    Args:
-        names: Tasks or policies.
-        folder: Folder of the trainings, with one subfolder per policy.
-        library: Folder of the ladders.
-        seed: Seed of the trainings.
-        console: Where to print progress and results.
+    The names are of tasks or of policies. Each training has a subfolder of `folder`.
 
     Raises:
         UserError: A name cannot be trained, or a recipe starts from a policy that is missing.
     """
     for spec in trainable(names):
         name = policy_name(spec)
-        log = partial(_print_line, console, name)
-        train(spec, folder / name, RECIPES[name], seed, log)
+        train(spec, folder / name, RECIPES[name], seed, partial(_print_line, console, name))
         record = pack(spec, folder / name, library)
         console.print(
             f"{name}: return {record['return_mean']:.1f} +- {record['return_std']:.1f} without "

@@ -51,16 +51,10 @@ class Simulation(ABC):
 
 
 def simulate(spec: TaskSpec, num: int, threads: int, seed: int, shaped: bool = False) -> Simulation:
-    """Return simulations of a DMControl or locomotion task.
+    """Return `num` simulations of a DMControl or locomotion task, stepped by some threads.
 
-    Every locomotion episode draws a new goal.
-
-    Args:
-        spec: The task.
-        num: Number of simulations, B.
-        threads: Number of threads that step them.
-        seed: Seed of initial states and goals.
-        shaped: Whether to add the task's shaping rewards and exploring starts, if it has any.
+    Every locomotion episode draws a new goal. Shaped simulations add the task's shaping rewards and
+    exploring starts, if it has any.
     """
     rng = np.random.default_rng(seed)
     if spec.domain == "dmcontrol":

@@ -26,14 +26,9 @@ FORMATS: dict[str, Callable[[Path, Sequence[str]], Tasks]] = {
 def import_dataset(
     source: Path, folder: Path, format: str, names: Sequence[str], console: Console
 ) -> DatasetIndex:
-    """Add the tasks of another project's dataset to ours.
+    """Add the tasks of another project's dataset, all if none is named, to ours.
 
-    Args:
-        source: File or folder to import.
-        folder: Folder of our dataset; created if it does not exist.
-        format: One of `FORMATS`.
-        names: Task names; none means all.
-        console: Where to list the imported tasks.
+    Our folder is created if it does not exist. The format is one of `FORMATS`.
 
     Raises:
         UserError: The source cannot be read, a check fails, or another process is writing to the
