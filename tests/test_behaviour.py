@@ -24,7 +24,7 @@ SIMULATED += ["cheetah-vel-7", "ant-dir-7"]
 def same_state(env, spec, simulation):
     """Put a real environment into the state, target and goal of the first simulation."""
     env.reset(seed=0)
-    qpos, qvel = simulation._rollouts.qpos[0], simulation._rollouts.qvel[0]
+    qpos, qvel = simulation.rollouts.qpos[0], simulation.rollouts.qvel[0]
     if spec.domain != "dmcontrol":
         env._goal = simulation.goals[0].copy()
         env.set_state(qpos, qvel)

@@ -26,11 +26,7 @@ def policy_input(spec: TaskSpec, observations: np.ndarray, goal: np.ndarray) -> 
     Exact symmetries are removed, so that one policy covers all their cases. The ant's world is
     rotated so that its goal points along x, and the reacher's target is expressed in the frame of
     its first link. For the cheetah, the goal is appended. Other observations stay unchanged.
-
-    Args:
-        spec: The task; its own goal is not read.
-        observations: (..., S).
-        goal: Goal of each row, (...); ignored for DMControl.
+    Observations are (..., S). Each has its own goal, (...), which is ignored for DMControl.
     """
     if spec.domain == "cheetah-vel":
         return np.concatenate((observations[..., :_CHEETAH_INPUT], goal[..., None]), axis=-1)

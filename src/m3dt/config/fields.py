@@ -61,12 +61,9 @@ class Choices:
 
 
 def setting(default: T, rule: Range | Choices | None = None, weights: bool = True) -> T:
-    """Declare a setting.
+    """Declare a setting by its default value and the rule that its values obey, if any.
 
-    Args:
-        default: Its default value.
-        rule: Which values it may have; by default any.
-        weights: Whether it can change a bit of the weights that a training makes.
+    `weights` says whether it can change a bit of the weights that a training makes.
     """
     return field(default=default, metadata={"rule": rule, "weights": weights})
 
@@ -147,13 +144,11 @@ class Sources(dict[str, str]):
         return self.of(*above) if above else "defaults"
 
     def unknown(self, key: str, known: Iterable[str]) -> UserError:
-        """Return the error that refuses a key, with the nearest known one."""
-        return UserError(f"{self.of(key)}: unknown key '{key}'.{nearest_key(key, known)}")
+        """Return the error that refuses a key, with the nearest known one.
 
-
-def nearest_key(key: str, known: Iterable[str]) -> str:
-    """Return ` Did you mean 'x'?` for a known key; the same name in another section comes first."""
-    known = list(known)
-    name = key.rpartition(".")[2]
-    elsewhere = [other for other in known if other.rpartition(".")[2] == name]
-    return nearest(key, elsewhere or known)
+        The same name in another section comes first.
+        """
+        known, name = list(known), key.rpartition(".")[2]
+        elsewhere = [other for other in known if other.rpartition(".")[2] == name]
+        hint = nearest(key, elsewhere or known)
+        return UserError(f"{self.of(key)}: unknown key '{key}'.{hint}")

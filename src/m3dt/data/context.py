@@ -89,10 +89,6 @@ class TaskContext:
 
     @classmethod
     def from_tensors(cls, tasks: Sequence[str], tensors: dict[str, Tensor]) -> TaskContext:
-        return cls(
-            tuple(tasks),
-            tensors["state_mean"],
-            tensors["state_std"],
-            tensors["best_return"],
-            Segment(*(tensors[f"prompts.{name}"] for name in Segment._fields)),
-        )
+        prompts = Segment(*(tensors[f"prompts.{name}"] for name in Segment._fields))
+        mean, std, best = (tensors[name] for name in ("state_mean", "state_std", "best_return"))
+        return cls(tuple(tasks), mean, std, best, prompts)

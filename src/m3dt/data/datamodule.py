@@ -43,14 +43,7 @@ class M3DTDataModule(pl.LightningDataModule):
 
     Nothing needs saving to resume: batch s is drawn from a generator seeded by (seed, stage,
     stream, s), and each rank takes its share of the rows, so the world size changes no batch.
-
-    Args:
-        store: The opened dataset.
-        loader: Batch size, sampling and workers.
-        model: Lengths of segments and prompts.
-        seed: Seed of the experiment.
-        stage: Number of the stage, 1 to 3.
-        streams: One stream over all tasks, or one per expert.
+    The stage is 1, 2 or 3. The streams are one over all tasks, or one per expert.
     """
 
     def __init__(

@@ -48,17 +48,11 @@ class Rows(NamedTuple):
 
 @dataclass(frozen=True)
 class TaskInputs:
-    """Prepares the inputs of one task.
+    """Prepares the inputs of one task."""
 
-    Args:
-        normalization: Mean and standard deviation of the states.
-        return_scale: Divisor of the returns-to-go.
-        max_timesteps: Rows of the model's timestep table; later timesteps share its last row.
-    """
-
-    normalization: Normalization
-    return_scale: float
-    max_timesteps: int
+    normalization: Normalization  # of the states
+    return_scale: float  # divisor of the returns-to-go
+    max_timesteps: int  # rows of the model's timestep table; later timesteps share its last row
 
     def prepare(
         self,

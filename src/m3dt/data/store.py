@@ -162,9 +162,8 @@ class DatasetStore:
         specs = [get_task(name) for name in names]
         tasks = [TaskStore.open(folder / index.tasks[s.name].file, s) for s in specs]
         if checksums:
-            found = {task.path.name: sha256(task.path) for task in tasks}
-            recorded = {index.tasks[name].file: index.tasks[name].sha256 for name in names}
-            changed = [name for name in recorded if found[name] != recorded[name]]
+            entries = [index.tasks[name] for name in names]
+            changed = [e.file for e in entries if sha256(folder / e.file) != e.sha256]
             if changed:
                 raise UserError(
                     f"{folder}: {', '.join(changed)}: not as the dataset's checksums say. Delete "

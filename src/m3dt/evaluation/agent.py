@@ -18,7 +18,7 @@ from m3dt.runs.assemble import build_model
 from m3dt.runs.registry import MAIN, Entry, Registry
 from m3dt.utils.errors import UserError
 
-_ACTING_KINDS = ("router", "expert", "backbone", "baseline")  # in the order of preference
+ACTING_KINDS = ("router", "expert", "backbone", "baseline")  # in the order of preference
 _METHODS = {
     "backbone": "PromptDT",
     "expert": "PromptDT with one expert",
@@ -153,12 +153,12 @@ def _choose_entry(registry: Registry, kind: str | None, name: str | None) -> Ent
     entries = registry.entries()
     if kind is None:
         found = {entry.kind for entry in entries}
-        kind = next((k for k in _ACTING_KINDS if k in found), None)
+        kind = next((k for k in ACTING_KINDS if k in found), None)
         if kind is None:
             remedy = "Train one with `m3dt stage1`."
             raise UserError(f"{registry.run}: holds no trained model. {remedy}")
-    if kind not in _ACTING_KINDS:
-        raise UserError(f"kind={kind}: models that act are of kind {', '.join(_ACTING_KINDS)}")
+    if kind not in ACTING_KINDS:
+        raise UserError(f"kind={kind}: models that act are of kind {', '.join(ACTING_KINDS)}")
     if name is None:
         name = next((entry.name for entry in entries if entry.kind == kind), MAIN)
     return registry.get(kind, name)

@@ -67,13 +67,8 @@ def evaluate_policy(
 ) -> PolicyResult:
     """Roll a policy out on tasks and summarise its scores.
 
-    Args:
-        policy: What acts.
-        tasks: Names.
-        config: Episodes, seed and so on.
-        console: Shows the progress.
-        pool: Workers; by default new ones for this evaluation, as many as configured.
-        journal: Where finished episodes are recorded; those it holds already are not played.
+    Without a pool, new workers are started, as many as configured. Finished episodes are recorded
+    in the journal, and those it holds already are not played.
 
     Raises:
         RunError: Environments failed twice.
@@ -96,8 +91,10 @@ def evaluate_policy(
             new += episodes
             bar.advance(row, len(episodes))
     seconds = max(time.monotonic() - started, 1e-9)
+    positions = {task: i for i, task in enumerate(tasks)}
+    in_order = sorted(old + new, key=lambda e: (positions[e.task], e.number))
     return {
-        **summarize(_in_order(old + new, tasks)),
+        **summarize(in_order),
         "episodes": config.episodes,
         "env_steps_per_second": sum(episode.env_steps for episode in new) / seconds,
         "seed": config.seed,
@@ -119,12 +116,6 @@ def _by_batch_key(policy: Policy[Any], tasks: Sequence[str]) -> list[str]:
     for task in tasks:
         by_key.setdefault(policy.batch_key(task), []).append(task)
     return [task for same in by_key.values() for task in same]
-
-
-def _in_order(episodes: Sequence[Episode], tasks: Sequence[str]) -> list[Episode]:
-    """Return the episodes in the order of their tasks and numbers."""
-    positions = {task: i for i, task in enumerate(tasks)}
-    return sorted(episodes, key=lambda episode: (positions[episode.task], episode.number))
 
 
 class Journal:

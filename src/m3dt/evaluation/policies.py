@@ -59,11 +59,8 @@ class AgentPolicy(Policy[AgentSession]):
     """A trained agent, conditioned on a target return and a prompt.
 
     An agent with masks has a different model for each task: only episodes of one group share its
-    forward passes.
-
-    Args:
-        rules: Target return, memory of actions (`auto`: as suits the agent), and how many episodes
-            share a forward pass.
+    forward passes. The rules set the target return, the memory of actions (`auto`: as suits the
+    agent), and how many episodes share a forward pass.
     """
 
     def __init__(

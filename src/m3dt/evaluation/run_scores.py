@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from m3dt.config import BASELINES, Config
-from m3dt.evaluation.agent import load
+from m3dt.evaluation.agent import ACTING_KINDS, load
 from m3dt.evaluation.evaluator import Journal, evaluate_policy
 from m3dt.evaluation.policies import AgentPolicy, OraclePolicy, Policy, RandomPolicy
 from m3dt.evaluation.scores import ModelInfo, RunResult
@@ -27,7 +27,13 @@ from m3dt.utils.errors import UserError
 from m3dt.utils.files import atomic_path, fingerprint, write_json
 from m3dt.utils.processes import num_workers
 
-_KINDS = ("backbone", "router", "expert", "baseline")
+# Settings by which experiments differ, few enough for the HParams page.
+_HYPERPARAMETERS = (
+    "method", "suite", "seed", "model.n_embd", "model.n_layer", "model.context_length",
+    "moe.num_experts", "moe.top_k", "grouping.method", "loader.batch_size", "loader.sampling",
+    "stage1.max_steps", "stage1.learning_rate", "stage2.max_steps", "stage3.max_steps",
+    "baseline.max_steps",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ def run_model(config: Config, name: str) -> RunModel:
     if not name and config.method in BASELINES:
         name = f"baseline:{config.method}"
     kind, _, number = name.partition(":")
-    if kind not in ("", *_KINDS):
+    if kind not in ("", *ACTING_KINDS):
         choices = "random, backbone, router, oracle, expert:K, baseline:METHOD"
         raise UserError(f"--models {name}: choose among {choices}")
     agent = load(config.run, kind or None, number or None, inference_device(config))
@@ -96,15 +102,6 @@ def _oracle(config: Config) -> RunModel:
         "step": experts[0].entry.step,
     }
     return RunModel(policy, info)
-
-
-# Settings by which experiments differ, few enough for the HParams page.
-_HYPERPARAMETERS = (
-    "method", "suite", "seed", "model.n_embd", "model.n_layer", "model.context_length",
-    "moe.num_experts", "moe.top_k", "grouping.method", "loader.batch_size", "loader.sampling",
-    "stage1.max_steps", "stage1.learning_rate", "stage2.max_steps", "stage3.max_steps",
-    "baseline.max_steps",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)

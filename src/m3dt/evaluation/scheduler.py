@@ -64,18 +64,6 @@ class RolloutScheduler:
 
     A group is played again, from its seeds, if an environment raises or its worker dies. After a
     death, the groups of that worker are played one at a time, to find the one that kills.
-
-    Args:
-        groups: The groups, started in this order.
-        seed: Seed of the evaluation.
-
-    Attributes:
-        waiting: Groups that have not started, the next one last.
-        suspects: Groups of a worker that died; each is played alone, before any that waits.
-        running: Attempts in progress, by number.
-        ready: Attempts that have observed, in the order of their answers.
-        failures: How often each group has failed.
-        failed: Groups that failed too often, and the last reason.
     """
 
     def __init__(
@@ -84,12 +72,13 @@ class RolloutScheduler:
         self.pool = pool
         self.policy = policy
         self.seed = seed
-        self.waiting = list(groups)[::-1]
+        self.waiting = list(groups)[::-1]  # groups that have not started, the next one last
+        # Groups of a worker that died; each is played alone, before any that waits.
         self.suspects: list[EpisodeGroup] = []
-        self.running: dict[int, _Attempt] = {}
-        self.ready: list[_Attempt] = []
+        self.running: dict[int, _Attempt] = {}  # by number
+        self.ready: list[_Attempt] = []  # they have observed, in the order of their answers
         self.failures: Counter[EpisodeGroup] = Counter()
-        self.failed: dict[EpisodeGroup, str] = {}
+        self.failed: dict[EpisodeGroup, str] = {}  # they failed too often; the last reason
         self._numbers = itertools.count()
         self._largest = max((len(group.episodes) for group in groups), default=1)
         episodes_at_once = self._largest * len(pool.connections)

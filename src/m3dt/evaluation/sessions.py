@@ -132,10 +132,8 @@ class AgentSession(Session):
 def predict(sessions: Sequence[AgentSession], batch_size: int) -> list[np.ndarray]:
     """Return the next actions of several groups in one forward pass, (episodes, 8) each.
 
-    Args:
-        sessions: One per group, all with the same model.
-        batch_size: Rows of the pass, B, at least as many as there are episodes; copies of the last
-            episode fill it up.
+    All sessions have the same model. The pass has B = `batch_size` rows, at least as many as there
+    are episodes; copies of the last episode fill it up.
     """
     model = sessions[0].model
     device = next(model.parameters()).device

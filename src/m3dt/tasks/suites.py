@@ -54,11 +54,9 @@ def tasks_of(config: Config) -> tuple[str, ...]:
 def suite(name: str, seed: int = 0) -> tuple[str, ...]:
     """Return the task names of a suite.
 
-    Args:
-        name: `mt160` for all tasks; `mt10`, `mt20`, `mt40`, `mt80` or `mt120` for the paper's lists
-            (seeds 0 to 2); `mtN` with another size or seed for a new subset by the paper's rule
-            (appendix A.3); or `quickstart`.
-        seed: Which subset of that size.
+    The name is `mt160` for all tasks; `mt10`, `mt20`, `mt40`, `mt80` or `mt120` for the paper's
+    lists (seeds 0 to 2); `mtN` with another size or seed for a new subset by the paper's rule
+    (appendix A.3); or `quickstart`.
 
     Raises:
         UserError: The suite is unknown.

@@ -55,15 +55,11 @@ class WorkerPool:
     """
 
     def __init__(self, num_workers: int) -> None:
-        self.connections: list[Connection] = []
-        self.locks: list[threading.Lock] = []  # a connection takes one sender at a time
-        self.processes: list[SpawnProcess] = []
+        pairs = [_start() for _ in range(num_workers)]
+        self.connections = [connection for connection, _ in pairs]
+        self.locks = [threading.Lock() for _ in pairs]  # a connection takes one sender at a time
+        self.processes = [process for _, process in pairs]
         self._started: set[int] = set()
-        for _ in range(num_workers):
-            connection, process = _start()
-            self.connections.append(connection)
-            self.locks.append(threading.Lock())
-            self.processes.append(process)
 
     def __enter__(self) -> WorkerPool:
         return self
@@ -84,9 +80,8 @@ class WorkerPool:
         self._send(worker, ("step", attempt, actions))
 
     def _send(self, worker: int, command: tuple[Any, ...]) -> None:
-        with self.locks[worker]:
-            with suppress(OSError):  # if the worker has died, `receive` reports it
-                self.connections[worker].send(command)
+        with self.locks[worker], suppress(OSError):  # `receive` reports a worker that has died
+            self.connections[worker].send(command)
 
     def receive(self, timeout: float | None = None) -> list[tuple[int, Transition | Failure]]:
         """Wait about `timeout` seconds for answers; return each with its worker's number.
@@ -142,8 +137,8 @@ def _start() -> tuple[Connection, SpawnProcess]:
 class GroupEnvironments:
     """The environments of one group, one per episode; early finishers wait for the others."""
 
-    def __init__(self, attempt: int, task: str, envs: list[TaskEnv]) -> None:
-        self.attempt, self.task, self.envs = attempt, task, envs
+    def __init__(self, attempt: int, envs: list[TaskEnv]) -> None:
+        self.attempt, self.envs = attempt, envs
         self._playing = np.ones(len(envs), bool)
 
     def reset(self, seeds: Sequence[int]) -> Transition:
@@ -164,24 +159,12 @@ class GroupEnvironments:
         return Transition(self.attempt, observations, rewards, successes, played, done)
 
 
-class _EnvironmentCache:
-    """Environments that no group uses at the moment, the most recently used last."""
-
-    def __init__(self) -> None:
-        self._free: list[tuple[str, TaskEnv]] = []
-
-    def take(self, task: str) -> TaskEnv:
-        """Take out a free environment of a task, or make one."""
-        for i, (name, env) in enumerate(self._free):
-            if name == task:
-                del self._free[i]
-                return env
-        return make_env(task)
-
-    def give_back(self, group: GroupEnvironments) -> None:
-        """Keep the environments of a finished group, and drop the oldest."""
-        self._free += [(group.task, env) for env in group.envs]
-        del self._free[:-_MAX_FREE]
+def _take(free: list[TaskEnv], task: str) -> TaskEnv:
+    """Take out a free environment of a task, or make one."""
+    for i, env in enumerate(free):
+        if env.task_spec.name == task:
+            return free.pop(i)
+    return make_env(task)
 
 
 def _serve(connection: Connection) -> None:
@@ -190,7 +173,7 @@ def _serve(connection: Connection) -> None:
     end_with_parent()
     with suppress(OSError):  # the evaluation is over already
         connection.send(None)  # the worker has started
-    cache = _EnvironmentCache()
+    free: list[TaskEnv] = []  # no group uses them at the moment; the most recently used last
     running: dict[int, GroupEnvironments] = {}  # by attempt
     while True:
         try:
@@ -200,14 +183,15 @@ def _serve(connection: Connection) -> None:
         try:
             if command == "reset":
                 task, seeds = arguments
-                envs = [cache.take(task) for _ in seeds]
-                running[attempt] = GroupEnvironments(attempt, task, envs)
+                envs = [_take(free, task) for _ in seeds]
+                running[attempt] = GroupEnvironments(attempt, envs)
                 connection.send(running[attempt].reset(seeds))
             elif attempt in running:  # otherwise it failed while this step was on its way
                 transition = running[attempt].step(arguments[0])
                 connection.send(transition)
                 if transition.done:
-                    cache.give_back(running.pop(attempt))
+                    free += running.pop(attempt).envs
+                    del free[:-_MAX_FREE]  # the oldest
         except BrokenPipeError:
             return
         except Exception:

@@ -133,7 +133,8 @@ class _SnapshotSaver(BaseCallback):
         """Save between two updates, where a resumed training continues."""
         recipe = self.recipe
         progress = min(self.num_timesteps / recipe.gravity_steps, 1.0)
-        self.env.simulation.scale_gravity(recipe.gravity + (1 - recipe.gravity) * progress)
+        gravity = recipe.gravity + (1 - recipe.gravity) * progress
+        self.env.simulation.rollouts.scale_gravity(gravity)
         number = self.num_timesteps // self.steps_per_snapshot
         path = self.folder / SNAPSHOTS / f"{number:04d}.safetensors"
         if not path.exists():
