@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 from m3dt.tasks import TaskSpec
 from m3dt.utils.files import atomic_path
 
+_CLIP = 10.0  # bound of the normalised inputs, as in training
 _CHEETAH_INPUT = 17  # joint angles and velocities, without the position in the world
 _ANT_QUATERNION, _ANT_VELOCITY = slice(1, 5), slice(13, 15)
 
@@ -62,9 +63,6 @@ def _rotate_reacher(observations: np.ndarray, num_joints: int) -> np.ndarray:
     rotated = _rotate(observations[..., target], -observations[..., 0])
     before, after = observations[..., 1:num_joints], observations[..., num_joints + 2 :]
     return np.concatenate((before, rotated, after), axis=-1)
-
-
-_CLIP = 10.0  # bound of the normalised inputs, as in training
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""What a model is given.
+"""What a model is given, and how one batch serves several experts in stage 2.
 
-Letters: B batch, T timesteps, P prompt steps, S state, A action.
+Letters: B batch, T timesteps, P prompt steps, S state, A action, E experts.
 """
 
 from __future__ import annotations

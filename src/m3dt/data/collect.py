@@ -32,6 +32,8 @@ from m3dt.utils.errors import UserError
 from m3dt.utils.files import free_space, remove_temporaries, sole_writer
 from m3dt.utils.processes import num_workers, process_pool
 
+_MAX_ATTEMPTS = 5  # per demonstration
+
 
 def collect(
     folder: str | Path, tasks: Sequence[str], config: CollectConfig, console: Console
@@ -173,9 +175,6 @@ def _collect_task(folder: Path, task: str, config: CollectConfig) -> TaskEntry:
         if _played is not None:
             _played.put(1)
     return write_task(folder, spec, trajectories, provenance(spec, config.seed, library))
-
-
-_MAX_ATTEMPTS = 5  # per demonstration
 
 
 def provenance(spec: TaskSpec, seed: int, library: Library) -> Provenance:

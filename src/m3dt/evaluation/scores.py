@@ -12,6 +12,9 @@ from torchmetrics import MeanMetric
 
 from m3dt.tasks import DOMAINS, get_task
 
+_RESAMPLES = 10_000
+_Z = 1.959964  # the normal distribution's 97.5 % quantile
+
 
 class TaskResult(TypedDict):
     """Scores of one task over its episodes."""
@@ -70,10 +73,6 @@ class RunResult(EvaluationResult):
 
     weights: str | list[str]
     step: int
-
-
-_RESAMPLES = 10_000
-_Z = 1.959964  # the normal distribution's 97.5 % quantile
 
 
 @dataclass(frozen=True)

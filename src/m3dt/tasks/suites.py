@@ -20,6 +20,8 @@ _QUICKSTART = (
     "door-open-v2", "button-press-topdown-v2", "window-close-v2", "cup-catch", "walker-walk",
     "ant-dir-6", "ant-dir-16", "cheetah-vel-7", "cheetah-vel-19", "cheetah-vel-31",
 )  # fmt: skip
+_TOLERANCE = 0.5  # largest accepted difference between the mean scores of a subset and of all tasks
+_MAX_DRAWS = 10_000
 
 
 @cache
@@ -77,10 +79,6 @@ def suite(name: str, seed: int = 0) -> tuple[str, ...]:
     if str(seed) in lists:
         return tuple(lists[str(seed)])
     return select_tasks(size, seed, _paper_scores())
-
-
-_TOLERANCE = 0.5  # largest accepted difference between the mean scores of a subset and of all tasks
-_MAX_DRAWS = 10_000
 
 
 def domain_counts(count: int) -> dict[str, int]:
