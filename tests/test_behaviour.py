@@ -12,9 +12,8 @@ from m3dt.behaviour import Ladder, Library, Noise, Player, Rung
 from m3dt.behaviour.learning.shaping import acrobot_energy
 from m3dt.behaviour.learning.simulation import simulate
 from m3dt.behaviour.library import BEST, SHIPPED, policy_name, read_record
-from m3dt.behaviour.network import Network, load_networks, save_networks
-from m3dt.behaviour.policy_input import input_dim, policy_input
-from m3dt.behaviour.scripted import ScriptedPolicy
+from m3dt.behaviour.network import Network, input_dim, load_networks, policy_input, save_networks
+from m3dt.behaviour.policy import ScriptedPolicy
 from m3dt.tasks import TASKS, get_task, make_env
 from m3dt.utils.errors import UserError
 
@@ -25,7 +24,7 @@ SIMULATED += ["cheetah-vel-7", "ant-dir-7"]
 def same_state(env, spec, simulation):
     """Put a real environment into the state, target and goal of the first simulation."""
     env.reset(seed=0)
-    qpos, qvel = simulation._rollouts.qpos[0], simulation._rollouts.qvel[0]
+    qpos, qvel = simulation.rollouts.qpos[0], simulation.rollouts.qvel[0]
     if spec.domain != "dmcontrol":
         env._goal = simulation.goals[0].copy()
         env.set_state(qpos, qvel)

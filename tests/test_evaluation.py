@@ -185,7 +185,7 @@ def test_acting_sees_what_training_sees(synthetic, task):
         expected = sampler.segments(np.array([0]), begin, count, sampler.inputs)
         seen = session.window()
         assert seen.attention_mask[0].tolist() == [0.0] * (4 - count) + [1.0] * count
-        for name, own, other in zip(Segment._fields, seen.fields(), expected.fields(), strict=True):
+        for name, own, other in zip(Segment._fields, seen, expected, strict=True):
             assert own.dtype == other.dtype, name
             np.testing.assert_array_equal(own[:, 4 - count :], other, err_msg=name)
 
@@ -285,7 +285,7 @@ def test_an_episode_that_ends_early_waits_for_the_others():
             fell = self.steps == self.length
             return np.full(2, self.steps, np.float32), 1.0, fell, False, {"success": fell}
 
-    group = GroupEnvironments(5, "ant-dir-0", [Env(2), Env(4), Env(1)])
+    group = GroupEnvironments(5, [Env(2), Env(4), Env(1)])
     assert group.reset([7, 8, 9]).observations[:, 0].tolist() == [7, 8, 9]
     steps = [group.step(np.zeros((3, 8))) for _ in range(4)]
     assert [s.done for s in steps] == [False, False, False, True]

@@ -12,8 +12,7 @@ from quick_run import call
 
 from m3dt.config import EvaluationConfig
 from m3dt.evaluation import RandomPolicy, evaluate_policy
-from m3dt.evaluation.evaluator import make_groups
-from m3dt.evaluation.journal import Journal
+from m3dt.evaluation.evaluator import Journal, make_groups
 from m3dt.evaluation.scheduler import RolloutScheduler
 from m3dt.tasks.workers import Failure, WorkerPool
 from m3dt.utils.console import make_console

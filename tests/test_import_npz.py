@@ -205,7 +205,7 @@ def test_two_writers_do_not_meet(tmp_path, capsys):
 HOLD = """
 import sys
 from pathlib import Path
-from m3dt.utils.folders import sole_writer
+from m3dt.utils.files import sole_writer
 with sole_writer(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

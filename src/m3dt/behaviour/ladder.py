@@ -8,7 +8,6 @@ all use its script. Those of other tasks also use early snapshots of a training.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypedDict
 
@@ -16,8 +15,7 @@ import numpy as np
 
 from m3dt.behaviour.library import BEST, Library
 from m3dt.behaviour.network import Network
-from m3dt.behaviour.policy import BehaviourPolicy, LearnedPolicy
-from m3dt.behaviour.scripted import HOLD_AFTER, ScriptedPolicy
+from m3dt.behaviour.policy import HOLD_AFTER, BehaviourPolicy, LearnedPolicy, ScriptedPolicy
 from m3dt.tasks import TaskSpec
 
 _PHASE_STEPS = (5, 40)  # length of a phase of random actions, drawn uniformly
@@ -56,13 +54,7 @@ class Noise:
         return inside
 
     def apply(self, action: np.ndarray, random: bool, rng: np.random.Generator) -> np.ndarray:
-        """Return the action with noise, or a random action, (A,) float32.
-
-        Args:
-            action: The policy's action, (A,).
-            random: Whether the step belongs to a phase of random actions.
-            rng: Generator of the noise.
-        """
+        """Return the action (A,) with noise, or a random one (always if `random`), float32."""
         if random or rng.random() < self.random_chance:
             return rng.uniform(-1, 1, action.shape).astype(np.float32)
         noise = rng.normal(0, self.gaussian_std, action.shape)
@@ -79,22 +71,19 @@ class Rung:
 
 # With Gaussian noise, the mean action is right in states that the script alone never visits, so
 # most rungs teach recovery. It also keeps a learner from merely repeating its previous action.
-_SCRIPTED = tuple(
-    Rung("script", noise)
-    for noise in (
-        Noise(random_chance=1.0),
-        Noise(random_chance=0.75),
-        Noise(random_chance=0.5, num_phases=1),
-        Noise(random_chance=0.3, num_phases=1),
-        Noise(gaussian_std=0.7, num_phases=2),
-        Noise(gaussian_std=0.6, num_phases=3),
-        Noise(gaussian_std=0.5, num_phases=4),
-        Noise(gaussian_std=0.4, num_phases=4),
-        Noise(gaussian_std=0.4, num_phases=2),
-        Noise(gaussian_std=0.3, num_phases=3),
-        Noise(gaussian_std=0.2, num_phases=2),
-        Noise(),
-    )
+_ON_THE_SCRIPT = (
+    Noise(random_chance=1.0),
+    Noise(random_chance=0.75),
+    Noise(random_chance=0.5, num_phases=1),
+    Noise(random_chance=0.3, num_phases=1),
+    Noise(gaussian_std=0.7, num_phases=2),
+    Noise(gaussian_std=0.6, num_phases=3),
+    Noise(gaussian_std=0.5, num_phases=4),
+    Noise(gaussian_std=0.4, num_phases=4),
+    Noise(gaussian_std=0.4, num_phases=2),
+    Noise(gaussian_std=0.3, num_phases=3),
+    Noise(gaussian_std=0.2, num_phases=2),
+    Noise(),
 )
 _ON_THE_BEST = (
     Noise(gaussian_std=0.5, num_phases=1),
@@ -117,21 +106,18 @@ class Ladder:
     def __init__(self, spec: TaskSpec, library: Library) -> None:
         self._spec = spec
         self._networks: dict[str, Network] = {}
-        self.rungs: Sequence[Rung] = _SCRIPTED
-        self._hold_after = HOLD_AFTER.get(spec.name)
-        self._source: BehaviourDescription = {
-            "behaviour": "scripted",
-            "hold_after": self._hold_after,
-        }
+        self._source: BehaviourDescription
         if spec.domain == "metaworld":
+            self._source = {"behaviour": "scripted", "hold_after": HOLD_AFTER.get(spec.name)}
+            self.rungs = [Rung("script", noise) for noise in _ON_THE_SCRIPT]
             return
         self._networks = library.networks(spec)
         self._source = {"behaviour": "learned", "policies": library.checksum(spec)}
-        self.rungs = (
+        self.rungs = [
             Rung(BEST, Noise(random_chance=1.0)),
             *(Rung(name, _ON_SNAPSHOTS) for name in self._networks if name != BEST),
             *(Rung(BEST, noise) for noise in _ON_THE_BEST),
-        )
+        ]
 
     @property
     def best(self) -> Rung:
@@ -142,7 +128,7 @@ class Ladder:
         """Build the policy of a rung."""
         if rung.policy in self._networks:
             return LearnedPolicy(self._spec, self._networks[rung.policy])
-        return ScriptedPolicy(self._spec, self._hold_after)
+        return ScriptedPolicy(self._spec, self._source["hold_after"])
 
     def describe(self) -> BehaviourDescription:
         """Describe the ladder for a dataset's index."""

@@ -12,8 +12,7 @@ from typing import Any, TypedDict
 
 from safetensors import SafetensorError
 
-from m3dt.behaviour.network import Network, load_networks
-from m3dt.behaviour.policy_input import input_dim
+from m3dt.behaviour.network import Network, input_dim, load_networks
 from m3dt.tasks import TaskSpec
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import sha256, write_json
@@ -21,13 +20,6 @@ from m3dt.utils.files import sha256, write_json
 BEST = "best"
 SHIPPED = Path(__file__).parent / "trained"
 RECORD = "policies.json"
-
-
-class RungRecord(TypedDict):
-    """When a network was taken from its training."""
-
-    steps: int
-    simulated_return: float
 
 
 class PolicyRecord(TypedDict):
@@ -38,7 +30,8 @@ class PolicyRecord(TypedDict):
     """The fields of `Recipe`."""
     seed: int
     seconds: int
-    rungs: dict[str, RungRecord]
+    rungs: dict[str, dict[str, float]]
+    """`steps` and `simulated_return` of each network."""
     return_mean: float
     return_std: float
     return_quartiles: list[float]

@@ -71,10 +71,7 @@ def measure(
     """
     for task in tasks:
         Ladder(get_task(task), library)  # fail early if a policy is missing
-    with (
-        progress_bar(console, "tasks") as bar,
-        process_pool(num_workers()) as pool,
-    ):
+    with progress_bar(console, "tasks") as bar, process_pool(num_workers()) as pool:
         row = bar.add_task("measuring behaviour", total=len(tasks))
         futures = [pool.submit(measure_task, task, episodes, library) for task in tasks]
         results = []

@@ -1,4 +1,4 @@
-"""Play episodes of a task and record them."""
+"""Play episodes of a task: record them, or take a picture."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from m3dt.behaviour.ladder import Ladder, Rung
 from m3dt.behaviour.library import Library
 from m3dt.behaviour.policy import BehaviourPolicy
-from m3dt.tasks import TaskSpec, Trajectory, make_env
+from m3dt.tasks import TaskSpec, Trajectory, get_task, make_env
 from m3dt.tasks.envs import TaskEnv
 
 
@@ -50,3 +50,24 @@ def play(env: TaskEnv, policy: BehaviourPolicy, rung: Rung, rng: np.random.Gener
         success |= info["success"]
         done = terminated or truncated
     return Trajectory(np.array(observations), np.array(actions), np.array(rewards), success)
+
+
+def picture(task: str, steps: int = 30, library: Library | None = None) -> np.ndarray:
+    """Return a frame after some steps of a task's best policy, (height, width, 3) uint8.
+
+    The policies are the package's if no library is given.
+
+    Raises:
+        UserError: The task is unknown or has no policy, or rendering is off.
+    """
+    player = Player(get_task(task), library or Library())
+    policy = player.ladder.policy(player.ladder.best)
+    observation, _ = player.env.reset(seed=0)
+    policy.begin()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # scripts exceed [-1, 1]; we clip
+        for _ in range(steps):
+            observation, *_ = player.env.step(policy.act(observation, success=False))
+    frame = player.env.render()
+    player.env.close()
+    return frame

@@ -32,8 +32,7 @@ from m3dt.runs.layout import CONFIG, check_run_folder
 from m3dt.runs.registry import Entry, Registry
 from m3dt.tasks import tasks_of
 from m3dt.utils.errors import UserError
-from m3dt.utils.files import sha256
-from m3dt.utils.folders import sole_writer, staging_folder
+from m3dt.utils.files import sha256, sole_writer, staging_folder
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,7 @@ def behaviour(options: argparse.Namespace, console: Console) -> None:
     if not options.tasks:
         raise UserError("no tasks to train: m3dt behaviour train TASK...")
     try:
-        from m3dt.behaviour.learning.train_and_pack import train_and_pack
+        from m3dt.behaviour.learning.ppo import train_and_pack
     except ModuleNotFoundError as error:
         if error.name != "stable_baselines3":
             raise

@@ -21,8 +21,7 @@ from m3dt.data.store import DatasetStore
 from m3dt.runs.registry import Registry
 from m3dt.tasks import SIMULATORS, tasks_of
 from m3dt.utils.errors import RunError, UserError
-from m3dt.utils.files import TEMPORARY_SUFFIX
-from m3dt.utils.folders import free_space
+from m3dt.utils.files import TEMPORARY_SUFFIX, free_space
 
 OK, NOTE, FAILED = "ok", "note", "failed"
 _COLORS = {OK: "green", NOTE: "yellow", FAILED: "red"}

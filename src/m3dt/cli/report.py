@@ -10,14 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from m3dt.config import Config
-from m3dt.evaluation.results import ScoreSummary, TaskResult
-from m3dt.evaluation.run_models import run_model
-from m3dt.evaluation.run_scores import ModelScore, film_model, score_models
+from m3dt.evaluation.run_scores import ModelScore, film_model, run_model, score_models
+from m3dt.evaluation.scores import ScoreSummary, TaskResult
 from m3dt.runs.layout import check_run_folder
 from m3dt.runs.registry import Registry
 from m3dt.utils.errors import UserError
-from m3dt.utils.files import write_json
-from m3dt.utils.folders import check_writable
+from m3dt.utils.files import check_writable, write_json
 
 
 def evaluate_run(

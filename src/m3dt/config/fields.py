@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Iterable
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, TypeVar
 
-from m3dt.utils.errors import nearest
+from m3dt.utils.errors import UserError, nearest
 
 IGNORED = "omegaconf_ignore"  # OmegaConf's mark of a field that is not a setting
 _LIMITS = {
@@ -60,12 +61,9 @@ class Choices:
 
 
 def setting(default: T, rule: Range | Choices | None = None, weights: bool = True) -> T:
-    """Declare a setting.
+    """Declare a setting by its default value and the rule that its values obey, if any.
 
-    Args:
-        default: Its default value.
-        rule: Which values it may have; by default any.
-        weights: Whether it can change a bit of the weights that a training makes.
+    `weights` says whether it can change a bit of the weights that a training makes.
     """
     return field(default=default, metadata={"rule": rule, "weights": weights})
 
@@ -81,13 +79,7 @@ def choice(default: str, words: tuple[str, ...], weights: bool = True) -> str:
 
 
 class SettingError(ValueError):
-    """Settings of a section are wrong.
-
-    Args:
-        section: The section.
-        problem: The message, with `{}` for each setting.
-        names: The settings, dotted below the section.
-    """
+    """Settings, named below their section, are wrong; the problem has a `{}` for each."""
 
     def __init__(self, section: Section, problem: str, *names: str) -> None:
         self.problem = problem
@@ -133,3 +125,30 @@ def from_yaml(value: Any, declared: Field[Any]) -> Any:
     if isinstance(value, float) and value.is_integer() and type(declared.default) is int:
         return int(value)
     return value
+
+
+class Sources(dict[str, str]):
+    """The file, override or preset that gave each dotted key, in the order of the layers."""
+
+    def record(self, key: str, source: str) -> None:
+        """Note that a source gives a key, whatever gave it before."""
+        self.pop(key, None)
+        self[key] = source
+
+    def of(self, *keys: str) -> str:
+        """Return the latest source of some keys, or of keys below or above them."""
+        for given, source in reversed(self.items()):
+            if any(f"{given}.".startswith(f"{key}.") for key in keys):
+                return source
+        above = {key.rpartition(".")[0] for key in keys} - {""}
+        return self.of(*above) if above else "defaults"
+
+    def unknown(self, key: str, known: Iterable[str]) -> UserError:
+        """Return the error that refuses a key, with the nearest known one.
+
+        The same name in another section comes first.
+        """
+        known, name = list(known), key.rpartition(".")[2]
+        elsewhere = [other for other in known if other.rpartition(".")[2] == name]
+        hint = nearest(key, elsewhere or known)
+        return UserError(f"{self.of(key)}: unknown key '{key}'.{hint}")

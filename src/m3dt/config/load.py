@@ -10,10 +10,9 @@ from typing import Any
 from omegaconf import AnyNode, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from m3dt.config.fields import Section, SettingError, from_yaml, settings_of
+from m3dt.config.fields import Section, SettingError, Sources, from_yaml, settings_of
 from m3dt.config.presets import BASELINES, COMPAT, METHODS, SIZES, size_preset
 from m3dt.config.schema import Config
-from m3dt.config.sources import Sources
 from m3dt.utils.errors import UserError, nearest
 from m3dt.utils.files import atomic_path
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from m3dt.config.fields import IGNORED, Section, SettingError, choice, number, setting
+from m3dt.config.fields import IGNORED, Section, SettingError, Sources, choice, number, setting
 from m3dt.config.presets import BASELINES, COMPAT, METHODS, SIZES
-from m3dt.config.sources import Sources
 
 # Widths to which every task's states and actions are padded (paper section 3).
 STATE_DIM = 39

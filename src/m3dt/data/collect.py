@@ -11,31 +11,34 @@ from multiprocessing.queues import Queue
 from pathlib import Path
 from queue import Empty
 
+import numpy as np
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from m3dt.behaviour import Library
+from m3dt.behaviour import Ladder, Library, Player
 from m3dt.config import CollectConfig
-from m3dt.data.format import COLLECTED, INDEX, DatasetIndex, TaskEntry, write_task
-from m3dt.data.task_collector import TaskCollector, provenance
-from m3dt.tasks import SIMULATORS, get_task
+from m3dt.data.format import (
+    COLLECTED,
+    INDEX,
+    NUM_PROMPTS,
+    DatasetIndex,
+    Provenance,
+    TaskEntry,
+    write_task,
+)
+from m3dt.tasks import SIMULATORS, TaskSpec, Trajectory, get_task
 from m3dt.utils.console import progress_bar
 from m3dt.utils.errors import UserError
-from m3dt.utils.files import remove_temporaries
-from m3dt.utils.folders import free_space, sole_writer
+from m3dt.utils.files import free_space, remove_temporaries, sole_writer
 from m3dt.utils.processes import num_workers, process_pool
+
+_MAX_ATTEMPTS = 5  # per demonstration
 
 
 def collect(
     folder: str | Path, tasks: Sequence[str], config: CollectConfig, console: Console
 ) -> DatasetIndex:
-    """Collect the tasks that a dataset lacks.
-
-    Args:
-        folder: Folder of the dataset; created if it does not exist.
-        tasks: Names of the tasks that the dataset should contain.
-        config: Number of trajectories, processes, seed, and folder of policies.
-        console: Where to show progress.
+    """Collect the tasks that a dataset lacks; its folder is created if it does not exist.
 
     Raises:
         UserError: A task was collected with other settings or has no behaviour policy, the disk has
@@ -172,3 +175,51 @@ def _collect_task(folder: Path, task: str, config: CollectConfig) -> TaskEntry:
         if _played is not None:
             _played.put(1)
     return write_task(folder, spec, trajectories, provenance(spec, config.seed, library))
+
+
+def provenance(spec: TaskSpec, seed: int, library: Library) -> Provenance:
+    """Describe how a task's trajectories are collected, for the dataset's index.
+
+    Raises:
+        UserError: The task has no behaviour policy.
+    """
+    return {"seed": seed, **Ladder(spec, library).describe()}
+
+
+class TaskCollector:
+    """Plays the trajectories of one task; each is a pure function of (seed, task, number)."""
+
+    def __init__(self, spec: TaskSpec, seed: int, library: Library) -> None:
+        self.spec = spec
+        self.seed = seed
+        self.player = Player(spec, library)
+
+    def trajectory(self, number: int, count: int) -> Trajectory:
+        """Play trajectory `number` of `count`.
+
+        The last ones are demonstrations, used as prompts. The others are divided evenly among the
+        rungs of the task's ladder, in shuffled order.
+        """
+        if number >= count - NUM_PROMPTS:
+            return self._demonstration(number)
+        rungs = self.player.ladder.rungs
+        order = self._rng(0).permutation(count - NUM_PROMPTS)
+        rung = rungs[order[number] * len(rungs) // len(order)]
+        return self.player.play(rung, self._rng(1, number))
+
+    def _demonstration(self, number: int) -> Trajectory:
+        """Play the best policy without noise, so that the prompt shows the task being solved.
+
+        In Meta-World, return the first success. The other domains define no success: return the
+        attempt with the highest return.
+        """
+        attempts: list[Trajectory] = []
+        while len(attempts) < _MAX_ATTEMPTS and not (attempts and attempts[-1].success):
+            rng = self._rng(2, number, len(attempts))
+            attempts.append(self.player.play(self.player.ladder.best, rng))
+        if self.spec.domain == "metaworld":
+            return attempts[-1]
+        return max(attempts, key=lambda trajectory: trajectory.episode_return)
+
+    def _rng(self, *key: int) -> np.random.Generator:
+        return np.random.default_rng((self.seed, *self.spec.name.encode(), *key))

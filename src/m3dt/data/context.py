@@ -24,20 +24,13 @@ from m3dt.utils.errors import UserError, nearest
 
 @dataclass(frozen=True)
 class TaskContext:
-    """Normalisation, prompts and best returns of the tasks an agent was trained on.
+    """Normalisation, prompts and best returns of the tasks an agent was trained on."""
 
-    Attributes:
-        tasks: Names, N of them.
-        state_mean, state_std: (N, S).
-        best_return: Largest episode return in the data, (N,).
-        prompts: Prepared prompts, (N, prompts per task, P, ...).
-    """
-
-    tasks: tuple[str, ...]
-    state_mean: Tensor
-    state_std: Tensor
-    best_return: Tensor
-    prompts: Segment
+    tasks: tuple[str, ...]  # N names
+    state_mean: Tensor  # (N, S)
+    state_std: Tensor  # (N, S)
+    best_return: Tensor  # (N,), largest episode return in the data
+    prompts: Segment  # (N, prompts per task, P, ...), prepared
 
     @classmethod
     def from_store(
@@ -46,7 +39,7 @@ class TaskContext:
         samplers = [TaskSampler(task, loader, model.max_timesteps) for task in store.tasks]
         all_prompts = np.arange(NUM_PROMPTS)
         prompts = [sampler.prompts(all_prompts, model.prompt_length) for sampler in samplers]
-        stacked = Rows(*map(np.stack, zip(*(rows.fields() for rows in prompts), strict=True)))
+        stacked = Rows(*map(np.stack, zip(*prompts, strict=True)))
         return cls(
             tuple(task.spec.name for task in store.tasks),
             torch.from_numpy(np.stack([s.inputs.normalization.mean for s in samplers])),
@@ -96,10 +89,6 @@ class TaskContext:
 
     @classmethod
     def from_tensors(cls, tasks: Sequence[str], tensors: dict[str, Tensor]) -> TaskContext:
-        return cls(
-            tuple(tasks),
-            tensors["state_mean"],
-            tensors["state_std"],
-            tensors["best_return"],
-            Segment(*(tensors[f"prompts.{name}"] for name in Segment._fields)),
-        )
+        prompts = Segment(*(tensors[f"prompts.{name}"] for name in Segment._fields))
+        mean, std, best = (tensors[name] for name in ("state_mean", "state_std", "best_return"))
+        return cls(tuple(tasks), mean, std, best, prompts)

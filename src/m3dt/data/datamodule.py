@@ -15,9 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from m3dt.config import LoaderConfig, ModelConfig
-from m3dt.data.batch import Batch, Segment
-from m3dt.data.inputs import Rows
-from m3dt.data.parts import ExpertParts
+from m3dt.data.batch import Batch, ExpertParts
 from m3dt.data.sampler import TaskSampler
 from m3dt.data.store import DatasetStore, action_mask
 from m3dt.utils.errors import UserError
@@ -27,15 +25,10 @@ _PROBE = 1_000_000  # keeps the random streams of probe batches apart from those
 
 @dataclass(frozen=True)
 class TaskStream:
-    """A sequence of batches over some tasks: all of them, or those of one expert.
+    """A sequence of batches over some tasks: all of them, or those of one expert."""
 
-    Attributes:
-        key: Part of the random seed, such as the number of the expert.
-        tasks: Positions in the suite.
-    """
-
-    key: int
-    tasks: tuple[int, ...]
+    key: int  # part of the random seed, such as the number of the expert
+    tasks: tuple[int, ...]  # positions in the suite
 
 
 @dataclass(frozen=True)
@@ -50,14 +43,7 @@ class M3DTDataModule(pl.LightningDataModule):
 
     Nothing needs saving to resume: batch s is drawn from a generator seeded by (seed, stage,
     stream, s), and each rank takes its share of the rows, so the world size changes no batch.
-
-    Args:
-        store: The opened dataset.
-        loader: Batch size, sampling and workers.
-        model: Lengths of segments and prompts.
-        seed: Seed of the experiment.
-        stage: Number of the stage, 1 to 3.
-        streams: One stream over all tasks, or one per expert.
+    The stage is 1, 2 or 3. The streams are one over all tasks, or one per expert.
     """
 
     def __init__(
@@ -75,10 +61,9 @@ class M3DTDataModule(pl.LightningDataModule):
         self.model = model
         self.seed = seed
         self.stage = stage
-        per_expert = isinstance(streams, ExpertStreams)
         self.streams = streams.streams if isinstance(streams, ExpertStreams) else (streams,)
         # Experts share a batch in equal parts, but their groups differ in their number of tasks.
-        self._own_prompts = per_expert and loader.sampling == "mixed"
+        self._own_prompts = isinstance(streams, ExpertStreams) and loader.sampling == "mixed"
         self.samplers = [TaskSampler(task, loader, model.max_timesteps) for task in store.tasks]
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
@@ -86,8 +71,7 @@ class M3DTDataModule(pl.LightningDataModule):
         parts = []
         for stream in self.streams:
             rng = np.random.default_rng((self.seed, self.stage, stream.key, step))
-            tasks, sizes = self._tasks_of(stream, step)
-            part = Batch.concatenate(self._draw(rng, tasks, sizes, rank, world_size))
+            part = self._draw(rng, self._sizes(stream, step), rank, world_size)
             parts.append(part.with_own_prompts() if self._own_prompts else part)
         ExpertParts(len(parts)).check([part.num_rows for part in parts])
         return Batch.concatenate(parts)
@@ -95,34 +79,28 @@ class M3DTDataModule(pl.LightningDataModule):
     def probe_batch(self, task: int, index: int = 0, batch_size: int | None = None) -> Batch:
         """Return a fixed batch of one task, seeded by (seed, task, index), for measurements."""
         rng = np.random.default_rng((self.seed, _PROBE, task, index))
-        size = batch_size or self.loader.batch_size
-        return Batch.concatenate(self._draw(rng, [task], [size], 0, 1))
+        return self._draw(rng, {task: batch_size or self.loader.batch_size})
 
     def probe_batches(self, tasks: Sequence[int], batch_size: int | None = None) -> Batch:
         """Return the probe batches of several tasks in one, in their order."""
         return Batch.concatenate([self.probe_batch(task, batch_size=batch_size) for task in tasks])
 
-    def _tasks_of(self, stream: TaskStream, step: int) -> tuple[list[int], list[int]]:
-        """Return the tasks of a step and how many rows each gets."""
+    def _sizes(self, stream: TaskStream, step: int) -> dict[int, int]:
+        """Return the tasks of a step, each with its number of rows."""
         n, B = len(stream.tasks), self.loader.batch_size
         if self.loader.sampling == "one_task":
-            return [stream.tasks[step % n]], [B]
+            return {stream.tasks[step % n]: B}
         share = min(n, B, self.loader.tasks_per_batch or B)
         chosen = [stream.tasks[(step * share + i) % n] for i in range(share)]
-        return chosen, [B // share + (i < B % share) for i in range(share)]
+        return {task: B // share + (i < B % share) for i, task in enumerate(chosen)}
 
     def _draw(
-        self,
-        rng: np.random.Generator,
-        tasks: Sequence[int],
-        sizes: Sequence[int],
-        rank: int,
-        world_size: int,
-    ) -> list[Batch]:
-        """Draw each task's rows of the global batch and keep every world_size-th."""
+        self, rng: np.random.Generator, sizes: dict[int, int], rank: int = 0, world_size: int = 1
+    ) -> Batch:
+        """Draw rows of the global batch, `sizes` of each task, and keep every world_size-th."""
         parts = []
         offset = 0
-        for task, size in zip(tasks, sizes, strict=True):
+        for task, size in sizes.items():
             sampler = self.samplers[task]
             rows = sampler.draw(rng, size, self.model.context_length)
             prompts, which = sampler.draw_prompts(rng, size, self.model.prompt_length)
@@ -131,21 +109,21 @@ class M3DTDataModule(pl.LightningDataModule):
             # A mean over the task's real entries in the global batch, then over the tasks. Ranks
             # average their gradients, hence the factor world_size.
             entries = rows.attention_mask.sum() * spec.action_dim
-            weight = world_size / (entries * len(tasks))
+            weight = world_size / (entries * len(sizes))
             mine = slice((rank - offset) % world_size, None, world_size)
             offset += size
             kept = len(rows.attention_mask[mine])
             parts.append(
                 Batch(
-                    _segment(rows.take(mine)),
-                    _segment(prompts),
+                    rows.take(mine).segment(),
+                    prompts.segment(),
                     torch.from_numpy(which[mine].copy()),
                     torch.from_numpy(np.tile(action_mask(spec), (kept, 1))),
                     torch.full((kept,), weight),
                     torch.full((kept,), task, dtype=torch.int64),
                 )
             )
-        return parts
+        return Batch.concatenate(parts)
 
     def train_dataloader(self) -> DataLoader:
         trainer = self.trainer
@@ -192,7 +170,3 @@ class _Batches(Dataset[Batch]):
 
     def __getitem__(self, step: int) -> Batch:
         return self.draw(step, self.rank, self.world_size)
-
-
-def _segment(rows: Rows) -> Segment:
-    return Segment(*(torch.from_numpy(np.ascontiguousarray(field)) for field in rows.fields()))

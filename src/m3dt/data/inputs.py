@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,8 +22,7 @@ from m3dt.data.store import Normalization
 PADDED_ACTION = -10.0  # the authors' value; padding steps are never attended to
 
 
-@dataclass(frozen=True)
-class Rows:
+class Rows(NamedTuple):
     """Segments as NumPy arrays; the fields are those of `Segment`."""
 
     states: np.ndarray
@@ -34,41 +34,25 @@ class Rows:
     @classmethod
     def join(cls, parts: Sequence[Rows]) -> Rows:
         """Return the rows of several segments, in their order."""
-        fields = zip(*(part.fields() for part in parts), strict=True)
-        return cls(*(np.concatenate(arrays) for arrays in fields))
-
-    def fields(self) -> tuple[np.ndarray, ...]:
-        """Return the arrays in the order of `Segment`."""
-        return (
-            self.states,
-            self.actions,
-            self.returns_to_go,
-            self.timesteps,
-            self.attention_mask,
-        )
+        return cls(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
     def take(self, index: np.ndarray | slice) -> Rows:
         """Return the chosen rows."""
-        return Rows(*(field[index] for field in self.fields()))
+        return Rows(*(field[index] for field in self))
 
     def segment(self, device: torch.device | str = "cpu") -> Segment:
-        """Return the rows as tensors."""
-        return Segment(*(torch.from_numpy(field).to(device) for field in self.fields()))
+        """Return the rows as contiguous tensors."""
+        arrays = (np.ascontiguousarray(field) for field in self)
+        return Segment(*(torch.from_numpy(array).to(device) for array in arrays))
 
 
 @dataclass(frozen=True)
 class TaskInputs:
-    """Prepares the inputs of one task.
+    """Prepares the inputs of one task."""
 
-    Args:
-        normalization: Mean and standard deviation of the states.
-        return_scale: Divisor of the returns-to-go.
-        max_timesteps: Rows of the model's timestep table; later timesteps share its last row.
-    """
-
-    normalization: Normalization
-    return_scale: float
-    max_timesteps: int
+    normalization: Normalization  # of the states
+    return_scale: float  # divisor of the returns-to-go
+    max_timesteps: int  # rows of the model's timestep table; later timesteps share its last row
 
     def prepare(
         self,

@@ -16,7 +16,7 @@ from gymnasium.spaces import Box
 from m3dt.data.format import DatasetIndex
 from m3dt.data.store import DatasetStore, TaskStore
 from m3dt.utils.errors import UserError
-from m3dt.utils.folders import sole_writer, staging_folder
+from m3dt.utils.files import sole_writer, staging_folder
 
 _ROOT = "MINARI_DATASETS_PATH"  # environment variable: the folder to which minari writes
 _NAMESPACE = "m3dt"
@@ -25,13 +25,8 @@ _NAMESPACE = "m3dt"
 def export_minari(folder: Path, target: Path, names: Sequence[str]) -> list[str]:
     """Write tasks of a dataset as Minari datasets `m3dt/<task>-v0`, and return their names.
 
-    Minari requires the observation after the last action. We did not record it, so the last one is
-    repeated.
-
-    Args:
-        folder: Folder of our dataset.
-        target: Minari's root folder.
-        names: Task names; none means all.
+    Without names, all tasks are written. The target is Minari's root folder. Minari requires the
+    observation after the last action: we did not record it, so the last one is repeated.
 
     Raises:
         UserError: There is no dataset, a task is missing or already in the target, or minari is not

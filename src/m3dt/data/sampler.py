@@ -14,24 +14,14 @@ from m3dt.data.store import TaskStore, normalizations
 
 
 class TaskSampler:
-    """Draws segments and prompts of one task.
-
-    Args:
-        store: The task's trajectories.
-        loader: How states are normalised.
-        max_timesteps: Rows of the model's timestep table.
-
-    Attributes:
-        inputs: Prepares training segments.
-        prompt_inputs: Prepares prompts, which may have their own normalisation.
-    """
+    """Draws segments and prompts of one task."""
 
     def __init__(self, store: TaskStore, loader: LoaderConfig, max_timesteps: int) -> None:
         self.store = store
         self.inputs, self.prompt_inputs = (
             TaskInputs(normalization, store.spec.return_scale, max_timesteps)
             for normalization in normalizations(store, loader)
-        )
+        )  # of training segments, and of prompts, which may have their own normalisation
         self._starts = store.episode_starts
         self._prompts: dict[int, Rows] = {}  # by length
 
@@ -55,11 +45,8 @@ class TaskSampler:
     def prompts(self, which: np.ndarray, length: int) -> Rows:
         """Return prompts: the `length` steps before a trajectory's final one (appendix B).
 
-        A trajectory that is no longer than `length` is used whole.
-
-        Args:
-            which: Index of the prompt trajectory, 0 or 1, (B,).
-            length: Prompt steps.
+        A trajectory that is no longer than `length` is used whole. `which` holds the indices of the
+        prompt trajectories, 0 or 1, (B,).
         """
         trajectory = len(self._starts) - NUM_PROMPTS + which
         last = self.store.episode_ends[trajectory] - 1
@@ -69,13 +56,9 @@ class TaskSampler:
     def segments(
         self, trajectory: np.ndarray, begin: np.ndarray, length: int, inputs: TaskInputs
     ) -> Rows:
-        """Cut segments, padded on the left to `length`.
+        """Cut segments, padded on the left to `length`, and prepare them.
 
-        Args:
-            trajectory: Trajectory of each row, (B,).
-            begin: First transition of each row, counted over the whole file, (B,).
-            length: Steps of a padded segment, T.
-            inputs: Prepares them.
+        They begin at the transitions `begin`, counted over the whole file, of trajectories, (B,).
         """
         store = self.store
         count = np.minimum(store.episode_ends[trajectory] - begin, length)

@@ -35,22 +35,14 @@ class TaskDescription(TypedDict):
 
 @dataclass(frozen=True)
 class Scale:
-    """One state dimension of a task, in a dataset and in the original one.
-
-    Attributes:
-        task: Name of the task.
-        dimension: Index of the state dimension.
-        mean, std: Statistics of the training trajectories.
-        low, high: Their 0.5 % and 99.5 % quantiles.
-        original_mean, original_std: Statistics of the original dataset.
-    """
+    """One state dimension of a task, in a dataset and in the original one."""
 
     task: str
-    dimension: int
-    mean: float
+    dimension: int  # index of the state dimension
+    mean: float  # of our training trajectories
     std: float
-    low: float
-    high: float
+    low: float  # their 0.5 % quantile
+    high: float  # their 99.5 % quantile
     original_mean: float
     original_std: float
 
@@ -75,10 +67,8 @@ def describe(folder: Path) -> dict[str, TaskDescription]:
     """
     index = DatasetIndex.read(folder)
     store = DatasetStore.open(folder, list(index.tasks))
-    result: dict[str, TaskDescription] = {}
-    for task in store.tasks:
-        entry = index.tasks[task.spec.name]
-        result[task.spec.name] = {
+    return {
+        task.spec.name: {
             "trajectories": entry.trajectories,
             "steps": entry.steps,
             "behaviour": entry.made_by.get("behaviour", "unknown"),
@@ -86,7 +76,8 @@ def describe(folder: Path) -> dict[str, TaskDescription]:
             "success_rate": entry.success_rate,
             "states": _states(task),
         }
-    return result
+        for task, entry in zip(store.tasks, index.tasks.values(), strict=True)
+    }
 
 
 def _states(task: TaskStore) -> list[list[float]]:

@@ -27,31 +27,19 @@ class TaskStore:
     """One task's trajectories, concatenated along the first axis.
 
     States and actions have the task's own widths, S = `state_dim` and A = `action_dim`.
-
-    Attributes:
-        spec: The task.
-        path: Its HDF5 file.
-        mapping: The memory-mapped file.
-        observations: (transitions, S) float32, mapped.
-        actions: (transitions, A) float32, mapped.
-        rewards: (transitions,) float32, mapped.
-        episode_ends: Index after each trajectory's last transition, (trajectories,) int64.
-        episode_returns: (trajectories,) float32.
-        successes: (trajectories,) uint8.
-        state_mean, state_std: Statistics of the training trajectories, (S,) float64.
     """
 
     spec: TaskSpec
-    path: Path
-    mapping: mmap.mmap
-    observations: np.ndarray
-    actions: np.ndarray
-    rewards: np.ndarray
-    episode_ends: np.ndarray
-    episode_returns: np.ndarray
-    successes: np.ndarray
-    state_mean: np.ndarray
-    state_std: np.ndarray
+    path: Path  # of its HDF5 file
+    mapping: mmap.mmap  # the file; the next three arrays lie in it
+    observations: np.ndarray  # (transitions, S) float32
+    actions: np.ndarray  # (transitions, A) float32
+    rewards: np.ndarray  # (transitions,) float32
+    episode_ends: np.ndarray  # (trajectories,) int64, index after the last transition of each
+    episode_returns: np.ndarray  # (trajectories,) float32
+    successes: np.ndarray  # (trajectories,) uint8
+    state_mean: np.ndarray  # (S,) float64, over the training trajectories
+    state_std: np.ndarray  # (S,) float64
 
     def __repr__(self) -> str:
         return (
@@ -121,12 +109,9 @@ class TaskStore:
     def _check(self, path: Path) -> None:
         """Compare the widths with the task's, and the trajectories with the transitions."""
         steps = len(self.rewards)
-        expected = {
-            "observations": (steps, self.spec.state_dim),
-            "actions": (steps, self.spec.action_dim),
-        }
-        for name, shape in expected.items():
-            found = getattr(self, name).shape
+        widths = {"observations": self.spec.state_dim, "actions": self.spec.action_dim}
+        for name, width in widths.items():
+            found, shape = getattr(self, name).shape, (steps, width)
             if found != shape:
                 raise UserError(f"{path}: '{name}' is {found}, but {self.spec.name} has {shape}")
         lengths = np.diff(self.episode_ends, prepend=0)
@@ -160,10 +145,8 @@ class DatasetStore:
     ) -> DatasetStore:
         """Open the named tasks of a dataset.
 
-        Args:
-            folder: Folder of the dataset.
-            names: Task names, in the desired order.
-            checksums: Whether to read all files and compare their checksums.
+        They are in the order of their names. On demand, all files are read and their checksums
+        compared.
 
         Raises:
             UserError: There is no dataset, tasks are missing, or a file is damaged.
@@ -179,9 +162,8 @@ class DatasetStore:
         specs = [get_task(name) for name in names]
         tasks = [TaskStore.open(folder / index.tasks[s.name].file, s) for s in specs]
         if checksums:
-            found = {task.path.name: sha256(task.path) for task in tasks}
-            recorded = {index.tasks[name].file: index.tasks[name].sha256 for name in names}
-            changed = [name for name in recorded if found[name] != recorded[name]]
+            entries = [index.tasks[name] for name in names]
+            changed = [e.file for e in entries if sha256(folder / e.file) != e.sha256]
             if changed:
                 raise UserError(
                     f"{folder}: {', '.join(changed)}: not as the dataset's checksums say. Delete "

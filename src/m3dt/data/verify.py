@@ -64,8 +64,7 @@ def _check(path: Path, task: str, entry: TaskEntry) -> list[str]:
             if not np.isfinite(array[start : start + _CHUNK]).all():
                 problems.append(f"{path}: '{name}' has values that are not finite")
                 break
-    starts = store.episode_starts
-    sums = np.add.reduceat(store.rewards.astype(np.float64), starts)
+    sums = np.add.reduceat(store.rewards.astype(np.float64), store.episode_starts)
     if not np.allclose(sums, store.episode_returns, rtol=1e-4, atol=1e-2):
         problems.append(f"{path}: 'episode_returns' are not the sums of 'rewards'")
     return problems

@@ -3,8 +3,7 @@
 from m3dt.evaluation.agent import Agent, load
 from m3dt.evaluation.evaluator import evaluate, evaluate_policy
 from m3dt.evaluation.policies import AgentPolicy, OraclePolicy, Policy, RandomPolicy
-from m3dt.evaluation.results import EvaluationResult, PolicyResult, RunResult, TaskResult
-from m3dt.evaluation.scores import Episode, summarize
+from m3dt.evaluation.scores import Episode, EvaluationResult, TaskResult, summarize
 from m3dt.evaluation.video import animation, film
 
 __all__ = [
@@ -14,9 +13,7 @@ __all__ = [
     "EvaluationResult",
     "OraclePolicy",
     "Policy",
-    "PolicyResult",
     "RandomPolicy",
-    "RunResult",
     "TaskResult",
     "animation",
     "evaluate",

@@ -18,7 +18,7 @@ from m3dt.runs.assemble import build_model
 from m3dt.runs.registry import MAIN, Entry, Registry
 from m3dt.utils.errors import UserError
 
-_ACTING_KINDS = ("router", "expert", "backbone", "baseline")  # in the order of preference
+ACTING_KINDS = ("router", "expert", "backbone", "baseline")  # in the order of preference
 _METHODS = {
     "backbone": "PromptDT",
     "expert": "PromptDT with one expert",
@@ -32,23 +32,14 @@ _VARIANTS = {"unfrozen_experts": ", experts unfrozen", "ungrouped": ", ungrouped
 
 @dataclass(frozen=True)
 class Agent:
-    """A model in evaluation mode, with the data of the tasks it was trained on.
-
-    Attributes:
-        model: The model.
-        entry: Its registry entry.
-        context: Normalisation, prompts and returns of its tasks.
-        run: The run's folder.
-        masks: Which parameters serve which task, for HarmoDT.
-        history: How it remembers its actions (`evaluation.history`).
-    """
+    """A model in evaluation mode, with the data of the tasks it was trained on."""
 
     model: PromptDT
-    entry: Entry
+    entry: Entry  # the model's registry entry
     context: TaskContext
-    run: str
-    masks: TaskMasks | None = None
-    history: str = "real_dims"
+    run: str  # the run's folder
+    masks: TaskMasks | None = None  # which parameters serve which task, for HarmoDT
+    history: str = "real_dims"  # how it remembers its actions (`evaluation.history`)
 
     def __repr__(self) -> str:
         size = self.model.num_parameters()
@@ -118,34 +109,11 @@ class Agent:
     ) -> Tensor:
         """Predict the action of every timestep; `predict` with a tensor per argument.
 
-        Args:
-            states: (B, T, 39), normalised.
-            actions: (B, T, 8).
-            returns_to_go: (B, T, 1), divided by the return scale.
-            timesteps: (B, T).
-            attention_mask: (B, T), 1 for real steps.
-            prompt_states: (B, P, 39).
-            prompt_actions: (B, P, 8).
-            prompt_returns_to_go: (B, P, 1).
-            prompt_timesteps: (B, P).
-            prompt_attention_mask: (B, P).
-            task: Name of their task; HarmoDT and MTDT need it.
-
-        Returns:
-            Actions in [-1, 1], (B, T, 8).
-
-        Raises:
-            UserError: The method needs the task's name, or was not trained on the task.
+        Shapes are those of the fields of `Segment`: (B, T, ...), and (B, P, ...) for the prompts.
         """
         segment = Segment(states, actions, returns_to_go, timesteps, attention_mask)
-        prompt = Segment(
-            prompt_states,
-            prompt_actions,
-            prompt_returns_to_go,
-            prompt_timesteps,
-            prompt_attention_mask,
-        )
-        return self.predict(segment, prompt, task)
+        fields = (prompt_states, prompt_actions, prompt_returns_to_go, prompt_timesteps)
+        return self.predict(segment, Segment(*fields, prompt_attention_mask), task)
 
 
 def load(
@@ -185,13 +153,12 @@ def _choose_entry(registry: Registry, kind: str | None, name: str | None) -> Ent
     entries = registry.entries()
     if kind is None:
         found = {entry.kind for entry in entries}
-        kind = next((k for k in _ACTING_KINDS if k in found), None)
+        kind = next((k for k in ACTING_KINDS if k in found), None)
         if kind is None:
-            raise UserError(
-                f"{registry.run}: holds no trained model. Train one with `m3dt stage1`."
-            )
-    if kind not in _ACTING_KINDS:
-        raise UserError(f"kind={kind}: models that act are of kind {', '.join(_ACTING_KINDS)}")
+            remedy = "Train one with `m3dt stage1`."
+            raise UserError(f"{registry.run}: holds no trained model. {remedy}")
+    if kind not in ACTING_KINDS:
+        raise UserError(f"kind={kind}: models that act are of kind {', '.join(ACTING_KINDS)}")
     if name is None:
         name = next((entry.name for entry in entries if entry.kind == kind), MAIN)
     return registry.get(kind, name)

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Hashable, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from m3dt.config import EvaluationConfig
 from m3dt.evaluation.agent import Agent
-from m3dt.evaluation.journal import Journal
 from m3dt.evaluation.policies import AgentPolicy, Policy
-from m3dt.evaluation.results import EvaluationResult, PolicyResult
 from m3dt.evaluation.scheduler import RolloutScheduler
-from m3dt.evaluation.scores import Episode, summarize
+from m3dt.evaluation.scores import Episode, EvaluationResult, PolicyResult, summarize
 from m3dt.evaluation.sessions import EpisodeGroup
 from m3dt.tasks import SIMULATORS
 from m3dt.tasks.workers import WorkerPool
 from m3dt.utils.console import make_console, progress_bar
+from m3dt.utils.processes import num_workers
 
 
 def evaluate(
@@ -37,9 +38,6 @@ def evaluate(
         tasks: Names; by default all that the agent was trained on.
         episodes: Episodes per task.
         config: Further settings.
-
-    Returns:
-        Scores in total, by domain and by task, and how they were measured.
 
     Raises:
         UserError: The agent was not trained on a task.
@@ -69,19 +67,14 @@ def evaluate_policy(
 ) -> PolicyResult:
     """Roll a policy out on tasks and summarise its scores.
 
-    Args:
-        policy: What acts.
-        tasks: Names.
-        config: Episodes, seed and so on.
-        console: Where progress is shown.
-        pool: Workers; by default new ones for this evaluation, as many as configured.
-        journal: Where finished episodes are recorded; those it holds already are not played.
+    Without a pool, new workers are started, as many as configured. Finished episodes are recorded
+    in the journal, and those it holds already are not played.
 
     Raises:
         RunError: Environments failed twice.
     """
     if pool is None:
-        with make_pool(config) as own:
+        with WorkerPool(num_workers(config.workers)) as own:
             return evaluate_policy(policy, tasks, config, console, own, journal)
     groups = make_groups(_by_batch_key(policy, tasks), config.episodes, config.tile)
     recorded = journal.episodes if journal else {}
@@ -98,18 +91,15 @@ def evaluate_policy(
             new += episodes
             bar.advance(row, len(episodes))
     seconds = max(time.monotonic() - started, 1e-9)
+    positions = {task: i for i, task in enumerate(tasks)}
+    in_order = sorted(old + new, key=lambda e: (positions[e.task], e.number))
     return {
-        **summarize(_in_order(old + new, tasks)),
+        **summarize(in_order),
         "episodes": config.episodes,
         "env_steps_per_second": sum(episode.env_steps for episode in new) / seconds,
         "seed": config.seed,
         "versions": {name: metadata.version(name) for name in ("m3dt", "torch", *SIMULATORS)},
     }
-
-
-def make_pool(config: EvaluationConfig) -> WorkerPool:
-    """Start as many workers as configured, by default one per CPU core."""
-    return WorkerPool(config.workers or os.cpu_count() or 1)
 
 
 def make_groups(tasks: Sequence[str], episodes: int, size: int) -> list[EpisodeGroup]:
@@ -128,7 +118,41 @@ def _by_batch_key(policy: Policy[Any], tasks: Sequence[str]) -> list[str]:
     return [task for same in by_key.values() for task in same]
 
 
-def _in_order(episodes: Sequence[Episode], tasks: Sequence[str]) -> list[Episode]:
-    """Return the episodes in the order of their tasks and numbers."""
-    positions = {task: i for i, task in enumerate(tasks)}
-    return sorted(episodes, key=lambda episode: (positions[episode.task], episode.number))
+class Journal:
+    """A file with one line per finished group: a key and the group's episodes.
+
+    The key covers everything that the episodes depend on. Lines with another key are ignored, so
+    that two evaluations may write to one file.
+    """
+
+    def __init__(self, path: Path, key: str) -> None:
+        self.path = path
+        self.key = key
+        self.episodes: dict[EpisodeGroup, list[Episode]] = {}  # the finished ones
+        if path.is_file():
+            self._read(path.read_text().splitlines())
+
+    def _read(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            try:
+                key, rows = json.loads(line)
+                episodes = [Episode(*values) for values in rows]
+                group = EpisodeGroup(episodes[0].task, tuple(e.number for e in episodes))
+            except (ValueError, TypeError, IndexError):
+                continue  # a line cut short by a kill
+            if key == self.key:
+                self.episodes[group] = episodes
+
+    def add(self, group: EpisodeGroup, episodes: list[Episode]) -> None:
+        """Record the episodes of a group."""
+        self.episodes[group] = episodes
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        line = json.dumps([self.key, [astuple(episode) for episode in episodes]])
+        with self.path.open("a") as file:
+            file.write(f"\n{line}\n")  # the last line may lack its end after a kill
+            file.flush()
+            os.fsync(file.fileno())
+
+    def delete(self) -> None:
+        """Remove the file, once its episodes have become a result."""
+        self.path.unlink(missing_ok=True)

@@ -5,7 +5,6 @@ Letters: A action dim.
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from typing import Generic, TypeVar
@@ -15,32 +14,21 @@ import numpy as np
 
 from m3dt.config import EvaluationConfig
 from m3dt.evaluation.agent import Agent
-from m3dt.evaluation.sessions import (
-    AgentSession,
-    EpisodeGroup,
-    RandomSession,
-    Session,
-    predict,
-)
+from m3dt.evaluation.sessions import AgentSession, EpisodeGroup, RandomSession, Session, predict
 from m3dt.models import PromptDT
 from m3dt.tasks import get_task
 from m3dt.utils.errors import UserError
+from m3dt.utils.processes import num_workers
 
 SessionT = TypeVar("SessionT", bound=Session)
 
 
 class Policy(ABC, Generic[SessionT]):
-    """Anything that can be evaluated.
+    """Anything that can be evaluated."""
 
-    Attributes:
-        name: Name in tables and files.
-        num_threads: Calls of `act` that may run at the same time.
-        batch_size: Most episodes that share a call of `act`, if no group alone has more.
-    """
-
-    name: str
-    num_threads: int = 1
-    batch_size: int = 1
+    name: str  # in tables and files
+    num_threads: int = 1  # calls of `act` that may run at the same time
+    batch_size: int = 1  # most episodes that share a call of `act`, if no group alone has more
 
     @abstractmethod
     def begin(self, group: EpisodeGroup, seed: int) -> SessionT:
@@ -71,13 +59,8 @@ class AgentPolicy(Policy[AgentSession]):
     """A trained agent, conditioned on a target return and a prompt.
 
     An agent with masks has a different model for each task: only episodes of one group share its
-    forward passes.
-
-    Args:
-        agent: The agent.
-        rules: Target return, memory of actions (`auto`: as suits the agent), and how many episodes
-            share a forward pass.
-        name: Name in tables and files.
+    forward passes. The rules set the target return, the memory of actions (`auto`: as suits the
+    agent), and how many episodes share a forward pass.
     """
 
     def __init__(
@@ -92,7 +75,7 @@ class AgentPolicy(Policy[AgentSession]):
         # A masked model lives as long as a group of its task is running.
         self._models: WeakValueDictionary[str, PromptDT] = WeakValueDictionary()
         on_cpu = next(agent.model.parameters()).device.type == "cpu"
-        self.num_threads = (os.cpu_count() or 1) if on_cpu else 1
+        self.num_threads = num_workers() if on_cpu else 1
 
     def begin(self, group: EpisodeGroup, seed: int) -> AgentSession:
         agent = self.agent_for(group.task)
@@ -123,10 +106,6 @@ class AgentPolicy(Policy[AgentSession]):
 
 class OraclePolicy(AgentPolicy):
     """In each task, the backbone acts with the expert of the task's own group (figure 8).
-
-    Args:
-        experts: One agent per expert; their task groups are disjoint.
-        rules: As for `AgentPolicy`.
 
     Raises:
         UserError: A task belongs to several experts.

@@ -1,4 +1,4 @@
-"""Evaluate models of a run: results are stored in its folder, reused, and shown in TensorBoard."""
+"""Find and evaluate the models of a run: results are stored, reused, and shown in TensorBoard."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ from typing import Any
 
 from rich.console import Console
 
-from m3dt.config import Config
-from m3dt.evaluation.evaluator import evaluate_policy, make_pool
-from m3dt.evaluation.journal import Journal
-from m3dt.evaluation.results import RunResult
-from m3dt.evaluation.run_models import RunModel
+from m3dt.config import BASELINES, Config
+from m3dt.evaluation.agent import ACTING_KINDS, load
+from m3dt.evaluation.evaluator import Journal, evaluate_policy
+from m3dt.evaluation.policies import AgentPolicy, OraclePolicy, Policy, RandomPolicy
+from m3dt.evaluation.scores import ModelInfo, RunResult
 from m3dt.evaluation.video import animation, film
 from m3dt.plots.tensorboard import write_hyperparameters, write_scores, write_video
+from m3dt.runs import MAIN, inference_device
+from m3dt.runs.registry import Registry
 from m3dt.tasks import SIMULATORS, get_task, tasks_of
 from m3dt.tasks.workers import WorkerPool
+from m3dt.utils.errors import UserError
 from m3dt.utils.files import atomic_path, fingerprint, write_json
+from m3dt.utils.processes import num_workers
 
 # Settings by which experiments differ, few enough for the HParams page.
 _HYPERPARAMETERS = (
@@ -30,6 +34,74 @@ _HYPERPARAMETERS = (
     "stage1.max_steps", "stage1.learning_rate", "stage2.max_steps", "stage3.max_steps",
     "baseline.max_steps",
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunModel:
+    """A model of a run: the policy that it acts by, and what identifies it in results."""
+
+    policy: Policy[Any]
+    info: ModelInfo
+
+    @property
+    def name(self) -> str:
+        """Name in tables, such as `expert:2`."""
+        return self.policy.name
+
+    @property
+    def file_name(self) -> str:
+        """Name in file names, without suffix."""
+        return self.name.replace(":", "-")
+
+
+def run_model(config: Config, name: str) -> RunModel:
+    """Load a model of a run.
+
+    The name is `random`, `backbone`, `router`, `oracle`, `expert:K` or `baseline:METHOD`, or empty
+    for the model of the configured method, as far as it is trained.
+
+    Raises:
+        UserError: The run lacks the model, or the name is unknown.
+    """
+    if name == "random":
+        info: ModelInfo = {"method": "random", "num_parameters": 0, "weights": "", "step": 0}
+        return RunModel(RandomPolicy(), info)
+    if name == "oracle":
+        return _oracle(config)
+    if not name and config.method in BASELINES:
+        name = f"baseline:{config.method}"
+    kind, _, number = name.partition(":")
+    if kind not in ("", *ACTING_KINDS):
+        choices = "random, backbone, router, oracle, expert:K, baseline:METHOD"
+        raise UserError(f"--models {name}: choose among {choices}")
+    agent = load(config.run, kind or None, number or None, inference_device(config))
+    entry = agent.entry
+    label = entry.kind if entry.name == MAIN else f"{entry.kind}:{entry.name}"
+    info = {
+        "method": agent.method,
+        "num_parameters": agent.model.num_parameters(),
+        "weights": entry.hash,
+        "step": entry.step,
+    }
+    return RunModel(AgentPolicy(agent, config.evaluation, label), info)
+
+
+def _oracle(config: Config) -> RunModel:
+    device = inference_device(config)
+    entries = [entry for entry in Registry(config.run).entries() if entry.kind == "expert"]
+    if not entries:
+        raise UserError(f"{config.run}: has no experts for an oracle. Run `m3dt stage2` first.")
+    experts = [load(config.run, "expert", entry.name, device) for entry in entries]
+    policy = OraclePolicy(experts, config.evaluation)
+    for task in tasks_of(config):
+        policy.agent_for(task)  # refuses a task without expert before any simulator starts
+    info: ModelInfo = {
+        "method": "oracle",
+        "num_parameters": experts[0].model.num_parameters(),
+        "weights": [expert.entry.hash for expert in experts],
+        "step": experts[0].entry.step,
+    }
+    return RunModel(policy, info)
 
 
 @dataclass(frozen=True)
@@ -47,11 +119,6 @@ def score_models(config: Config, models: Sequence[RunModel], console: Console) -
     A stored result counts if it is of the same weights, tasks, settings and simulators; it may be
     in the run's folder or in that of the run `reuse`.
 
-    Args:
-        config: The experiment.
-        models: Models of its run.
-        console: Where progress is shown.
-
     Raises:
         RunError: Environments failed twice.
     """
@@ -59,7 +126,7 @@ def score_models(config: Config, models: Sequence[RunModel], console: Console) -
     results = {name: result for name, result in stored.items() if result is not None}
     missing = {model.name: model for model in models if model.name not in results}
     if missing:
-        with make_pool(config.evaluation) as pool:
+        with WorkerPool(num_workers(config.evaluation.workers)) as pool:
             for name, model in missing.items():
                 results[name] = _evaluate(config, model, pool, console)
     return [ModelScore(m.name, results[m.name], m.name not in missing) for m in models]
@@ -73,7 +140,7 @@ def film_model(config: Config, model: RunModel, task: str) -> Path:
     """
     frames = film(model.policy, get_task(task).name, config.evaluation.seed)
     gif = animation(frames)
-    path = _folder(config) / f"{model.file_name}-{task}.gif"
+    path = _file(config, model).with_name(f"{model.file_name}-{task}.gif")
     with atomic_path(path) as temporary:
         temporary.write_bytes(gif)
     write_video(Path(config.run), model.name, task, model.info["step"], gif, frames.shape[1:3])
@@ -82,7 +149,7 @@ def film_model(config: Config, model: RunModel, task: str) -> Path:
 
 def _evaluate(config: Config, model: RunModel, pool: WorkerPool, console: Console) -> RunResult:
     """Evaluate a model and store its result."""
-    file, key = _folder(config) / f"{model.file_name}.json", _key(config, model)
+    file, key = _file(config, model), _key(config, model)
     journal = Journal(file.with_suffix(f".{key[:8]}.episodes.jsonl"), key)
     tasks = tasks_of(config)
     scores = evaluate_policy(model.policy, tasks, config.evaluation, console, pool, journal)
@@ -97,7 +164,7 @@ def _evaluate(config: Config, model: RunModel, pool: WorkerPool, console: Consol
 
 def _stored_result(config: Config, model: RunModel) -> RunResult | None:
     """Return the model's result from the run's folder, or copied from that of the run `reuse`."""
-    file, key = _folder(config) / f"{model.file_name}.json", _key(config, model)
+    file, key = _file(config, model), _key(config, model)
     result = _read(file, key)
     if result is None and config.reuse:
         result = _read(Path(config.reuse) / "evaluation" / file.name, key)
@@ -126,5 +193,6 @@ def _key(config: Config, model: RunModel) -> str:
     return fingerprint([settings, list(tasks_of(config)), model.info, versions])
 
 
-def _folder(config: Config) -> Path:
-    return Path(config.run) / "evaluation"
+def _file(config: Config, model: RunModel) -> Path:
+    """Return the file of a model's result."""
+    return Path(config.run) / "evaluation" / f"{model.file_name}.json"

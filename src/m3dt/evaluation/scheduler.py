@@ -26,29 +26,18 @@ _MAX_ATTEMPTS = 2
 
 @dataclass
 class _Attempt:
-    """A group that is running.
+    """A group that is running."""
 
-    Attributes:
-        number: Number of the attempt, which tells late answers of a failed one apart.
-        group: The group.
-        worker: Number of the worker that steps it.
-        alone: Whether the worker must run no other group.
-        batch_key: Attempts with the same key may share a forward pass.
-        session: The policy's memory.
-        returns, successes, env_steps: Outcome of each episode so far, (episodes,).
-        stepping: Whether its worker steps it; otherwise the policy has its observation.
-    """
-
-    number: int
+    number: int  # tells late answers of a failed attempt apart
     group: EpisodeGroup
-    worker: int
-    alone: bool
-    batch_key: Hashable
+    worker: int  # number of the worker that steps it
+    alone: bool  # whether the worker must run no other group
+    batch_key: Hashable  # attempts with the same key may share a forward pass
     session: Session
-    returns: np.ndarray
+    returns: np.ndarray  # (episodes,), like the next two: the outcome so far
     successes: np.ndarray
     env_steps: np.ndarray
-    stepping: bool = True
+    stepping: bool = True  # by its worker; otherwise the policy has its observation
 
     def add(self, transition: Transition) -> None:
         """Add the outcome of a step."""
@@ -75,20 +64,6 @@ class RolloutScheduler:
 
     A group is played again, from its seeds, if an environment raises or its worker dies. After a
     death, the groups of that worker are played one at a time, to find the one that kills.
-
-    Args:
-        pool: Workers that step the environments.
-        policy: The policy that acts.
-        groups: The groups, started in this order.
-        seed: Seed of the evaluation.
-
-    Attributes:
-        waiting: Groups that have not started, the next one last.
-        suspects: Groups of a worker that died; each is played alone, before any that waits.
-        running: Attempts in progress, by number.
-        ready: Attempts that have observed, in the order of their answers.
-        failures: How often each group has failed.
-        failed: Groups that failed too often, and the last reason.
     """
 
     def __init__(
@@ -97,12 +72,13 @@ class RolloutScheduler:
         self.pool = pool
         self.policy = policy
         self.seed = seed
-        self.waiting = list(groups)[::-1]
+        self.waiting = list(groups)[::-1]  # groups that have not started, the next one last
+        # Groups of a worker that died; each is played alone, before any that waits.
         self.suspects: list[EpisodeGroup] = []
-        self.running: dict[int, _Attempt] = {}
-        self.ready: list[_Attempt] = []
+        self.running: dict[int, _Attempt] = {}  # by number
+        self.ready: list[_Attempt] = []  # they have observed, in the order of their answers
         self.failures: Counter[EpisodeGroup] = Counter()
-        self.failed: dict[EpisodeGroup, str] = {}
+        self.failed: dict[EpisodeGroup, str] = {}  # they failed too often; the last reason
         self._numbers = itertools.count()
         self._largest = max((len(group.episodes) for group in groups), default=1)
         episodes_at_once = self._largest * len(pool.connections)

@@ -2,19 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
-from torchmetrics import MeanMetric, Metric, MetricCollection, SumMetric
+from torchmetrics import MeanMetric
 
-from m3dt.evaluation.results import ScoreSummary, TaskResult
 from m3dt.tasks import DOMAINS, get_task
 
 _RESAMPLES = 10_000
 _Z = 1.959964  # the normal distribution's 97.5 % quantile
+
+
+class TaskResult(TypedDict):
+    """Scores of one task over its episodes."""
+
+    score: float
+    """Mean normalized score, 0 to 100."""
+    ci95: list[float]
+    """Lower and upper end of the score's 95 % interval."""
+    return_mean: float
+    return_std: float
+    success_rate: float
+    """0 to 1."""
+    episodes: int
+    env_steps: int
+
+
+class ScoreSummary(TypedDict):
+    """Scores of several tasks, each weighing the same."""
+
+    score: float
+    ci95: list[float]
+    domains: dict[str, float]
+    tasks: dict[str, TaskResult]
+
+
+class PolicyResult(ScoreSummary):
+    """Scores of a policy and the conditions they were measured under."""
+
+    episodes: int
+    """Episodes per task."""
+    env_steps_per_second: float
+    seed: int
+    versions: dict[str, str]
+
+
+class EvaluationResult(PolicyResult):
+    """Scores of a trained agent; what `m3dt.evaluate` returns."""
+
+    run: str
+    method: str
+    num_parameters: int
+
+
+class ModelInfo(TypedDict):
+    """What identifies a model of a run in its results."""
+
+    method: str
+    num_parameters: int
+    weights: str | list[str]
+    """Hash of the weights; an oracle has one per expert."""
+    step: int
+
+
+class RunResult(EvaluationResult):
+    """Scores of a model of a run; what `m3dt evaluate --json` writes."""
+
+    weights: str | list[str]
+    step: int
 
 
 @dataclass(frozen=True)
@@ -37,11 +95,7 @@ def bootstrap_interval(scores: Sequence[np.ndarray], seed: int = 0) -> tuple[flo
     """Return the 95 % interval of the mean over tasks of each task's mean score.
 
     Both levels are resampled with replacement: the tasks, and the episodes of each drawn task. For
-    a single task, only its episodes are resampled.
-
-    Args:
-        scores: Scores of the episodes of each task.
-        seed: Seed of the resampling.
+    a single task, only its episodes are resampled. `scores` has one array per task.
     """
     rng = np.random.default_rng(seed)
     num_tasks = len(scores)
@@ -65,16 +119,8 @@ def wilson_interval(successes: int, episodes: int) -> tuple[float, float]:
     middle = rate + z2 / (2 * episodes)
     half = _Z * np.sqrt(rate * (1 - rate) / episodes + z2 / (4 * episodes**2))
     scale = 100 / (1 + z2 / episodes)
-    return float(max(middle - half, 0.0) * scale), float(
-        min(middle + half, 1 + z2 / episodes) * scale
-    )
-
-
-def task_interval(task: str, scores: np.ndarray) -> tuple[float, float]:
-    """Return the 95 % interval of one task's score."""
-    if get_task(task).domain == "metaworld":
-        return wilson_interval(int((scores > 0).sum()), len(scores))
-    return bootstrap_interval([scores])
+    low, high = max(middle - half, 0.0), min(middle + half, 1 + z2 / episodes)
+    return float(low * scale), float(high * scale)
 
 
 def summarize(episodes: Sequence[Episode]) -> ScoreSummary:
@@ -103,32 +149,26 @@ def _domains(tasks: Mapping[str, TaskResult]) -> dict[str, float]:
 
 
 def _task_result(task: str, episodes: Sequence[Episode]) -> TaskResult:
-    metrics = _task_metrics()
-    for episode in episodes:
-        metrics["score"].update(episode.score)
-        metrics["return_mean"].update(episode.episode_return)
-        metrics["success_rate"].update(episode.success)
-        metrics["env_steps"].update(episode.env_steps)
-    totals = {name: value.item() for name, value in metrics.compute().items()}
+    scores = np.array([episode.score for episode in episodes])
+    if get_task(task).domain == "metaworld":
+        interval = wilson_interval(int((scores > 0).sum()), len(scores))
+    else:
+        interval = bootstrap_interval([scores])
     return {
-        "score": totals["score"],
-        "ci95": list(task_interval(task, np.array([e.score for e in episodes]))),
-        "return_mean": totals["return_mean"],
-        "return_std": float(np.std([e.episode_return for e in episodes])),
-        "success_rate": totals["success_rate"],
+        "score": _mean(scores.tolist()),
+        "ci95": list(interval),
+        "return_mean": _mean(episode.episode_return for episode in episodes),
+        "return_std": float(np.std([episode.episode_return for episode in episodes])),
+        "success_rate": _mean(episode.success for episode in episodes),
         "episodes": len(episodes),
-        "env_steps": int(totals["env_steps"]),
+        "env_steps": sum(episode.env_steps for episode in episodes),
     }
 
 
-def _task_metrics() -> MetricCollection:
-    """Return one task's metrics in double precision; each is updated with its own values."""
+def _mean(values: Iterable[float]) -> float:
+    """Return the mean in double precision."""
     # Under DDP one rank plays: a sum over ranks would wait for the others for ever.
-    given: dict[str, Any] = {"nan_strategy": "disable", "sync_on_compute": False}
-    metrics: dict[str, Metric | MetricCollection] = {
-        "score": MeanMetric(**given),
-        "return_mean": MeanMetric(**given),
-        "success_rate": MeanMetric(**given),
-        "env_steps": SumMetric(**given),
-    }
-    return MetricCollection(metrics, compute_groups=False).set_dtype(torch.float64)
+    metric = MeanMetric(nan_strategy="disable", sync_on_compute=False).set_dtype(torch.float64)
+    for value in values:
+        metric.update(value)
+    return metric.compute().item()

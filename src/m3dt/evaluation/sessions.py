@@ -49,9 +49,8 @@ class Session(ABC):
     def observe(self, observations: np.ndarray, rewards: np.ndarray | None) -> None:
         """Record a step.
 
-        Args:
-            observations: (episodes, S) in the task's native width.
-            rewards: Rewards of the previous step, (episodes,); None at the first step.
+        Observations are (episodes, S) in the task's native width. Rewards are those of the previous
+        step, (episodes,); None at the first step.
         """
 
 
@@ -74,12 +73,8 @@ class RandomSession(Session):
 class AgentSession(Session):
     """The history of a group in native widths; the model sees its last `context_length` steps.
 
-    Args:
-        agent: The agent that acts.
-        model: Its model, masked for the task if the agent has masks.
-        group: The episodes.
-        target_return: Return that the agent is asked for.
-        history: Which dimensions of past actions are remembered, as in `evaluation.history`.
+    The model is the agent's, masked for the task if the agent has masks. `history` says which
+    dimensions of past actions are remembered, as in `evaluation.history`.
     """
 
     def __init__(
@@ -137,10 +132,8 @@ class AgentSession(Session):
 def predict(sessions: Sequence[AgentSession], batch_size: int) -> list[np.ndarray]:
     """Return the next actions of several groups in one forward pass, (episodes, 8) each.
 
-    Args:
-        sessions: Sessions of the groups, all with the same model.
-        batch_size: Rows of the pass, B, at least as many as there are episodes; copies of the last
-            episode fill it up.
+    All sessions have the same model. The pass has B = `batch_size` rows, at least as many as there
+    are episodes; copies of the last episode fill it up.
     """
     model = sessions[0].model
     device = next(model.parameters()).device

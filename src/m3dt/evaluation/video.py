@@ -18,11 +18,7 @@ _FRAMES_PER_SECOND = 20
 def film(policy: Policy[Any], task: str, seed: int = 0, max_frames: int = 120) -> np.ndarray:
     """Play one episode and return evenly spaced frames, (frames, height, width, 3) uint8.
 
-    Args:
-        policy: What acts.
-        task: Name of the task.
-        seed: Seed of the evaluation, whose first episode is played.
-        max_frames: Maximum number of frames.
+    It is the first episode of an evaluation with this seed.
 
     Raises:
         UserError: Rendering is off.

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from m3dt.config import ModelConfig
 from m3dt.config.schema import ACTION_DIM, STATE_DIM
-from m3dt.data.batch import Segment
-from m3dt.data.parts import ExpertParts
+from m3dt.data.batch import ExpertParts, Segment
 from m3dt.models.bank import Bank
 
 # Each timestep is three tokens, in this order.

@@ -19,7 +19,7 @@ from m3dt.stages.stage import Stage
 class ExpertStage(Stage):
     """Trains experts at the same time and independently of each other.
 
-    A batch is E equal parts, one per expert (`m3dt.data.parts`). Weights, dropout, data, gradient
+    A batch is E equal parts, one per expert (`m3dt.data.batch`). Weights, dropout, data, gradient
     norm and Adam state of an expert depend on its number, never on which others are in the
     process. Two exceptions: all experts skip a step if the loss of one is not finite, and
     `frozen_dropout` draws the backbone's dropout for all of them together.

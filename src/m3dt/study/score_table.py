@@ -19,8 +19,7 @@ from m3dt.runs.registry import ENTRY
 from m3dt.study.grid import SCORES, Cell, Study
 from m3dt.tasks import DOMAINS
 from m3dt.utils.errors import UserError
-from m3dt.utils.files import atomic_path, write_json
-from m3dt.utils.folders import check_writable
+from m3dt.utils.files import atomic_path, check_writable, write_json
 
 Row = Mapping[str, Any]  # settings, which differ between studies, and scores
 

@@ -6,11 +6,9 @@ import os
 # user chooses a back end.
 os.environ.setdefault("MUJOCO_GL", "disable")
 
-from m3dt.tasks.catalog import TASKS, get_task
-from m3dt.tasks.envs import make_env
-from m3dt.tasks.spec import DOMAINS, SIMULATORS, TaskSpec
+from m3dt.tasks.catalog import DOMAINS, SIMULATORS, TASKS, TaskSpec, get_task
+from m3dt.tasks.envs import Trajectory, make_env
 from m3dt.tasks.suites import paper_score, suite, tasks_of
-from m3dt.tasks.trajectory import Trajectory
 
 __all__ = [
     "DOMAINS",

@@ -1,11 +1,47 @@
-"""The 160 tasks in the paper's order."""
+"""The specification of a task, and the 160 tasks in the paper's order."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
-from m3dt.tasks.spec import TaskSpec
+import numpy as np
+
 from m3dt.utils.errors import UserError, nearest
+
+# Packages whose versions determine how a task behaves.
+SIMULATORS = ("metaworld", "dm_control", "gymnasium", "mujoco")
+DOMAINS = ("metaworld", "dmcontrol", "cheetah-vel", "ant-dir")
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """One of the 160 tasks."""
+
+    name: str  # in the paper, such as `reach-v2`
+    domain: str  # one of DOMAINS
+    state_dim: int  # at most 39
+    action_dim: int  # at most 8; actions lie in [-1, 1]
+    horizon: int  # largest number of agent steps in an episode
+    target_return: float  # what the paper's evaluation conditions on
+    return_scale: float  # returns are divided by it before they enter the model
+    env_id: str  # in the simulator, such as `reach-v3`
+    goal: float | None = None  # m/s (cheetah-vel), radians (ant-dir)
+
+    def normalized_score(self, episode_return: float, success: bool) -> float:
+        """Return an episode's score from 0 to 100 (paper section 5.1).
+
+        Meta-World tasks score 100 if any step was a success. DMControl divides the return by its
+        maximum of 1000. The locomotion domains map their range of returns to [0, 100] and clip.
+        """
+        if self.domain == "metaworld":
+            return 100.0 * success
+        if self.domain == "dmcontrol":
+            return episode_return / 10
+        if self.domain == "cheetah-vel":
+            return float(np.clip((episode_return + 100) / 0.7, 0, 100))
+        return float(np.clip(episode_return / 5, 0, 100))
+
 
 _METAWORLD = """
 basketball bin-picking button-press-topdown button-press button-press-wall coffee-button coffee-pull
@@ -19,37 +55,17 @@ peg-unplug-side reach-wall stick-push stick-pull box-close
 
 # name: (state_dim, action_dim), in the paper's order; the custom tasks are the last 11.
 _DMCONTROL = {
-    "walker-stand": (24, 6),
-    "walker-walk": (24, 6),
-    "walker-run": (24, 6),
-    "cheetah-run": (17, 6),
-    "reacher-easy": (6, 2),
-    "reacher-hard": (6, 2),
-    "acrobot-swingup": (6, 1),
-    "pendulum-swingup": (3, 1),
-    "cartpole-balance": (5, 1),
-    "cartpole-balance-sparse": (5, 1),
-    "cartpole-swingup": (5, 1),
-    "cartpole-swingup-sparse": (5, 1),
-    "cup-catch": (8, 2),
-    "finger-spin": (9, 2),
-    "finger-turn-easy": (12, 2),
-    "finger-turn-hard": (12, 2),
-    "fish-swim": (24, 5),
-    "hopper-stand": (15, 4),
-    "hopper-hop": (15, 4),
-    "walker-walk-backwards": (24, 6),
-    "walker-run-backwards": (24, 6),
-    "cheetah-run-backwards": (17, 6),
-    "cheetah-run-front": (17, 6),
-    "cheetah-run-back": (17, 6),
-    "cheetah-jump": (17, 6),
-    "hopper-hop-backwards": (15, 4),
-    "reacher-three-easy": (8, 3),
-    "reacher-three-hard": (8, 3),
-    "cup-spin": (8, 2),
-    "pendulum-spin": (3, 1),
-}
+    "walker-stand": (24, 6), "walker-walk": (24, 6), "walker-run": (24, 6), "cheetah-run": (17, 6),
+    "reacher-easy": (6, 2), "reacher-hard": (6, 2), "acrobot-swingup": (6, 1),
+    "pendulum-swingup": (3, 1), "cartpole-balance": (5, 1), "cartpole-balance-sparse": (5, 1),
+    "cartpole-swingup": (5, 1), "cartpole-swingup-sparse": (5, 1), "cup-catch": (8, 2),
+    "finger-spin": (9, 2), "finger-turn-easy": (12, 2), "finger-turn-hard": (12, 2),
+    "fish-swim": (24, 5), "hopper-stand": (15, 4), "hopper-hop": (15, 4),
+    "walker-walk-backwards": (24, 6), "walker-run-backwards": (24, 6),
+    "cheetah-run-backwards": (17, 6), "cheetah-run-front": (17, 6), "cheetah-run-back": (17, 6),
+    "cheetah-jump": (17, 6), "hopper-hop-backwards": (15, 4), "reacher-three-easy": (8, 3),
+    "reacher-three-hard": (8, 3), "cup-spin": (8, 2), "pendulum-spin": (3, 1),
+}  # fmt: skip
 
 # Radians. The paper drew them uniformly once and then kept them.
 _ANT_DIRECTIONS = """
@@ -84,7 +100,7 @@ def _catalog() -> dict[str, TaskSpec]:
     return {spec.name: spec for spec in specs}
 
 
-TASKS: dict[str, TaskSpec] = _catalog()
+TASKS = _catalog()
 
 
 def get_task(name: str) -> TaskSpec:

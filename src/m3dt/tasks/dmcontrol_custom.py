@@ -164,11 +164,13 @@ def three_link_reacher() -> bytes:
     return etree.tostring(root)
 
 
-def _environment(module: Any, task: Callable[[], Any]) -> control.Environment:
-    """Build a task on a suite module's model, with its time limit and control step."""
-    physics = module.Physics.from_xml_string(*module.get_model_and_assets())
+def _environment(
+    module: Any, task: Callable[[], Any], model: Callable[[], bytes] | None = None
+) -> control.Environment:
+    """Build a task with a suite module's time limit and control step, on its model or another."""
+    xml, assets = module.get_model_and_assets()
     return control.Environment(
-        physics,
+        module.Physics.from_xml_string(model() if model else xml, assets),
         task(),
         time_limit=module._DEFAULT_TIME_LIMIT,
         control_timestep=getattr(module, "_CONTROL_TIMESTEP", None),
@@ -176,10 +178,7 @@ def _environment(module: Any, task: Callable[[], Any]) -> control.Environment:
 
 
 def _three_link_environment(target_size: float) -> control.Environment:
-    assets = reacher.get_model_and_assets()[1]
-    physics = reacher.Physics.from_xml_string(three_link_reacher(), assets)
-    task = reacher.Reacher(target_size)
-    return control.Environment(physics, task, time_limit=reacher._DEFAULT_TIME_LIMIT)
+    return _environment(reacher, partial(reacher.Reacher, target_size), three_link_reacher)
 
 
 CUSTOM: dict[str, Callable[[], control.Environment]] = {

@@ -1,15 +1,15 @@
-"""The environments of all tasks: their base class, and one function that builds any of them."""
+"""The environments of all tasks: their base class, one function that builds any, and episodes."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
 import numpy as np
 
-from m3dt.tasks.catalog import get_task
-from m3dt.tasks.spec import TaskSpec
+from m3dt.tasks.catalog import TaskSpec, get_task
 from m3dt.utils.errors import UserError
 
 
@@ -53,8 +53,8 @@ class TaskEnv(gymnasium.Env):
         observation, reward, terminated, success = self._advance(np.asarray(action))
         self._steps += 1
         truncated = self._steps >= self.task_spec.horizon
-        info = {"success": success}
-        return observation.astype(np.float32), float(reward), terminated, truncated, info
+        observation = observation.astype(np.float32)
+        return observation, float(reward), terminated, truncated, {"success": success}
 
     def render(self) -> np.ndarray:
         """Return a frame of the current state, (height, width, 3) uint8.
@@ -63,9 +63,8 @@ class TaskEnv(gymnasium.Env):
             UserError: No rendering back end was chosen before the first import of m3dt.
         """
         if os.environ.get("MUJOCO_GL", "disable").lower() in ("disable", "disabled", "off"):
-            raise UserError(
-                "rendering is off: set MUJOCO_GL=egl or MUJOCO_GL=osmesa before Python starts"
-            )
+            remedy = "set MUJOCO_GL=egl or MUJOCO_GL=osmesa before Python starts"
+            raise UserError(f"rendering is off: {remedy}")
         import mujoco
 
         model, data = self._simulation()
@@ -96,15 +95,11 @@ class TaskEnv(gymnasium.Env):
 
 
 def make_env(name: str, seed: int = 0) -> TaskEnv:
-    """Build the environment of a task, with the task's own observation and action widths.
+    """Build the environment of a task, such as `reach-v2`, with the task's own widths.
 
     DMControl environments have a `physics` attribute, locomotion environments a method
-    `set_state(qpos, qvel)`. The simulator is imported on the first call: reading data and training
-    never load it.
-
-    Args:
-        name: A task name, such as `reach-v2`.
-        seed: Seed of the sequence of initial states; `env.reset(seed=...)` starts another one.
+    `set_state(qpos, qvel)`. The seed starts a sequence of initial states; `env.reset(seed=...)`
+    starts another one. The simulator is imported here: reading data and training never load it.
 
     Raises:
         UserError: The task is unknown.
@@ -121,3 +116,24 @@ def make_env(name: str, seed: int = 0) -> TaskEnv:
     from m3dt.tasks.locomotion import LocomotionEnv
 
     return LocomotionEnv(spec, seed)
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One recorded episode: observations (T, S), actions (T, A), rewards (T,).
+
+    `success` is None if the source did not record it.
+    """
+
+    observations: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    success: bool | None
+
+    @property
+    def episode_return(self) -> float:
+        """Sum of the rewards."""
+        return float(self.rewards.sum(dtype=np.float64))
+
+    def __repr__(self) -> str:
+        return f"Trajectory(steps={len(self.rewards)}, return={self.episode_return:.1f})"

@@ -14,8 +14,8 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from m3dt.tasks.catalog import TaskSpec
 from m3dt.tasks.envs import TaskEnv
-from m3dt.tasks.spec import TaskSpec
 
 FRAME_SKIP = 5
 STEP_SECONDS = 0.05
@@ -41,35 +41,25 @@ def load_model(env_id: str) -> mujoco.MjModel:
 
 
 def cheetah_reward(velocity: np.ndarray, action: np.ndarray, goal: np.ndarray) -> np.ndarray:
-    """Return the reward -|v - goal| - 0.05 |a|^2 of running at a velocity.
+    """Return the reward -|v - goal| - 0.05 |a|^2 of running at a velocity, (...).
 
-    Args:
-        velocity: Forward velocity, m/s, (...).
-        action: (..., 6).
-        goal: Target velocity, m/s, (...).
+    Velocity and goal are in m/s, (...); the action is (..., 6).
     """
     return -np.abs(velocity - goal) - _CONTROL_COST["cheetah-vel"] * (action**2).sum(-1)
 
 
 def ant_reward(velocity: np.ndarray, action: np.ndarray, goal: np.ndarray) -> np.ndarray:
-    """Return the reward v . (cos goal, sin goal) - 0.5 |a|^2 + 1 of running in a direction.
+    """Return the reward v . (cos goal, sin goal) - 0.5 |a|^2 + 1 of running in a direction, (...).
 
-    Args:
-        velocity: Horizontal velocity of the torso, m/s, (..., 2).
-        action: (..., 8).
-        goal: Target direction, radians, (...).
+    The torso's horizontal velocity is in m/s, (..., 2), the goal in radians, (...); the action is
+    (..., 8).
     """
     along = velocity[..., 0] * np.cos(goal) + velocity[..., 1] * np.sin(goal)
     return along - _CONTROL_COST["ant-dir"] * (action**2).sum(-1) + _ALIVE_BONUS
 
 
 def ant_is_healthy(qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
-    """Return whether an ant is upright, (...) bool.
-
-    Args:
-        qpos: Joint positions, (..., 15).
-        qvel: Joint velocities, (..., 14).
-    """
+    """Return whether an ant is upright, (...) bool, from its joints, (..., 15) and (..., 14)."""
     low, high = _HEALTHY_HEIGHT
     finite = np.isfinite(qpos).all(-1) & np.isfinite(qvel).all(-1)
     return finite & (qpos[..., 2] >= low) & (qpos[..., 2] <= high)
@@ -92,9 +82,8 @@ class LocomotionEnv(TaskEnv):
     def set_state(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
         """Place the robot and return the observation, (S,).
 
-        Args:
-            qpos: Joint positions, m and radians; (9,) for the cheetah, (15,) for the ant.
-            qvel: Joint velocities, (9,) or (14,).
+        Joint positions are in m and radians, (9,) for the cheetah and (15,) for the ant; velocities
+        are (9,) or (14,).
         """
         self._place(qpos, qvel)
         return self._observation().astype(np.float32)

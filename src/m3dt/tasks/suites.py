@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 
+import numpy as np
+
 from m3dt.config import Config
-from m3dt.tasks.catalog import TASKS, get_task
-from m3dt.tasks.subsets import select_tasks
+from m3dt.tasks.catalog import DOMAINS, TASKS, get_task
 from m3dt.utils.errors import UserError, nearest
 
 # Ten different tasks that a small model learns within minutes, in about the domains' ratio of
 # 5:3:4:4.
 _QUICKSTART = (
-    "door-open-v2",
-    "button-press-topdown-v2",
-    "window-close-v2",
-    "cup-catch",
-    "walker-walk",
-    "ant-dir-6",
-    "ant-dir-16",
-    "cheetah-vel-7",
-    "cheetah-vel-19",
-    "cheetah-vel-31",
-)
+    "door-open-v2", "button-press-topdown-v2", "window-close-v2", "cup-catch", "walker-walk",
+    "ant-dir-6", "ant-dir-16", "cheetah-vel-7", "cheetah-vel-19", "cheetah-vel-31",
+)  # fmt: skip
+_TOLERANCE = 0.5  # largest accepted difference between the mean scores of a subset and of all tasks
+_MAX_DRAWS = 10_000
 
 
 @cache
@@ -60,11 +56,9 @@ def tasks_of(config: Config) -> tuple[str, ...]:
 def suite(name: str, seed: int = 0) -> tuple[str, ...]:
     """Return the task names of a suite.
 
-    Args:
-        name: `mt160` for all tasks; `mt10`, `mt20`, `mt40`, `mt80` or `mt120` for the paper's lists
-            (seeds 0 to 2); `mtN` with another size or seed for a new subset by the paper's rule
-            (appendix A.3); or `quickstart`.
-        seed: Which subset of that size.
+    The name is `mt160` for all tasks; `mt10`, `mt20`, `mt40`, `mt80` or `mt120` for the paper's
+    lists (seeds 0 to 2); `mtN` with another size or seed for a new subset by the paper's rule
+    (appendix A.3); or `quickstart`.
 
     Raises:
         UserError: The suite is unknown.
@@ -85,3 +79,42 @@ def suite(name: str, seed: int = 0) -> tuple[str, ...]:
     if str(seed) in lists:
         return tuple(lists[str(seed)])
     return select_tasks(size, seed, _paper_scores())
+
+
+def domain_counts(count: int) -> dict[str, int]:
+    """Divide `count` tasks among the domains in the ratio of all tasks, by largest remainder."""
+    sizes = {d: sum(spec.domain == d for spec in TASKS.values()) for d in DOMAINS}
+    exact = {d: count * size / len(TASKS) for d, size in sizes.items()}
+    counts = {d: int(share) for d, share in exact.items()}
+    by_remainder = sorted(DOMAINS, key=lambda d: counts[d] - exact[d])
+    for d in by_remainder[: count - sum(counts.values())]:
+        counts[d] += 1
+    return counts
+
+
+def select_tasks(count: int, seed: int, scores: Mapping[str, float]) -> tuple[str, ...]:
+    """Draw a subset of tasks, in catalogue order, by the domains' ratio and the mean difficulty.
+
+    It is the first draw whose mean score (of models trained on one task alone) differs by at most
+    half a point from that of all tasks, or else the closest of 10,000 draws.
+
+    Raises:
+        ValueError: `count` is out of range.
+    """
+    if not 4 <= count <= len(TASKS):
+        raise ValueError(f"cannot choose {count} of {len(TASKS)} tasks: give 4 to {len(TASKS)}")
+    rng = np.random.default_rng((seed, count))
+    mean = np.mean([scores[name] for name in TASKS])
+    counts = domain_counts(count)
+    by_domain = {d: [n for n, spec in TASKS.items() if spec.domain == d] for d in DOMAINS}
+    best: tuple[float, set[str]] = (np.inf, set())
+    for _ in range(_MAX_DRAWS):
+        drawn: set[str] = set()
+        for domain, names in by_domain.items():
+            drawn.update(rng.choice(names, counts[domain], replace=False).tolist())
+        distance = abs(float(np.mean([scores[name] for name in sorted(drawn)]) - mean))
+        if distance < best[0]:
+            best = distance, drawn
+        if distance <= _TOLERANCE:
+            break
+    return tuple(name for name in TASKS if name in best[1])

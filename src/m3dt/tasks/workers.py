@@ -14,7 +14,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -30,36 +29,22 @@ _MAX_FREE = 50
 
 @dataclass(frozen=True)
 class Transition:
-    """A step of a group's environments, or their reset.
+    """A step of a group's environments, or their reset, which has observations only."""
 
-    Attributes:
-        attempt: Number of the attempt at the group.
-        observations: (episodes, S).
-        rewards: (episodes,), 0 for episodes that had ended before; None after a reset.
-        successes: (episodes,) of bool; None after a reset.
-        played: (episodes,) of bool, whether an episode took this step; None after a reset.
-        done: Whether all episodes have ended.
-    """
-
-    attempt: int
-    observations: np.ndarray
-    rewards: np.ndarray | None = None
-    successes: np.ndarray | None = None
-    played: np.ndarray | None = None
-    done: bool = False
+    attempt: int  # number of the attempt at the group
+    observations: np.ndarray  # (episodes, S)
+    rewards: np.ndarray | None = None  # (episodes,), 0 for those that had ended before
+    successes: np.ndarray | None = None  # (episodes,) of bool
+    played: np.ndarray | None = None  # (episodes,) of bool, which of them took this step
+    done: bool = False  # whether all episodes have ended
 
 
 @dataclass(frozen=True)
 class Failure:
-    """The failure of one attempt, or of all attempts on a worker that died.
+    """The failure of one attempt, or of all attempts on a worker that died."""
 
-    Attributes:
-        attempt: Number of the attempt; None if the worker died.
-        message: A traceback, or the worker's exit code.
-    """
-
-    attempt: int | None
-    message: str
+    attempt: int | None  # its number; None if the worker died
+    message: str  # a traceback, or the worker's exit code
 
 
 class WorkerPool:
@@ -67,31 +52,19 @@ class WorkerPool:
 
     A worker that dies is replaced. One that cannot even start is not: its successor could not
     start either.
-
-    Args:
-        num_workers: Number of processes.
     """
 
     def __init__(self, num_workers: int) -> None:
-        self.connections: list[Connection] = []
-        self.locks: list[threading.Lock] = []  # a connection takes one sender at a time
-        self.processes: list[SpawnProcess] = []
+        pairs = [_start() for _ in range(num_workers)]
+        self.connections = [connection for connection, _ in pairs]
+        self.locks = [threading.Lock() for _ in pairs]  # a connection takes one sender at a time
+        self.processes = [process for _, process in pairs]
         self._started: set[int] = set()
-        for _ in range(num_workers):
-            connection, process = _start()
-            self.connections.append(connection)
-            self.locks.append(threading.Lock())
-            self.processes.append(process)
 
     def __enter__(self) -> WorkerPool:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for connection in self.connections:
             connection.close()
         for process in self.processes:
@@ -107,9 +80,8 @@ class WorkerPool:
         self._send(worker, ("step", attempt, actions))
 
     def _send(self, worker: int, command: tuple[Any, ...]) -> None:
-        with self.locks[worker]:
-            with suppress(OSError):  # if the worker has died, `receive` reports it
-                self.connections[worker].send(command)
+        with self.locks[worker], suppress(OSError):  # `receive` reports a worker that has died
+            self.connections[worker].send(command)
 
     def receive(self, timeout: float | None = None) -> list[tuple[int, Transition | Failure]]:
         """Wait about `timeout` seconds for answers; return each with its worker's number.
@@ -163,16 +135,10 @@ def _start() -> tuple[Connection, SpawnProcess]:
 
 
 class GroupEnvironments:
-    """The environments of one group, stepped together; early finishers wait for the others.
+    """The environments of one group, one per episode; early finishers wait for the others."""
 
-    Args:
-        attempt: Number of the attempt at the group.
-        task: Name of the task.
-        envs: One environment per episode.
-    """
-
-    def __init__(self, attempt: int, task: str, envs: list[TaskEnv]) -> None:
-        self.attempt, self.task, self.envs = attempt, task, envs
+    def __init__(self, attempt: int, envs: list[TaskEnv]) -> None:
+        self.attempt, self.envs = attempt, envs
         self._playing = np.ones(len(envs), bool)
 
     def reset(self, seeds: Sequence[int]) -> Transition:
@@ -193,24 +159,12 @@ class GroupEnvironments:
         return Transition(self.attempt, observations, rewards, successes, played, done)
 
 
-class _EnvironmentCache:
-    """Environments that no group uses at the moment, the most recently used last."""
-
-    def __init__(self) -> None:
-        self._free: list[tuple[str, TaskEnv]] = []
-
-    def take(self, task: str) -> TaskEnv:
-        """Take out a free environment of a task, or make one."""
-        for i, (name, env) in enumerate(self._free):
-            if name == task:
-                del self._free[i]
-                return env
-        return make_env(task)
-
-    def give_back(self, group: GroupEnvironments) -> None:
-        """Keep the environments of a finished group, and drop the oldest."""
-        self._free += [(group.task, env) for env in group.envs]
-        del self._free[:-_MAX_FREE]
+def _take(free: list[TaskEnv], task: str) -> TaskEnv:
+    """Take out a free environment of a task, or make one."""
+    for i, env in enumerate(free):
+        if env.task_spec.name == task:
+            return free.pop(i)
+    return make_env(task)
 
 
 def _serve(connection: Connection) -> None:
@@ -219,7 +173,7 @@ def _serve(connection: Connection) -> None:
     end_with_parent()
     with suppress(OSError):  # the evaluation is over already
         connection.send(None)  # the worker has started
-    cache = _EnvironmentCache()
+    free: list[TaskEnv] = []  # no group uses them at the moment; the most recently used last
     running: dict[int, GroupEnvironments] = {}  # by attempt
     while True:
         try:
@@ -229,14 +183,15 @@ def _serve(connection: Connection) -> None:
         try:
             if command == "reset":
                 task, seeds = arguments
-                envs = [cache.take(task) for _ in seeds]
-                running[attempt] = GroupEnvironments(attempt, task, envs)
+                envs = [_take(free, task) for _ in seeds]
+                running[attempt] = GroupEnvironments(attempt, envs)
                 connection.send(running[attempt].reset(seeds))
             elif attempt in running:  # otherwise it failed while this step was on its way
                 transition = running[attempt].step(arguments[0])
                 connection.send(transition)
                 if transition.done:
-                    cache.give_back(running.pop(attempt))
+                    free += running.pop(attempt).envs
+                    del free[:-_MAX_FREE]  # the oldest
         except BrokenPipeError:
             return
         except Exception:

@@ -23,8 +23,7 @@ from rich.console import Console
 
 from m3dt.training.fingerprint import differences
 from m3dt.utils.errors import RunError, UserError
-from m3dt.utils.files import atomic_path, remove_temporaries, write_json
-from m3dt.utils.folders import free_space, sole_writer
+from m3dt.utils.files import atomic_path, free_space, remove_temporaries, sole_writer, write_json
 
 SETTINGS = "settings.json"
 FORCED = "forced"  # key of settings that changed during a training, here and in its metrics

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
+from rich import progress
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.text import Text
 
 
-class RateColumn(ProgressColumn):
+class RateColumn(progress.ProgressColumn):
     """Shows the rate in units per second."""
 
     def __init__(self, unit: str) -> None:
         super().__init__()
         self.unit = unit
 
-    def render(self, task: Task) -> Text:
+    def render(self, task: progress.Task) -> Text:
         rate = task.finished_speed or task.speed or 0.0
         return Text(f"{rate:.1f} {self.unit}/s", style="cyan")
 
@@ -36,16 +27,16 @@ def make_console() -> Console:
     return console
 
 
-def progress_bar(console: Console, unit: str) -> Progress:
+def progress_bar(console: Console, unit: str) -> progress.Progress:
     """Return a progress bar with rate and time left; it is hidden without a terminal."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
+    return progress.Progress(
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
         RateColumn(unit),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TextColumn("left"),
+        progress.TimeRemainingColumn(),
         console=console,
         disable=not console.is_terminal,
     )

@@ -1,4 +1,4 @@
-"""Files: atomic writes, so that a reader sees the old content or the new, and hashes."""
+"""Files and folders: atomic writes, hashes, locks, staging and free space."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
+
+from m3dt.utils.errors import UserError
 
 # Only a killed process leaves files with this suffix. They are never read and may be deleted.
 TEMPORARY_SUFFIX = ".tmp"
@@ -92,9 +96,7 @@ def _new_file_mode() -> int:
 def remove_temporaries(folder: Path, older_than: float = 0.0) -> None:
     """Delete the half-written files and folders that killed processes left in `folder`.
 
-    Args:
-        folder: Folder to clean; its subfolders are not searched.
-        older_than: Minimum age, s. It spares files that other processes are writing now.
+    Its subfolders are not searched. A minimum age in s spares what other processes write now.
     """
     for path in folder.glob(f".*{TEMPORARY_SUFFIX}"):
         if not _OUR_TEMPORARY.fullmatch(path.name):
@@ -122,3 +124,67 @@ def sha256(path: Path) -> str:
 def fingerprint(value: Any) -> str:
     """Return the hex SHA-256 of a JSON value; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Lock a folder against other writing processes; create it if it does not exist.
+
+    The operating system releases the lock when the process ends, even if it is killed.
+
+    Raises:
+        UserError: Another process holds the lock, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror}). Give another folder."
+        ) from None
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(
+            f"{folder}: another m3dt is writing here. Wait for it to end, or give another folder."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def staging_folder(parent: Path) -> Iterator[Path]:
+    """Yield a new folder in `parent`, from which the caller moves finished files into place.
+
+    On exit, the folder is deleted with all files left in it. On entry, so are the leftovers of
+    killed processes, so the caller must be the sole writer of `parent`.
+    """
+    remove_temporaries(parent)
+    folder = temporary_name(parent / "staging")
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_writable(file: Path) -> None:
+    """Check that a file can be written, before the work whose result it will hold.
+
+    Raises:
+        UserError: Its folder, or the nearest existing parent, cannot be written.
+    """
+    existing = _nearest_existing(file.absolute().parent)
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UserError(f"{file}: cannot be written. Give another file.")
+
+
+def free_space(folder: Path) -> int:
+    """Return the free bytes on a folder's disk; the folder need not exist yet."""
+    return shutil.disk_usage(_nearest_existing(folder.absolute())).free
+
+
+def _nearest_existing(path: Path) -> Path:
+    return next(p for p in (path, *path.parents) if p.exists())

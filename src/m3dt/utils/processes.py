@@ -23,10 +23,7 @@ def process_pool(
 ) -> Iterator[ProcessPoolExecutor]:
     """Yield a pool of spawned processes; on an error, cancel its tasks and end its processes.
 
-    Args:
-        workers: Number of processes.
-        initializer: Called once in each process; picklable, like its arguments.
-        arguments: Arguments of the initializer.
+    The initializer is called once in each process; it and its arguments must be picklable.
     """
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, _initialize, (initializer, arguments))

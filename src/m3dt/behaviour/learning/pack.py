@@ -40,6 +40,8 @@ class Snapshot:
 
 def read_progress(folder: Path) -> list[Snapshot]:
     """Return the snapshots of a training folder; the last row of each number counts."""
+    if not (folder / PROGRESS).exists():
+        return []
     with (folder / PROGRESS).open() as file:
         rows = [Snapshot(int(n), int(s), int(t), float(r)) for n, s, t, r in csv.reader(file)]
     return list({row.number: row for row in rows}.values())
@@ -47,9 +49,7 @@ def read_progress(folder: Path) -> list[Snapshot]:
 
 def best_return(folder: Path) -> float:
     """Return a training's highest simulated return so far, or minus infinity."""
-    if not (folder / PROGRESS).exists():
-        return -np.inf
-    return max(s.simulated_return for s in read_progress(folder))
+    return max((s.simulated_return for s in read_progress(folder)), default=-np.inf)
 
 
 def load_snapshot(folder: Path, number: int) -> Network:
@@ -86,13 +86,7 @@ def choose_rungs(snapshots: list[Snapshot], best: Snapshot) -> list[Snapshot]:
 
 
 def pack(spec: TaskSpec, folder: Path, library: Path) -> PolicyRecord:
-    """Write a task's ladder and its record to a library folder.
-
-    Args:
-        spec: The trained task.
-        folder: Folder of its training.
-        library: Folder of `<policy>.safetensors` and of the record.
-    """
+    """Write the ladder of a task's training in `folder`, and its record, to a library folder."""
     settings = json.loads((folder / SETTINGS).read_text())
     snapshots = read_progress(folder)
     candidates = sorted(snapshots, key=lambda s: -s.simulated_return)[:_NUM_CANDIDATES]

@@ -39,25 +39,15 @@ class Sensor:
 
 @dataclass(frozen=True)
 class View:
-    """The state of B simulations at one moment.
-
-    Attributes:
-        model: The model of all simulations.
-        qpos, qvel: Joint positions (B, nq) and velocities (B, nv).
-        sensors: All sensors, (B, num_sensors).
-        contact_sensors: All sensors one simulation step earlier; dm_control reads contact forces
-            with this delay.
-        action: The last action, (B, A).
-        target: Position of the episode's target, (B, 3); zeros if the task has none.
-    """
+    """The state of B simulations at one moment."""
 
     model: mujoco.MjModel
-    qpos: np.ndarray
-    qvel: np.ndarray
-    sensors: np.ndarray
-    contact_sensors: np.ndarray
-    action: np.ndarray
-    target: np.ndarray
+    qpos: np.ndarray  # (B, nq), joint positions
+    qvel: np.ndarray  # (B, nv), joint velocities
+    sensors: np.ndarray  # (B, num_sensors)
+    contact_sensors: np.ndarray  # the same one step earlier, when dm_control reads contact forces
+    action: np.ndarray  # (B, A), the last one
+    target: np.ndarray  # (B, 3), position of the episode's target; zeros if the task has none
 
     def read(self, name: str, contact: bool = False) -> np.ndarray:
         """Return the values of a sensor, (B, width)."""
@@ -220,8 +210,7 @@ FAMILIES: Mapping[str, Family] = {
     "pendulum": Family(_pendulum, (Sensor(Z_AXIS, _BODY, "pole"),)),
     "cartpole": Family(_cartpole, (Sensor(Z_AXIS, _BODY, "pole_1"),)),
     "cup": Family(
-        _joint_state,
-        (Sensor(POSITION, _SITE, "target"), Sensor(POSITION, _BODY, "ball")),
+        _joint_state, (Sensor(POSITION, _SITE, "target"), Sensor(POSITION, _BODY, "ball"))
     ),
     "finger-spin": Family(_finger),
     "finger-turn-easy": Family(partial(_finger_turn, radius=0.07), (), _finger_target_of),

@@ -10,22 +10,32 @@ import csv
 import json
 import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from rich.console import Console
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecNormalize
 
-from m3dt.behaviour.learning.pack import PROGRESS, SETTINGS, SNAPSHOTS, best_return, read_progress
-from m3dt.behaviour.learning.recipes import Recipe
+from m3dt.behaviour.learning.pack import (
+    PROGRESS,
+    SETTINGS,
+    SNAPSHOTS,
+    best_return,
+    pack,
+    read_progress,
+)
+from m3dt.behaviour.learning.recipes import RECIPES, Recipe
 from m3dt.behaviour.learning.simulation import simulate
 from m3dt.behaviour.learning.vec_env import SimulatedVecEnv
+from m3dt.behaviour.library import policy_name
 from m3dt.behaviour.network import Network, save_networks
-from m3dt.tasks import TaskSpec
+from m3dt.tasks import TASKS, TaskSpec, get_task
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import atomic_path, write_json
 from m3dt.utils.processes import single_threaded
@@ -38,14 +48,9 @@ _TEST_EPISODES = 64
 def train(
     spec: TaskSpec, folder: Path, recipe: Recipe, seed: int = 0, log: Log = lambda line: None
 ) -> None:
-    """Train one policy, or resume its training.
+    """Train one policy, or resume its training; `log` receives one line per snapshot.
 
-    Args:
-        spec: The task; for locomotion, any goal stands for all of its domain.
-        folder: Folder of the training.
-        recipe: Settings of the training.
-        seed: Seed of initial states, networks and noise.
-        log: Receives one line per snapshot.
+    For locomotion, any goal stands for all of its domain.
 
     Raises:
         UserError: The recipe starts from another policy that is not in the same parent folder, or
@@ -120,16 +125,16 @@ class _SnapshotSaver(BaseCallback):
         super().__init__()
         self.spec, self.folder, self.recipe, self.env, self.log = spec, folder, recipe, env, log
         self.steps_per_snapshot = recipe.steps // recipe.snapshots
-        self.started = time.monotonic()
-        if (folder / PROGRESS).exists():
-            self.started -= read_progress(folder)[-1].seconds
+        before = read_progress(folder)
+        self.started = time.monotonic() - (before[-1].seconds if before else 0)
         self.finished = False
 
     def _on_rollout_start(self) -> None:
         """Save between two updates, where a resumed training continues."""
         recipe = self.recipe
         progress = min(self.num_timesteps / recipe.gravity_steps, 1.0)
-        self.env.simulation.scale_gravity(recipe.gravity + (1 - recipe.gravity) * progress)
+        gravity = recipe.gravity + (1 - recipe.gravity) * progress
+        self.env.simulation.rollouts.scale_gravity(gravity)
         number = self.num_timesteps // self.steps_per_snapshot
         path = self.folder / SNAPSHOTS / f"{number:04d}.safetensors"
         if not path.exists():
@@ -179,3 +184,42 @@ def simulated_return(spec: TaskSpec, network: Network, seed: int = 1) -> float:
         alive &= ~step.terminated
         inputs = step.inputs
     return float(total.mean())
+
+
+def trainable(names: Sequence[str]) -> list[TaskSpec]:
+    """Return one task per policy; a name may be a policy's or one of its tasks'.
+
+    Raises:
+        UserError: A name is unknown, or its policy is a script.
+    """
+    specs: dict[str, TaskSpec] = {}
+    for name in names:
+        spec = next((s for s in TASKS.values() if policy_name(s) == name), None) or get_task(name)
+        if spec.domain == "metaworld":
+            raise UserError(f"'{name}' is played by Meta-World's own script: nothing to train")
+        specs[policy_name(spec)] = spec
+    return list(specs.values())
+
+
+def train_and_pack(
+    names: Sequence[str], folder: Path, library: Path, seed: int, console: Console
+) -> None:
+    """Train policies one after another, or resume them, and write their ladders.
+
+    The names are of tasks or of policies. Each training has a subfolder of `folder`.
+
+    Raises:
+        UserError: A name cannot be trained, or a recipe starts from a policy that is missing.
+    """
+    for spec in trainable(names):
+        name = policy_name(spec)
+        train(spec, folder / name, RECIPES[name], seed, partial(_print_line, console, name))
+        record = pack(spec, folder / name, library)
+        console.print(
+            f"{name}: return {record['return_mean']:.1f} +- {record['return_std']:.1f} without "
+            f"noise, ladder in {library / f'{name}.safetensors'}"
+        )
+
+
+def _print_line(console: Console, name: str, line: str) -> None:
+    console.print(f"  {name}: {line}")

@@ -14,8 +14,12 @@ import mujoco
 import numpy as np
 from mujoco import rollout
 
-from m3dt.behaviour.policy_input import policy_input
-from m3dt.tasks import TaskSpec, make_env
+from m3dt.behaviour.learning.physics import View, family_of
+from m3dt.behaviour.learning.rewards import REWARDS
+from m3dt.behaviour.learning.shaping import EXPLORING_STARTS, SHAPING, TERMINATIONS
+from m3dt.behaviour.network import policy_input
+from m3dt.tasks import TaskSpec, locomotion, make_env
+from m3dt.tasks.dmcontrol import ACTION_REPEAT, model_xml
 
 _NUM_STARTS = 512  # initial states drawn from the real environment
 _CHUNK = 16  # simulations per work item of a thread
@@ -35,11 +39,7 @@ class BatchedStep:
 class Simulation(ABC):
     """B simulations of one task; the caller decides when episodes start."""
 
-    _rollouts: _Rollouts
-
-    def scale_gravity(self, fraction: float) -> None:
-        """Set gravity to a fraction of its normal strength."""
-        self._rollouts.scale_gravity(fraction)
+    rollouts: Rollouts
 
     @abstractmethod
     def begin(self, which: np.ndarray) -> np.ndarray:
@@ -51,16 +51,10 @@ class Simulation(ABC):
 
 
 def simulate(spec: TaskSpec, num: int, threads: int, seed: int, shaped: bool = False) -> Simulation:
-    """Return simulations of a DMControl or locomotion task.
+    """Return `num` simulations of a DMControl or locomotion task, stepped by some threads.
 
-    Every locomotion episode draws a new goal.
-
-    Args:
-        spec: The task.
-        num: Number of simulations, B.
-        threads: Number of threads that step them.
-        seed: Seed of initial states and goals.
-        shaped: Whether to add the task's shaping rewards and exploring starts, if it has any.
+    Every locomotion episode draws a new goal. Shaped simulations add the task's shaping rewards and
+    exploring starts, if it has any.
     """
     rng = np.random.default_rng(seed)
     if spec.domain == "dmcontrol":
@@ -68,7 +62,7 @@ def simulate(spec: TaskSpec, num: int, threads: int, seed: int, shaped: bool = F
     return LocomotionSimulation(spec, num, threads, rng)
 
 
-class _Rollouts:
+class Rollouts:
     """The states of B simulations, and the threads that step them."""
 
     def __init__(self, model: mujoco.MjModel, num: int, threads: int) -> None:
@@ -82,7 +76,7 @@ class _Rollouts:
         assert self._size == 1 + model.nq + model.nv  # time, qpos, qvel, and nothing else
 
     def scale_gravity(self, fraction: float) -> None:
-        """Set gravity to a fraction of the model's own."""
+        """Set gravity to a fraction of its normal strength."""
         self.model.opt.gravity[:] = fraction * self._gravity
 
     def run(self, actions: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -95,9 +89,8 @@ class _Rollouts:
         nq = self.model.nq
         start = np.hstack((np.zeros((len(self.qpos), 1)), self.qpos, self.qvel))
         control = np.repeat(actions[:, None].astype(np.float64), steps, axis=1)
-        states, sensors = self._pool.rollout(
-            self.model, self._data, start, control, chunk_size=_CHUNK
-        )
+        arguments = (self.model, self._data, start, control)
+        states, sensors = self._pool.rollout(*arguments, chunk_size=_CHUNK)
         return states[:, :, 1 : 1 + nq], states[:, :, 1 + nq :], sensors
 
 
@@ -107,26 +100,19 @@ class DMControlSimulation(Simulation):
     def __init__(
         self, spec: TaskSpec, num: int, threads: int, rng: np.random.Generator, shaped: bool
     ) -> None:
-        from m3dt.behaviour.learning.physics import View, family_of
-        from m3dt.behaviour.learning.rewards import REWARDS
-        from m3dt.behaviour.learning.shaping import EXPLORING_STARTS, SHAPING, TERMINATIONS
-        from m3dt.tasks.dmcontrol import ACTION_REPEAT
-
         self._spec = spec
         self._rng = rng
-        self._view = View
         self._family = family_of(spec.env_id)
         self._rewards = [REWARDS[spec.env_id]]
         if shaped and spec.env_id in SHAPING:
             self._rewards.append(SHAPING[spec.env_id])
-        self._repeat = ACTION_REPEAT
         env: Any = make_env(spec.name, int(rng.integers(2**31)))
         explore = EXPLORING_STARTS.get(spec.env_id) if shaped else None
         self._terminates = TERMINATIONS.get(spec.env_id) if shaped else None
         self._starts = self._draw_starts(env, explore)
         self._exploring = np.arange(num) % 2 == 1 if explore else np.zeros(num, bool)
         self._substeps = round(env._env.control_timestep() / env.physics.timestep())
-        self._rollouts = _Rollouts(self._model_with_sensors(spec, env.physics), num, threads)
+        self.rollouts = Rollouts(self._model_with_sensors(spec, env.physics), num, threads)
         self._target = np.zeros((num, 3))
 
     def _draw_starts(self, env: Any, explore: ExploringStart | None) -> list[np.ndarray]:
@@ -142,8 +128,6 @@ class DMControlSimulation(Simulation):
 
     def _model_with_sensors(self, spec: TaskSpec, physics: Any) -> mujoco.MjModel:
         """Compile the task's model again with the sensors that observations and rewards read."""
-        from m3dt.tasks.dmcontrol import model_xml
-
         xml, included = model_xml(spec.env_id)
         description = mujoco.MjSpec.from_string(xml, include=included)
         for sensor in self._family.sensors:
@@ -163,18 +147,18 @@ class DMControlSimulation(Simulation):
         chosen = self._rng.integers(0, _NUM_STARTS, len(which))
         chosen += _NUM_STARTS * self._exploring[which]
         qpos, qvel, target, inputs = (part[chosen] for part in self._starts)
-        self._rollouts.qpos[which], self._rollouts.qvel[which] = qpos, qvel
+        self.rollouts.qpos[which], self.rollouts.qvel[which] = qpos, qvel
         self._target[which] = target
         return inputs
 
     def step(self, actions: np.ndarray) -> BatchedStep:
         n = self._substeps
         # One extra step, because sensors describe the state at the start of a step.
-        qpos, qvel, sensors = self._rollouts.run(actions, self._repeat * n + 1)
+        qpos, qvel, sensors = self.rollouts.run(actions, ACTION_REPEAT * n + 1)
         rewards = np.zeros(len(actions))
-        for end in range(n, self._repeat * n + 1, n):
-            view = self._view(
-                self._rollouts.model,
+        for end in range(n, ACTION_REPEAT * n + 1, n):
+            view = View(
+                self.rollouts.model,
                 qpos[:, end - 1],
                 qvel[:, end - 1],
                 sensors[:, end],
@@ -184,7 +168,7 @@ class DMControlSimulation(Simulation):
             )
             for reward in self._rewards:
                 rewards += reward(view)
-        self._rollouts.qpos, self._rollouts.qvel = view.qpos.copy(), view.qvel.copy()
+        self.rollouts.qpos, self.rollouts.qvel = view.qpos.copy(), view.qvel.copy()
         terminated = np.zeros(len(actions), bool)
         if self._terminates is not None:
             terminated = self._terminates(view) & self._exploring
@@ -198,18 +182,15 @@ class LocomotionSimulation(Simulation):
     """B simulations of cheetah-vel or ant-dir, each with its own goal."""
 
     def __init__(self, spec: TaskSpec, num: int, threads: int, rng: np.random.Generator) -> None:
-        from m3dt.tasks import locomotion
-
-        self._locomotion = locomotion
         self._spec = spec
         self._ant = spec.domain == "ant-dir"
         self._rng = rng
-        self._rollouts = _Rollouts(locomotion.load_model(spec.env_id), num, threads)
+        self.rollouts = Rollouts(locomotion.load_model(spec.env_id), num, threads)
         self._position = np.zeros((num, 2))  # (x, y) before the step; the velocity is its change
         self.goals = np.zeros(num)
 
     def begin(self, which: np.ndarray) -> np.ndarray:
-        rollouts, noise = self._rollouts, self._locomotion.NOISE
+        rollouts, noise = self.rollouts, locomotion.NOISE
         model, count = rollouts.model, len(which)
         rollouts.qpos[which] = model.qpos0 + self._rng.uniform(-noise, noise, (count, model.nq))
         rollouts.qvel[which] = noise * self._rng.standard_normal((count, model.nv))
@@ -222,13 +203,12 @@ class LocomotionSimulation(Simulation):
         return self._inputs()[which]
 
     def step(self, actions: np.ndarray) -> BatchedStep:
-        locomotion = self._locomotion
-        qpos, qvel, _ = self._rollouts.run(actions, locomotion.FRAME_SKIP)
+        qpos, qvel, _ = self.rollouts.run(actions, locomotion.FRAME_SKIP)
         # The real ant's torso position comes from the integrator's last stage: off by a millimetre.
         position = qpos[:, -1, :2].copy()
         velocity = (position - self._position) / locomotion.STEP_SECONDS
         self._position = position
-        self._rollouts.qpos, self._rollouts.qvel = qpos[:, -1].copy(), qvel[:, -1].copy()
+        self.rollouts.qpos, self.rollouts.qvel = qpos[:, -1].copy(), qvel[:, -1].copy()
         if self._ant:
             rewards = locomotion.ant_reward(velocity, actions, self.goals)
             terminated = ~locomotion.ant_is_healthy(qpos[:, -1], qvel[:, -1])
@@ -239,5 +219,5 @@ class LocomotionSimulation(Simulation):
 
     def _inputs(self) -> np.ndarray:
         skip = 2 if self._ant else 1
-        state = np.hstack((self._rollouts.qpos[:, skip:], self._rollouts.qvel))
+        state = np.hstack((self.rollouts.qpos[:, skip:], self.rollouts.qvel))
         return policy_input(self._spec, state, self.goals)

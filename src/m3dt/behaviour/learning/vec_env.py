@@ -9,7 +9,7 @@ from gymnasium.spaces import Box
 from stable_baselines3.common.vec_env import VecEnv
 
 from m3dt.behaviour.learning.simulation import simulate
-from m3dt.behaviour.policy_input import input_dim
+from m3dt.behaviour.network import input_dim
 from m3dt.tasks import TaskSpec
 
 

@@ -12,13 +12,10 @@ from m3dt.utils.errors import UserError
 
 
 def checked_trajectory(spec: TaskSpec, where: str, arrays: Mapping[str, Any]) -> Trajectory:
-    """Check one episode and return it with the task's own widths.
+    """Check one episode, called `where` in messages; return it with the task's own widths.
 
-    Args:
-        spec: The task.
-        where: Name of the episode in messages.
-        arrays: `observations` (T, S), `actions` (T, A), `rewards` (T,) or (T, 1), and `success` if
-            known. Columns beyond the task's widths must be zero padding.
+    The arrays are `observations` (T, S), `actions` (T, A), `rewards` (T,) or (T, 1), and `success`
+    if known. Columns beyond the task's widths must be zero padding.
 
     Raises:
         UserError: An array is missing, has the wrong length or width, or is not finite.

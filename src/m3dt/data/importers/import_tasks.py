@@ -12,7 +12,7 @@ from m3dt.data.format import INDEX, NUM_PROMPTS, DatasetIndex, Provenance, TaskE
 from m3dt.data.importers.readers import Tasks, read_minari, read_npz, read_promptdt, read_tdmpc2
 from m3dt.tasks import Trajectory, get_task
 from m3dt.utils.errors import UserError
-from m3dt.utils.folders import sole_writer, staging_folder
+from m3dt.utils.files import sole_writer, staging_folder
 
 FORMATS: dict[str, Callable[[Path, Sequence[str]], Tasks]] = {
     "npz": read_npz,
@@ -26,14 +26,9 @@ FORMATS: dict[str, Callable[[Path, Sequence[str]], Tasks]] = {
 def import_dataset(
     source: Path, folder: Path, format: str, names: Sequence[str], console: Console
 ) -> DatasetIndex:
-    """Add the tasks of another project's dataset to ours.
+    """Add the tasks of another project's dataset, all if none is named, to ours.
 
-    Args:
-        source: File or folder to import.
-        folder: Folder of our dataset; created if it does not exist.
-        format: One of `FORMATS`.
-        names: Task names; none means all.
-        console: Where to list the imported tasks.
+    Our folder is created if it does not exist. The format is one of `FORMATS`.
 
     Raises:
         UserError: The source cannot be read, a check fails, or another process is writing to the

@@ -66,9 +66,8 @@ def read_promptdt(source: Path, names: Sequence[str]) -> Tasks:
     files = _promptdt_files(source)
     found = [name for name in TASKS if name in files]
     if not found:
-        raise UserError(
-            f"{source}: no file such as cheetah_vel-0-expert.pkl or ant_dir-0-expert.pkl"
-        )
+        expected = "cheetah_vel-0-expert.pkl or ant_dir-0-expert.pkl"
+        raise UserError(f"{source}: no file such as {expected}")
     for name in _chosen(found, names, source):
         path, spec = files[name], get_task(name)
         stem, quality = path.stem.rsplit("-", 1)
@@ -88,9 +87,8 @@ def _promptdt_files(source: Path) -> dict[str, Path]:
         if match:
             name = f"{match[1].replace('_', '-')}-{match[2]}"
             if name in files:
-                raise UserError(
-                    f"{source}: {files[name].name} and {path.name} are the same task, {name}"
-                )
+                both = f"{files[name].name} and {path.name}"
+                raise UserError(f"{source}: {both} are the same task, {name}")
             files[name] = path
     return files
 
@@ -174,18 +172,15 @@ def read_minari(source: Path, names: Sequence[str]) -> Tasks:
         raise UserError(f"{source}: damaged or not a Minari dataset ({error})") from None
     trajectories = []
     for episode in episodes:
+        observations = episode.observations
         arrays = {
-            "observations": _without_last(episode.observations),
+            "observations": observations[:-1] if isinstance(observations, np.ndarray) else None,
             "actions": episode.actions,
             "rewards": episode.rewards,
             "success": (episode.infos or {}).get("success"),
         }
         trajectories.append(checked_trajectory(spec, f"{source}, episode {episode.id}", arrays))
     yield spec.name, trajectories
-
-
-def _without_last(observations: Any) -> Any:
-    return observations[:-1] if isinstance(observations, np.ndarray) else None
 
 
 def _chosen(found: Sequence[str], names: Sequence[str], source: Path) -> Sequence[str]:

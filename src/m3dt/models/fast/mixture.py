@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from m3dt.config import ComputeConfig
-from m3dt.data.parts import ExpertParts
+from m3dt.data.batch import ExpertParts
 from m3dt.models.fast.dropout import dropout_mask
 from m3dt.models.fast.frozen_experts import MixFrozenExperts
 from m3dt.models.plain import ExpertBank, Mixture

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from m3dt.config import ComputeConfig
-from m3dt.data.parts import ExpertParts
+from m3dt.data.batch import ExpertParts
 from m3dt.models.fast.prompts import KeyValues
 from m3dt.models.fast.transformer import run_transformer
 from m3dt.models.variants.big_experts import TrunkMixture

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from m3dt.config import ModelConfig
-from m3dt.data.parts import ExpertParts
+from m3dt.data.batch import ExpertParts
 from m3dt.models.bank import Bank
 from m3dt.models.plain import Mixture, Transformer, init_gpt2
 
