@@ -48,3 +48,12 @@ def test_links_in_documents_lead_somewhere(path):
             assert (path.parent / target).exists(), target
     for named in re.findall(r"`((?:results|conf|docs|notebooks|src|tests)/[\w/.-]+\.\w+)`", text):
         assert (ROOT / named).exists(), named
+
+
+def test_the_tour_has_every_room_and_files_that_exist():
+    tour = (ROOT / "docs/tour.md").read_text()
+    (flow,) = re.findall(r"^    (utils -> .*)$", tour, re.M)
+    rows = re.findall(r"^\| `(\w+)` \|.*\| `(\w+\.py)` \|$", tour, re.M)
+    assert [room for room, _ in rows] == flow.split(" -> ")
+    for room, file in rows:
+        assert (ROOT / "src/m3dt" / room / file).is_file(), (room, file)
