@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from quick_run import STEPS, TASKS, call
@@ -81,6 +82,33 @@ def test_evaluate_prints_a_table_and_writes_json(finished, data, tmp_path, capsy
     assert kept["result"] == json.loads(file.read_text())
     assert call("evaluate", tmp_path / "run", data, *other, "evaluation.seed=1") == 0
     assert "Nothing to do" not in capsys.readouterr().out
+
+
+class CountingCallback(pl.Callback):
+    """A callback of somebody else, whose state changes as it trains."""
+
+    def __init__(self, patience=3):
+        self.patience = patience
+        self.steps = 0
+
+    def on_train_batch_end(self, *args):
+        self.steps += 1
+
+
+def test_what_counts_of_callbacks(data, tmp_path, capsys):
+    """A foreign one's arguments count, since it might stop; those of an observer do not."""
+    run = tmp_path / "run"
+    own = "{{class: test_pipeline.CountingCallback, stages: [stage1], patience: {}}}"
+    few = ("stage1.max_steps=2", "callbacks.conflict.stop=false")
+    assert call("stage1", run, data, *few, f"callbacks.count={own.format(3)}") == 0
+    assert "Nothing to do" not in capsys.readouterr().out
+    observed = "callbacks.conflict.every_n_steps=1"
+    for more in ((), (observed,), ("callbacks.conflict=null",), ("callbacks.progress=null",)):
+        assert call("stage1", run, data, *few, f"callbacks.count={own.format(3)}", *more) == 0
+        assert "Nothing to do" in capsys.readouterr().out
+    assert call("stage1", run, data, *few, f"callbacks.count={own.format(4)}") == 2
+    assert "patience was 3, is 4" in capsys.readouterr().err
+    assert call("stage1", run, data, *few, "trainer.precision=bf16-mixed") == 2
 
 
 @pytest.mark.parametrize(

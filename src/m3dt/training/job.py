@@ -86,6 +86,7 @@ class TrainingJob(Job):
         super().__init__(run)
         self.folder = self.section
         self.callbacks = build_callbacks(run.config, self.section)
+        self._deciding = deciding_settings(self.callbacks)  # before training changes their state
         self.resumed_with: dict[str, Any] = {}
 
     @abstractmethod
@@ -101,7 +102,7 @@ class TrainingJob(Job):
         """Yield the models of a trained stage."""
 
     def settings(self) -> dict[str, Any]:
-        own = {"precision": precision(self.run.config), **deciding_settings(self.callbacks)}
+        own = {"precision": precision(self.run.config), **self._deciding}
         return {**self.run.settings(*self.sections()), **own}
 
     def make(self, missing: Sequence[str]) -> None:
