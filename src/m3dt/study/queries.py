@@ -72,11 +72,7 @@ def control_scores(results: Results, tasks: int, part: str, method: str) -> Scor
 
 
 def scores_on_list(
-    results: Results,
-    listed: int,
-    trained: int,
-    method: str,
-    domains: Collection[str] = DOMAINS,
+    results: Results, listed: int, trained: int, method: str, domains: Collection[str] = DOMAINS
 ) -> Scores:
     """Return scores over the list of `listed` tasks, of models trained on `trained` tasks.
 

@@ -5,14 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from m3dt.study import paper, queries
-from m3dt.study.claims.claim import (
-    NO_NUMBER,
-    NOT_IN_PAPER,
-    Claim,
-    compare,
-    joint_verdict,
-    verdict,
-)
+from m3dt.study.claims.claim import NO_NUMBER, NOT_IN_PAPER, Claim, compare, joint_verdict, verdict
 from m3dt.study.estimates import difference, format_scores, minus
 from m3dt.study.method_names import M3DT
 from m3dt.study.queries import CONTROL, FEW, MANY, MEDIUM, TASK_COUNTS

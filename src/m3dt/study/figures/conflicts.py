@@ -120,11 +120,7 @@ def modules_figure(results: Results) -> Figure:
     panels.name_points(left, titles, [("", BLUE, [model.scores for model in models])])
     panels.finish(left, f"One module widened, {MEDIUM} tasks", "", SCORE)
     by_module = [
-        (
-            label,
-            color,
-            [module_conflict(results, model.cell, module) for model in models],
-        )
+        (label, color, [module_conflict(results, model.cell, module) for model in models])
         for module, label, color in (("attention", "attention", GREEN), ("mlp", "MLP", PINK))
     ]
     panels.name_points(middle, titles, by_module)

@@ -79,12 +79,7 @@ def draw_paper(axes: Axes, points: Mapping[int, float], label: str) -> None:
 
 
 def finish(
-    axes: Axes,
-    title: str,
-    x_label: str,
-    y_label: str,
-    ticks: Sequence[float] = (),
-    paper: str = "",
+    axes: Axes, title: str, x_label: str, y_label: str, ticks: Sequence[float] = (), paper: str = ""
 ) -> None:
     """Name a panel's axes and show its legend.
 
