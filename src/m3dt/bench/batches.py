@@ -11,10 +11,8 @@ from statistics import median
 
 import h5py
 import numpy as np
-from rich.console import Console
 
-from m3dt.bench.machine import resident_bytes
-from m3dt.bench.rows import Row, make_row
+from m3dt.bench.measuring import Row, make_row, resident_bytes
 from m3dt.bench.steps import BATCH, PAPER
 from m3dt.config import LoaderConfig
 from m3dt.data import DatasetStore, M3DTDataModule, TaskStream
@@ -25,18 +23,10 @@ from m3dt.tasks import TASKS, TaskSpec
 _STEPS = 2000
 
 
-def data_row(trajectories: int, console: Console) -> Row:
-    """Time batches of the paper's 160 tasks."""
-    console.print(f"writing 160 tasks x {trajectories} trajectories ...")
-    return {**batches_row(len(TASKS), trajectories), "name": "data"}
-
-
 def batches_row(num_tasks: int, trajectories: int) -> Row:
     """Measure the wall time of batches with prompts, and the resident memory that they add.
 
-    Args:
-        num_tasks: Number of files; their shapes are those of the 160 tasks in turn.
-        trajectories: Random trajectories of full length per task.
+    Files have the shapes of the 160 tasks in turn, and random trajectories of full length.
     """
     with tempfile.TemporaryDirectory(prefix="m3dt-bench-") as folder:
         files = _write_dataset(Path(folder), num_tasks, trajectories)

@@ -14,17 +14,16 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from m3dt.bench.acting import act
 from m3dt.bench.batches import batches_row
-from m3dt.bench.machine import in_own_process, peak_bytes
-from m3dt.bench.rows import Row, make_row
+from m3dt.bench.measuring import Row, in_own_process, make_row, peak_bytes
 from m3dt.bench.steps import (
     BATCH,
     PAPER,
     Training,
+    act,
     build_stage,
+    measure_training,
     random_batch,
-    training_row,
     training_step,
 )
 from m3dt.data import Batch
@@ -42,12 +41,13 @@ RANKS = (1, 2)
 def scaling_rows(gemm_gflops: dict[str, float]) -> Iterator[Row]:
     """Measure each point in a process of its own."""
     for num_experts in EXPERTS:
-        yield training_row(Training("experts", 3, num_experts, 1, plain=False), gemm_gflops)
+        training = Training("experts", 3, num_experts, 1, plain=False)
+        yield in_own_process(measure_training, training, gemm_gflops)
     for width in WIDTHS:
         training = Training("width", 1, repeats=2, n_embd=width, plain=False)
-        yield training_row(training, gemm_gflops)
+        yield in_own_process(measure_training, training, gemm_gflops)
     for num_tasks in TASKS:
-        yield {**in_own_process(batches_row, num_tasks, 10), "name": "tasks, batches"}
+        yield in_own_process(batches_row, num_tasks, 10)
         yield in_own_process(grouping_row, num_tasks)
     for episodes in EPISODES:
         row = in_own_process(act, 0, episodes, gemm_gflops["float32"], False)

@@ -8,8 +8,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from m3dt.bench.machine import in_own_process, median_seconds, peak_bytes
-from m3dt.bench.rows import Row, make_row
+from m3dt.bench.measuring import Row, in_own_process, make_row, median_seconds, peak_bytes
 from m3dt.bench.steps import random_batch, training_step
 from m3dt.config import Config, load_config
 from m3dt.models import PromptDT, add_mixtures

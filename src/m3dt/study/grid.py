@@ -50,13 +50,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Study:
-    """The contents of a study file.
-
-    Attributes:
-        conf: The configuration of all cells.
-        runs: The folder of their runs.
-        cells: The cells of all grids.
-    """
+    """A study file: the configuration of all cells, the folder of their runs, and the cells."""
 
     conf: str
     runs: Path
@@ -83,11 +77,8 @@ def load_study(path: Path, overrides: Sequence[str]) -> Study:
     `set`, overrides of all cells; `only`, overrides of the cells with a given value; `runs`, the
     folder of the runs; `models`, the models to evaluate; `reuse`, a run to take shared models from.
     In `set` and `reuse`, `{seed}` is replaced by the cell's value of that setting. `parts` maps
-    names to several such grids; top-level keys apply to all of them.
-
-    Args:
-        path: The study file.
-        overrides: Further overrides of every cell.
+    names to several such grids; top-level keys apply to all of them. `overrides` apply to every
+    cell.
 
     Raises:
         UserError: The file cannot be read, or the configuration of a cell is wrong.
