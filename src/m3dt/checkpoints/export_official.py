@@ -10,14 +10,14 @@ import torch
 from rich.console import Console
 
 from m3dt.checkpoints.official_files import Weights
-from m3dt.config import ModelConfig, load_config
-from m3dt.models.official import (
+from m3dt.checkpoints.official_names import (
     backbone_to_official,
     below,
     causal_buffers,
     expert_to_official,
     router_to_official,
 )
+from m3dt.config import ModelConfig, load_config
 from m3dt.runs import MAIN, check_parent
 from m3dt.runs.layout import CONFIG
 from m3dt.runs.registry import Entry, Registry

@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from m3dt.config import ModelConfig
-from m3dt.config.schema import ACTION_DIM, STATE_DIM
-from m3dt.models import PromptDT, add_mixtures
-from m3dt.models.official import (
+from m3dt.checkpoints.official_names import (
     below,
     expert_from_official,
     router_from_official,
     router_to_official,
 )
+from m3dt.config import ModelConfig
+from m3dt.config.schema import ACTION_DIM, STATE_DIM
+from m3dt.models import PromptDT, add_mixtures
 from m3dt.utils.errors import UserError
 
 Weights = dict[str, Tensor]
