@@ -36,9 +36,8 @@ def read_file(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch raises many kinds for damaged files
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = next((line for line in lines if "Unsupported" in line), lines[0] if lines else "")
-        raise UserError(
-            f"{path}: not a checkpoint that can be trusted and read ({reason[:200]})"
-        ) from None
+        found = f"not a checkpoint that can be trusted and read ({reason[:200]})"
+        raise UserError(f"{path}: {found}") from None
     return _dense(path, content)
 
 
@@ -92,12 +91,8 @@ def model_sizes(path: Path, content: Mapping[str, Any]) -> dict[str, int]:
     if dims != (STATE_DIM, ACTION_DIM):
         expected = (STATE_DIM, ACTION_DIM)
         raise UserError(f"{path}: made for states and actions of {dims}, not {expected}")
-    return {
-        "n_embd": width,
-        "n_layer": layers,
-        "max_timesteps": times,
-        "mlp_width": 0 if hidden == 4 * width else hidden,
-    }
+    mlp_width = 0 if hidden == 4 * width else hidden
+    return {"n_embd": width, "n_layer": layers, "max_timesteps": times, "mlp_width": mlp_width}
 
 
 def _blocks(path: Path, model: ModelConfig) -> list[Weights]:
@@ -114,10 +109,9 @@ def _blocks(path: Path, model: ModelConfig) -> list[Weights]:
 
 def read_expert(path: Path, model: ModelConfig) -> Weights:
     """Return the weights of an expert as `<layer>.<name>`."""
-    blocks = _blocks(path, model)
     body = {
         f"{i}.{name}": tensor
-        for i, block in enumerate(blocks)
+        for i, block in enumerate(_blocks(path, model))
         for name, tensor in expert_from_official(block).items()
     }
     check_tensors(path, body, _expected(model, 1, "experts"))
