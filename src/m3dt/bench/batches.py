@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
@@ -12,7 +13,7 @@ from statistics import median
 import h5py
 import numpy as np
 
-from m3dt.bench.measuring import Row, make_row, resident_bytes
+from m3dt.bench.measuring import Row, make_row, resident_bytes, seconds_of
 from m3dt.bench.steps import BATCH, PAPER
 from m3dt.config import LoaderConfig
 from m3dt.data import DatasetStore, M3DTDataModule, TaskStream
@@ -34,7 +35,8 @@ def batches_row(num_tasks: int, trajectories: int) -> Row:
         before, start = resident_bytes(), time.perf_counter()
         module = _open(Path(folder), files)
         opened = time.perf_counter() - start
-        seconds = _median_seconds(module)
+        steps = (partial(module.batch, step) for step in range(_STEPS))
+        seconds = median(seconds_of(step, time.perf_counter) for step in steps)
         growth = resident_bytes() - before
     config = {"num_tasks": num_tasks, "trajectories": trajectories, "batch_size": BATCH}
     note = f"{size / 2**30:.1f} GiB opened in {opened:.2f} s"
@@ -59,15 +61,6 @@ def _open(folder: Path, files: list[tuple[Path, TaskSpec]]) -> M3DTDataModule:
     stream = TaskStream(0, tuple(range(len(files))))
     loader = LoaderConfig(batch_size=BATCH)
     return M3DTDataModule(DatasetStore(folder, tasks, ""), loader, PAPER, 0, 1, stream)
-
-
-def _median_seconds(module: M3DTDataModule) -> float:
-    seconds = []
-    for step in range(_STEPS):
-        start = time.perf_counter()
-        module.batch(step)
-        seconds.append(time.perf_counter() - start)
-    return median(seconds)
 
 
 def _read_through(path: Path) -> None:

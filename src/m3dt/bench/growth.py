@@ -15,10 +15,9 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from m3dt.bench.batches import batches_row
-from m3dt.bench.measuring import Row, in_own_process, make_row, peak_bytes
+from m3dt.bench.measuring import Row, in_own_process, make_row, peak_bytes, seconds_of
 from m3dt.bench.steps import (
     BATCH,
-    PAPER,
     Training,
     act,
     build_stage,
@@ -60,9 +59,9 @@ def grouping_row(num_tasks: int) -> Row:
     """Time K-means of N tasks into N / 4 groups, from a Gram matrix of random vectors."""
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((num_tasks, 2 * num_tasks))
-    start = time.process_time()
-    gradient_groups(vectors @ vectors.T, num_tasks // 4, restarts=40, seed=0)
-    seconds = time.process_time() - start
+    seconds = seconds_of(
+        lambda: gradient_groups(vectors @ vectors.T, num_tasks // 4, restarts=40, seed=0)
+    )
     config = {"num_tasks": num_tasks}
     return make_row("tasks, grouping", config, seconds, num_tasks, peak_bytes())
 
@@ -91,20 +90,17 @@ class _Predictions(torch.nn.Module):
 def _rank(rank: int, ranks: int, store: str) -> tuple[float, int]:
     """Return the median seconds of a step and the peak memory of a rank."""
     torch.set_num_threads(1)
-    limit = timedelta(seconds=300)
-    dist.init_process_group("gloo", f"file://{store}", limit, ranks, rank)
+    dist.init_process_group("gloo", f"file://{store}", timedelta(seconds=300), ranks, rank)
     try:
         stage = build_stage(Training("ranks", 1))
         assert isinstance(stage, BackboneStage)
-        batch = random_batch(BATCH // ranks, PAPER.context_length, PAPER.prompt_length)
+        batch = random_batch(BATCH // ranks)
         wrapped = DistributedDataParallel(_Predictions(stage))
         step = training_step(stage, batch, predictions=lambda: wrapped(batch))
         seconds = []
         for _ in range(10):
             dist.barrier()
-            start = time.perf_counter()
-            step()
-            seconds.append(time.perf_counter() - start)
+            seconds.append(seconds_of(step, time.perf_counter))
         return median(seconds[2:]), peak_bytes()
     finally:
         dist.destroy_process_group()

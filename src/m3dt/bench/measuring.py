@@ -81,6 +81,13 @@ def median_seconds(step: Callable[[], object], repeats: int, warmup: int = 3) ->
     return alternate_seconds([step], repeats)[0]
 
 
+def seconds_of(step: Callable[[], object], clock: Callable[[], float] = time.process_time) -> float:
+    """Return the seconds that a step takes, by default of CPU time."""
+    start = clock()
+    step()
+    return clock() - start
+
+
 def alternate_seconds(steps: Sequence[Callable[[], object]], repeats: int) -> list[float]:
     """Return the median CPU seconds of each of several steps, which the caller has warmed up.
 
@@ -89,9 +96,7 @@ def alternate_seconds(steps: Sequence[Callable[[], object]], repeats: int) -> li
     seconds: list[list[float]] = [[] for _ in steps]
     for _ in range(repeats):
         for step, times in zip(steps, seconds, strict=True):
-            start = time.process_time()
-            step()
-            times.append(time.process_time() - start)
+            times.append(seconds_of(step))
     return [median(times) for times in seconds]
 
 

@@ -43,9 +43,7 @@ class Training:
 STAGES = (
     Training("stage1", 1, repeats=9),
     Training("stage2", 2, 1, repeats=9),
-    Training("stage3", 3, 8, repeats=3),
-    Training("stage3", 3, 24, repeats=3),
-    Training("stage3", 3, 40, repeats=3),
+    *(Training("stage3", 3, num_experts, repeats=3) for num_experts in (8, 24, 40)),
 )
 
 
@@ -62,7 +60,7 @@ def measure_training(training: Training, gemm_gflops: dict[str, float]) -> Row:
     """Time a training in this process; `gemm_gflops` is the machine's peak by precision."""
     torch.set_num_threads(1)
     dtype, stage = PRECISIONS[training.precision], build_stage(training)
-    batch = random_batch(BATCH, PAPER.context_length, PAPER.prompt_length)
+    batch = random_batch(BATCH)
     steps, flops, memory = [training_step(stage, batch, dtype)], [], []
     if training.plain:
         plain = partial(plain_predictions, stage.model, batch)
@@ -130,21 +128,16 @@ def training_step(
 def act(num_experts: int, episodes: int, gemm_gflops: float, compare: bool) -> Row:
     """Time one action in each of several episodes, in CPU seconds per action on one thread.
 
-    Args:
-        num_experts: Experts of the model; 0 is the backbone alone.
-        episodes: Episodes that act together, with encoded prompts and a full context.
-        gemm_gflops: The machine's peak in float32, GFLOP/s.
-        compare: Whether to time the plain method too, which takes one episode at a time and has the
-            prompt in every sequence.
+    The episodes act together, with encoded prompts and a full context. `gemm_gflops` is the
+    machine's peak in float32. With `compare`, the plain method is timed too, which takes one
+    episode at a time and has the prompt in every sequence. Without experts, the backbone acts.
     """
     torch.set_num_threads(1)
     model, compute = PromptDT(PAPER), ComputeConfig()
     if num_experts:
         add_mixtures(model, num_experts, routed=True)
     model.eval()
-    batch, single = (
-        random_batch(rows, PAPER.context_length, PAPER.prompt_length) for rows in (episodes, 1)
-    )
+    batch, single = random_batch(episodes), random_batch(1)
     with torch.inference_mode():
         prompt = fast.encode_prompt(model, batch.row_prompts(), None, compute)
         together = partial(fast.act, model, batch.segment, prompt, compute)
@@ -172,7 +165,7 @@ def count_flops(step: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def random_batch(B: int, T: int, P: int) -> Batch:
+def random_batch(B: int, T: int = PAPER.context_length, P: int = PAPER.prompt_length) -> Batch:
     """Return B random segments of T steps with two prompts of P steps, of one task."""
 
     def segment(rows: int, length: int) -> Segment:

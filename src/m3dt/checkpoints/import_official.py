@@ -117,16 +117,13 @@ def _read_models(files: _Files, backbone: Mapping[str, Any], config: Config) -> 
     own_experts, router = read_moe(files.moe, config.model)
     experts = experts or own_experts
     if len(own_experts) != len(experts):
-        raise UserError(
-            f"{files.moe}: holds {len(own_experts)} experts, but {len(experts)} expert files are "
-            "given"
-        )
+        counts = f"{len(own_experts)} experts, but {len(experts)} expert files are given"
+        raise UserError(f"{files.moe}: holds {counts}")
     pairs = zip(own_experts, experts, strict=True)
     if not all(torch.equal(own[name], given[name]) for own, given in pairs for name in own):
         for name in experts[0]:  # they went on training with the router
             layer, _, weight = name.partition(".")
-            stacked = torch.stack([expert[name] for expert in own_experts])
-            router[f"{layer}.experts.{weight}"] = stacked
+            router[f"{layer}.experts.{weight}"] = torch.stack([e[name] for e in own_experts])
     return _Models(state, experts, router)
 
 

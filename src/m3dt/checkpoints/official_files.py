@@ -160,11 +160,11 @@ def _expected(model: ModelConfig, num_experts: int, part: str) -> Weights:
         add_mixtures(empty, num_experts, routed=True)
     found: Weights = {}
     for i, mixture in enumerate(empty.mixtures):
+        tensors = mixture.get_submodule(part).state_dict()
         if part == "experts":
-            found |= {f"{i}.{n}": t[0] for n, t in mixture.experts.state_dict().items()}
+            found |= {f"{i}.{name}": tensor[0] for name, tensor in tensors.items()}
         else:
-            names = mixture.get_submodule(part).state_dict()
-            found |= {f"{i}.{part}.{n}": t for n, t in names.items()}
+            found |= {f"{i}.{part}.{name}": tensor for name, tensor in tensors.items()}
     return found
 
 

@@ -66,10 +66,8 @@ def conflict_curve(
 ) -> Figure:
     """Draw the conflict during training.
 
-    Args:
-        history: Records with `step`, `mean`, `smoothed` and `independent`.
-        peak: Step of the weights that are kept so far, if any.
-        stopped_at: Step at which training stopped, if it did.
+    Records have `step`, `mean`, `smoothed` and `independent`. `peak` is the step of the weights
+    that are kept so far, `stopped_at` the step at which training stopped; either may be None.
     """
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.add_subplot()

@@ -17,28 +17,23 @@ from m3dt.plots.run_figures import heat_map
 from m3dt.tasks import DOMAINS
 
 # The custom scalars page: backbone, experts and router together, one chart per question.
-LAYOUT = {
-    "training": {
-        "loss": ["Multiline", ["train/loss"]],
-        "gradient norm": ["Multiline", ["train/gradient_norm"]],
-    },
+_CHARTS = {
+    "training": {"loss": ["train/loss"], "gradient norm": ["train/gradient_norm"]},
     "conflict between tasks": {
-        "backbone": ["Multiline", ["conflict/mean", "conflict/smoothed"]],
-        "attention and MLP": ["Multiline", ["conflict/attention", "conflict/mlp"]],
-        "experts": ["Multiline", ["conflict/experts_grouped", "conflict/experts_all"]],
+        "backbone": ["conflict/mean", "conflict/smoothed"],
+        "attention and MLP": ["conflict/attention", "conflict/mlp"],
+        "experts": ["conflict/experts_grouped", "conflict/experts_all"],
     },
     "similarity, and its value for independent gradients": {
-        "backbone": [
-            "Multiline",
-            ["similarity/to_mean", "similarity/leave_one_out", "similarity/independent"],
-        ],
-        "experts": ["Multiline", ["similarity/experts_grouped", "similarity/experts_all"]],
+        "backbone": ["similarity/to_mean", "similarity/leave_one_out", "similarity/independent"],
+        "experts": ["similarity/experts_grouped", "similarity/experts_all"],
     },
-    "router": {"entropy and load": ["Multiline", ["router/entropy", "router/load_max"]]},
-    "scores": {
-        "mean": ["Multiline", ["eval/score"]],
-        "domains": ["Multiline", [f"eval/{domain}/score" for domain in DOMAINS]],
-    },
+    "router": {"entropy and load": ["router/entropy", "router/load_max"]},
+    "scores": {"mean": ["eval/score"], "domains": [f"eval/{d}/score" for d in DOMAINS]},
+}
+LAYOUT = {
+    title: {chart: ["Multiline", tags] for chart, tags in charts.items()}
+    for title, charts in _CHARTS.items()
 }
 
 
@@ -55,11 +50,8 @@ def write_groups(
 ) -> None:
     """Write the task groups and the agreement of their tasks' gradients.
 
-    Args:
-        run: The run's folder.
-        gram: Inner products of the tasks' gradients, (N, N); None for random groups.
-        groups: Indices of the tasks of each group.
-        tasks: Names of the N tasks.
+    `gram` holds the inner products of the tasks' gradients, (N, N), or is None for random groups.
+    `groups` are indices into the names of the N tasks.
     """
     with SummaryWriter(str(run / "logs" / "grouping")) as writer:
         lines = ["| group | tasks |", "|---|---|"]

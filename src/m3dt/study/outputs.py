@@ -23,11 +23,8 @@ from m3dt.utils.files import atomic_path
 class StudyFigure:
     """A figure and the claims that it shows.
 
-    Attributes:
-        title: Its title.
-        source: The figures or equations of the paper that it reproduces.
-        draw: Draws it from results.
-        claims: Names of the claims in its caption.
+    `source` names the figures or equations of the paper that it reproduces, and `claims` the claims
+    in its caption.
     """
 
     title: str
@@ -96,14 +93,10 @@ def claims_table(results: Results, subject: str = "") -> str:
 
 
 def write_outputs(file: Path, folder: Path) -> list[Path]:
-    """Write the figures as PNG into `figures/`, and captions, tables and claims as Markdown.
-
-    Args:
-        file: CSV of a study's results.
-        folder: The folder to write to.
+    """Write the figures of a study's CSV as PNG, and captions, tables and claims as Markdown.
 
     Returns:
-        The files written.
+        The files written into `folder`; figures are in `folder/figures`.
 
     Raises:
         UserError: The results do not exist.

@@ -219,10 +219,7 @@ def backbone_histories(results: Results) -> dict[int, list[ConflictRecord]]:
 
 
 def expert_agreement(results: Results, method: str, among: Among, measure: Agreement) -> Scores:
-    """Return the agreement of gradients inside a method's trained experts.
-
-    `leave_one_out` is the cosine to the mean of the other tasks.
-    """
+    """Return the agreement of gradients, or their conflict, inside a method's trained experts."""
     kind = "router" if method == "m3dt-ungrouped" else "expert"
     histories = results.expert_conflict(f"{SUITES[MEDIUM]}_{method}", kind)
     return {seed: r[-1][among][measure] for seed, r in histories.items() if among in r[-1]}

@@ -93,10 +93,8 @@ class Results:
     def scores(self, part: str, column: str = "score", **values: object) -> dict[int, float]:
         """Return a column by seed, of the cells of a part that have the given values.
 
-        Args:
-            part: A part of the study.
-            column: Such as `score`, `oracle` or a domain.
-            **values: Values of settings, by the last part of their names: `suite="mt10"`.
+        Columns are `score`, `oracle`, a domain and so on. Values are those of settings, by the last
+        part of their names: `suite="mt10"`.
         """
         rows = self._rows(part, values)
         found = {int(row["seed"]): float(row[column]) for row in rows if row.get(column)}
@@ -123,11 +121,9 @@ class Results:
         return sorted(int(value) for value in found if value)
 
     def conflict(self, cell: str, kind: str) -> dict[int, list[ConflictRecord]]:
-        """Return the conflict during training, by seed.
+        """Return the conflict during training of a `backbone` or `baseline`, by seed.
 
-        Args:
-            cell: Name of the cells without the seed: `mt160_promptdt`.
-            kind: Kind of model: `backbone` or `baseline`.
+        `cell` is the name of the cells without the seed: `mt160_promptdt`.
         """
         return self._histories(cell, f"{kind}/conflict")
 

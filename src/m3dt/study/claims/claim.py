@@ -16,12 +16,8 @@ NO_NUMBER = "no number stated"
 class Claim:
     """A claim of the paper with our numbers.
 
-    Attributes:
-        name: Identifies the claim.
-        text: The claim.
-        paper: The paper's number, `NO_NUMBER` or `NOT_IN_PAPER`.
-        ours: Our numbers.
-        verdict: One of `HOLDS`, `FAILS`, `INCONCLUSIVE`, `MISSING`.
+    `paper` is the paper's number, `NO_NUMBER` or `NOT_IN_PAPER`; `verdict` is one of `HOLDS`,
+    `FAILS`, `INCONCLUSIVE` and `MISSING`.
     """
 
     name: str
@@ -70,16 +66,9 @@ def compare(
     unit: str = "",
     note: str = "",
 ) -> Claim:
-    """Return the claim that some scores exceed others.
+    """Return the claim that some scores exceed others, both given with their titles.
 
-    Args:
-        name: Identifies the claim.
-        text: The claim.
-        paper: What the paper says about it.
-        better: Title and scores of what is claimed to be higher.
-        worse: Title and scores of what is claimed to be lower.
-        unit: Unit of the numbers.
-        note: Further numbers of ours, with the punctuation before them.
+    `note` holds further numbers of ours, with the punctuation before them.
     """
     change = minus(better[1], worse[1])
     difference = f"; difference {format_scores(change, unit)}" if change else ""
