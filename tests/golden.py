@@ -7,14 +7,14 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from m3dt.config import ModelConfig
-from m3dt.data import Segment
-from m3dt.models import PromptDT, add_mixtures
-from m3dt.models.official import (
+from m3dt.checkpoints.official_names import (
     backbone_from_official,
     expert_from_official,
     router_from_official,
 )
+from m3dt.config import ModelConfig
+from m3dt.data import Segment
+from m3dt.models import PromptDT, add_mixtures
 
 DATA = Path(__file__).parent / "data"
 CONFIG = ModelConfig(

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from m3dt.bench import acting, benchmark, growth, steps
+from m3dt.bench import benchmark, growth, steps
 from m3dt.bench.steps import Training
 from m3dt.cli import main
 from m3dt.models.fast.frozen_experts import MixFrozenExperts
@@ -77,7 +77,7 @@ def test_counted_products_are_those_of_the_experts():
 
 @pytest.mark.long
 def test_acting_and_scaling_rows(same_threads):
-    row = acting.act(2, 3, PEAKS["float32"], True)
+    row = steps.act(2, 3, PEAKS["float32"], True)
     assert set(row) >= ROW and row["config"]["environments"] == 3
     assert row["ratio"] == pytest.approx(row["plain_seconds"] / row["median_seconds"])
     assert row["performed_flops"] < row["model_flops"]

@@ -8,16 +8,16 @@ import torch
 from golden import load_inputs, part, prompt_of, segment_of
 
 import m3dt
-from m3dt.cli import main
-from m3dt.config import EvaluationConfig, ModelConfig
-from m3dt.evaluation import AgentPolicy
-from m3dt.models import PromptDT, add_mixtures
-from m3dt.models.official import (
+from m3dt.checkpoints.official_names import (
     backbone_to_official,
     causal_buffers,
     expert_to_official,
     router_to_official,
 )
+from m3dt.cli import main
+from m3dt.config import EvaluationConfig, ModelConfig
+from m3dt.evaluation import AgentPolicy
+from m3dt.models import PromptDT, add_mixtures
 from m3dt.runs.registry import Registry
 
 OUTPUTS = {

@@ -34,7 +34,7 @@ def test_importing_figures_reads_no_configuration(tmp_path):
         for package in (plots, study)
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
     ]
-    assert {"m3dt.plots.tensorboard", "m3dt.study.figures.ablations"} <= set(modules)
+    assert {"m3dt.plots.tensorboard", "m3dt.study.figures.score_figures"} <= set(modules)
     code = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)"
     ran = subprocess.run(
         [sys.executable, "-c", code, *modules], cwd=tmp_path, capture_output=True, text=True

@@ -10,9 +10,13 @@ from golden import DATA, load_inputs, official_model, prompt_of, segment_of
 from sklearn.cluster import KMeans
 from torch.utils.data import DataLoader
 
+from m3dt.checkpoints.official_names import (
+    backbone_to_official,
+    expert_to_official,
+    router_to_official,
+)
 from m3dt.config import FrozenStageConfig, GroupingConfig, StageConfig
 from m3dt.data.batch import Batch
-from m3dt.models.official import backbone_to_official, expert_to_official, router_to_official
 from m3dt.stages import BackboneStage, ExpertStage, RouterStage
 from m3dt.stages.grouping import agreement_gram, clip_factors, gradient_groups, mean_gradient
 

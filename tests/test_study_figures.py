@@ -11,12 +11,10 @@ import pytest
 
 from m3dt.cli import main
 from m3dt.config import load_config
-from m3dt.study import FIGURES, TABLES, Results, load_study
-from m3dt.study.claims import claims, claims_table
+from m3dt.study import FIGURES, TABLES, Results, claims, claims_table, load_study
 from m3dt.study.claims.claim import FAILS, HOLDS, INCONCLUSIVE, MISSING, verdict
-from m3dt.study.conflict_queries import backbone_histories
-from m3dt.study.estimates import difference, estimate
-from m3dt.study.queries import best_baseline, control_scores, scores_by_experts
+from m3dt.study.estimates import estimate, minus
+from m3dt.study.queries import backbone_histories, best_baseline, control_scores, scores_by
 from m3dt.tasks import suite
 from m3dt.utils.errors import UserError
 
@@ -128,7 +126,7 @@ def test_one_seed_decides_nothing(made_up):
         assert claim.verdict in (INCONCLUSIVE, HOLDS) and (
             claim.name != "tasks" or "one seed" in claim.ours
         )
-    assert verdict(estimate([5.0])) == INCONCLUSIVE
+    assert verdict({0: 5.0}) == INCONCLUSIVE
 
 
 def test_an_unfinished_study_leaves_gaps(made_up):
@@ -241,11 +239,9 @@ def test_estimates():
     assert found.high - 2 == pytest.approx(4.303 / 3**0.5, rel=1e-3)
     assert 2 - found.low == pytest.approx(4.303 / 3**0.5, rel=1e-3)
     assert estimate([]) is None
-    assert (str(estimate([2.0])), estimate([1, 1]).text(" %")) == (
-        "2.0 (one seed)",
-        "1.0 [1.0, 1.0] %",
-    )
-    paired = difference({0: 5.0, 1: 7.0, 2: 1.0}, {1: 4.0, 0: 2.0})
+    assert estimate([2.0]).text() == "2.0 (one seed)"
+    assert estimate([1, 1]).text(" %") == "1.0 [1.0, 1.0] %"
+    paired = estimate(minus({0: 5.0, 1: 7.0, 2: 1.0}, {1: 4.0, 0: 2.0}).values())
     assert (paired.mean, paired.low, paired.seeds) == (3.0, 3.0, 2)
 
 
@@ -254,7 +250,7 @@ def test_figures_show_means_and_each_seed(made_up):
     results = Results.read(made_up())
     (axes,) = FIGURES["experts"].draw(results).axes
     lines = [line for line in axes.lines if line.get_color() == "#d55e00"]
-    means = scores_by_experts(results)
+    means = scores_by(results, "experts")
     mean = [sum(found.values()) / 3 for found in means.values()]
     faint = [list(line.get_ydata()) for line in lines if line.get_alpha()]
     assert faint == [pytest.approx([m + 0.1 * (seed - 1) for m in mean]) for seed in range(3)]

@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
 
 import h5py
 import numpy as np
-from rich.console import Console
 
-from m3dt.bench.machine import resident_bytes
-from m3dt.bench.rows import Row, make_row
+from m3dt.bench.measuring import Row, make_row, resident_bytes, seconds_of
 from m3dt.bench.steps import BATCH, PAPER
 from m3dt.config import LoaderConfig
 from m3dt.data import DatasetStore, M3DTDataModule, TaskStream
@@ -25,18 +24,10 @@ from m3dt.tasks import TASKS, TaskSpec
 _STEPS = 2000
 
 
-def data_row(trajectories: int, console: Console) -> Row:
-    """Time batches of the paper's 160 tasks."""
-    console.print(f"writing 160 tasks x {trajectories} trajectories ...")
-    return {**batches_row(len(TASKS), trajectories), "name": "data"}
-
-
 def batches_row(num_tasks: int, trajectories: int) -> Row:
     """Measure the wall time of batches with prompts, and the resident memory that they add.
 
-    Args:
-        num_tasks: Number of files; their shapes are those of the 160 tasks in turn.
-        trajectories: Random trajectories of full length per task.
+    Files have the shapes of the 160 tasks in turn, and random trajectories of full length.
     """
     with tempfile.TemporaryDirectory(prefix="m3dt-bench-") as folder:
         files = _write_dataset(Path(folder), num_tasks, trajectories)
@@ -44,7 +35,8 @@ def batches_row(num_tasks: int, trajectories: int) -> Row:
         before, start = resident_bytes(), time.perf_counter()
         module = _open(Path(folder), files)
         opened = time.perf_counter() - start
-        seconds = _median_seconds(module)
+        steps = (partial(module.batch, step) for step in range(_STEPS))
+        seconds = median(seconds_of(step, time.perf_counter) for step in steps)
         growth = resident_bytes() - before
     config = {"num_tasks": num_tasks, "trajectories": trajectories, "batch_size": BATCH}
     note = f"{size / 2**30:.1f} GiB opened in {opened:.2f} s"
@@ -69,15 +61,6 @@ def _open(folder: Path, files: list[tuple[Path, TaskSpec]]) -> M3DTDataModule:
     stream = TaskStream(0, tuple(range(len(files))))
     loader = LoaderConfig(batch_size=BATCH)
     return M3DTDataModule(DatasetStore(folder, tasks, ""), loader, PAPER, 0, 1, stream)
-
-
-def _median_seconds(module: M3DTDataModule) -> float:
-    seconds = []
-    for step in range(_STEPS):
-        start = time.perf_counter()
-        module.batch(step)
-        seconds.append(time.perf_counter() - start)
-    return median(seconds)
 
 
 def _read_through(path: Path) -> None:

@@ -8,29 +8,27 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from m3dt.bench.acting import acting_rows
-from m3dt.bench.batches import data_row
+from m3dt.bench.batches import batches_row
 from m3dt.bench.growth import scaling_rows
-from m3dt.bench.machine import cpu_name, gemm
+from m3dt.bench.measuring import BenchResult, Machine, Row, cpu_name, gemm, in_own_process
 from m3dt.bench.method_costs import methods_rows
-from m3dt.bench.rows import BenchResult, Machine, Row
-from m3dt.bench.steps import PRECISIONS, stage_trainings, training_row
+from m3dt.bench.steps import PRECISIONS, act, measure_training, stage_trainings
+from m3dt.tasks import TASKS
 from m3dt.utils.processes import single_threaded
 
 ROWS = ("stages", "data", "acting", "scaling", "methods")
 
 
 def bench(rows: Sequence[str], trajectories: int, console: Console) -> BenchResult:
-    """Run benchmarks on one thread and print tables.
+    """Run some of `ROWS` on one thread and print tables.
 
-    Args:
-        rows: Some of `ROWS`.
-        trajectories: Trajectories per task of the synthetic dataset of row `data`.
-        console: Where the tables are printed.
+    `trajectories` is the size of the synthetic dataset of row `data`, per task.
     """
     with single_threaded():  # CPU seconds of one thread are comparable on a busy machine
-        machine = _machine()
-        peak = machine["gemm_gflops"]
+        peak = {str(dtype).removeprefix("torch."): gemm(dtype) for dtype in PRECISIONS.values()}
+        machine: Machine = {
+            "cpu": cpu_name(), "torch": torch.__version__, "threads": 1, "gemm_gflops": peak
+        }  # fmt: skip
         console.print(
             f"{machine['cpu']}, one thread: products of 2048 x 2048 matrices at "
             f"{peak['float32']:.0f} GFLOP/s in float32, {peak['bfloat16']:.0f} in bfloat16"
@@ -47,21 +45,18 @@ def bench(rows: Sequence[str], trajectories: int, console: Console) -> BenchResu
     return {"machine": machine, "rows": measured}
 
 
-def _machine() -> Machine:
-    peak = {str(dtype).removeprefix("torch."): gemm(dtype) for dtype in PRECISIONS.values()}
-    return {"cpu": cpu_name(), "torch": torch.__version__, "threads": 1, "gemm_gflops": peak}
-
-
 def _measure(
     rows: Sequence[str], trajectories: int, peak: dict[str, float], console: Console
 ) -> Iterator[Row]:
     if "stages" in rows:
         for training in stage_trainings():
-            yield training_row(training, peak)
+            yield in_own_process(measure_training, training, peak)
     if "acting" in rows:
-        yield from acting_rows(peak["float32"])
+        for num_experts in (0, 40):
+            yield in_own_process(act, num_experts, 10, peak["float32"], True)
     if "data" in rows:
-        yield data_row(trajectories, console)
+        console.print(f"writing {len(TASKS)} tasks x {trajectories} trajectories ...")
+        yield {**batches_row(len(TASKS), trajectories), "name": "data"}
     if "scaling" in rows:
         yield from scaling_rows(peak)
 
@@ -77,11 +72,9 @@ def _distinction(row: Row) -> str:
 
 
 def _table(rows: Sequence[Row]) -> Table:
-    title = "median time of an optimiser step, batch or action"
-    table = Table(title=title, title_justify="left")
+    table = Table(title="median time of an optimiser step, batch or action", title_justify="left")
     for column in ("row", "of", "ms", "plain ms", "ratio", "utilization", "memory MB", "note"):
-        left = column in ("row", "of", "note")
-        table.add_column(column, justify="left" if left else "right")
+        table.add_column(column, justify="left" if column in ("row", "of", "note") else "right")
     for row in rows:
         table.add_row(
             row["name"],

@@ -14,17 +14,15 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from m3dt.bench.acting import act
 from m3dt.bench.batches import batches_row
-from m3dt.bench.machine import in_own_process, peak_bytes
-from m3dt.bench.rows import Row, make_row
+from m3dt.bench.measuring import Row, in_own_process, make_row, peak_bytes, seconds_of
 from m3dt.bench.steps import (
     BATCH,
-    PAPER,
     Training,
+    act,
     build_stage,
+    measure_training,
     random_batch,
-    training_row,
     training_step,
 )
 from m3dt.data import Batch
@@ -42,12 +40,13 @@ RANKS = (1, 2)
 def scaling_rows(gemm_gflops: dict[str, float]) -> Iterator[Row]:
     """Measure each point in a process of its own."""
     for num_experts in EXPERTS:
-        yield training_row(Training("experts", 3, num_experts, 1, plain=False), gemm_gflops)
+        training = Training("experts", 3, num_experts, 1, plain=False)
+        yield in_own_process(measure_training, training, gemm_gflops)
     for width in WIDTHS:
         training = Training("width", 1, repeats=2, n_embd=width, plain=False)
-        yield training_row(training, gemm_gflops)
+        yield in_own_process(measure_training, training, gemm_gflops)
     for num_tasks in TASKS:
-        yield {**in_own_process(batches_row, num_tasks, 10), "name": "tasks, batches"}
+        yield in_own_process(batches_row, num_tasks, 10)
         yield in_own_process(grouping_row, num_tasks)
     for episodes in EPISODES:
         row = in_own_process(act, 0, episodes, gemm_gflops["float32"], False)
@@ -60,9 +59,9 @@ def grouping_row(num_tasks: int) -> Row:
     """Time K-means of N tasks into N / 4 groups, from a Gram matrix of random vectors."""
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((num_tasks, 2 * num_tasks))
-    start = time.process_time()
-    gradient_groups(vectors @ vectors.T, num_tasks // 4, restarts=40, seed=0)
-    seconds = time.process_time() - start
+    seconds = seconds_of(
+        lambda: gradient_groups(vectors @ vectors.T, num_tasks // 4, restarts=40, seed=0)
+    )
     config = {"num_tasks": num_tasks}
     return make_row("tasks, grouping", config, seconds, num_tasks, peak_bytes())
 
@@ -91,20 +90,17 @@ class _Predictions(torch.nn.Module):
 def _rank(rank: int, ranks: int, store: str) -> tuple[float, int]:
     """Return the median seconds of a step and the peak memory of a rank."""
     torch.set_num_threads(1)
-    limit = timedelta(seconds=300)
-    dist.init_process_group("gloo", f"file://{store}", limit, ranks, rank)
+    dist.init_process_group("gloo", f"file://{store}", timedelta(seconds=300), ranks, rank)
     try:
         stage = build_stage(Training("ranks", 1))
         assert isinstance(stage, BackboneStage)
-        batch = random_batch(BATCH // ranks, PAPER.context_length, PAPER.prompt_length)
+        batch = random_batch(BATCH // ranks)
         wrapped = DistributedDataParallel(_Predictions(stage))
         step = training_step(stage, batch, predictions=lambda: wrapped(batch))
         seconds = []
         for _ in range(10):
             dist.barrier()
-            start = time.perf_counter()
-            step()
-            seconds.append(time.perf_counter() - start)
+            seconds.append(seconds_of(step, time.perf_counter))
         return median(seconds[2:]), peak_bytes()
     finally:
         dist.destroy_process_group()

@@ -8,8 +8,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from m3dt.bench.machine import in_own_process, median_seconds, peak_bytes
-from m3dt.bench.rows import Row, make_row
+from m3dt.bench.measuring import Row, in_own_process, make_row, median_seconds, peak_bytes
 from m3dt.bench.steps import random_batch, training_step
 from m3dt.config import Config, load_config
 from m3dt.models import PromptDT, add_mixtures
@@ -66,9 +65,8 @@ def measure_method(name: str, method: str, size: str, part: str) -> Row:
     overrides = [f"method={method}", f"size={size}", "model.prompt_length=5"]
     config = load_config("mt160", overrides)
     stage = stage_of(config, part)
-    step = method_step(config, stage)
-    seconds = median_seconds(step, repeats=3, warmup=1)
-    config_shown = {
+    seconds = median_seconds(method_step(config, stage), repeats=3, warmup=1)
+    shown = {
         "method": method,
         "size": size,
         "trains": part,
@@ -76,23 +74,21 @@ def measure_method(name: str, method: str, size: str, part: str) -> Row:
         "parameters": stage.model.num_parameters(),
         "trained": sum(parameter.numel() for parameter in stage.trainable().values()),
     }
-    return make_row(name, config_shown, seconds, config.loader.batch_size, peak_bytes())
+    return make_row(name, shown, seconds, config.loader.batch_size, peak_bytes())
 
 
 def method_step(config: Config, stage: Stage) -> Callable[[], None]:
     """Return an optimiser step on a random batch, including the masks of HarmoDT."""
     T, P = config.model.context_length, config.model.prompt_length
     train = training_step(stage, random_batch(config.loader.batch_size, T, P))
-    if not isinstance(stage, HarmoStage):
-        return train
-    harmo = stage
 
-    def step() -> None:
-        harmo.begin_step(0)
+    def step_with_masks() -> None:
+        assert isinstance(stage, HarmoStage)
+        stage.begin_step(0)
         train()
-        harmo.end_step()
+        stage.end_step()
 
-    return step
+    return step_with_masks if isinstance(stage, HarmoStage) else train
 
 
 def stage_of(config: Config, part: str) -> Stage:

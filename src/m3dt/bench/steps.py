@@ -1,19 +1,19 @@
-"""Time per optimiser step of the three stages at the paper's size, against the plain method."""
+"""Time per optimiser step and per action at the paper's size, against the plain method."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from m3dt.bench.machine import alternate_seconds, in_own_process, peak_bytes
-from m3dt.bench.rows import Row, make_row
+from m3dt.bench.measuring import Row, alternate_seconds, make_row, median_seconds, peak_bytes
 from m3dt.config import ComputeConfig, FrozenStageConfig, ModelConfig
 from m3dt.data import Batch, Segment
-from m3dt.models import PromptDT, add_mixtures
+from m3dt.models import PromptDT, add_mixtures, fast
 from m3dt.stages import BackboneStage, ExpertStage, RouterStage, Stage, row_losses
 from m3dt.stages.stage import plain_predictions
 
@@ -25,16 +25,10 @@ PRECISIONS = {"float32": torch.float32, "bf16-mixed": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Training:
-    """A training that a row times.
+    """A training of stage 1, 2 or 3 that a row times.
 
-    Attributes:
-        name: Name of the row.
-        stage: 1, 2 or 3.
-        num_experts: Experts of the model.
-        repeats: Number of timed steps.
-        precision: A key of `PRECISIONS`.
-        n_embd: Width of the model.
-        plain: Whether to time the plain method too.
+    `repeats` counts the timed steps, `precision` is a key of `PRECISIONS`, and `plain` says whether
+    to time the plain method too.
     """
 
     name: str
@@ -49,9 +43,7 @@ class Training:
 STAGES = (
     Training("stage1", 1, repeats=9),
     Training("stage2", 2, 1, repeats=9),
-    Training("stage3", 3, 8, repeats=3),
-    Training("stage3", 3, 24, repeats=3),
-    Training("stage3", 3, 40, repeats=3),
+    *(Training("stage3", 3, num_experts, repeats=3) for num_experts in (8, 24, 40)),
 )
 
 
@@ -64,25 +56,15 @@ def stage_trainings() -> list[Training]:
     return [*STAGES, *lower]
 
 
-def training_row(training: Training, gemm_gflops: dict[str, float]) -> Row:
-    """Time a training in a process of its own."""
-    return in_own_process(measure_training, training, gemm_gflops)
-
-
 def measure_training(training: Training, gemm_gflops: dict[str, float]) -> Row:
-    """Time a training in this process.
-
-    Args:
-        training: The training.
-        gemm_gflops: The machine's peak by precision, GFLOP/s.
-    """
+    """Time a training in this process; `gemm_gflops` is the machine's peak by precision."""
     torch.set_num_threads(1)
-    model, dtype = model_config(training), PRECISIONS[training.precision]
-    stage = build_stage(training)
-    batch = random_batch(BATCH, model.context_length, model.prompt_length)
-    fast = training_step(stage, batch, dtype)
-    plain = training_step(stage, batch, dtype, lambda: plain_predictions(stage.model, batch))
-    steps, flops, memory = [fast, plain][: 1 + training.plain], [], []
+    dtype, stage = PRECISIONS[training.precision], build_stage(training)
+    batch = random_batch(BATCH)
+    steps, flops, memory = [training_step(stage, batch, dtype)], [], []
+    if training.plain:
+        plain = partial(plain_predictions, stage.model, batch)
+        steps.append(training_step(stage, batch, dtype, plain))
     for step in steps:
         flops.append(count_flops(step))
         memory.append(peak_bytes())
@@ -90,8 +72,8 @@ def measure_training(training: Training, gemm_gflops: dict[str, float]) -> Row:
     config = {
         "num_experts": training.num_experts,
         "precision": training.precision,
-        "n_embd": model.n_embd,
-        "n_layer": model.n_layer,
+        "n_embd": training.n_embd,
+        "n_layer": PAPER.n_layer,
         "batch_size": BATCH,
     }
     row = make_row(training.name, config, seconds[0], BATCH, memory[0])
@@ -103,14 +85,9 @@ def measure_training(training: Training, gemm_gflops: dict[str, float]) -> Row:
     return row
 
 
-def model_config(training: Training) -> ModelConfig:
-    """Return the configuration of a training's model."""
-    return replace(PAPER, n_embd=training.n_embd)
-
-
 def build_stage(training: Training) -> Stage:
     """Return a stage with fresh weights."""
-    model, config = PromptDT(model_config(training)), FrozenStageConfig()
+    model, config = PromptDT(replace(PAPER, n_embd=training.n_embd)), FrozenStageConfig()
     if training.stage == 1:
         return BackboneStage(model, config, 0)
     add_mixtures(model, training.num_experts, routed=training.stage == 3)
@@ -125,13 +102,9 @@ def training_step(
     dtype: torch.dtype = torch.float32,
     predictions: Callable[[], Tensor] | None = None,
 ) -> Callable[[], None]:
-    """Return an optimiser step of a stage: forward, backward, clip, AdamW.
+    """Return an optimiser step of a stage on a batch: forward, backward, clip, AdamW.
 
-    Args:
-        stage: The stage.
-        batch: The batch of every step.
-        dtype: Precision of the matrix products.
-        predictions: Predicts the actions; by default the stage does.
+    `dtype` is the precision of the matrix products; `predictions` replaces those of the stage.
     """
     stage.set_compute(ComputeConfig())
     stage.train()
@@ -152,14 +125,47 @@ def training_step(
     return step
 
 
-def count_flops(step: Callable[[], None]) -> int:
+def act(num_experts: int, episodes: int, gemm_gflops: float, compare: bool) -> Row:
+    """Time one action in each of several episodes, in CPU seconds per action on one thread.
+
+    The episodes act together, with encoded prompts and a full context. `gemm_gflops` is the
+    machine's peak in float32. With `compare`, the plain method is timed too, which takes one
+    episode at a time and has the prompt in every sequence. Without experts, the backbone acts.
+    """
+    torch.set_num_threads(1)
+    model, compute = PromptDT(PAPER), ComputeConfig()
+    if num_experts:
+        add_mixtures(model, num_experts, routed=True)
+    model.eval()
+    batch, single = random_batch(episodes), random_batch(1)
+    with torch.inference_mode():
+        prompt = fast.encode_prompt(model, batch.row_prompts(), None, compute)
+        together = partial(fast.act, model, batch.segment, prompt, compute)
+        alone = partial(plain_predictions, model, single)
+        flops, memory = count_flops(together), peak_bytes()
+        plain_flops = count_flops(alone) * episodes
+        if compare:
+            seconds, plain_seconds = alternate_seconds((together, alone), 7)
+        else:
+            seconds = median_seconds(together, 3, warmup=1)
+    config = {**asdict(PAPER), "num_experts": num_experts, "environments": episodes}
+    row = make_row("acting", config, seconds / episodes, 1, memory)
+    row["model_flops"], row["performed_flops"] = plain_flops, flops
+    row["utilization"] = flops / seconds / 1e9 / gemm_gflops
+    if compare:
+        row["plain_seconds"] = plain_seconds
+        row["ratio"] = plain_seconds / row["median_seconds"]
+    return row
+
+
+def count_flops(step: Callable[[], object]) -> int:
     """Count the operations of a step's matrix products, two per multiply-add."""
     with FlopCounterMode(display=False) as counter:
         step()
     return counter.get_total_flops()
 
 
-def random_batch(B: int, T: int, P: int) -> Batch:
+def random_batch(B: int, T: int = PAPER.context_length, P: int = PAPER.prompt_length) -> Batch:
     """Return B random segments of T steps with two prompts of P steps, of one task."""
 
     def segment(rows: int, length: int) -> Segment:

@@ -10,14 +10,14 @@ import torch
 from rich.console import Console
 
 from m3dt.checkpoints.official_files import Weights
-from m3dt.config import ModelConfig, load_config
-from m3dt.models.official import (
+from m3dt.checkpoints.official_names import (
     backbone_to_official,
     below,
     causal_buffers,
     expert_to_official,
     router_to_official,
 )
+from m3dt.config import ModelConfig, load_config
 from m3dt.runs import MAIN, check_parent
 from m3dt.runs.layout import CONFIG
 from m3dt.runs.registry import Entry, Registry
@@ -51,7 +51,10 @@ def export_checkpoint(run: Path, target: Path, console: Console) -> None:
         method = expert.settings["grouping"]["method"]
         folder = f"model_saved_expert/{method}_group_{len(experts)}_seed{seed}"
         name = f"expert_{expert.name}_iter_{expert.step}"
-        files[f"{folder}/{name}"] = _expert(registry, expert, model)
+        weights = registry.tensors(expert)
+        files[f"{folder}/{name}"] = {
+            f"block_{i}": expert_to_official(below(f"{i}.", weights)) for i in range(model.n_layer)
+        }
     for router in routers:
         count = router.settings["moe"]["num_experts"]
         folder = f"model_saved_moe/{suite}_expert{count}_seed{seed}_000000-000000"
@@ -60,11 +63,6 @@ def export_checkpoint(run: Path, target: Path, console: Console) -> None:
         with atomic_path(target / path) as temporary:
             torch.save(tensors, temporary)
         console.print(f"  {target / path}")
-
-
-def _expert(registry: Registry, expert: Entry, model: ModelConfig) -> dict[str, Weights]:
-    weights, layers = registry.tensors(expert), range(model.n_layer)
-    return {f"block_{i}": expert_to_official(below(f"{i}.", weights)) for i in layers}
 
 
 def _mixture(

@@ -22,11 +22,11 @@ from m3dt.checkpoints.official_files import (
     sort_experts,
     steps_in_name,
 )
+from m3dt.checkpoints.official_names import backbone_from_official
 from m3dt.config import Config, load_config, save_config
 from m3dt.data import DatasetStore, TaskContext
 from m3dt.data.format import INDEX
 from m3dt.models import PromptDT
-from m3dt.models.official import backbone_from_official
 from m3dt.runs import MAIN
 from m3dt.runs.layout import CONFIG, check_run_folder
 from m3dt.runs.registry import Entry, Registry
@@ -61,11 +61,6 @@ class _Models:
     backbone: Weights
     experts: list[Weights]
     router: Weights
-
-    def moe_settings(self) -> dict[str, Any]:
-        trained_on = any(".experts." in name for name in self.router)
-        training = {"training": "unfrozen_experts"} if trained_on else {}
-        return {"num_experts": len(self.experts), **training}
 
 
 def import_checkpoint(
@@ -121,26 +116,14 @@ def _read_models(files: _Files, backbone: Mapping[str, Any], config: Config) -> 
     own_experts, router = read_moe(files.moe, config.model)
     experts = experts or own_experts
     if len(own_experts) != len(experts):
-        raise UserError(
-            f"{files.moe}: holds {len(own_experts)} experts, but {len(experts)} expert files are "
-            "given"
-        )
-    if not _equal(own_experts, experts):  # they went on training with the router
-        router |= _stacked(own_experts)
+        counts = f"{len(own_experts)} experts, but {len(experts)} expert files are given"
+        raise UserError(f"{files.moe}: holds {counts}")
+    pairs = zip(own_experts, experts, strict=True)
+    if not all(torch.equal(own[name], given[name]) for own, given in pairs for name in own):
+        for name in experts[0]:  # they went on training with the router
+            layer, _, weight = name.partition(".")
+            router[f"{layer}.experts.{weight}"] = torch.stack([e[name] for e in own_experts])
     return _Models(state, experts, router)
-
-
-def _equal(one: Sequence[Weights], other: Sequence[Weights]) -> bool:
-    return all(torch.equal(a[name], b[name]) for a, b in zip(one, other, strict=True) for name in a)
-
-
-def _stacked(experts: Sequence[Weights]) -> Weights:
-    """Return `<layer>.experts.<name>` with an expert axis, from each expert's `<layer>.<name>`."""
-    stacked = {}
-    for name in experts[0]:
-        layer, _, weight = name.partition(".")
-        stacked[f"{layer}.experts.{weight}"] = torch.stack([expert[name] for expert in experts])
-    return stacked
 
 
 def _register(config: Config, files: _Files, models: _Models, store: DatasetStore | None) -> None:
@@ -160,7 +143,7 @@ def _register(config: Config, files: _Files, models: _Models, store: DatasetStor
 def _save_models(
     registry: Registry, config: Config, files: _Files, models: _Models, store: DatasetStore | None
 ) -> None:
-    tasks, steps = list(tasks_of(config)), files.steps()
+    tasks, steps, checksum = list(tasks_of(config)), files.steps(), store.checksum if store else ""
     settings = {
         "seed": config.seed,
         "tasks": tasks,
@@ -168,11 +151,13 @@ def _save_models(
         "imported": files.hashes(),
         "history": config.evaluation.history,
     }
-    mixture = {"grouping": asdict(config.grouping), "moe": models.moe_settings()}
+    moe: dict[str, Any] = {"num_experts": len(models.experts)}
+    if any(".experts." in name for name in models.router):
+        moe["training"] = "unfrozen_experts"
+    mixture = {"grouping": asdict(config.grouping), "moe": moe}
 
     def entry(kind: str, name: str, parents: Sequence[Entry], more: dict[str, Any]) -> Entry:
         lineage = {parent.key: parent.hash for parent in parents}
-        checksum = store.checksum if store else ""
         described = {**settings, **more}
         return Entry(kind, name, described, lineage, checksum, config.seed, steps[kind], {}, tasks)
 

@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from m3dt.config import ModelConfig
-from m3dt.config.schema import ACTION_DIM, STATE_DIM
-from m3dt.models import PromptDT, add_mixtures
-from m3dt.models.official import (
+from m3dt.checkpoints.official_names import (
     below,
     expert_from_official,
     router_from_official,
     router_to_official,
 )
+from m3dt.config import ModelConfig
+from m3dt.config.schema import ACTION_DIM, STATE_DIM
+from m3dt.models import PromptDT, add_mixtures
 from m3dt.utils.errors import UserError
 
 Weights = dict[str, Tensor]
@@ -36,9 +36,8 @@ def read_file(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch raises many kinds for damaged files
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = next((line for line in lines if "Unsupported" in line), lines[0] if lines else "")
-        raise UserError(
-            f"{path}: not a checkpoint that can be trusted and read ({reason[:200]})"
-        ) from None
+        found = f"not a checkpoint that can be trusted and read ({reason[:200]})"
+        raise UserError(f"{path}: {found}") from None
     return _dense(path, content)
 
 
@@ -92,12 +91,8 @@ def model_sizes(path: Path, content: Mapping[str, Any]) -> dict[str, int]:
     if dims != (STATE_DIM, ACTION_DIM):
         expected = (STATE_DIM, ACTION_DIM)
         raise UserError(f"{path}: made for states and actions of {dims}, not {expected}")
-    return {
-        "n_embd": width,
-        "n_layer": layers,
-        "max_timesteps": times,
-        "mlp_width": 0 if hidden == 4 * width else hidden,
-    }
+    mlp_width = 0 if hidden == 4 * width else hidden
+    return {"n_embd": width, "n_layer": layers, "max_timesteps": times, "mlp_width": mlp_width}
 
 
 def _blocks(path: Path, model: ModelConfig) -> list[Weights]:
@@ -114,10 +109,9 @@ def _blocks(path: Path, model: ModelConfig) -> list[Weights]:
 
 def read_expert(path: Path, model: ModelConfig) -> Weights:
     """Return the weights of an expert as `<layer>.<name>`."""
-    blocks = _blocks(path, model)
     body = {
         f"{i}.{name}": tensor
-        for i, block in enumerate(blocks)
+        for i, block in enumerate(_blocks(path, model))
         for name, tensor in expert_from_official(block).items()
     }
     check_tensors(path, body, _expected(model, 1, "experts"))
@@ -166,11 +160,11 @@ def _expected(model: ModelConfig, num_experts: int, part: str) -> Weights:
         add_mixtures(empty, num_experts, routed=True)
     found: Weights = {}
     for i, mixture in enumerate(empty.mixtures):
+        tensors = mixture.get_submodule(part).state_dict()
         if part == "experts":
-            found |= {f"{i}.{n}": t[0] for n, t in mixture.experts.state_dict().items()}
+            found |= {f"{i}.{name}": tensor[0] for name, tensor in tensors.items()}
         else:
-            names = mixture.get_submodule(part).state_dict()
-            found |= {f"{i}.{part}.{n}": t for n, t in names.items()}
+            found |= {f"{i}.{part}.{name}": tensor for name, tensor in tensors.items()}
     return found
 
 

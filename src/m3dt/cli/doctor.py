@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -37,13 +37,9 @@ renderer.render()
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of one check.
+    """The result of one check: what was found, and how to repair it if there is something to do.
 
-    Attributes:
-        check: Name of the check.
-        status: `OK`, `NOTE` or `FAILED`; some commands cannot work where a check failed.
-        found: What was found.
-        remedy: How to repair it; empty if there is nothing to do.
+    `status` is `OK`, `NOTE` or `FAILED`; some commands cannot work where a check failed.
     """
 
     check: str
@@ -58,7 +54,7 @@ def doctor(config: Config, console: Console) -> list[Finding]:
     Raises:
         RunError: A check failed.
     """
-    checks: tuple[Callable[[Config], list[Finding]], ...] = (
+    checks: tuple[Callable[[Config], Iterator[Finding]], ...] = (
         _versions, _devices, _rendering, _disk, _dataset, _registry
     )  # fmt: skip
     findings = [finding for check in checks for finding in check(config)]
@@ -75,43 +71,41 @@ def doctor(config: Config, console: Console) -> list[Finding]:
     return findings
 
 
-def _versions(config: Config) -> list[Finding]:
-    names = ("m3dt", "torch", "lightning", *SIMULATORS)
-    known, missing = [], []
-    for name in names:
+def _versions(config: Config) -> Iterator[Finding]:
+    known, missing = [f"Python {platform.python_version()}"], []
+    for name in ("m3dt", "torch", "lightning", *SIMULATORS):
         try:
             known.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             missing.append(name)
-    found = ", ".join([f"Python {platform.python_version()}", *known])
+    found = ", ".join(known)
     if missing:
         remedy = f"pip install {' '.join(missing)}"
-        return [Finding("packages", FAILED, f"missing: {', '.join(missing)}; {found}", remedy)]
-    return [Finding("packages", OK, found)]
+        yield Finding("packages", FAILED, f"missing: {', '.join(missing)}; {found}", remedy)
+    else:
+        yield Finding("packages", OK, found)
 
 
-def _devices(config: Config) -> list[Finding]:
+def _devices(config: Config) -> Iterator[Finding]:
     cores = f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads"
-    return [Finding("processor", OK, cores), _gpu(config)]
-
-
-def _gpu(config: Config) -> Finding:
-    precision = str(config.trainer.get("precision", "32-true"))
+    yield Finding("processor", OK, cores)
     accelerator = str(config.trainer.get("accelerator", "auto"))
     if torch.cuda.is_available():
         names = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
         bf16 = torch.cuda.is_bf16_supported()
         found = f"{torch.cuda.device_count()} x {', '.join(sorted(names))}, bfloat16: {bf16}"
-        if not bf16 and "bf16" in precision:
-            return Finding("GPU", FAILED, found, "trainer.precision=16-mixed")
-        return Finding("GPU", OK, found)
-    if accelerator in ("gpu", "cuda"):
+        if not bf16 and "bf16" in str(config.trainer.get("precision", "32-true")):
+            yield Finding("GPU", FAILED, found, "trainer.precision=16-mixed")
+        else:
+            yield Finding("GPU", OK, found)
+    elif accelerator in ("gpu", "cuda"):
         remedy = "trainer.accelerator=auto, or install torch for CUDA (README, Installing)"
-        return Finding("GPU", FAILED, f"none, but trainer.accelerator={accelerator}", remedy)
-    return Finding("GPU", NOTE, "none: everything runs on the CPU")
+        yield Finding("GPU", FAILED, f"none, but trainer.accelerator={accelerator}", remedy)
+    else:
+        yield Finding("GPU", NOTE, "none: everything runs on the CPU")
 
 
-def _rendering(config: Config) -> list[Finding]:
+def _rendering(config: Config) -> Iterator[Finding]:
     """Render a picture in a process of its own, which a wrong driver may crash."""
     chosen = (os.environ.get("MUJOCO_GL") or "disable").lower()
     for backend in [chosen] if chosen not in ("disable", "disabled", "off") else ["egl", "osmesa"]:
@@ -123,63 +117,63 @@ def _rendering(config: Config) -> list[Finding]:
             continue
         if drawn.returncode == 0:
             remedy = "" if backend == chosen else f"MUJOCO_GL={backend} before a command"
-            return [Finding("rendering", OK, f"{backend} works", remedy)]
+            yield Finding("rendering", OK, f"{backend} works", remedy)
+            return
     remedy = "install libegl1 or libosmesa6; only films and pictures need them"
-    return [Finding("rendering", NOTE, "no back end works", remedy)]
+    yield Finding("rendering", NOTE, "no back end works", remedy)
 
 
-def _disk(config: Config) -> list[Finding]:
-    findings = []
+def _disk(config: Config) -> Iterator[Finding]:
     for setting in ("data", "run"):
         folder = Path(getattr(config, setting)).absolute()
         existing = next(p for p in (folder, *folder.parents) if p.exists())
         free = free_space(existing)
-        found = f"{existing}: {free / 2**30:.1f} GiB free"
+        found, other = f"{existing}: {free / 2**30:.1f} GiB free", f"another {setting}=FOLDER"
         if not os.access(existing, os.W_OK | os.X_OK):
-            remedy = f"another {setting}=FOLDER"
-            findings.append(Finding(setting, FAILED, f"{existing}: not writable", remedy))
+            yield Finding(setting, FAILED, f"{existing}: not writable", other)
         elif free < _LOWEST_FREE:
-            remedy = f"free space, or another {setting}=FOLDER"
-            findings.append(Finding(setting, FAILED, found, remedy))
+            yield Finding(setting, FAILED, found, f"free space, or {other}")
         else:
-            findings.append(Finding(setting, OK, found))
-    return findings
+            yield Finding(setting, OK, found)
 
 
-def _dataset(config: Config) -> list[Finding]:
+def _dataset(config: Config) -> Iterator[Finding]:
     folder, collect = Path(config.data), f"m3dt collect --conf {config.conf}"
     if not (folder / INDEX).is_file():
-        return [Finding("dataset", NOTE, f"{folder}: none yet", collect)]
+        yield Finding("dataset", NOTE, f"{folder}: none yet", collect)
+        return
     tasks = tasks_of(config)
     try:
         index = DatasetIndex.read(folder)
         missing = [task for task in tasks if task not in index.tasks]
         DatasetStore.open(folder, [task for task in tasks if task in index.tasks])
     except UserError as error:
-        return [Finding("dataset", FAILED, str(error), f"m3dt verify {folder}")]
+        yield Finding("dataset", FAILED, str(error), f"m3dt verify {folder}")
+        return
     found = f"{folder}: {len(index.tasks)} tasks"
     if missing:
-        return [Finding("dataset", FAILED, f"{found}, lacks {', '.join(missing[:5])}", collect)]
-    return [Finding("dataset", OK, f"{found}; their checksums: m3dt verify {folder}")]
+        yield Finding("dataset", FAILED, f"{found}, lacks {', '.join(missing[:5])}", collect)
+    else:
+        yield Finding("dataset", OK, f"{found}; their checksums: m3dt verify {folder}")
 
 
-def _registry(config: Config) -> list[Finding]:
+def _registry(config: Config) -> Iterator[Finding]:
     run = Path(config.run)
     if not run.is_dir():
-        return [Finding("registry", NOTE, f"{run}: no run yet", f"m3dt train --conf {config.conf}")]
+        yield Finding("registry", NOTE, f"{run}: no run yet", f"m3dt train --conf {config.conf}")
+        return
     try:
-        entries = Registry(run).entries()
+        kinds = [entry.kind for entry in Registry(run).entries()]
     except UserError as error:
-        return [Finding("registry", FAILED, str(error), "follow the message")]
-    kinds = [entry.kind for entry in entries]
+        yield Finding("registry", FAILED, str(error), "follow the message")
+        return
     counted = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
-    findings = [Finding("registry", OK, f"{run}: {counted or 'empty'}, all verified")]
+    yield Finding("registry", OK, f"{run}: {counted or 'empty'}, all verified")
     unfinished = sorted(p.name for p in (run / "checkpoints").glob("*") if p.is_dir())
     if unfinished:
-        again = "repeat the interrupted command"
-        findings.append(Finding("checkpoints", NOTE, f"unfinished: {', '.join(unfinished)}", again))
-    left = [p for p in run.rglob(f".*{TEMPORARY_SUFFIX}")]
+        found, remedy = f"unfinished: {', '.join(unfinished)}", "repeat the interrupted command"
+        yield Finding("checkpoints", NOTE, found, remedy)
+    left = len(list(run.rglob(f".*{TEMPORARY_SUFFIX}")))
     if left:
-        found, remedy = f"{len(left)} files of killed processes", "the next command deletes them"
-        findings.append(Finding("leftovers", NOTE, found, remedy))
-    return findings
+        found, remedy = f"{left} files of killed processes", "the next command deletes them"
+        yield Finding("leftovers", NOTE, found, remedy)

@@ -18,15 +18,7 @@ Argument = tuple[tuple[str, ...], dict[str, Any]]  # names and settings of `add_
 
 @dataclass(frozen=True)
 class Command:
-    """A command.
-
-    Attributes:
-        name: What the user types.
-        run: Runs it.
-        help: One line of help.
-        arguments: Its arguments.
-        defaults: Further defaults of its options.
-    """
+    """A command; `defaults` are further defaults of its options."""
 
     name: str
     run: Callable[[argparse.Namespace, Console], None]

@@ -27,12 +27,8 @@ def evaluate_run(
 ) -> None:
     """Evaluate models of a run, print a table, and write the last one's result as JSON.
 
-    Args:
-        config: The experiment.
-        names: As for `run_model`; empty for the model of the configured method.
-        json_file: Where the last model's result goes.
-        console: Where the table goes.
-        films: Tasks in which the last model is filmed.
+    `names` are as for `run_model`; empty for the model of the configured method. `films` are tasks
+    in which the last model is filmed.
 
     Raises:
         UserError: The run lacks a model, a name is unknown, or films cannot be rendered.
@@ -86,15 +82,13 @@ def show_registry(run: Path, json_file: Path | None, console: Console) -> None:
     Raises:
         UserError: The folder holds no registry, or an entry is damaged.
     """
-    registry = Registry(run)
-    entries = registry.entries()
+    entries = Registry(run).entries()
     if not entries:
         raise UserError(f"{run}: holds no registered model")
     if json_file is not None:
         write_json(json_file, {"run": str(run), "entries": [asdict(e) for e in entries]})
-    table = Table(title=f"models of {run}", title_justify="left")
-    for column in ("model", "step", "tasks", "hash", "parents"):
-        table.add_column(column)
+    columns = ("model", "step", "tasks", "hash", "parents")
+    table = Table(*columns, title=f"models of {run}", title_justify="left")
     for entry in entries:
         parents = [f"{key}@{digest[:8]}" for key, digest in entry.parents.items()]
         shown = ", ".join(parents[:3]) + (f" and {len(parents) - 3} more" if parents[3:] else "")

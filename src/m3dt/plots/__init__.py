@@ -1,9 +1,7 @@
 """Figures of a run or a dataset, and the TensorBoard pages."""
 
-from m3dt.plots.conflict_curve import conflict_curve
-from m3dt.plots.datasets import coverage_figure, frame_sheet, return_figure, scale_figure
-from m3dt.plots.heat_map import heat_map
-from m3dt.plots.notebook import FigureView
+from m3dt.plots.dataset_figures import coverage_figure, frame_sheet, return_figure, scale_figure
+from m3dt.plots.run_figures import FigureView, conflict_curve, heat_map
 
 __all__ = [
     "FigureView",

@@ -13,32 +13,27 @@ import numpy as np
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
-from m3dt.plots.heat_map import heat_map
+from m3dt.plots.run_figures import heat_map
 from m3dt.tasks import DOMAINS
 
 # The custom scalars page: backbone, experts and router together, one chart per question.
-LAYOUT = {
-    "training": {
-        "loss": ["Multiline", ["train/loss"]],
-        "gradient norm": ["Multiline", ["train/gradient_norm"]],
-    },
+_CHARTS = {
+    "training": {"loss": ["train/loss"], "gradient norm": ["train/gradient_norm"]},
     "conflict between tasks": {
-        "backbone": ["Multiline", ["conflict/mean", "conflict/smoothed"]],
-        "attention and MLP": ["Multiline", ["conflict/attention", "conflict/mlp"]],
-        "experts": ["Multiline", ["conflict/experts_grouped", "conflict/experts_all"]],
+        "backbone": ["conflict/mean", "conflict/smoothed"],
+        "attention and MLP": ["conflict/attention", "conflict/mlp"],
+        "experts": ["conflict/experts_grouped", "conflict/experts_all"],
     },
     "similarity, and its value for independent gradients": {
-        "backbone": [
-            "Multiline",
-            ["similarity/to_mean", "similarity/leave_one_out", "similarity/independent"],
-        ],
-        "experts": ["Multiline", ["similarity/experts_grouped", "similarity/experts_all"]],
+        "backbone": ["similarity/to_mean", "similarity/leave_one_out", "similarity/independent"],
+        "experts": ["similarity/experts_grouped", "similarity/experts_all"],
     },
-    "router": {"entropy and load": ["Multiline", ["router/entropy", "router/load_max"]]},
-    "scores": {
-        "mean": ["Multiline", ["eval/score"]],
-        "domains": ["Multiline", [f"eval/{domain}/score" for domain in DOMAINS]],
-    },
+    "router": {"entropy and load": ["router/entropy", "router/load_max"]},
+    "scores": {"mean": ["eval/score"], "domains": [f"eval/{d}/score" for d in DOMAINS]},
+}
+LAYOUT = {
+    title: {chart: ["Multiline", tags] for chart, tags in charts.items()}
+    for title, charts in _CHARTS.items()
 }
 
 
@@ -55,17 +50,13 @@ def write_groups(
 ) -> None:
     """Write the task groups and the agreement of their tasks' gradients.
 
-    Args:
-        run: The run's folder.
-        gram: Inner products of the tasks' gradients, (N, N); None for random groups.
-        groups: Indices of the tasks of each group.
-        tasks: Names of the N tasks.
+    `gram` holds the inner products of the tasks' gradients, (N, N), or is None for random groups.
+    `groups` are indices into the names of the N tasks.
     """
     with SummaryWriter(str(run / "logs" / "grouping")) as writer:
-        lines = [
-            f"| {g} | {', '.join(tasks[i] for i in group)} |" for g, group in enumerate(groups)
-        ]
-        writer.add_text("grouping/groups", "\n".join(["| group | tasks |", "|---|---|", *lines]))
+        lines = ["| group | tasks |", "|---|---|"]
+        lines += [f"| {g} | {', '.join(tasks[i] for i in own)} |" for g, own in enumerate(groups)]
+        writer.add_text("grouping/groups", "\n".join(lines))
         if gram is not None:
             order = [i for group in groups for i in group]
             norms = np.sqrt(np.clip(np.diag(gram), 1e-30, None))
@@ -91,16 +82,7 @@ def write_scores(run: Path, name: str, step: int, result: Mapping[str, Any]) -> 
 def write_video(
     run: Path, name: str, task: str, step: int, gif: bytes, size: Sequence[int]
 ) -> None:
-    """Write an animated GIF to the images of a model.
-
-    Args:
-        run: The run's folder.
-        name: Name of the model.
-        task: Name of the task.
-        step: Training step of the model.
-        gif: Content of the file.
-        size: Height and width in pixels.
-    """
+    """Write an animated GIF, of `size` (height, width) in pixels, to the images of a model."""
     image = Summary.Image(height=size[0], width=size[1], colorspace=3, encoded_image_string=gif)
     summary = Summary(value=[Summary.Value(tag=f"rollout/{task}", image=image)])
     with SummaryWriter(str(run / "logs" / "evaluation" / name.replace(":", "-"))) as writer:
@@ -122,14 +104,7 @@ def write_hyperparameters(
     settings: Mapping[str, bool | int | float | str],
     result: Mapping[str, Any],
 ) -> None:
-    """Write the settings and final scores of a model for the HParams page.
-
-    Args:
-        run: The run's folder.
-        name: Name of the model.
-        settings: Settings that distinguish it from other models.
-        result: Result of its evaluation.
-    """
+    """Write the settings that distinguish a model, and its scores, for the HParams page."""
     scores = {k: v for k, v in score_scalars(result).items() if not k.startswith("eval/task/")}
     with SummaryWriter(str(run / "logs" / "hparams" / name.replace(":", "-"))) as writer:
         final = {f"final/{key}": value for key, value in scores.items()}

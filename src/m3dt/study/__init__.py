@@ -1,8 +1,7 @@
 """Studies: grids of settings, each cell trained and evaluated once, one table of scores."""
 
-from m3dt.study.claims import claims, claims_table
 from m3dt.study.grid import SCORES, Cell, Study, load_study
-from m3dt.study.outputs import FIGURES, TABLES, write_outputs
+from m3dt.study.outputs import FIGURES, TABLES, claims, claims_table, write_outputs
 from m3dt.study.runner import run_study
 from m3dt.study.study_results import Results
 

@@ -23,9 +23,6 @@ class Estimate:
     high: float
     seeds: int
 
-    def __str__(self) -> str:
-        return self.text()
-
     def text(self, unit: str = "") -> str:
         """Return the mean with its interval, in a unit."""
         if self.seeds < 2:
@@ -40,19 +37,18 @@ def estimate(values: Iterable[float]) -> Estimate | None:
         return None
     if len(x) == 1:
         return Estimate(float(x[0]), float("nan"), float("nan"), 1)
-    t = _T[min(len(x) - 2, len(_T) - 1)]
-    half = t * x.std(ddof=1) / len(x) ** 0.5
+    half = _T[min(len(x) - 2, len(_T) - 1)] * x.std(ddof=1) / len(x) ** 0.5
     return Estimate(float(x.mean()), float(x.mean() - half), float(x.mean() + half), len(x))
-
-
-def difference(a: Scores, b: Scores) -> Estimate | None:
-    """Return the mean and interval of a - b over the seeds that both have."""
-    return estimate(minus(a, b).values())
 
 
 def minus(a: Scores, b: Scores) -> dict[int, float]:
     """Return a - b by seed, for the seeds that both have."""
     return {seed: a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())}
+
+
+def percent_above(a: Scores, b: Scores) -> dict[int, float]:
+    """Return by how many percent a exceeds b, for the seeds that both have."""
+    return {seed: 100 * (a[seed] / b[seed] - 1) for seed in sorted(a.keys() & b.keys())}
 
 
 def scaled(factor: float, scores: Scores) -> dict[int, float]:

@@ -50,30 +50,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Study:
-    """The contents of a study file.
-
-    Attributes:
-        conf: The configuration of all cells.
-        runs: The folder of their runs.
-        cells: The cells of all grids.
-    """
+    """A study file: the configuration of all cells, the folder of their runs, and the cells."""
 
     conf: str
     runs: Path
     cells: tuple[Cell, ...]
-
-
-@dataclass(frozen=True)
-class _Part:
-    """One grid of a study file; its overrides still contain `{setting}` placeholders."""
-
-    file: Path
-    name: str
-    grid: dict[str, list[Any]]
-    overrides: list[str]
-    only: dict[str, list[str]]
-    reuse: str
-    models: tuple[str, ...]
 
 
 def load_study(path: Path, overrides: Sequence[str]) -> Study:
@@ -83,11 +64,8 @@ def load_study(path: Path, overrides: Sequence[str]) -> Study:
     `set`, overrides of all cells; `only`, overrides of the cells with a given value; `runs`, the
     folder of the runs; `models`, the models to evaluate; `reuse`, a run to take shared models from.
     In `set` and `reuse`, `{seed}` is replaced by the cell's value of that setting. `parts` maps
-    names to several such grids; top-level keys apply to all of them.
-
-    Args:
-        path: The study file.
-        overrides: Further overrides of every cell.
+    names to several such grids; top-level keys apply to all of them. `overrides` apply to every
+    cell.
 
     Raises:
         UserError: The file cannot be read, or the configuration of a cell is wrong.
@@ -99,47 +77,35 @@ def load_study(path: Path, overrides: Sequence[str]) -> Study:
     conf = str(content.get("conf", "quickstart"))
     runs = Path(content.get("runs") or f"runs/{path.stem}")
     cells: dict[str, Cell] = {}
-    for part in _parts(path, content, overrides):
-        for cell in _cells(part, conf, runs):
+    for name, part in _parts(path, content).items():
+        texts = [*(content.get("set") or []), *(part.get("set") or []), *overrides]
+        for cell in _cells(path, name, part, texts, conf, runs):
             if cell.name in cells:
                 raise UserError(f"{path}: two cells have the same values: {cell.name}")
             cells[cell.name] = cell
     return Study(conf, runs, tuple(cells.values()))
 
 
-def _parts(path: Path, content: dict[str, Any], overrides: Sequence[str]) -> list[_Part]:
+def _parts(path: Path, content: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the checked parts of a study file by name; without parts, the file is the only one."""
     parts = content.get("parts")
     if parts is None:
         parts = {"": {k: v for k, v in content.items() if k in _PART_KEYS and k != "set"}}
     if not isinstance(parts, dict) or not all(isinstance(part, dict) for part in parts.values()):
         raise UserError(f"{path}: 'parts' must map the name of each part to a grid")
-    shared = content.get("set") or []
-    return [_part(path, str(name), part, shared, overrides) for name, part in parts.items()]
-
-
-def _part(
-    path: Path, name: str, content: dict[str, Any], shared: list[Any], overrides: Sequence[str]
-) -> _Part:
-    _check_keys(path, content, _PART_KEYS)
-    grid, only = content.get("grid"), content.get("only") or {}
-    if not isinstance(grid, dict) or not all(isinstance(v, list) and v for v in grid.values()):
-        raise UserError(f"{path}: 'grid' must give a list of values for each setting")
-    values = [str(value) for listed in grid.values() for value in listed]
-    for value, given in only.items():
-        if str(value) not in values or not isinstance(given, list):
-            raise UserError(
-                f"{path}: 'only' maps values of the grid to lists of overrides; '{value}' is not "
-                f"one of them.{nearest(str(value), values)}"
-            )
-    return _Part(
-        path,
-        name,
-        grid,
-        [*map(str, shared), *map(str, content.get("set") or []), *overrides],
-        {str(value): [str(override) for override in given] for value, given in only.items()},
-        str(content.get("reuse") or ""),
-        tuple(map(str, content.get("models") or ())),
-    )
+    for part in parts.values():
+        _check_keys(path, part, _PART_KEYS)
+        grid = part.get("grid")
+        if not isinstance(grid, dict) or not all(isinstance(v, list) and v for v in grid.values()):
+            raise UserError(f"{path}: 'grid' must give a list of values for each setting")
+        values = [str(value) for listed in grid.values() for value in listed]
+        for value, given in (part.get("only") or {}).items():
+            if str(value) not in values or not isinstance(given, list):
+                raise UserError(
+                    f"{path}: 'only' maps values of the grid to lists of overrides; '{value}' is "
+                    f"not one of them.{nearest(str(value), values)}"
+                )
+    return {str(name): part for name, part in parts.items()}
 
 
 def _check_keys(path: Path, content: dict[str, Any], known: Sequence[str]) -> None:
@@ -148,20 +114,24 @@ def _check_keys(path: Path, content: dict[str, Any], known: Sequence[str]) -> No
             raise UserError(f"{path}: unknown key '{key}'.{nearest(key, known)}")
 
 
-def _cells(part: _Part, conf: str, runs: Path) -> list[Cell]:
+def _cells(
+    path: Path, part_name: str, part: dict[str, Any], texts: Sequence[Any], conf: str, runs: Path
+) -> list[Cell]:
+    """Return the cells of a part; `texts` are overrides with placeholders such as `{seed}`."""
+    grid, models = part["grid"], tuple(map(str, part.get("models") or ()))
+    only = {str(value): given for value, given in (part.get("only") or {}).items()}
     cells = []
-    for point in itertools.product(*part.grid.values()):
-        values = {setting: str(value) for setting, value in zip(part.grid, point, strict=True)}
+    for point in itertools.product(*grid.values()):
+        values = {setting: str(value) for setting, value in zip(grid, point, strict=True)}
         name = "_".join(itertools.starmap(_label, values.items()))
         given = [f"{setting}={value}" for setting, value in values.items()]
-        only = [override for value in values.values() for override in part.only.get(value, [])]
-        filled = [_fill(part.file, text, values) for text in (*part.overrides, *given, *only)]
+        own = [override for value in values.values() for override in only.get(value, [])]
+        filled = [_fill(path, str(text), values) for text in (*texts, *given, *own)]
         overrides = (*filled, f"run={runs / name}")
-        reuse = Path(_fill(part.file, part.reuse, values)) if part.reuse else None
-        if reuse == runs / name:
-            reuse = None
-        key = _key(load_config(conf, overrides), part.models)
-        cells.append(Cell(part.name, name, values, overrides, reuse, part.models, key))
+        source = _fill(path, str(part.get("reuse") or ""), values)
+        reuse = Path(source) if source and Path(source) != runs / name else None
+        key = _key(load_config(conf, overrides), models)
+        cells.append(Cell(part_name, name, values, overrides, reuse, models, key))
     return cells
 
 
@@ -176,9 +146,8 @@ def _fill(path: Path, text: str, values: Mapping[str, str]) -> str:
 
     def value(match: re.Match[str]) -> str:
         if match[1] not in short:
-            raise UserError(
-                f"{path}: '{text}': the grid has no {match[0]}.{nearest(match[1], list(short))}"
-            )
+            close = nearest(match[1], short)
+            raise UserError(f"{path}: '{text}': the grid has no {match[0]}.{close}")
         return short[match[1]]
 
     return re.sub(r"\{(\w+)\}", value, text)

@@ -1,4 +1,4 @@
-"""Everything that is made of a study's results: figures, tables, claims."""
+"""Everything that is made of a study's results: figures, tables, and the paper's claims."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from m3dt.study import tables
-from m3dt.study.claims import SUBJECTS, claims, claims_table
-from m3dt.study.figures import ablations, conflicts, domains, scaling
-from m3dt.study.paired import paired_table
+from m3dt.study.claims.claim import Claim
+from m3dt.study.claims.conflict_claims import conflict_claims
+from m3dt.study.claims.method_claims import ablation_claims, method_claims
+from m3dt.study.claims.scaling_claims import scaling_claims
+from m3dt.study.figures import conflict_figures as conflict
+from m3dt.study.figures import score_figures as scores
 from m3dt.study.study_results import Results
 from m3dt.utils.files import atomic_path
 
@@ -20,11 +23,8 @@ from m3dt.utils.files import atomic_path
 class StudyFigure:
     """A figure and the claims that it shows.
 
-    Attributes:
-        title: Its title.
-        source: The figures or equations of the paper that it reproduces.
-        draw: Draws it from results.
-        claims: Names of the claims in its caption.
+    `source` names the figures or equations of the paper that it reproduces, and `claims` the claims
+    in its caption.
     """
 
     title: str
@@ -39,28 +39,28 @@ class StudyFigure:
 
 
 FIGURES = {
-    "tasks": StudyFigure("More tasks", "figure 2", scaling.tasks_figure, ("tasks", "drop")),
-    "similarity": StudyFigure("Agreement of gradients", "figure 2", conflicts.similarity_figure,
+    "tasks": StudyFigure("More tasks", "figure 2", scores.tasks_figure, ("tasks", "drop")),
+    "similarity": StudyFigure("Agreement of gradients", "figure 2", conflict.similarity_figure,
                               ("similarity", "similarity remains")),
-    "parameters": StudyFigure("Tasks and parameters", "figure 3", scaling.parameters_figure,
+    "parameters": StudyFigure("Tasks and parameters", "figure 3", scores.parameters_figure,
                               ("width", "equal size")),
-    "conflict": StudyFigure("Conflict over training", "figures 2 and 7", conflicts.conflict_figure,
+    "conflict": StudyFigure("Conflict over training", "figures 2 and 7", conflict.conflict_figure,
                             ("conflict", "levels", "artefact")),
     "expert_conflict": StudyFigure("Conflict inside experts", "figure 5",
-                                   conflicts.expert_conflict_figure,
+                                   conflict.expert_conflict_figure,
                                    ("group conflict", "group agreement", "gradient agreement")),
-    "experts": StudyFigure("Number of experts", "figures 6 and 8", scaling.experts_figure,
+    "experts": StudyFigure("Number of experts", "figures 6 and 8", scores.experts_figure,
                            ("experts", "experts level", "oracle")),
-    "stopping": StudyFigure("When the backbone stops", "figure 7", ablations.stopping_figure,
+    "stopping": StudyFigure("When the backbone stops", "figure 7", scores.stopping_figure,
                             ("stopping", "stopping early", "backbone")),
-    "width": StudyFigure("Width and shape", "figures 8 and 10", scaling.width_figure,
+    "width": StudyFigure("Width and shape", "figures 8 and 10", scores.width_figure,
                          ("width gain", "router gap", "shape")),
-    "top_k": StudyFigure("Top-k routing", "figure 9", ablations.top_k_figure, ("top-k",)),
-    "domains": StudyFigure("Domains", "figure 11", domains.domains_figure, ("domains", "control")),
-    "modules": StudyFigure("Attention or MLP alone", "figure 12", conflicts.modules_figure,
+    "top_k": StudyFigure("Top-k routing", "figure 9", scores.top_k_figure, ("top-k",)),
+    "domains": StudyFigure("Domains", "figure 11", scores.domains_figure, ("domains", "control")),
+    "modules": StudyFigure("Attention or MLP alone", "figure 12", conflict.modules_figure,
                            ("modules", "module conflict")),
     "residual": StudyFigure("What experts are added to", "equations 3 and 4",
-                            ablations.residual_figure, ("residual",)),
+                            scores.residual_figure, ("residual",)),
 }  # fmt: skip
 TABLES: dict[str, Callable[[Results], str]] = {
     "Methods (table 1)": tables.methods_table,
@@ -69,19 +69,34 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "Domains (tables 6 and 7)": tables.domains_table,
     "Residual (equations 3 and 4)": tables.residual_table,
     "Timestep tables": tables.timestep_table,
-    "Task by task": paired_table,
+    "Task by task": tables.paired_table,
+}
+CLAIMS: dict[str, Callable[[Results], list[Claim]]] = {
+    "scaling": scaling_claims,
+    "conflict": conflict_claims,
+    "methods": method_claims,
+    "ablations": ablation_claims,
 }
 
 
-def write_outputs(file: Path, folder: Path) -> list[Path]:
-    """Write the figures as PNG into `figures/`, and captions, tables and claims as Markdown.
+def claims(results: Results, subject: str = "") -> list[Claim]:
+    """Return all claims that the study tests, or those of one subject."""
+    chosen = [subject] if subject else list(CLAIMS)
+    return [claim for name in chosen for claim in CLAIMS[name](results)]
 
-    Args:
-        file: CSV of a study's results.
-        folder: The folder to write to.
+
+def claims_table(results: Results, subject: str = "") -> str:
+    """Return all claims, or those of one subject, as Markdown."""
+    rows = [[c.text, c.paper, c.ours, c.verdict] for c in claims(results, subject)]
+    header = ["claim", "paper", "here, mean over seeds [95 % interval]", "verdict"]
+    return tables.markdown_table(header, rows)
+
+
+def write_outputs(file: Path, folder: Path) -> list[Path]:
+    """Write the figures of a study's CSV as PNG, and captions, tables and claims as Markdown.
 
     Returns:
-        The files written.
+        The files written into `folder`; figures are in `folder/figures`.
 
     Raises:
         UserError: The results do not exist.
@@ -92,23 +107,19 @@ def write_outputs(file: Path, folder: Path) -> list[Path]:
         written.append(folder / "figures" / f"{name}.png")
         with atomic_path(written[-1]) as temporary:
             figure.draw(results).savefig(temporary, format="png", dpi=120)
+    captions = {
+        f"{f.title} ({f.source})": f"![](figures/{name}.png)\n\n{f.caption(results)}\n"
+        for name, f in FIGURES.items()
+    }
     for name, text in (
-        ("figures", _captions(results)),
+        ("figures", f"{results.summary()}\n\n{_sections(captions)}"),
         ("tables", _sections({title: table(results) for title, table in TABLES.items()})),
-        ("claims", _sections({f"Claims: {s}": claims_table(results, s) for s in SUBJECTS})),
+        ("claims", _sections({f"Claims: {s}": claims_table(results, s) for s in CLAIMS})),
     ):
         written.append(folder / f"{name}.md")
         with atomic_path(written[-1]) as temporary:
             temporary.write_text(text)
     return written
-
-
-def _captions(results: Results) -> str:
-    captions = {
-        f"{f.title} ({f.source})": f"![](figures/{name}.png)\n\n{f.caption(results)}\n"
-        for name, f in FIGURES.items()
-    }
-    return f"{results.summary()}\n\n{_sections(captions)}"
 
 
 def _sections(texts: Mapping[str, str]) -> str:

@@ -52,9 +52,8 @@ def run_study(study: Study, file: Path, shard: str, where: str, console: Console
         write_table(study, file)
     print_table(study, file, console)
     if failed:
-        raise RunError(
-            f"{len(failed)} cells failed: {', '.join(failed)}. See their messages above."
-        )
+        names = ", ".join(failed)
+        raise RunError(f"{len(failed)} cells failed: {names}. See their messages above.")
 
 
 def select_cells(study: Study, shard: str, where: str = "") -> list[Cell]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import math
 from collections.abc import Mapping
@@ -37,11 +36,6 @@ def write_table(study: Study, file: Path) -> None:
 
 
 def _write(study: Study, file: Path, rows: list[Row]) -> None:
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
     cells = {cell.name: cell for cell in study.cells}
     for name, read in (("conflict", _curves), ("tasks", _task_scores)):
         path = file.with_name(f"{file.stem}_{name}.json")
@@ -49,8 +43,11 @@ def _write(study: Study, file: Path, rows: list[Row]) -> None:
         names = [row["cell"] for row in rows]
         found = {name: read(study, cells[name]) or known.get(name) for name in names}
         write_json(path, {cell: values for cell, values in found.items() if values})
-    with atomic_path(file) as temporary:
-        temporary.write_text(text.getvalue())
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with atomic_path(file) as temporary, temporary.open("w", newline="") as lines:
+        writer = csv.DictWriter(lines, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def check_table(study: Study, file: Path) -> None:

@@ -93,16 +93,11 @@ class Results:
     def scores(self, part: str, column: str = "score", **values: object) -> dict[int, float]:
         """Return a column by seed, of the cells of a part that have the given values.
 
-        Args:
-            part: A part of the study.
-            column: Such as `score`, `oracle` or a domain.
-            **values: Values of settings, by the last part of their names: `suite="mt10"`.
+        Columns are `score`, `oracle`, a domain and so on. Values are those of settings, by the last
+        part of their names: `suite="mt10"`.
         """
-        found = {
-            int(row["seed"]): float(row[column])
-            for row in self._rows(part, values)
-            if row.get(column)
-        }
+        rows = self._rows(part, values)
+        found = {int(row["seed"]): float(row[column]) for row in rows if row.get(column)}
         return {seed: value for seed, value in found.items() if not math.isnan(value)}
 
     def task_scores(self, part: str, **values: object) -> dict[int, Mapping[str, float]]:
@@ -120,26 +115,15 @@ class Results:
         return found
 
     def values(self, part: str, setting: str) -> list[int]:
-        """Return the sorted values of a numeric setting among the cells of a part.
-
-        Args:
-            part: A part of the study.
-            setting: The last part of the setting's name.
-        """
-        found = {
-            value
-            for row in self.rows
-            for key, value in row.items()
-            if row["part"] == part and key.rpartition(".")[2] == setting and value
-        }
-        return sorted(map(int, found))
+        """Return the sorted values of a numeric setting, by the last part of its name."""
+        columns = [key for row in self.rows[:1] for key in row if key.rpartition(".")[2] == setting]
+        found = {row[column] for row in self._rows(part, {}) for column in columns}
+        return sorted(int(value) for value in found if value)
 
     def conflict(self, cell: str, kind: str) -> dict[int, list[ConflictRecord]]:
-        """Return the conflict during training, by seed.
+        """Return the conflict during training of a `backbone` or `baseline`, by seed.
 
-        Args:
-            cell: Name of the cells without the seed: `mt160_promptdt`.
-            kind: Kind of model: `backbone` or `baseline`.
+        `cell` is the name of the cells without the seed: `mt160_promptdt`.
         """
         return self._histories(cell, f"{kind}/conflict")
 
@@ -167,7 +151,9 @@ class Results:
             for cell, found in seeds.items()
             if len(found) < len(every)
         ]
-        text = f"{len(self.rows)} cells of the study have results, with seeds {', '.join(every)}."
-        text += " Each seed has its own task list, except at 160 tasks. Faint lines in figures are "
-        text += "single seeds."
-        return text + (f" Seeds are missing of {', '.join(incomplete)}." if incomplete else "")
+        missing = f" Seeds are missing of {', '.join(incomplete)}." if incomplete else ""
+        return (
+            f"{len(self.rows)} cells of the study have results, with seeds {', '.join(every)}. "
+            "Each seed has its own task list, except at 160 tasks. Faint lines in figures are "
+            f"single seeds.{missing}"
+        )

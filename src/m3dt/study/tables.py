@@ -1,41 +1,58 @@
-"""Tables 1, 2, 6 and 7, and the effect of two implementation choices, as Markdown."""
+"""Markdown tables: tables 1, 2, 6, 7, two implementation choices, and models task by task."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 from m3dt.study import paper, queries
-from m3dt.study.estimates import Scores, format_scores, minus
-from m3dt.study.markdown import markdown_table, stated
-from m3dt.study.method_names import ABLATIONS, M3DT, METHODS, RESIDUALS, reference_method
+from m3dt.study.estimates import NOT_MEASURED, Estimate, Scores, format_scores, minus
+from m3dt.study.paper import ABLATIONS, BASELINES, M3DT, METHODS, PROMPT_DT, reference_method
 from m3dt.study.queries import DOMAIN_TITLES, MEDIUM, SUITES, TASK_COUNTS
 from m3dt.study.study_results import Results
 from m3dt.tasks import DOMAINS
 
+_NAMES = BASELINES | ABLATIONS | {"m3dt-top-k": "noisy top-k"}
+_VARIANTS_OF_M3DT = (
+    "experts", "top-k", "ablations", "backbone", "residual", "width", "narrow", "wide"
+)  # fmt: skip
+_POINT = 1.0  # the least difference of scores that counts as better or worse
+_Z = 1.96  # the normal distribution's 97.5 % quantile
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _stated(values: Mapping[Any, float], key: object) -> str:
+    """Return a number of the paper as text, empty if the paper does not state it."""
+    return f"{values[key]:g}" if key in values else ""
+
 
 def methods_table(results: Results) -> str:
     """Return table 1: methods by number of tasks."""
+    in_paper = {n for scores in paper.SCORES.values() for n in scores}
     header = ["method", f"parameters, {MEDIUM} tasks"]
     for n in TASK_COUNTS:
-        header += [f"{n} tasks", *["paper"] * _stated_anywhere(n)]
+        header += [f"{n} tasks", *["paper"] * (n in in_paper)]
     rows = []
     for part, method, title in METHODS:
         row = [title, queries.num_parameters(results, part, method=method)]
         for n in TASK_COUNTS:
             row.append(format_scores(results.scores(part, suite=SUITES[n], method=method)))
-            row += [stated(paper.SCORES.get(method, {}), n)] * _stated_anywhere(n)
+            row += [_stated(paper.SCORES.get(method, {}), n)] * (n in in_paper)
         rows.append(row)
     for width in results.values("size", "n_embd"):
         row = [f"Prompt-DT, width {width}", queries.num_parameters(results, "size", n_embd=width)]
         for n in TASK_COUNTS:
             row.append(format_scores(queries.prompt_dt_scores(results, n, width)))
-            row += [""] * _stated_anywhere(n)
+            row += [""] * (n in in_paper)
         rows.append(row)
     return markdown_table(header, rows)
-
-
-def _stated_anywhere(tasks: int) -> bool:
-    return any(tasks in scores for scores in paper.SCORES.values())
 
 
 def gains_table(results: Results) -> str:
@@ -45,7 +62,8 @@ def gains_table(results: Results) -> str:
     for n in TASK_COUNTS:
         header += [f"{n} tasks ({queries.best_baseline(results, n).title})", "paper"]
         for row, method in zip(rows, M3DT, strict=True):
-            row += [format_scores(queries.gain(results, n, method)), stated(paper.GAINS[method], n)]
+            gain = format_scores(queries.gain(results, n, method))
+            row += [gain, _stated(paper.GAINS[method], n)]
     return markdown_table(header, rows)
 
 
@@ -57,7 +75,7 @@ def domains_table(results: Results) -> str:
             by_domain = [results.scores(part, d, suite=SUITES[n], method=method) for d in DOMAINS]
             columns = (*by_domain, queries.control_scores(results, n, part, method))
             known = paper.METAWORLD_DMCONTROL if method == "m3dt-gradient" else {}
-            rows.append([str(n), title, *map(format_scores, columns), stated(known, n)])
+            rows.append([str(n), title, *map(format_scores, columns), _stated(known, n)])
     header = ["tasks", "method", *DOMAINS, "metaworld + dmcontrol", "paper"]
     return markdown_table(header, rows)
 
@@ -71,14 +89,14 @@ def ablations_table(results: Results) -> str:
         if method != reference:
             change = format_scores(minus(scores, queries.ablation_scores(results, reference)))
             change += f" ({ABLATIONS[reference]})"
-        rows.append([title, format_scores(scores), change, stated(paper.ABLATIONS, method)])
+        rows.append([title, format_scores(scores), change, _stated(paper.ABLATION_SCORES, method)])
     header = ["normalized score", "difference from M3DT, by seed", "paper, 160 tasks"]
     return markdown_table([f"{MEDIUM} tasks", *header], rows)
 
 
 def residual_table(results: Results) -> str:
     """Return scores by where the experts' output is added, over all tasks and by domain."""
-    return _pair_table(results, "experts are added", RESIDUALS, queries.residual_scores)
+    return _pair_table(results, "experts are added", paper.RESIDUALS, queries.residual_scores)
 
 
 def timestep_table(results: Results) -> str:
@@ -97,3 +115,60 @@ def _pair_table(
     rows = [[label, *(format_scores(pair[i]) for pair in pairs)] for i, label in enumerate(labels)]
     rows.append(["difference, by seed", *(format_scores(minus(*pair)) for pair in pairs)])
     return markdown_table([header, *DOMAIN_TITLES.values()], rows)
+
+
+def paired_table(results: Results) -> str:
+    """Return methods against Prompt-DT, and variants of M3DT against M3DT, task by task.
+
+    The interval is that of a mean over independent tasks. It leaves out the variance between
+    trainings, which all tasks of a training share; the claims compare whole seeds instead.
+    """
+    tasks_of_suite = {name: tasks for tasks, name in SUITES.items()}
+    groups: dict[tuple[int, str, str], list[Mapping[str, str]]] = {}
+    for row in results.rows:
+        if row["part"] != "tasks" and (row["part"], row["method"]) != ("baselines", PROMPT_DT):
+            settings = [f"{name}={value}" for name, value in row.items() if "." in name and value]
+            label = ", ".join([_NAMES.get(row["method"], row["method"]), *settings])
+            group = tasks_of_suite[row["suite"]], label, _reference(row)
+            groups.setdefault(group, []).append(row)
+    rows = []
+    for (tasks, label, method), cells in sorted(groups.items(), key=lambda item: item[0][0]):
+        found = _differences(results, cells)
+        x = np.array([d for seeds in found.values() for d in seeds])
+        measured = [NOT_MEASURED, "", ""]
+        if len(found) > 1:
+            better, worse = (x > _POINT).sum(), (x < -_POINT).sum()
+            measured = [_over_tasks(found).text(), str(better), str(worse)]
+        rows.append([str(tasks), label, _NAMES[method], str(len(x)), *measured])
+    header = [
+        "tasks", "method", "compared with", "tasks x seeds", "difference [95 % over tasks]",
+        "better by a point", "worse",
+    ]  # fmt: skip
+    return markdown_table(header, rows)
+
+
+def _reference(row: Mapping[str, str]) -> str:
+    """Return the method that a cell is compared with."""
+    return reference_method(row["method"]) if row["part"] in _VARIANTS_OF_M3DT else PROMPT_DT
+
+
+def _differences(results: Results, cells: Sequence[Mapping[str, str]]) -> dict[str, list[float]]:
+    """Return by task, for each seed, the score of cells minus that of their reference."""
+    found: dict[str, list[float]] = {}
+    for row in cells:
+        method = _reference(row)
+        part = "baselines" if method == PROMPT_DT else "m3dt"
+        references = results.task_scores(part, suite=row["suite"], method=method)
+        ours, theirs = results.tasks.get(row["cell"], {}), references.get(int(row["seed"]), {})
+        for task in ours.keys() & theirs.keys():
+            found.setdefault(task, []).append(ours[task] - theirs[task])
+    return found
+
+
+def _over_tasks(found: Mapping[str, Sequence[float]]) -> Estimate:
+    """Return the mean difference and its interval, clustering the seeds of each task."""
+    mean = float(np.mean([d for seeds in found.values() for d in seeds]))
+    count = sum(map(len, found.values()))
+    sums = np.array([sum(seeds) - len(seeds) * mean for seeds in found.values()])
+    half = _Z * float(np.sqrt((sums**2).sum() * len(found) / (len(found) - 1))) / count
+    return Estimate(mean, mean - half, mean + half, count)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from m3dt.study.estimates import NOT_MEASURED, Estimate, Scores, difference, format_scores
+from m3dt.study.estimates import NOT_MEASURED, Scores, estimate, format_scores, minus
 
 HOLDS, FAILS, INCONCLUSIVE, MISSING = "holds", "does not hold", "inconclusive", NOT_MEASURED
 NOT_IN_PAPER = "a question of ours"
@@ -15,12 +16,8 @@ NO_NUMBER = "no number stated"
 class Claim:
     """A claim of the paper with our numbers.
 
-    Attributes:
-        name: Identifies the claim.
-        text: The claim.
-        paper: The paper's number, `NO_NUMBER` or `NOT_IN_PAPER`.
-        ours: Our numbers.
-        verdict: One of `HOLDS`, `FAILS`, `INCONCLUSIVE`, `MISSING`.
+    `paper` is the paper's number, `NO_NUMBER` or `NOT_IN_PAPER`; `verdict` is one of `HOLDS`,
+    `FAILS`, `INCONCLUSIVE` and `MISSING`.
     """
 
     name: str
@@ -37,11 +34,12 @@ class Claim:
         return f"{self.text} ({source}): **{self.verdict}**{here}.{ours}"
 
 
-def verdict(found: Estimate | None) -> str:
-    """Return whether a difference is positive, as claimed.
+def verdict(differences: Scores) -> str:
+    """Return whether the mean of differences by seed is positive, as claimed.
 
     A single seed has no interval and is inconclusive.
     """
+    found = estimate(differences.values())
     if found is None:
         return MISSING
     if found.seeds < 2:
@@ -49,8 +47,9 @@ def verdict(found: Estimate | None) -> str:
     return HOLDS if found.low > 0 else FAILS if found.high < 0 else INCONCLUSIVE
 
 
-def joint_verdict(verdicts: list[str]) -> str:
-    """Return the verdict on a claim that consists of several."""
+def joint_verdict(several: Iterable[Scores]) -> str:
+    """Return the verdict on a claim that several differences by seed are all positive."""
+    verdicts = [verdict(differences) for differences in several]
     if not verdicts or MISSING in verdicts:
         return MISSING
     if FAILS in verdicts:
@@ -65,18 +64,18 @@ def compare(
     better: tuple[str, Scores],
     worse: tuple[str, Scores],
     unit: str = "",
+    note: str = "",
 ) -> Claim:
-    """Return the claim that some scores exceed others.
+    """Return the claim that some scores exceed others, both given with their titles.
 
-    Args:
-        name: Identifies the claim.
-        text: The claim.
-        paper: What the paper says about it.
-        better: Title and scores of what is claimed to be higher.
-        worse: Title and scores of what is claimed to be lower.
-        unit: Unit of the numbers.
+    `note` holds further numbers of ours, with the punctuation before them.
     """
-    found = difference(better[1], worse[1])
-    both = ", ".join(f"{title}: {format_scores(scores, unit)}" for title, scores in (better, worse))
-    change = "" if found is None else f"; difference {found.text(unit)}"
-    return Claim(name, text, paper, both + change, verdict(found))
+    change = minus(better[1], worse[1])
+    difference = f"; difference {format_scores(change, unit)}" if change else ""
+    ours = f"{listed((better, worse), unit)}{difference}{note}"
+    return Claim(name, text, paper, ours, verdict(change))
+
+
+def listed(models: Iterable[tuple[object, Scores]], unit: str = "") -> str:
+    """Return titles with their scores as text."""
+    return ", ".join(f"{title}: {format_scores(scores, unit)}" for title, scores in models)

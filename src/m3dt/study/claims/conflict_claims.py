@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Literal
 
-from m3dt.study.claims.claim import MISSING, NO_NUMBER, NOT_IN_PAPER, Claim, compare, verdict
-from m3dt.study.conflict_queries import (
-    Agreement,
-    Among,
-    Similarity,
-    backbone_histories,
-    expert_agreement,
-    final_similarity,
-    module_conflict,
-    widened_models,
-)
-from m3dt.study.estimates import Scores, difference, estimate, format_scores, scaled
-from m3dt.study.queries import FEW, MANY
+from m3dt.study import queries
+from m3dt.study.claims.claim import NO_NUMBER, NOT_IN_PAPER, Claim, compare, verdict
+from m3dt.study.estimates import Scores, format_scores, minus, scaled
+from m3dt.study.queries import FEW, MANY, Agreement, Among, Similarity
 from m3dt.study.study_results import ConflictRecord, Results
 
 
@@ -34,26 +24,24 @@ def conflict_claims(results: Results) -> list[Claim]:
 
 def _over_tasks(results: Results) -> list[Claim]:
     def at(tasks: int, measure: Similarity) -> tuple[str, Scores]:
-        scores = scaled(100, final_similarity(results, tasks, measure))
+        scores = scaled(100, queries.final_similarity(results, tasks, measure))
         return f"hundredths at {tasks} tasks" if tasks == FEW else f"at {tasks}", scores
 
-    to_mean = compare("similarity", "The more tasks, the less their gradients agree with the mean",
-                      "falls, no number stated", at(FEW, "to_mean"),
-                      at(MANY, "to_mean"))  # fmt: skip
     expected = 100 / FEW**0.5 - 100 / MANY**0.5
-    pairs = compare("similarity remains", "Pairs of tasks agree less too; the number of tasks does "
-                    "not bias this measure", NOT_IN_PAPER, at(FEW, "pairwise"),
-                    at(MANY, "pairwise"))  # fmt: skip
-    others = difference(at(FEW, "leave_one_out")[1], at(MANY, "leave_one_out")[1])
-    by_others = f"; difference of the leave-one-out cosine {others}" if others else ""
+    others = minus(at(FEW, "leave_one_out")[1], at(MANY, "leave_one_out")[1])
+    by_others = f"; difference of the leave-one-out cosine {format_scores(others)}"
     return [
-        replace(to_mean, ours=f"{to_mean.ours}; 1/sqrt(N) alone falls by {expected:.1f}"),
-        replace(pairs, ours=pairs.ours + by_others),
-    ]
+        compare("similarity", "The more tasks, the less their gradients agree with the mean",
+                "falls, no number stated", at(FEW, "to_mean"), at(MANY, "to_mean"),
+                note=f"; 1/sqrt(N) alone falls by {expected:.1f}"),
+        compare("similarity remains", "Pairs of tasks agree less too; the number of tasks does "
+                "not bias this measure", NOT_IN_PAPER, at(FEW, "pairwise"), at(MANY, "pairwise"),
+                note=by_others if others else ""),
+    ]  # fmt: skip
 
 
 def _over_training(results: Results) -> list[Claim]:
-    histories = backbone_histories(results)
+    histories = queries.backbone_histories(results)
 
     def rise(
         measure: Literal["mean", "leave_one_out"], span: Literal["whole", "first", "last"]
@@ -69,14 +57,14 @@ def _over_training(results: Results) -> list[Claim]:
     return [
         Claim("conflict", "Conflict rises over training", NO_NUMBER,
               f"By {format_scores(conflict)} hundredths{_peak(histories)}" if conflict else "",
-              verdict(estimate(conflict.values()))),
+              verdict(conflict)),
         compare("levels", "Its rise slows down towards a peak", "peak at about 400k steps",
                 ("hundredths in the first third", rise("mean", "first")),
                 ("in the last", rise("mean", "last"))),
         Claim("artefact", "Agreement measured by the leave-one-out cosine, which has no floor of "
               "1/sqrt(N), falls too", NOT_IN_PAPER,
               f"By {format_scores(others)} hundredths" if others else "",
-              verdict(estimate(others.values()))),
+              verdict(others)),
     ]  # fmt: skip
 
 
@@ -101,7 +89,7 @@ def _listed(steps: list[int | None]) -> str:
 
 def _in_experts(results: Results) -> list[Claim]:
     def inside(method: str, among: Among, measure: Agreement = "leave_one_out") -> Scores:
-        return scaled(100, expert_agreement(results, method, among, measure))
+        return scaled(100, queries.expert_agreement(results, method, among, measure))
 
     gradient, ungrouped = "m3dt-gradient", "m3dt-ungrouped"
     return [
@@ -121,18 +109,17 @@ def _in_experts(results: Results) -> list[Claim]:
 
 
 def _in_modules(results: Results) -> list[Claim]:
-    models = widened_models(results)
+    models = queries.widened_models(results)
     mlp, attention, plain = models["mlp"], models["attention"], models["none"]
-    wider = compare("modules", "Widening the MLP alone helps more than widening attention alone",
-                    NOT_IN_PAPER, (mlp.title, mlp.scores),
-                    (attention.title, attention.scores))  # fmt: skip
-    if wider.verdict != MISSING:
-        wider = replace(wider, ours=f"{wider.ours}; {plain.title}: {format_scores(plain.scores)}")
     in_mlp, in_attention = (
-        scaled(100, module_conflict(results, plain.cell, module)) for module in ("mlp", "attention")
+        scaled(100, queries.module_conflict(results, plain.cell, module))
+        for module in ("mlp", "attention")
     )
+    unchanged = f"; {plain.title}: {format_scores(plain.scores)}"
     return [
-        wider,
+        compare("modules", "Widening the MLP alone helps more than widening attention alone",
+                NOT_IN_PAPER, (mlp.title, mlp.scores), (attention.title, attention.scores),
+                note=unchanged if minus(mlp.scores, attention.scores) else ""),
         compare("module conflict", "Tasks conflict more in the MLPs than in attention",
                 NOT_IN_PAPER, ("hundredths in MLPs", in_mlp), ("in attention", in_attention)),
     ]  # fmt: skip

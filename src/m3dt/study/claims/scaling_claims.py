@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from m3dt.study import paper, queries
 from m3dt.study.claims.claim import (
@@ -12,16 +13,13 @@ from m3dt.study.claims.claim import (
     Claim,
     compare,
     joint_verdict,
+    listed,
     verdict,
 )
-from m3dt.study.estimates import Scores, estimate, format_scores, minus
-from m3dt.study.method_names import PROMPT_DT
+from m3dt.study.estimates import Scores, format_scores, minus, percent_above, scaled
+from m3dt.study.paper import PROMPT_DT
 from m3dt.study.queries import FEW, MANY, MEDIUM
 from m3dt.study.study_results import Results
-
-_EXPERTS = ("experts", "More experts help")
-_LEVELS = ("experts level", "Their gain levels off")
-_ORACLE = ("oracle", "The oracle's lead over the router grows with experts")
 
 
 def scaling_claims(results: Results) -> list[Claim]:
@@ -40,19 +38,19 @@ def _tasks(results: Results) -> list[Claim]:
         [queries.scores_on_list(results, FEW, trained, method) for trained in (FEW, MANY)]
         for method in (PROMPT_DT, "m3dt-gradient")
     )
-    text = f"Prompt-DT scores lower on the same {FEW} tasks when trained on {MANY}"
+
+    def percent_lost(before: Scores, after: Scores) -> Scores:
+        return scaled(-1, percent_above(after, before))
+
     return [
-        compare("tasks", text, "by about 20 %, each number on its own tasks",
+        compare("tasks", f"Prompt-DT scores lower on the same {FEW} tasks when trained on {MANY}",
+                "by about 20 %, each number on its own tasks",
                 (f"trained on {FEW}", few), (f"on {MANY}", many)),
         compare("drop", "M3DT loses a smaller share of its score than Prompt-DT",
                 f"{paper.DROP_10_TO_160} % against about 20 %",
-                ("Lost by Prompt-DT", _percent_lost(few, many)),
-                ("by M3DT", _percent_lost(*m3dt)), " %"),
+                ("Lost by Prompt-DT", percent_lost(few, many)),
+                ("by M3DT", percent_lost(*m3dt)), " %"),
     ]  # fmt: skip
-
-
-def _percent_lost(before: Scores, after: Scores) -> Scores:
-    return {s: 100 * (1 - after[s] / before[s]) for s in before.keys() & after.keys()}
 
 
 def _saturation(results: Results) -> Claim:
@@ -61,45 +59,43 @@ def _saturation(results: Results) -> Claim:
     doublings = [(width, 2 * width) for width in sizes if 2 * width in sizes]
     if len(doublings) < 2:
         return Claim("width", text, stated, "", MISSING)
-    first, last = (
-        (
-            f"from {narrow} to {wide}",
-            minus(*(queries.prompt_dt_scores(results, MEDIUM, width) for width in (wide, narrow))),
-        )
-        for narrow, wide in (doublings[0], doublings[-1])
-    )
-    return compare("width", text, stated, (f"Points gained {first[0]}", first[1]), last)
+    scores = {width: queries.prompt_dt_scores(results, MEDIUM, width) for width in sizes}
+    first, last = _gains("Points gained", scores, doublings)
+    return compare("width", text, stated, first, last)
+
+
+def _gains(
+    what: str, scores: Mapping[int, Scores], steps: Sequence[tuple[int, int]]
+) -> tuple[tuple[str, Scores], tuple[str, Scores]]:
+    """Return the gains of the first and the last step from one number to a larger one."""
+    (a, b), (c, d) = steps[0], steps[-1]
+    first = f"{what} from {a} to {b}", minus(scores[b], scores[a])
+    return first, (f"from {c} to {d}", minus(scores[d], scores[c]))
 
 
 def _experts(results: Results) -> list[Claim]:
-    routed = queries.scores_by_experts(results)
-    oracle = queries.scores_by_experts(results, "oracle")
-    gain = "by {} to {} %".format(*paper.MORE_EXPERTS)
+    routed, oracle = (queries.scores_by(results, "experts", c) for c in ("score", "oracle"))
     fewest, default, most = min(routed), queries.base().moe.num_experts, max(routed)
+    more = "experts", "More experts help", "by {} to {} %".format(*paper.MORE_EXPERTS)
+    level = "experts level", "Their gain levels off", NO_NUMBER
+    lead = "oracle", "The oracle's lead over the router grows with experts", NO_NUMBER
     if len({fewest, default, most}) < 3:
-        stated = ((_EXPERTS, gain), (_LEVELS, NO_NUMBER), (_ORACLE, NO_NUMBER))
-        return [Claim(*claim, number, "", MISSING) for claim, number in stated]
-    change = minus(routed[default], routed[fewest])
-    percent = {seed: 100 * points / routed[fewest][seed] for seed, points in change.items()}
-    listed = ", ".join(f"{count}: {format_scores(scores)}" for count, scores in routed.items())
-    ours = f"By experts {listed}; from {fewest} to {default}: {format_scores(percent, ' %')}"
-    counts = list(routed)
-    first_step, last_step = (
-        (f"from {fewer} to {more}", minus(routed[more], routed[fewer]))
-        for fewer, more in (counts[:2], counts[-2:])
-    )
+        return [Claim(*claim, "", MISSING) for claim in (more, level, lead)]
+    percent = format_scores(percent_above(routed[default], routed[fewest]), " %")
+    ours = f"By experts {listed(routed.items())}; from {fewest} to {default}: {percent}"
+    first, last = _gains("Points", routed, list(pairwise(routed)))
     leads = {count: minus(oracle[count], routed[count]) for count in routed}
-    many, few = (f"Points with {most} experts", leads[most]), (f"with {fewest}", leads[fewest])
     return [
-        Claim(*_EXPERTS, gain, ours, verdict(estimate(change.values()))),
-        compare(*_LEVELS, NO_NUMBER, (f"Points {first_step[0]}", first_step[1]), last_step),
-        compare(*_ORACLE, NO_NUMBER, many, few),
-    ]
+        Claim(*more, ours, verdict(minus(routed[default], routed[fewest]))),
+        compare(*level, first, last),
+        compare(*lead, (f"Points with {most} experts", leads[most]),
+                (f"with {fewest}", leads[fewest])),
+    ]  # fmt: skip
 
 
 def _at_every_width(results: Results) -> list[Claim]:
     routed, oracle, backbone = (
-        queries.scores_by_width(results, column) for column in ("score", "oracle", "backbone")
+        queries.scores_by(results, "width", column) for column in ("score", "oracle", "backbone")
     )
     return [
         _leads("width gain", "M3DT beats its own backbone at every width", NOT_IN_PAPER, routed,
@@ -113,15 +109,12 @@ def _leads(
     name: str, text: str, stated: str, better: dict[int, Scores], worse: dict[int, Scores]
 ) -> Claim:
     leads = {width: minus(better[width], worse[width]) for width in worse}
-    verdicts = [verdict(estimate(lead.values())) for lead in leads.values()]
-    listed = ", ".join(f"{width}: {format_scores(lead)}" for width, lead in leads.items())
-    found = joint_verdict(verdicts) if len(verdicts) > 1 else MISSING
-    return Claim(name, text, stated, f"Lead in points by width {listed}", found)
+    ours = f"Lead in points by width {listed(leads.items())}"
+    found = joint_verdict(leads.values()) if len(leads) > 1 else MISSING
+    return Claim(name, text, stated, ours, found)
 
 
 def _shape(results: Results) -> Claim:
     many, *middle, few = queries.scores_by_shape(results).items()
     text = "With equal parameters in experts, few wide experts beat many narrow ones"
-    claim = compare("shape", text, NOT_IN_PAPER, few, many)
-    listed = ", ".join(f"{title}: {format_scores(scores)}" for title, scores in middle)
-    return replace(claim, ours=f"{claim.ours}; {listed}")
+    return compare("shape", text, NOT_IN_PAPER, few, many, note=f"; {listed(middle)}")

@@ -43,13 +43,8 @@ def draw(
 ) -> None:
     """Draw the means over seeds, and each seed faintly; the legend names points without results.
 
-    Args:
-        axes: The panel, whose scale will be logarithmic.
-        points: Scores by tasks, width or number of experts; some may be empty.
-        label: Name of the curve in the legend.
-        color: Color of the curve.
-        style: Markers and line of the means.
-        shift: Moves the curve aside by a number of small steps, so that it does not hide others.
+    The scale of the panel must be logarithmic. `shift` moves the curve aside by a number of small
+    steps, so that it does not hide others.
     """
     found = [(x * _SHIFT**shift, scores) for x, scores in sorted(points.items()) if scores]
     missing = [f"{x:,g}" for x, scores in sorted(points.items()) if not scores]
@@ -79,22 +74,12 @@ def draw_paper(axes: Axes, points: Mapping[int, float], label: str) -> None:
 
 
 def finish(
-    axes: Axes,
-    title: str,
-    x_label: str,
-    y_label: str,
-    ticks: Sequence[float] = (),
-    paper: str = "",
+    axes: Axes, title: str, x_label: str, y_label: str, ticks: Sequence[float] = (), paper: str = ""
 ) -> None:
     """Name a panel's axes and show its legend.
 
-    Args:
-        axes: The panel.
-        title: Its title.
-        x_label: Label of the x axis.
-        y_label: Label of the y axis.
-        ticks: Values of a logarithmic x axis; empty for a linear one.
-        paper: What the paper says, shown below the title.
+    `ticks` are the values of a logarithmic x axis, empty for a linear one. `paper` is what the
+    paper says, shown below the title.
     """
     axes.set_title(title, fontsize=11, loc="left", pad=20 if paper else 6)
     if paper:

@@ -1,4 +1,4 @@
-"""Tools of measurement: clocks, memory, processes, and this machine's matrix products."""
+"""The rows that `m3dt bench` writes, and tools of measurement: clocks, memory, processes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
-from typing import ParamSpec, TypeVar
+from typing import Any, NotRequired, ParamSpec, TypedDict, TypeVar
 
 import torch
 
@@ -18,16 +18,74 @@ Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 
+class Row(TypedDict):
+    """One measurement.
+
+    `config` says what was measured, with keys that depend on the row. The times are of an optimiser
+    step, a batch or an action. `model_flops` are those of the plain method, and `performed_flops`
+    those of the measured code, which `utilization` relates to the machine's peak. Keys that begin
+    with `plain_` measure the plain method, and `ratio` is its time over the measured time.
+    """
+
+    name: str
+    config: dict[str, Any]
+    median_seconds: float
+    samples_per_second: float
+    model_flops: int
+    performed_flops: NotRequired[int]
+    utilization: float | None
+    peak_bytes: int
+    plain_seconds: NotRequired[float]
+    plain_peak_bytes: NotRequired[int]
+    ratio: NotRequired[float]
+    opened_seconds: NotRequired[float]
+    note: str
+
+
+class Machine(TypedDict):
+    """The machine, with GFLOP/s of matrix products by precision."""
+
+    cpu: str
+    torch: str
+    threads: int
+    gemm_gflops: dict[str, float]
+
+
+class BenchResult(TypedDict):
+    """Everything that `m3dt bench --json` writes."""
+
+    machine: Machine
+    rows: list[Row]
+
+
+def make_row(
+    name: str, config: dict[str, Any], seconds: float, samples: float, memory: int, note: str = ""
+) -> Row:
+    """Return a row without counts of operations, of `samples` processed in `seconds`."""
+    return {
+        "name": name,
+        "config": config,
+        "median_seconds": seconds,
+        "samples_per_second": samples / seconds,
+        "model_flops": 0,
+        "utilization": None,
+        "peak_bytes": memory,
+        "note": note,
+    }
+
+
 def median_seconds(step: Callable[[], object], repeats: int, warmup: int = 3) -> float:
     """Return the median CPU seconds of a step, which other load on the machine changes little."""
     for _ in range(warmup):
         step()
-    seconds = []
-    for _ in range(repeats):
-        start = time.process_time()
-        step()
-        seconds.append(time.process_time() - start)
-    return median(seconds)
+    return alternate_seconds([step], repeats)[0]
+
+
+def seconds_of(step: Callable[[], object], clock: Callable[[], float] = time.process_time) -> float:
+    """Return the seconds that a step takes, by default of CPU time."""
+    start = clock()
+    step()
+    return clock() - start
 
 
 def alternate_seconds(steps: Sequence[Callable[[], object]], repeats: int) -> list[float]:
@@ -38,9 +96,7 @@ def alternate_seconds(steps: Sequence[Callable[[], object]], repeats: int) -> li
     seconds: list[list[float]] = [[] for _ in steps]
     for _ in range(repeats):
         for step, times in zip(steps, seconds, strict=True):
-            start = time.process_time()
-            step()
-            times.append(time.process_time() - start)
+            times.append(seconds_of(step))
     return [median(times) for times in seconds]
 
 

@@ -25,8 +25,7 @@ def return_figure(description: Mapping[str, Any]) -> Figure:
     groups = {d: [t for t in description if get_task(t).domain == d] for d in DOMAINS}
     groups = {domain: tasks for domain, tasks in groups.items() if tasks}
     tallest = max(map(len, groups.values()))
-    size = (4.2 * len(groups), 1.2 + 0.16 * tallest)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=(4.2 * len(groups), 1.2 + 0.16 * tallest), layout="constrained")
     panels = figure.subplots(1, len(groups), squeeze=False)[0]
     for axes, (domain, tasks) in zip(panels, groups.items(), strict=True):
         quartiles = np.array([description[task]["return_quartiles"] for task in tasks])
@@ -34,8 +33,7 @@ def return_figure(description: Mapping[str, Any]) -> Figure:
         axes.hlines(rows, quartiles[:, 0], quartiles[:, 4], color=COLORS[domain], linewidth=1)
         axes.hlines(rows, quartiles[:, 1], quartiles[:, 3], color=COLORS[domain], linewidth=5)
         axes.plot(quartiles[:, 2], rows, "o", color="white", markersize=3, zorder=3)
-        target = get_task(tasks[0]).target_return
-        axes.axvline(target, color="0.5", linestyle=":", linewidth=1)
+        axes.axvline(get_task(tasks[0]).target_return, color="0.5", linestyle=":", linewidth=1)
         axes.set_yticks(rows, tasks, fontsize=6)
         axes.set_ylim(tallest - 0.5, -0.5)
         axes.set_title(f"{domain}: {len(tasks)} tasks", fontsize=10)
@@ -71,9 +69,8 @@ def coverage_figure(scales: Sequence[Scale]) -> Figure:
     for domain, own in _by_domain(scales).items():
         values = np.sort([s.coverage for s in own if s.original_std > CONSTANT])
         share = 1 - np.arange(len(values)) / len(values)
-        axes.step(
-            values, share, where="post", color=COLORS[domain], label=f"{domain} ({len(values)})"
-        )
+        label = f"{domain} ({len(values)})"
+        axes.step(values, share, where="post", color=COLORS[domain], label=label)
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
     axes.set_xlabel("share of the original's mean +- 2 deviations inside our 99 % range")
     axes.set_ylabel("share of state dimensions")
@@ -85,8 +82,7 @@ def coverage_figure(scales: Sequence[Scale]) -> Figure:
 def frame_sheet(frames: Mapping[str, np.ndarray], columns: int = 8) -> Figure:
     """Draw named images, (height, width, 3) each, in a grid."""
     rows = -(-len(frames) // columns)
-    size = (_FRAME_INCHES * columns, 1.0 * _FRAME_INCHES * rows)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=(_FRAME_INCHES * columns, _FRAME_INCHES * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
         axes.axis("off")

@@ -9,27 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from m3dt.study import queries
-from m3dt.study.conflict_queries import (
-    Agreement,
-    Similarity,
-    backbone_histories,
-    expert_agreement,
-    final_similarity,
-    module_conflict,
-    widened_models,
-)
 from m3dt.study.estimates import NOT_MEASURED
 from m3dt.study.figures import panels
 from m3dt.study.figures.panels import BLUE, GREEN, GREY, PINK, RED, SCORE
-from m3dt.study.method_names import PROMPT_DT
-from m3dt.study.queries import MEDIUM, SUITES
+from m3dt.study.paper import PROMPT_DT
+from m3dt.study.queries import MEDIUM, SUITES, Agreement, Similarity
 from m3dt.study.study_results import ConflictRecord, Results
-
-_GROUPINGS = {
-    "m3dt-gradient": "gradient groups",
-    "m3dt-random": "random groups",
-    "m3dt-ungrouped": "no groups",
-}
 
 
 def similarity_figure(results: Results) -> Figure:
@@ -43,7 +28,7 @@ def similarity_figure(results: Results) -> Figure:
         (right, "pairwise", "between pairs", GREEN, "o-"),
     )
     for panel, measure, label, color, style in series:
-        points = {n: final_similarity(results, n, measure) for n in SUITES}
+        points = {n: queries.final_similarity(results, n, measure) for n in SUITES}
         panels.draw(panel, points, label, color, style)
     panels.finish(left, "As the paper measures it", "tasks", "mean cosine", list(SUITES),
            "paper: falls with tasks")  # fmt: skip
@@ -56,7 +41,7 @@ def similarity_figure(results: Results) -> Figure:
 def conflict_figure(results: Results) -> Figure:
     """Draw the conflict during the backbone's training (figures 2 and 7)."""
     figure, (left, right) = panels.new_figure(2)
-    found = backbone_histories(results).values()
+    found = queries.backbone_histories(results).values()
     draw_curve(left, found, lambda r: r["mean"], "all parameters", BLUE)
     draw_curve(left, found, lambda r: r["parts"]["attention"], "attention", GREEN)
     draw_curve(left, found, lambda r: r["parts"]["mlp"], "MLP", PINK)
@@ -66,9 +51,8 @@ def conflict_figure(results: Results) -> Figure:
     draw_curve(right, found, lambda r: 1 - r["mean"], "to the mean gradient (the paper's)", BLUE)
     draw_curve(right, found, lambda r: r["leave_one_out"], "to the mean of the others", RED)
     draw_curve(right, found, lambda r: r["independent"], "1/sqrt(N)", GREY, ":")
-    panels.finish(
-        right, "How much of it is real", "step", "mean cosine", paper="a question of ours"
-    )
+    stated = "a question of ours"
+    panels.finish(right, "How much of it is real", "step", "mean cosine", paper=stated)
     return figure
 
 
@@ -96,15 +80,15 @@ def draw_curve(
 def expert_conflict_figure(results: Results) -> Figure:
     """Draw the conflict inside trained experts, with and without groups (figure 5)."""
     figure, (left, right) = panels.new_figure(2)
-    grouped = list(_GROUPINGS)[:2]
-    panels_by_measure: tuple[tuple[Axes, Agreement], ...] = (
-        (left, "conflict"), (right, "leave_one_out")
-    )  # fmt: skip
-    for panel, measure in panels_by_measure:
-        within = [expert_agreement(results, method, "grouped", measure) for method in grouped]
-        between = [expert_agreement(results, method, "all", measure) for method in _GROUPINGS]
+    methods = {"m3dt-gradient": "gradient groups", "m3dt-random": "random groups",
+               "m3dt-ungrouped": "no groups"}  # fmt: skip
+    *grouped, _ = methods
+    measures: tuple[tuple[Axes, Agreement], ...] = ((left, "conflict"), (right, "leave_one_out"))
+    for panel, measure in measures:
+        within = [queries.expert_agreement(results, m, "grouped", measure) for m in grouped]
+        between = [queries.expert_agreement(results, m, "all", measure) for m in methods]
         series = [("within each group", RED, within), ("between all tasks", BLUE, between)]
-        panels.name_points(panel, list(_GROUPINGS.values()), series)
+        panels.name_points(panel, list(methods.values()), series)
     panels.finish(left, "Conflict in the experts' parameters", "", "1 - cos(g_i, G)",
            paper="question: is it lower within groups?")  # fmt: skip
     panels.finish(right, "0 for independent gradients", "", "cos(g_i, mean of the others)",
@@ -115,22 +99,18 @@ def expert_conflict_figure(results: Results) -> Figure:
 def modules_figure(results: Results) -> Figure:
     """Draw score and conflict with attention or MLP widened alone (figure 12)."""
     figure, (left, middle, right) = panels.new_figure(3, 4.2)
-    models = widened_models(results).values()
+    models = queries.widened_models(results).values()
     titles = [model.title for model in models]
     panels.name_points(left, titles, [("", BLUE, [model.scores for model in models])])
     panels.finish(left, f"One module widened, {MEDIUM} tasks", "", SCORE)
     by_module = [
-        (
-            label,
-            color,
-            [module_conflict(results, model.cell, module) for model in models],
-        )
+        (label, color, [queries.module_conflict(results, model.cell, module) for model in models])
         for module, label, color in (("attention", "attention", GREEN), ("mlp", "MLP", PINK))
     ]
     panels.name_points(middle, titles, by_module)
     panels.finish(middle, "Conflict at the end, by module", "", "1 - cos(g_i, G)")
     cell, blocks = f"{SUITES[MEDIUM]}_{PROMPT_DT}", range(queries.base().model.n_layer)
-    by_block = [module_conflict(results, cell, f"block{i}") for i in blocks]
+    by_block = [queries.module_conflict(results, cell, f"block{i}") for i in blocks]
     panels.name_points(right, [str(i + 1) for i in blocks], [("", BLUE, by_block)])
     panels.finish(right, "and by block, as it is", "block", "1 - cos(g_i, G)")
     return figure

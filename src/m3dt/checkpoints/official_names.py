@@ -11,48 +11,49 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-_BACKBONE_NAMES = {
-    "embed_timestep.": "embed.timestep.",
-    "embed_return.": "embed.returns_to_go.",
-    "embed_state.": "embed.state.",
-    "embed_action.": "embed.action.",
-    "predict_action.0.": "predict_action.",
+# Our names and theirs.
+_BACKBONE = {
+    "embed.timestep.": "embed_timestep.",
+    "embed.returns_to_go.": "embed_return.",
+    "embed.state.": "embed_state.",
+    "embed.action.": "embed_action.",
+    "predict_action.": "predict_action.0.",
+}
+_EXPERT = {f"{p}_{kind}": f"{p}.{kind}" for p in ("c_fc", "c_proj") for kind in ("weight", "bias")}
+_ROUTER = {
+    f"layers.{i}.{kind}": f"{layer}.{kind}"
+    for i, layer in enumerate(("fc1", "fc2", "fc_new", "fc3", "fc4"))
+    for kind in ("weight", "bias")
 }
 _CONV1D = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
-_ROUTER_LAYERS = ("fc1", "fc2", "fc_new", "fc3", "fc4")
-
-
 _TOKENS = 1024  # length of the causal mask in their files
-
-
-def _their_name(ours: str) -> str:
-    for theirs, name in _BACKBONE_NAMES.items():
-        if ours.removeprefix("prompt_").startswith(name):
-            return ours.replace(name, theirs)
-    return ours
 
 
 def backbone_from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Translate the authors' backbone; their causal-mask buffers are left out."""
+    ours_by_theirs = {theirs: ours for ours, theirs in _BACKBONE.items()}
     translated = {}
-    for key, value in state.items():
-        if key.endswith((".attn.bias", ".attn.masked_bias")):
-            continue
-        name = key
-        for theirs, ours in _BACKBONE_NAMES.items():
-            if key.removeprefix("prompt_").startswith(theirs):
-                name = key.replace(theirs, ours)
-        matrix = key.endswith(_CONV1D) and isinstance(value, Tensor) and value.ndim == 2
-        translated[name] = value.T.contiguous() if matrix else value
+    for name, value in state.items():
+        if not name.endswith((".attn.bias", ".attn.masked_bias")):
+            matrix = name.endswith(_CONV1D) and isinstance(value, Tensor) and value.ndim == 2
+            value = value.T.contiguous() if matrix else value
+            translated[_renamed(name, ours_by_theirs)] = value
     return translated
 
 
 def backbone_to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Translate our backbone, or anything with its names such as gradients, into theirs."""
     return {
-        _their_name(name): (value.T if name.endswith(_CONV1D) else value).contiguous()
+        _renamed(name, _BACKBONE): (value.T if name.endswith(_CONV1D) else value).contiguous()
         for name, value in state.items()
     }
+
+
+def _renamed(name: str, names: Mapping[str, str]) -> str:
+    for before, after in names.items():
+        if name.removeprefix("prompt_").startswith(before):
+            return name.replace(before, after)
+    return name
 
 
 def causal_buffers(n_layer: int) -> dict[str, Tensor]:
@@ -72,31 +73,19 @@ def expert_from_official(block: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def expert_to_official(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Translate one block of an expert into theirs."""
-    return {
-        f"{part}.{kind}": weights[f"{part}_{kind}"]
-        for part in ("c_fc", "c_proj")
-        for kind in ("weight", "bias")
-    }
+    return {theirs: weights[ours] for ours, theirs in _EXPERT.items()}
 
 
 def router_from_official(router: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Translate one block's router: `fc1.weight` to `layers.0.weight`, and so on."""
-    return {
-        f"layers.{i}.{kind}": router[f"{layer}.{kind}"]
-        for i, layer in enumerate(_ROUTER_LAYERS)
-        for kind in ("weight", "bias")
-    }
+    return {ours: router[theirs] for ours, theirs in _ROUTER.items()}
 
 
 def router_to_official(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Translate one block's router into theirs."""
-    return {
-        f"{layer}.{kind}": weights[f"layers.{i}.{kind}"]
-        for i, layer in enumerate(_ROUTER_LAYERS)
-        for kind in ("weight", "bias")
-    }
+    return {theirs: weights[ours] for ours, theirs in _ROUTER.items()}
 
 
 def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return what stands under a prefix, without it."""
+    """Return the tensors whose names have a prefix, without it."""
     return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
