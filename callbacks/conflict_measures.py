@@ -7,8 +7,6 @@ parts give any larger subset. Memory holds three gradients, whatever the number 
 Letters: N tasks; `parts` counts the parts of the model.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Measure what grouping does to the conflict between tasks inside an expert (figure 5)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

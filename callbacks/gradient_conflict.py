@@ -1,7 +1,5 @@
 """Measure how much the tasks' gradients disagree, and stop stage 1 at the peak (section 4.1)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """A progress bar that counts optimiser steps."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from typing import Any

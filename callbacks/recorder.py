@@ -1,7 +1,5 @@
 """What measuring callbacks share: a schedule of records, and a history that checkpoints carry."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Evaluate a model in the simulators while it trains (figure 7)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Show which experts the routers choose for which task."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

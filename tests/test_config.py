@@ -73,7 +73,7 @@ def test_every_field_declares_its_values(name):
         if type(default) in (int, float):
             assert isinstance(rule, Range), f"{name}.{key} has no range"
             assert {rule.low, rule.above} != {None}, f"{name}.{key} has no lower limit"
-            assert declared.type == type(default).__name__  # it tells whole numbers from others
+            assert declared.type is type(default)  # it tells whole numbers from others
         elif isinstance(default, str):
             assert isinstance(rule, Choices) != (key in free), f"{name}.{key} has no choices"
 

@@ -3,8 +3,6 @@
 `m3dt.load(run)` loads a trained agent, `m3dt.evaluate(agent)` rolls it out in the simulators.
 """
 
-from __future__ import annotations
-
 import os
 from typing import TYPE_CHECKING, Any
 

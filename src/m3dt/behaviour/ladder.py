@@ -6,8 +6,6 @@ actions, and phases of random actions from which the policy recovers. The rungs 
 all use its script. Those of other tasks also use early snapshots of a training.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from typing import Any, TypedDict
 

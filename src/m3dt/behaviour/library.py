@@ -4,8 +4,6 @@ There is one file per policy. It holds the best network and snapshots of its tra
 return.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any, TypedDict

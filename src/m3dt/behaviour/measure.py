@@ -1,7 +1,5 @@
 """Measure the behaviour policies in the real environments."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass

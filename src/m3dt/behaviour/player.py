@@ -1,7 +1,5 @@
 """Play episodes of a task: record them, or take a picture."""
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Behaviour policies: trained networks and Meta-World's scripts."""
 
-from __future__ import annotations
-
 from typing import Any, Protocol
 
 import numpy as np

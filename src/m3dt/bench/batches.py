@@ -1,7 +1,5 @@
 """Time per batch: the data pipeline on synthetic datasets of any size on disk."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 import time

@@ -1,7 +1,5 @@
 """Benchmarks of training steps, data, acting and their scaling, relative to the machine's peak."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import torch

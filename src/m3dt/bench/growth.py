@@ -1,7 +1,5 @@
 """Growth of time and memory with experts, width, tasks, episodes and ranks."""
 
-from __future__ import annotations
-
 import tempfile
 import time
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The rows that `m3dt bench` writes, and tools of measurement: clocks, memory, processes."""
 
-from __future__ import annotations
-
 import platform
 import resource
 import time

@@ -1,7 +1,5 @@
 """Parameters, time per step and memory of each method, at small and at large size."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """Time per optimiser step and per action at the paper's size, against the plain method."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial

@@ -1,7 +1,5 @@
 """Export a run's models as the authors' files."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Import the authors' checkpoints into a run's registry."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass

@@ -3,8 +3,6 @@
 All functions raise UserError for a file that is damaged or does not fit the model.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path

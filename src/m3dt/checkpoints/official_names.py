@@ -4,8 +4,6 @@ Their feed-forward and attention weights are GPT-2 `Conv1D`s, stored (in, out); 
 `nn.Linear`s, stored (out, in), except for experts, stored (in, out).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

@@ -3,8 +3,6 @@
 Imports are inside the functions, so that `m3dt --help` does not wait for torch.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

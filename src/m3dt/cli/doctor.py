@@ -1,7 +1,5 @@
 """Check the installation, the machine, the data and a run, and report remedies."""
 
-from __future__ import annotations
-
 import os
 import platform
 import subprocess

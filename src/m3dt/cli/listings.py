@@ -1,7 +1,5 @@
 """Print suites of tasks and datasets."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from rich.console import Console

@@ -1,7 +1,5 @@
 """Entry point: parse, run, and turn errors into one message and an exit code."""
 
-from __future__ import annotations
-
 import argparse
 import errno
 import os

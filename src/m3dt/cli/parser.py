@@ -1,7 +1,5 @@
 """The commands, their arguments and their help."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

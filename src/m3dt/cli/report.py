@@ -1,7 +1,5 @@
 """What a person sees of a run: score tables and the list of its models."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Find, merge and check configurations. Every mistake is a `UserError` that names its source."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -3,8 +3,6 @@
 Settings in the same file, or in the same command, override those of the preset.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 Preset = dict[str, Any]

@@ -3,8 +3,6 @@
 Defaults are the paper's (section 5, tables 4 and 5) unless a comment says otherwise.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

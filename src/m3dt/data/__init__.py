@@ -1,7 +1,5 @@
 """Datasets of trajectories: writing them from simulators, and drawing batches from them."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

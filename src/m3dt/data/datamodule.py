@@ -3,8 +3,6 @@
 Letters: B batch, T timesteps, P prompt steps, A action.
 """
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

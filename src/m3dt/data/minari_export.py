@@ -1,7 +1,5 @@
 """Export a dataset to Minari: one Minari dataset per task."""
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections.abc import Iterator, Sequence

@@ -3,8 +3,6 @@
 Letters: B batch, T timesteps.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from m3dt.config.schema import LoaderConfig

@@ -1,7 +1,5 @@
 """Statistics of a dataset: returns, and states compared with the original dataset."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache

@@ -1,7 +1,5 @@
 """Check the files of a dataset: layout, checksums, values."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TypedDict
 

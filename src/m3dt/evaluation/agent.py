@@ -1,7 +1,5 @@
 """A trained model with everything it needs to act: `m3dt.load`."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import dataclass
 from pathlib import Path

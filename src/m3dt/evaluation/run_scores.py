@@ -1,7 +1,5 @@
 """Find and evaluate the models of a run: results are stored, reused, and shown in TensorBoard."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

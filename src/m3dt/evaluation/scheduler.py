@@ -1,7 +1,5 @@
 """Schedule rollouts: workers step some groups of episodes while the policy acts for others."""
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Turn episodes into scores with 95 % confidence intervals."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypedDict

@@ -3,8 +3,6 @@
 Letters: B batch, T timesteps of the window, S state dim, A action dim.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple

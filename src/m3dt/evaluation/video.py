@@ -1,7 +1,5 @@
 """Film an episode."""
 
-from __future__ import annotations
-
 import io
 from typing import Any
 

@@ -3,8 +3,6 @@
 Letters: E experts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Choose the classes that a configuration asks for: the plain model, or a variant of it."""
 
-from __future__ import annotations
-
 from m3dt.config import ModelConfig, MoEConfig
 from m3dt.models.plain import ExpertBank, Mixture, PromptDT, Router
 from m3dt.models.variants.big_experts import TrunkBank, TrunkMixture

@@ -8,8 +8,6 @@ Letters: B batch, T timesteps, P prompt steps, L = 3 (P + T) tokens, D embedding
 S state, A action, E experts. W is the width of attention: D, except in figure 12.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """Figures of a dataset: returns, scales and coverage of states, frames of tasks."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

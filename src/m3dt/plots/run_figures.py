@@ -1,7 +1,5 @@
 """Figures of a run: heat maps and the conflict during training; how a notebook shows figures."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any

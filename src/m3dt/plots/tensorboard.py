@@ -3,8 +3,6 @@
 Letters: N tasks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

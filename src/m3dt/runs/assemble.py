@@ -1,7 +1,5 @@
 """Put a model together from registry entries, for training and for acting."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """The layout of a run's folder, and the check that a folder is a run's."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from m3dt.config.load import read_yaml

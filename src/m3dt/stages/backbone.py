@@ -1,7 +1,5 @@
 """Stage 1: the Prompt-DT backbone on all tasks (paper section 4.1)."""
 
-from __future__ import annotations
-
 from m3dt.config import StageConfig
 from m3dt.models import PromptDT
 from m3dt.stages.stage import Stage

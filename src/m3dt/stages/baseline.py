@@ -1,7 +1,5 @@
 """Methods without stages: everything trains on all tasks at once (paper section 5.1)."""
 
-from __future__ import annotations
-
 from m3dt.config import StageConfig
 from m3dt.models import PromptDT
 from m3dt.stages.stage import Stage

@@ -3,8 +3,6 @@
 Letters: E experts of this process.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -4,8 +4,6 @@ It is taken on a fixed probe batch, without dropout, in the precision of the wei
 touches `.grad`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 

@@ -3,8 +3,6 @@
 Letters: N tasks, G groups; `num_params` counts the parameters of one block.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np

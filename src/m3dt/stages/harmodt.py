@@ -6,8 +6,6 @@ paper means it. After masking, the gradient is zero wherever something could reg
 Letters: N tasks; `num_params` counts the parameters.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

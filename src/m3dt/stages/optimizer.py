@@ -1,7 +1,5 @@
 """AdamW with a linear warm-up, then a constant or cosine learning rate (paper table 5)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 

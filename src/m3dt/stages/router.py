@@ -1,7 +1,5 @@
 """Stage 3: the routers over frozen backbone and experts, on all tasks (paper section 4.3)."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from m3dt.config import FrozenStageConfig

@@ -1,7 +1,5 @@
 """Seeds that are a function of what they are for, so that nothing random needs saving."""
 
-from __future__ import annotations
-
 import numpy as np
 
 

@@ -1,7 +1,5 @@
 """When stage 1 stops: once the conflict between the tasks' gradients has peaked (section 4.1)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

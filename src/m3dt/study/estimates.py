@@ -1,7 +1,5 @@
 """Means over seeds with 95 % intervals, and paired differences."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Study files: grids of settings, one checked configuration per cell."""
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Mapping, Sequence

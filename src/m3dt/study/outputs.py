@@ -1,7 +1,5 @@
 """Everything that is made of a study's results: figures, tables, and the paper's claims."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path

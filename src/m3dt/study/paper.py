@@ -1,7 +1,5 @@
 """The methods of the study, and the paper's numbers for them (ICML 2025, sections 3 and 5)."""
 
-from __future__ import annotations
-
 PROMPT_DT = "promptdt"
 BASELINES = {PROMPT_DT: "Prompt-DT", "mtdt": "MTDT", "harmodt": "HarmoDT"}
 M3DT = {"m3dt-random": "M3DT-Random", "m3dt-gradient": "M3DT-Gradient"}

@@ -4,8 +4,6 @@ Values of settings are read from the results; cells without a value of a setting
 `conf/lite.yaml`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from functools import cache
 from typing import Literal, NamedTuple

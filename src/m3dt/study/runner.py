@@ -4,8 +4,6 @@ Each cell runs its commands in processes of their own: a cell that fails does no
 and an interrupted study continues where it stopped.
 """
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Sequence

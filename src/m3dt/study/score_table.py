@@ -1,7 +1,5 @@
 """The files of a study: a table of scores, the scores per task, and conflict curves."""
 
-from __future__ import annotations
-
 import csv
 import json
 import math

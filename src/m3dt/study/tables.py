@@ -1,7 +1,5 @@
 """Markdown tables: tables 1, 2, 6, 7, two implementation choices, and models task by task."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The specification of a task, and the 160 tasks in the paper's order."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The 30 DMControl tasks: 19 from dm_control's suite and 11 from `dmcontrol_custom`."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import Any
 

@@ -4,8 +4,6 @@ The rewards accept numbers and arrays, so single environments and batched simula
 Lengths are in m, velocities in m/s or rad/s.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """The environments of all tasks: their base class, one function that builds any, and episodes."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from typing import Any

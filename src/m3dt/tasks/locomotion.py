@@ -5,8 +5,6 @@ calls, so body positions lag behind the joints by up to one simulation step of 0
 environments that the paper used.
 """
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any

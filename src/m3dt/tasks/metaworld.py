@@ -1,7 +1,5 @@
 """The 50 Meta-World tasks, with a random and visible goal at every reset."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

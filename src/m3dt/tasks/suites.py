@@ -1,7 +1,5 @@
 """Suites, named lists of tasks: the paper's subsets (appendix A.3), new ones, the quickstart."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

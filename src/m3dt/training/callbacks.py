@@ -1,7 +1,5 @@
 """Build the callbacks that a configuration names by the dotted paths of their classes."""
 
-from __future__ import annotations
-
 import importlib
 import inspect
 from collections.abc import Sequence

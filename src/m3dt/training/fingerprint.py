@@ -1,7 +1,5 @@
 """What a model's weights depend on, setting by setting, and how two such records differ."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any

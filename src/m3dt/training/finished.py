@@ -1,7 +1,5 @@
 """Recognise finished models: registered in this run, or in the run that `reuse` names."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

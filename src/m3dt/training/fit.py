@@ -1,7 +1,5 @@
 """Fit a stage: from the newest checkpoint, to its end or to a signal, with the weights to keep."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable

@@ -1,7 +1,5 @@
 """Divide the tasks among the experts (section 4.2)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """One piece of work: recognise its finished models, or make and register them."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """The trainings that m3dt knows: what each needs, builds and registers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import torch

@@ -3,8 +3,6 @@
 Experts do not depend on each other, so the processes exchange nothing.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import signal

@@ -1,7 +1,5 @@
 """What a stage builds on: found, checked, or refused with the command that makes it."""
 
-from __future__ import annotations
-
 from m3dt.config import BASELINES, Config
 from m3dt.models import PromptDT, make_model
 from m3dt.runs import MAIN, Entry, check_parent

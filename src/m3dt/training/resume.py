@@ -3,8 +3,6 @@
 The folder lives from the first step of a stage until its weights are registered.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """A run in training: its configuration, folder, registry and data, opened when first needed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace

@@ -1,7 +1,5 @@
 """How a training ends early: signals save first, foreign exceptions become one message."""
 
-from __future__ import annotations
-
 import errno
 import signal
 import threading

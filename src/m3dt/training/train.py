@@ -1,7 +1,5 @@
 """The door of training: a command becomes jobs, and each job is completed."""
 
-from __future__ import annotations
-
 from rich.console import Console
 
 from m3dt.config import BASELINES, Config

@@ -1,7 +1,5 @@
 """Lightning's Trainer as m3dt uses it: TensorBoard logs, atomic checkpoints, no own bar."""
 
-from __future__ import annotations
-
 import logging
 import warnings
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """Terminal output: the console and its progress bars."""
 
-from __future__ import annotations
-
 from rich import progress
 from rich.console import Console
 from rich.text import Text

@@ -1,7 +1,5 @@
 """The errors that end a command with one message instead of a traceback."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 

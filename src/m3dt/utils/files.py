@@ -1,7 +1,5 @@
 """Files and folders: atomic writes, hashes, locks, staging and free space."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

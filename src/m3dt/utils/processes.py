@@ -1,7 +1,5 @@
 """Process and thread pools whose workers end with their parent and after an error."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

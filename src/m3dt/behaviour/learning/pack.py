@@ -4,8 +4,6 @@ The best snapshot is chosen by its returns in the real environment. The others a
 their simulated returns divide the range from random to best evenly.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 from dataclasses import dataclass

@@ -7,8 +7,6 @@ environment.
 Letters: B simulations, S observation dim, A action dim.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial

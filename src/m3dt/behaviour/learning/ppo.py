@@ -4,8 +4,6 @@ The folder of a training contains `checkpoint.zip` and `normalizer.pkl` to resum
 `settings.json` and `progress.csv`, and snapshots of the policy in `snapshots/`.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import pickle

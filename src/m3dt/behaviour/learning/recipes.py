@@ -1,7 +1,5 @@
 """The PPO settings of each behaviour policy."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 

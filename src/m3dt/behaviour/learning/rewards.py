@@ -3,8 +3,6 @@
 Rewards of suite tasks are rewritten for arrays; custom tasks use `dmcontrol_custom`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

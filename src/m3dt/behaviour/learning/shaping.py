@@ -4,8 +4,6 @@ Shaping rewards are added to the task's reward during training. Every second sim
 episodes from exploring starts, and may terminate them early. Policies are measured without either.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Batched simulations with the environment interface of stable-baselines3."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Checks of imported episodes, common to all formats."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

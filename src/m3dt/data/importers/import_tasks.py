@@ -1,7 +1,5 @@
 """Import tasks into a dataset: read and check everything, then move the files into place."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path

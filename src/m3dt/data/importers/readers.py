@@ -4,8 +4,6 @@ Each reader takes a source and task names, and yields every task's name with its
 prompts last. Only one task is in memory at a time.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -4,8 +4,6 @@ A pickle can call any function by name. These readers allow only the few that ar
 need.
 """
 
-from __future__ import annotations
-
 import pickle
 import zipfile
 from pathlib import Path

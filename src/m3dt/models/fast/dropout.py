@@ -1,7 +1,5 @@
 """Dropout that is cheap on a CPU and can draw from a generator of its own."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

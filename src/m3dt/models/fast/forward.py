@@ -4,8 +4,6 @@ Letters: B batch, T timesteps, P prompt steps, L tokens, R tokens that are read 
 width, A action.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -7,8 +7,6 @@ expert's output (for the gate gradient) and a ReLU mask: one byte per hidden uni
 Letters: D embedding width, E experts; `tokens` and `hidden` count tokens and hidden units.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

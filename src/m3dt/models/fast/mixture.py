@@ -3,8 +3,6 @@
 Letters: B batch, L tokens, D embedding width, E experts; `tokens` counts rows of flattened tokens.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

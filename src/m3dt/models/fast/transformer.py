@@ -4,8 +4,6 @@ Letters: B batch, L tokens, R tokens that are read out, C cached tokens, D embed
 H heads, W width of attention.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -4,8 +4,6 @@ Letters: B batch, L tokens, R tokens that are read out, C cached tokens, D embed
 E experts.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -3,8 +3,6 @@
 Letters: B batch, L tokens, D embedding width, E experts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """MTDT: a Decision Transformer that knows its tasks by a learned vector each, without prompts."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

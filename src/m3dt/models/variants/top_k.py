@@ -1,7 +1,5 @@
 """The router of figure 9: it sends each token to k experts alone."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """A claim and its verdict from scores by seed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 

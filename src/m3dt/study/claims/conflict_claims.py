@@ -1,7 +1,5 @@
 """Claims about the agreement of the tasks' gradients: figures 2, 5, 7, 12."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Literal
 

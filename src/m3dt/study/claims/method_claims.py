@@ -1,7 +1,5 @@
 """Claims about M3DT, other methods and the parts of M3DT: tables 1, 2, 6, 7, figures 7, 9, 11."""
 
-from __future__ import annotations
-
 from m3dt.study import paper, queries
 from m3dt.study.claims.claim import NO_NUMBER, NOT_IN_PAPER, Claim, compare, joint_verdict, listed
 from m3dt.study.estimates import Scores, format_scores, minus

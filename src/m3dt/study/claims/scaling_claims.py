@@ -1,7 +1,5 @@
 """Claims about more tasks, parameters and experts: figures 2, 3, 6, 8, 10."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 

@@ -1,7 +1,5 @@
 """Figures 2, 5, 7, 12: agreement of gradients over tasks and training, in experts and modules."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Panels of figures: means over seeds, each seed faintly, and the numbers of the paper."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 

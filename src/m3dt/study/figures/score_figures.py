@@ -1,7 +1,5 @@
 """Figures 2, 3, 6 to 11: scores over tasks, parameters, experts, shapes, domains and choices."""
 
-from __future__ import annotations
-
 from statistics import fmean
 
 from matplotlib.figure import Figure
