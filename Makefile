@@ -4,7 +4,7 @@
 CONF   ?= quickstart
 ARGS   ?=
 PYTHON ?= python3
-# What pip is told for torch; see "Installing" in the README for CPU-only and CUDA builds.
+# The requirement of torch that pip gets; see "Installing" in the README for CPU-only and CUDA builds.
 TORCH  ?= torch
 
 VENV := .venv
@@ -60,7 +60,7 @@ registry: setup ## List the models of the run
 tensorboard: setup ## Show losses, conflict curves, router usage and scores of all runs, or of RUN=FOLDER
 	$(BIN)/tensorboard --logdir $(or $(RUN),runs)
 
-bench: setup ## Time steps, data and acting beside the plain computation, into results/bench.json
+bench: setup ## Time steps, data and acting, and the plain model for comparison, into results/bench.json
 	@$(M3DT) bench $(if $(ARGS),$(ARGS),--json results/bench.json)
 
 notebooks: setup ## Execute the notebooks in place

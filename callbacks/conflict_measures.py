@@ -1,10 +1,11 @@
 """Gradient similarity between tasks, computed in two passes (paper appendix A.4).
 
-With g_i the gradient of task i, S = sum_i g_i and G = S / N, all measures follow from g_i . S,
-|g_i|^2 and |S|^2. They are kept per part of the model, such as one block's attention; sums over
-parts give any larger subset. Memory holds three gradients, whatever the number of tasks.
+With g_i the gradient of task i, total = sum_i g_i and G = total / N, all measures follow from
+g_i . total, |g_i|^2 and |total|^2. They are kept per part of the model, such as one block's
+attention; sums over parts give any larger subset. Memory holds three gradients, whatever the number
+of tasks.
 
-Letters: N tasks; `parts` counts the parts of the model.
+Letters: N tasks, G mean gradient; `parts` counts the parts of the model.
 """
 
 import re
@@ -15,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-Gradient = Sequence[Tensor]  # one tensor a parameter
+Gradient = Sequence[Tensor]  # one tensor per parameter
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,9 @@ class ConflictTable:
 
     Attributes:
         parts: Names of the parts.
-        dots: g_i . S, (N, parts) float64.
+        dots: g_i . total, (N, parts) float64.
         squares: |g_i|^2, (N, parts) float64.
-        total_squares: |S|^2, (parts,) float64.
+        total_squares: |total|^2, (parts,) float64.
         unit_square: |sum_i g_i / |g_i||^2 over all parts.
     """
 
@@ -50,7 +51,7 @@ class ConflictTable:
         return _ratio(dots, squares.sqrt() * total.sqrt())
 
     def leave_one_out(self, keep: Callable[[str], bool] = lambda part: True) -> Tensor:
-        """Return cos(g_i, S - g_i) of each task over the parts kept, (N,)."""
+        """Return cos(g_i, total - g_i) of each task over the parts kept, (N,)."""
         dots, squares, total = self._sums(keep)
         others = (total - 2 * dots + squares).clamp(min=0).sqrt()
         return _ratio(dots - squares, squares.sqrt() * others)
@@ -101,7 +102,7 @@ def measure(
         return torch.zeros(len(parts), dtype=torch.float64).index_add_(0, column, stacked)
 
     squares = torch.zeros(num_tasks, len(parts), dtype=torch.float64)
-    total: list[Tensor] = []  # S
+    total: list[Tensor] = []
     units: list[Tensor] = []  # sum_i g_i / |g_i|
     for task in mine:
         g = gradient(task)
@@ -142,10 +143,9 @@ class ExpertTable:
     """The same inner products inside each of E experts, over the tasks of its own group.
 
     Attributes:
-        dots: g_i . S of an expert's parameters, (E, largest group) float64; 0 after the end of a
-            smaller group.
+        dots: g_i . total of an expert's parameters, (E, largest group) float64, padded with 0.
         squares: |g_i|^2, likewise.
-        total_squares: |S|^2, (E,) float64.
+        total_squares: |total|^2, (E,) float64.
         sizes: Tasks of each group, (E,).
     """
 
@@ -161,7 +161,7 @@ class ExpertTable:
         )
 
     def leave_one_out(self) -> float:
-        """Return the same of cos(g_i, S - g_i)."""
+        """Return the same of cos(g_i, total - g_i)."""
         others = (self.total_squares[:, None] - 2 * self.dots + self.squares).clamp(min=0).sqrt()
         return self._mean(_ratio(self.dots - self.squares, self.squares.sqrt() * others))
 

@@ -41,8 +41,7 @@ class ExpertConflictCallback(Recorder):
     """
 
     def __init__(self, every_n_steps: int = 10_000, batch_size: int | None = None) -> None:
-        super().__init__(every_n_steps)
-        self.batch_size = batch_size
+        super().__init__(every_n_steps, batch_size)
 
     def metrics(self) -> dict[str, Any]:
         """Return the whole record, for the registry."""

@@ -67,10 +67,9 @@ class GradientConflictCallback(Recorder):
         stop: bool = True,
         batch_size: int | None = None,
     ) -> None:
-        super().__init__(every_n_steps)
+        super().__init__(every_n_steps, batch_size)
         self.rule = StoppingRule(min_steps, patience, window, min_rise)
         self.stop = stop
-        self.batch_size = batch_size
         self.stopped_at: int | None = None
         self._peak: tuple[int, dict[str, Tensor]] | None = None
 

@@ -75,7 +75,7 @@ class ProgressCallback(pl.Callback):
         """Update the loss and the rate."""
         now, step = time.monotonic(), trainer.global_step
         rate = (step - self._since[1]) / (now - self._since[0])
-        loss = torch.stack(self._losses).mean().item()
+        loss = torch.stack(self._losses).nanmean().item()  # without skipped steps
         bar.update(self._row, description=f"{self.label}  loss {loss:.4f}")
         if not self.console.is_terminal:
             left = (trainer.max_steps - step) / max(rate, 1e-9)

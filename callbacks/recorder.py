@@ -14,6 +14,7 @@ class Recorder(pl.Callback, ABC):
 
     Args:
         every_n_steps: Optimiser steps between records.
+        batch_size: Segments of a task's fixed batch; by default the loader's.
 
     Attributes:
         history: The records, each with its `step`.
@@ -21,10 +22,12 @@ class Recorder(pl.Callback, ABC):
 
     before_training = True  # whether the first record is taken before the first step
 
-    def __init__(self, every_n_steps: int) -> None:
-        if every_n_steps < 1:
-            raise ValueError(f"every_n_steps={every_n_steps} must be 1 or more")
+    def __init__(self, every_n_steps: int, batch_size: int | None = None) -> None:
+        for name, value in (("every_n_steps", every_n_steps), ("batch_size", batch_size)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be 1 or more")
         self.every_n_steps = every_n_steps
+        self.batch_size = batch_size
         self.history: list[dict[str, Any]] = []
 
     @abstractmethod

@@ -40,8 +40,7 @@ class RouterUsageCallback(Recorder):
     """
 
     def __init__(self, every_n_steps: int = 10_000, batch_size: int | None = None) -> None:
-        super().__init__(every_n_steps)
-        self.batch_size = batch_size
+        super().__init__(every_n_steps, batch_size)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.history and trainer.global_step > self.history[-1]["step"]:

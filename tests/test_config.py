@@ -209,6 +209,9 @@ MISTAKES = [
         "callbacks.conflict.stages=['stage_1']: stage_1 is not one of ... Did you mean 'stage1'?",
     ),
     ("callbacks.conflict=3", "callbacks.conflict=3 must be a mapping of keys"),
+    ("callbacks.conflict.every_n_steps=abc", "callbacks.conflict.every_n_steps=abc must be of ..."),
+    ("callbacks.progress.every_n_seconds=abc", "callbacks.progress.every_n_seconds=abc ..."),
+    ("callbacks.conflict.batch_size=0", "callbacks.conflict.batch_size=0 must be 1 or more"),
 ]  # fmt: skip
 
 
@@ -286,7 +289,7 @@ def test_unknown_conf_names_the_nearest():
 
 def test_a_callback_can_be_switched_off():
     config = load_config("quickstart", ["callbacks.conflict=null"])
-    names = [type(c).__name__ for c in build_callbacks(config, "stage1")]
+    names = [type(c).__name__ for c in build_callbacks(config, "stage1").values()]
     assert names == ["ProgressCallback"]
 
 

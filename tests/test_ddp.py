@@ -101,7 +101,7 @@ def test_two_processes_equal_one(data, tmp_path, command, precision):
 
 
 def test_a_signal_to_one_rank_ends_all(data, tmp_path):
-    """The rank that was told tells the others; one checkpoint, from which the run goes on."""
+    """All ranks stop when one gets a signal; one checkpoint, from which the run resumes."""
     run = tmp_path / "run"
     rare = ("stage1.checkpoint_every=1000000", "model.dropout=0")
     command = words("stage1", data, run, *rare, *TWO)

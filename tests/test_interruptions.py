@@ -175,7 +175,7 @@ def test_a_malicious_checkpoint_of_a_run_executes_nothing(data, tmp_path, capsys
 
 
 def test_a_stage_that_is_training_is_not_trained_twice(finished, data, tmp_path, capsys):
-    """Two processes would write each other's checkpoints; the second is told, the first goes on."""
+    """Two processes would overwrite each other's checkpoints: the second is refused."""
     run = tmp_path / "run"
     command = [sys.executable, "-m", "m3dt", "stage1", *QUICK, f"data={data}", f"run={run}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -273,7 +273,7 @@ def test_devices_take_different_experts(finished, data, tmp_path, capfd):
         shutil.copytree(finished / "registry" / kind, run / "registry" / kind)
     blocked = run / "checkpoints" / "stage2-1-of-2"
     blocked.parent.mkdir()
-    blocked.write_text("a file where a folder shall be")
+    blocked.write_text("a file in place of a folder")
     two = ["trainer.devices=2", "trainer.strategy=ddp"]
     assert call("stage2", run, data, *two) == 1
     assert "shards 1/2 (exit code" in capfd.readouterr().err

@@ -55,7 +55,12 @@ def test_one_clear_message_each(error_of, finished, data, tmp_path):
     assert "task groups first" in error_of(
         "stage2", *QUICK, folder, f"run={lone_backbone(finished, tmp_path)}", "stage2.shard=0/2"
     )
-    assert "trainer: " in error_of("stage1", *QUICK, folder, run, "trainer.precision=foo")
+    wrong = "override 'trainer.precision=foo': trainer.precision=foo: "
+    assert wrong in error_of("stage1", *QUICK, folder, run, "trainer.precision=foo")
+    refused = error_of("stage1", *QUICK, folder, run, "trainer.devices=[a,b]")
+    assert "override 'trainer.devices=[a,b]': trainer.devices=['a', 'b']: " in refused
+    assert not list((tmp_path / "run").rglob("settings.json"))  # the right command can follow
+    assert "override 'suite=mt161': suite: " in error_of("stage1", "suite=mt161", folder, run)
     assert "only 3 tasks" in error_of("stage1", *QUICK, folder, run, "moe.num_experts=4")
     assert "every_n_step'" in error_of("collect", "callbacks.conflict.every_n_step=1")
     shutil.rmtree(tmp_path / "run")

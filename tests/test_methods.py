@@ -1,4 +1,4 @@
-"""Every method and ablation by its name: what it stands for, and that one command does it all."""
+"""Every method and ablation by name: its settings, and that one command trains it."""
 
 import json
 from dataclasses import replace
@@ -46,7 +46,9 @@ def test_a_name_goes_before_files_and_behind_what_stands_beside_it(tmp_path):
     assert load_config(conf, ["method=harmodt"]).loader.sampling == "one_task"
     assert load_config(conf, ["method=harmodt", "loader.sampling=mixed"]).loader.sampling == "mixed"
     conf.write_text("# own\nmethod: harmodt\nloader:\n  sampling: mixed\n")
-    assert load_config(conf).loader.sampling == "mixed"  # what stands beside the name is meant
+    assert (
+        load_config(conf).loader.sampling == "mixed"
+    )  # settings in the same file win over the preset
     conf.write_text("# own\ngrouping:\n  method: random\n")
     assert load_config(conf).grouping.method == "random"
     assert load_config(conf, ["method=m3dt-gradient"]).grouping.method == "gradient"

@@ -121,7 +121,7 @@ def test_frozen_parts_have_no_dropout(synthetic):
 
 @pytest.mark.parametrize("precision", ["64-true", "32-true"])
 def test_an_expert_alone_equals_one_among_others(synthetic, precision):
-    """Same weights, dropout, data, clipping and Adam state, whichever experts train beside it.
+    """Same weights, dropout, data, clipping and Adam state, whichever other experts train.
 
     In float64 any dependence beyond rounding would show.
     """

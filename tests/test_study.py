@@ -172,7 +172,7 @@ def test_a_failing_cell_stops_no_other(ran):
     assert float(row["score"]) == pytest.approx(scores["score"], abs=0.01)
     assert (row["method"], row["title"]) == ("mtdt", "MTDT")
     assert ran.second.returncode == 0
-    assert re.search(r"mtdt: baseline \(step \d+\) finished before", ran.second.stdout)
+    assert re.search(r"mtdt: baseline, step \d+: finished before", ran.second.stdout)
     assert [row["method"] for row in csv.DictReader(ran.table.open())][:2] == ["promptdt", "mtdt"]
 
 

@@ -128,8 +128,8 @@ class M3DTDataModule(pl.LightningDataModule):
         assert trainer is not None
         if self.loader.batch_size % trainer.world_size:
             raise UserError(
-                f"loader.batch_size={self.loader.batch_size} counts the segments of all processes "
-                f"and must be a multiple of their number, {trainer.world_size}"
+                f"batch_size={self.loader.batch_size} of the stage, or else of loader, counts the "
+                f"segments of all processes; make it a multiple of {trainer.world_size}"
             )
         return DataLoader(
             _Batches(self, trainer.global_rank, trainer.world_size),

@@ -197,7 +197,7 @@ class SegmentEmbedding(nn.Module):
         states = self.state(segment.states) + time
         actions = self.action(segment.actions) + time
         tokens = torch.stack((returns, states, actions), dim=2)  # (B, T, 3, D)
-        return tokens.flatten(1, 2)  # (B, 3T, D): R_1, s_1, a_1, R_2, ...
+        return tokens.flatten(1, 2)  # (B, 3T, D): return, state, action, return, ...
 
 
 class PromptDT(nn.Module):

@@ -1,6 +1,6 @@
 """Divide tasks among experts, at random or by agreement of gradients (section 4.2, appendix C).
 
-Letters: N tasks, G groups; `num_params` counts the parameters of one block.
+Letters: N tasks, G mean gradient; `num_params` counts the parameters of one block.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -35,7 +35,7 @@ def gradient_groups(gram: np.ndarray, num_groups: int, restarts: int, seed: int)
 
     Args:
         gram: Inner products of the agreement vectors, (N, N).
-        num_groups: Number of groups, G, at most N.
+        num_groups: Number of groups, at most N.
         restarts: Number of K-means runs.
         seed: Seed of the first run.
 

@@ -46,9 +46,13 @@ def tasks_of(config: Config) -> tuple[str, ...]:
     Raises:
         UserError: A task or the suite is unknown.
     """
-    if config.tasks:
-        return tuple(dict.fromkeys(get_task(name).name for name in config.tasks))
-    return suite(config.suite, config.suite_seed)
+    key = "tasks" if config.tasks else "suite"
+    try:
+        if config.tasks:
+            return tuple(dict.fromkeys(get_task(name).name for name in config.tasks))
+        return suite(config.suite, config.suite_seed)
+    except UserError as error:
+        raise UserError(f"{config.sources.of(key)}: {key}: {error}") from None
 
 
 def suite(name: str, seed: int = 0) -> tuple[str, ...]:

@@ -2,8 +2,8 @@
 
 import importlib
 import inspect
-from collections.abc import Sequence
-from typing import Any, TypeGuard
+from collections.abc import Mapping
+from typing import Any, TypeGuard, get_type_hints
 
 import lightning.pytorch as pl
 
@@ -13,15 +13,15 @@ from m3dt.utils.errors import UserError, nearest
 _SECTIONS = ["stage1", "stage2", "stage3", "baseline"]  # under which trainings list callbacks
 
 
-def build_callbacks(config: Config, stage: str) -> list[pl.Callback]:
-    """Build the callbacks that the configuration names for a stage.
+def build_callbacks(config: Config, stage: str) -> dict[str, pl.Callback]:
+    """Build the callbacks that the configuration lists for a stage, by name.
 
     Those of other stages are built too, so that every stage finds a mistake in any of them.
 
     Raises:
         UserError: A class or an argument does not exist, or a value is refused.
     """
-    built = []
+    built = {}
     for name, given in config.callbacks.items():
         if given is None:
             continue  # switched off
@@ -34,7 +34,7 @@ def build_callbacks(config: Config, stage: str) -> list[pl.Callback]:
             raise UserError(f"{config.sources.of(key)}: {needs}.{nearest(key, others)}")
         callback = _build(config, key, given)
         if stage in _stages(config, key, given):
-            built.append(callback)
+            built[name] = callback
     return built
 
 
@@ -46,6 +46,15 @@ def _build(config: Config, key: str, given: dict[str, Any]) -> pl.Callback:
         if name not in known:
             free = (f"{key}.{argument}" for argument in known)
             raise config.sources.unknown(f"{key}.{name}", free)
+    hints = get_type_hints(kind.__init__)
+    for name, value in arguments.items():
+        if not _fits(value, hints.get(name, Any)):
+            source, wanted = (
+                config.sources.of(f"{key}.{name}"),
+                getattr(hints[name], "__name__", ""),
+            )
+            wanted = wanted or str(hints[name])
+            raise UserError(f"{source}: {key}.{name}={value} must be of type {wanted}")
     try:
         return kind(**arguments)
     except (TypeError, ValueError) as error:
@@ -53,6 +62,14 @@ def _build(config: Config, key: str, given: dict[str, Any]) -> pl.Callback:
         if equals and name in arguments:
             raise UserError(f"{config.sources.of(f'{key}.{name}')}: {key}.{error}") from None
         raise UserError(f"{config.sources.of(key)}: {key}: {error}") from None
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Tell whether a value may be of a type; types with parameters are not checked."""
+    try:
+        return isinstance(value, int | float if hint is float else hint)
+    except TypeError:
+        return True
 
 
 def _stages(config: Config, key: str, given: dict[str, Any]) -> list[str]:
@@ -87,22 +104,15 @@ def _is_callback(value: Any) -> TypeGuard[type[pl.Callback]]:
     return inspect.isclass(value) and issubclass(value, pl.Callback)
 
 
-def deciding_settings(callbacks: Sequence[pl.Callback]) -> dict[str, Any]:
-    """Return the settings of callbacks that can decide which weights are kept.
+def deciding_settings(config: Config, callbacks: Mapping[str, pl.Callback]) -> dict[str, Any]:
+    """Return the settings of callbacks that can decide which weights are kept, by name.
 
-    A callback answers with its method `deciding_settings`, which is empty for one that only
-    observes. Without that method, all of its simple attributes count, or its class if it has none.
+    One of ours says which of its settings decide, in `deciding_settings`. Of any other, all do.
     """
     found = {}
-    for callback in callbacks:
+    for name, callback in callbacks.items():
         own = getattr(callback, "deciding_settings", None)
-        decides = own() if callable(own) else _simple_attributes(callback)
+        decides = own() if callable(own) else dict(config.callbacks[name])
         if decides:
-            found[type(callback).__name__] = decides
+            found[name] = decides
     return {"callbacks": found} if found else {}
-
-
-def _simple_attributes(callback: pl.Callback) -> dict[str, Any]:
-    kinds = bool | int | float | str | None
-    simple = {k: v for k, v in vars(callback).items() if isinstance(v, kinds)}
-    return simple or {"class": f"{type(callback).__module__}.{type(callback).__qualname__}"}

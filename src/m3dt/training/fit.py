@@ -51,15 +51,15 @@ def fit(
         UserError: An interrupted run had other settings, or the disk is full.
         RunError: Training ended early.
     """
-    forced = check_resume(folder, settings, config.force, console)
-    check_space(folder, stage.model)
     checkpoint = newest_checkpoint(folder)
-    if checkpoint:
-        console.print(f"resuming [bold]{folder.name}[/] at step {step_of(checkpoint)}")
     start = step_of(checkpoint) if checkpoint else 0
-    stage.set_compute(config.compute)
     signals = SaveOnSignal(folder)
     trainer = make_trainer(config, stage, [*callbacks, signals], folder, start)
+    forced = check_resume(folder, settings, config.force, console)  # the trainer took its arguments
+    check_space(folder, stage.model)
+    if checkpoint:
+        console.print(f"resuming [bold]{folder.name}[/] at step {start}")
+    stage.set_compute(config.compute)
     with quiet_training(), plain_exits(trainer, signals, config.run, checkpoint, console):
         trainer.fit(stage, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if trainer.global_step < stage.config.max_steps and not trainer.should_stop:

@@ -27,6 +27,7 @@ class Job(ABC):
 
     title: str
     kind: ClassVar[str]
+    none = "no models are asked for. Nothing to do."
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -62,10 +63,11 @@ def complete(job: Job) -> list[Entry]:
     if missing:
         job.make(missing)
     made = [run.registry.get(job.kind, name) for name in job.names]
-    steps = ", ".join(sorted({f"step {entry.step}" for entry in made})) or "none with this method"
-    count = job.kind if len(made) == 1 else f"{len(made)} {job.kind}s"
+    counted = len(missing or made)
+    what = job.kind if counted == 1 else f"{counted} {job.kind}s"
+    steps = ", ".join(sorted({f", step {entry.step}" for entry in made if entry.step}))
     state = "registered" if missing else "finished before. Nothing to do"
-    run.console.print(f"{job.title}: {count} ({steps}) {state}.")
+    run.console.print(f"{job.title}: " + (f"{what}{steps}: {state}." if made else job.none))
     return made
 
 
@@ -84,7 +86,7 @@ class TrainingJob(Job):
         super().__init__(run)
         self.folder = self.section
         self.callbacks = build_callbacks(run.config, self.section)
-        self._deciding = deciding_settings(self.callbacks)  # before training changes their state
+        self._deciding = deciding_settings(run.config, self.callbacks)
         self.resumed_with: dict[str, Any] = {}
 
     @abstractmethod
@@ -105,10 +107,12 @@ class TrainingJob(Job):
 
     def make(self, missing: Sequence[str]) -> None:
         run = self.run
-        stage, data = self.build(missing)
-        unchanged = {**run.resume_settings(self.settings(), self.parents), **self.resumed_with}
+        unchanged = run.resume_settings(self.settings(), self.parents)  # opens the data first
+        callbacks = list(self.callbacks.values())
         with run.training(self.folder) as folder:
-            fitted = fit(run.config, stage, data, self.callbacks, unchanged, folder, run.console)
+            stage, data = self.build(missing)
+            unchanged |= self.resumed_with
+            fitted = fit(run.config, stage, data, callbacks, unchanged, folder, run.console)
             for product in self.products(stage):
                 if product.name in missing and is_first_rank():
                     self.register(product, fitted)

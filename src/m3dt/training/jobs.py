@@ -62,7 +62,8 @@ class ExpertsJob(TrainingJob):
         super().__init__(run)
         config = run.config
         self.backbone = trained_backbone(run, "stage2")
-        if config.moe.training == "ungrouped":  # experts train in stage 3
+        if config.moe.training == "ungrouped":
+            self.none = "moe.training=ungrouped: experts train in stage 3. Nothing to do."
             self.names = ()
             return
         index, count = config.stage2.shard_numbers()

@@ -1,6 +1,7 @@
 """Lightning's Trainer as m3dt uses it: TensorBoard logs, atomic checkpoints, no own bar."""
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ _EXPECTED_WARNINGS = (  # about choices made here, and a word of Lightning to to
 
 
 class StepLogger(TensorBoardLogger):
-    """TensorBoard without the curve of epochs, of which a run has one."""
+    """TensorBoard without the curve of epochs: a run has only one."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         super().log_metrics({k: v for k, v in metrics.items() if k != "epoch"}, step)
@@ -78,7 +79,19 @@ def make_trainer(
             **settings,
         )
     except (MisconfigurationException, ValueError, TypeError) as error:
-        raise UserError(f"trainer: {error}") from None
+        raise _refusal(config, error) from None
+
+
+def _refusal(config: Config, error: Exception) -> UserError:
+    """Return the error that names the arguments that Lightning's message mentions, or else all."""
+    quoted = {
+        key: value
+        for key, value in config.trainer.items()
+        if re.search(rf"(?<!\w)({key}|{re.escape(str(value))})(?!\w)", str(error))
+    }
+    given = {f"trainer.{key}": value for key, value in (quoted or config.trainer).items()}
+    named = ", ".join(f"{key}={value}" for key, value in given.items())
+    return UserError(f"{config.sources.of(*given)}: {named}: {error}")
 
 
 @contextmanager
