@@ -160,7 +160,7 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """A stack of blocks over embedded tokens.
 
-    The backbone holds GPT-2's unused token table, one row, so that it has the paper's parameters.
+    The backbone includes GPT-2's token table, one unused row, for the paper's parameter count.
     """
 
     def __init__(self, config: ModelConfig, token_table: bool = True) -> None:

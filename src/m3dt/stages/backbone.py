@@ -8,8 +8,9 @@ from m3dt.stages.stage import Stage
 class BackboneStage(Stage):
     """Trains the whole backbone until the tasks' gradient conflict has peaked, or `max_steps`.
 
-    `callbacks/gradient_conflict.py` measures the conflict every so many steps and calls
-    `should_stop` of `stages/stopping.py`. After a stop, the weights of the peak are kept.
+    `callbacks/gradient_conflict.py` measures the conflict every `every_n_steps` and calls
+    `should_stop` of `stages/stopping.py`. If that stops it, the weights of the peak are kept, else
+    the last ones.
     """
 
     number = 1

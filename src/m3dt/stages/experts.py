@@ -24,7 +24,7 @@ class ExpertStage(Stage):
 
     Args:
         model: Backbone with `add_mixtures(model, E, routed=False)`.
-        config: The stage's optimiser, and `frozen_dropout`.
+        config: The stage's optimiser, and `frozen_dropout`, by default off.
         seed: Seed of the experiment.
         experts: Numbers of the experts, E of them.
     """

@@ -12,7 +12,7 @@ from m3dt.stages.stage import Stage
 class RouterStage(Stage):
     """Trains the routers of a model with `add_mixtures(model, num_experts, routed=True)`.
 
-    Routers have no dropout, so this stage drops no units.
+    By default nothing drops units here: routers have no dropout, all else is frozen.
 
     Args:
         model: Backbone, experts and routers.

@@ -10,9 +10,9 @@ class StoppingRule:
 
     Attributes:
         min_steps: Measurements before this step are not candidates.
-        patience: Stop after this many measurements without a new maximum.
+        patience: Measurements without a new maximum after which stage 1 may stop.
         window: Number of measurements whose mean is the smoothed conflict.
-        min_rise: Least rise of the smoothed conflict from its minimum to the peak.
+        min_rise: Least rise of the smoothed conflict up to its peak; with less, it goes on.
     """
 
     min_steps: int = 0
@@ -34,7 +34,7 @@ def smooth(conflicts: Sequence[float], window: int) -> list[float]:
 
 
 def find_peak(steps: Sequence[int], conflicts: Sequence[float], rule: StoppingRule) -> int | None:
-    """Return the index of the largest smoothed conflict, at which weights are worth keeping.
+    """Return the index of the largest smoothed conflict so far: stage 1 keeps those weights.
 
     Args:
         steps: Optimiser steps of the measurements, ascending.
