@@ -40,9 +40,6 @@ class ExpertConflictCallback(Recorder):
         batch_size: Segments of a task's fixed batch; by default the loader's.
     """
 
-    def __init__(self, every_n_steps: int = 10_000, batch_size: int | None = None) -> None:
-        super().__init__(every_n_steps, batch_size)
-
     def metrics(self) -> dict[str, Any]:
         """Return the whole record, for the registry."""
         return {"expert_conflict": {"history": self.history}} if self.history else {}

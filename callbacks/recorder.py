@@ -22,7 +22,7 @@ class Recorder(pl.Callback, ABC):
 
     before_training = True  # whether the first record is taken before the first step
 
-    def __init__(self, every_n_steps: int, batch_size: int | None = None) -> None:
+    def __init__(self, every_n_steps: int = 10_000, batch_size: int | None = None) -> None:
         for name, value in (("every_n_steps", every_n_steps), ("batch_size", batch_size)):
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be 1 or more")

@@ -39,9 +39,6 @@ class RouterUsageCallback(Recorder):
         batch_size: Segments of a task's fixed batch; by default the loader's.
     """
 
-    def __init__(self, every_n_steps: int = 10_000, batch_size: int | None = None) -> None:
-        super().__init__(every_n_steps, batch_size)
-
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.history and trainer.global_step > self.history[-1]["step"]:
             self._take(trainer, pl_module)

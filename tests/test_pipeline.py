@@ -95,6 +95,23 @@ class CountingCallback(pl.Callback):
         self.steps += 1
 
 
+class FirstWeightsCallback(pl.Callback):
+    """Keeps the weights from before the first step."""
+
+    def on_train_start(self, trainer, stage):
+        self.weights = {n: p.detach().clone() for n, p in stage.trainable().items()}
+
+    def selected_weights(self):
+        return 0, self.weights
+
+
+def test_weights_of_step_0_are_registered_as_such(data, tmp_path):
+    own = "callbacks.first={class: test_pipeline.FirstWeightsCallback, stages: [stage1]}"
+    few = ("stage1.max_steps=2", "callbacks.conflict=null", own)
+    assert call("stage1", tmp_path / "run", data, *few) == 0
+    assert Registry(tmp_path / "run").get("backbone", "main").step == 0
+
+
 def test_what_counts_of_callbacks(data, tmp_path, capsys):
     """A foreign one's arguments count, since it might stop; those of an observer do not."""
     run = tmp_path / "run"

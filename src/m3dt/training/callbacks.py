@@ -49,11 +49,8 @@ def _build(config: Config, key: str, given: dict[str, Any]) -> pl.Callback:
     hints = get_type_hints(kind.__init__)
     for name, value in arguments.items():
         if not _fits(value, hints.get(name, Any)):
-            source, wanted = (
-                config.sources.of(f"{key}.{name}"),
-                getattr(hints[name], "__name__", ""),
-            )
-            wanted = wanted or str(hints[name])
+            source, hint = config.sources.of(f"{key}.{name}"), hints[name]
+            wanted = getattr(hint, "__name__", str(hint))
             raise UserError(f"{source}: {key}.{name}={value} must be of type {wanted}")
     try:
         return kind(**arguments)

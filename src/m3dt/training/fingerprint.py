@@ -74,12 +74,15 @@ def differences(found: dict[str, Any], asked: dict[str, Any], prefix: str = "") 
     return ", ".join(parts)
 
 
-def with_defaults(found: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
-    """Complete a record that is older than some settings: those had their defaults."""
+def changed_settings(found: dict[str, Any], asked: dict[str, Any]) -> str:
+    """Return how a model's recorded settings differ from those asked for.
+
+    A record that is older than some settings had their defaults.
+    """
     defaults = asdict(Config())
     filled = dict(found)
     for section, keys in asked.items():
         known, recorded = defaults.get(section), found.get(section)
         if isinstance(keys, dict) and isinstance(known, dict) and isinstance(recorded, dict):
             filled[section] = {**{k: known[k] for k in keys if k in known}, **recorded}
-    return filled
+    return differences(filled, asked)

@@ -6,7 +6,7 @@ from typing import Any
 from m3dt.data.format import INDEX
 from m3dt.runs import Entry, Registry
 from m3dt.runs.layout import check_run_folder
-from m3dt.training.fingerprint import differences, with_defaults
+from m3dt.training.fingerprint import changed_settings
 from m3dt.training.resume import is_first_rank, wait_for
 from m3dt.training.run import Run
 from m3dt.utils.errors import UserError
@@ -21,7 +21,7 @@ def find_finished(run: Run, kind: str, name: str, settings: dict[str, Any]) -> E
     entry = run.registry.find(kind, name) or _reused(run, kind, name, settings)
     if entry is None:
         return None
-    changed = differences(with_defaults(entry.settings, settings), settings)
+    changed = changed_settings(entry.settings, settings)
     if not changed and (Path(run.config.data) / INDEX).is_file():
         # Where the dataset has been removed, there is nothing to compare.
         changed = "data" if entry.dataset != run.store.checksum else ""
@@ -48,7 +48,7 @@ def _reused(run: Run, kind: str, name: str, settings: dict[str, Any]) -> Entry |
     entry = other.find(kind, name)
     if entry is None:
         return None
-    changed = differences(with_defaults(entry.settings, settings), settings)
+    changed = changed_settings(entry.settings, settings)
     if not changed and entry.dataset != run.store.checksum:
         changed = "data"
     if not changed and not run.registry.holds(entry.parents):

@@ -66,7 +66,8 @@ def fit(
         raise RunError(
             f"{folder.name} ended early, at step {trainer.global_step} of {stage.config.max_steps}"
         )
-    step = _keep_selected(stage, callbacks) or trainer.global_step
+    selected = _keep_selected(stage, callbacks)
+    step = trainer.global_step if selected is None else selected
     measured = {FORCED: forced} if forced else {}
     return Fitted(step, {**measured, **_measured(trainer, callbacks)})
 

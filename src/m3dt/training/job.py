@@ -65,7 +65,7 @@ def complete(job: Job) -> list[Entry]:
     made = [run.registry.get(job.kind, name) for name in job.names]
     counted = len(missing or made)
     what = job.kind if counted == 1 else f"{counted} {job.kind}s"
-    steps = ", ".join(sorted({f", step {entry.step}" for entry in made if entry.step}))
+    steps = "".join(sorted({f", step {entry.step}" for entry in made if entry.step}))
     state = "registered" if missing else "finished before. Nothing to do"
     run.console.print(f"{job.title}: " + (f"{what}{steps}: {state}." if made else job.none))
     return made

@@ -3,7 +3,7 @@
 from m3dt.config import BASELINES, Config
 from m3dt.models import PromptDT, make_model
 from m3dt.runs import MAIN, Entry, check_parent
-from m3dt.training.fingerprint import differences, with_defaults
+from m3dt.training.fingerprint import changed_settings
 from m3dt.training.finished import find_finished
 from m3dt.training.run import Run
 from m3dt.utils.errors import UserError
@@ -65,7 +65,7 @@ def trained_experts(run: Run, backbone: Entry) -> list[Entry]:
     experts = [entry for entry in found if entry is not None]
     for expert in experts:
         recorded = {k: expert.settings.get(k) for k in asked}
-        changed = differences(with_defaults(recorded, asked), asked)
+        changed = changed_settings(recorded, asked)
         if changed:
             raise UserError(
                 f"{run.folder}: {expert.key} was trained with other settings: {changed}. "

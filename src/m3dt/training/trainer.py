@@ -19,7 +19,7 @@ from m3dt.training.resume import CHECKPOINT, KEPT, AtomicCheckpointIO
 from m3dt.utils.errors import UserError
 from m3dt.utils.processes import quiet_writers
 
-_EXPECTED_WARNINGS = (  # about choices made here, and a word of Lightning to torch
+_EXPECTED_WARNINGS = (  # about what is done on purpose, here and in Lightning
     ".*LeafSpec.*",
     r".*module\(s\) in eval mode at the start of training.*",
     ".*does not have many workers.*",
