@@ -14,7 +14,7 @@ from m3dt.data import DatasetStore, ExpertStreams, M3DTDataModule, TaskStream
 from m3dt.models import PromptDT, add_mixtures
 from m3dt.stages import BackboneStage, ExpertStage, RouterStage, row_losses
 from m3dt.stages.grouping import agreement_gram, gradient_groups, mean_gradient, random_groups
-from m3dt.stages.optimizer import learning_rate_factor
+from m3dt.stages.learning_rate import learning_rate_factor
 from m3dt.training.run import Run
 from m3dt.utils.console import make_console
 from m3dt.utils.errors import RunError

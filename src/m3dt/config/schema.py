@@ -110,7 +110,14 @@ class LoaderConfig(Section):
     code does."""
     # Batches are a pure function of seed, step and rank, whoever prepares them.
     num_workers: int = number(0, low=0, weights=False)
-    """Number of processes that prepare batches. 0 prepares them in the training process."""
+    """Number of processes that prepare batches. 0 prepares them in the training process, and on a
+    GPU in one other process."""
+    resident: str = choice("auto", ("auto", "on", "off"), weights=False)
+    """Whether the training device holds the whole dataset, prepared, and gathers batches from it.
+    `auto` turns it on where the device is a GPU with enough memory. Batches are the same."""
+    validation_trajectories: int = number(0, low=0)
+    """Number of trajectories per task that are held out of training and give `val/loss`, spread
+    evenly over the training trajectories ordered by return."""
 
 
 @dataclass
@@ -250,6 +257,17 @@ class ComputeConfig(Section):
     experts: str = choice("auto", ("auto", "in_turn", "together"))
     """How frozen experts are evaluated. `in_turn` runs one after the other and needs little memory;
     `together` runs one batched product; `auto` means `in_turn` on a CPU."""
+    # The next three change no bit of the weights, only when Python and the device meet.
+    steps_per_call: int = number(0, low=0, weights=False)
+    """Most optimiser steps per call of `training_step`. 0 means as many as take about a second. No
+    call runs past a checkpoint, a record of a callback, a validation or the end."""
+    graph: str = choice("auto", ("auto", "on", "off"), weights=False)
+    """Whether a step is recorded once as a CUDA graph and then replayed. `auto` turns it on on a
+    single GPU, except in float16."""
+    compile: str = choice("auto", ("auto", "on", "off"))
+    """Whether `torch.compile` fuses the operations of a step, which changes rounding. `auto` turns
+    it on on a GPU, except in float16, for trainings of 20,000 steps or more; compiling takes up to
+    a minute."""
 
 
 @dataclass

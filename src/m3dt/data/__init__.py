@@ -8,11 +8,14 @@ from m3dt.data.store import DatasetStore, TaskStore
 if TYPE_CHECKING:
     from m3dt.data.batch import Batch, Segment
     from m3dt.data.context import TaskContext
-    from m3dt.data.datamodule import ExpertStreams, M3DTDataModule, TaskStream
+    from m3dt.data.datamodule import Chunk, M3DTDataModule
+    from m3dt.data.draws import Draws, ExpertStreams, TaskStream
 
 __all__ = [
     "Batch",
+    "Chunk",
     "DatasetStore",
+    "Draws",
     "ExpertStreams",
     "M3DTDataModule",
     "Segment",
@@ -26,9 +29,11 @@ _MODULES = {
     "Batch": "batch",
     "Segment": "batch",
     "TaskContext": "context",
-    "ExpertStreams": "datamodule",
+    "Chunk": "datamodule",
+    "Draws": "draws",
+    "ExpertStreams": "draws",
     "M3DTDataModule": "datamodule",
-    "TaskStream": "datamodule",
+    "TaskStream": "draws",
 }
 
 if not TYPE_CHECKING:  # a type checker should report a misspelt name, not ask this function

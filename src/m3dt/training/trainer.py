@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -70,7 +70,7 @@ def make_trainer(
             max_steps=stage.config.max_steps,
             max_epochs=-1,
             logger=logger,
-            callbacks=[*callbacks, LearningRateMonitor("step"), saver],
+            callbacks=[*callbacks, saver],
             plugins=[AtomicCheckpointIO()],
             default_root_dir=folder,
             enable_progress_bar=False,
