@@ -106,8 +106,6 @@ def training_step(
     """
     stage.set_compute(ComputeConfig())
     stage.train()
-    for mixture in stage.model.mixtures:  # each expert has a dropout seed of its own
-        mixture.experts.reseed(list(stage.expert_numbers))
     parameters = list(stage.trainable().values())
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
 
