@@ -64,9 +64,10 @@ def test_a_step_leaves_alone_what_the_tasks_mask_leaves_out(synthetic):
     stage, seen = stage_of(HarmoConfig(sparsity=0.3)), []
     begin, end = stage.begin_step, stage.end_step
 
-    def begin_step(task):
+    def begin_step(batch):
+        task = int(batch.task_index[0])
         seen.append((task, copy_of(stage.model)))
-        begin(task)
+        begin(batch)
         for name, mask in stage.masks.of(task).items():
             weights = dict(stage.model.named_parameters())[name]
             if not is_exempt(name):

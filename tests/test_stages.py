@@ -9,7 +9,14 @@ import torch
 from conftest import SYNTHETIC_TASKS
 from lightning.pytorch.plugins import MixedPrecision
 
-from m3dt.config import FrozenStageConfig, GroupingConfig, LoaderConfig, ModelConfig, StageConfig
+from m3dt.config import (
+    ComputeConfig,
+    FrozenStageConfig,
+    GroupingConfig,
+    LoaderConfig,
+    ModelConfig,
+    StageConfig,
+)
 from m3dt.data import DatasetStore, ExpertStreams, M3DTDataModule, TaskStream
 from m3dt.models import PromptDT, add_mixtures
 from m3dt.stages import BackboneStage, ExpertStage, RouterStage, row_losses
@@ -179,15 +186,16 @@ def test_bfloat16_trains(synthetic):
 def test_float16_stops_where_steps_stay_bad(synthetic, kind):
     """The scaler skips overflows now and then; what it skips for good is no overflow."""
     stage = BackboneStage(fresh_model(), replace(FAST, max_steps=99, max_bad_steps=2), 0)
-    loss, taken = stage.loss, []
+    stage.set_compute(ComputeConfig(steps_per_call=1))
+    losses, taken = stage.row_losses, []
 
     def bad(batch):
         taken.append(0)
         # The root of 0 is finite, its gradient is not.
         more = (0 * next(iter(stage.trainable().values())).sum()).sqrt()
-        return loss(batch) * float("nan") if kind == "loss" else loss(batch) + more
+        return losses(batch) * float("nan") if kind == "loss" else losses(batch) + more
 
-    stage.loss = bad
+    stage.row_losses = bad
     with pytest.raises(RunError, match="not finite"):
         # Lightning itself would take bfloat16 in its place on a CPU.
         half = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))

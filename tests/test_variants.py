@@ -7,7 +7,8 @@ import torch
 from conftest import TINY
 from test_stages import FAST, MODEL, copy_of, data_for, fresh_model, train
 
-from m3dt.bench.method_costs import TRAININGS, method_step, stage_of
+from m3dt.bench.method_costs import TRAININGS, stage_of
+from m3dt.bench.steps import random_batch, training_step
 from m3dt.config import (
     METHODS,
     ComputeConfig,
@@ -208,7 +209,7 @@ def test_every_training_of_the_benchmark_steps(name, method, part):
     config = load_config("mt160", [*TINY, f"method={method}", "moe.num_experts=5"])
     stage = stage_of(config, part)
     before = copy_of(stage.model)
-    method_step(config, stage)()
+    training_step(stage, random_batch(4, 4, 2))()
     assert changed(stage, before)
     assert changed(stage, before) <= set(stage.trainable())
 

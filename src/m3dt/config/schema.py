@@ -254,9 +254,11 @@ class ComputeConfig(Section):
     """Whether each distinct prompt of a batch is encoded once for all rows that use it. With
     dropout, these rows share the dropped units of the prompt. `auto` turns it on where a batch has
     at most half as many prompts as rows."""
-    experts: str = choice("auto", ("auto", "in_turn", "together"))
-    """How frozen experts are evaluated. `in_turn` runs one after the other and needs little memory;
-    `together` runs one batched product; `auto` means `in_turn` on a CPU."""
+    experts: str = choice("auto", ("auto", "in_turn", "together", "wide"))
+    """How the experts behind a router are evaluated. `in_turn` runs frozen experts one after the
+    other and needs little memory. `wide` runs all as one feed-forward network. `together` runs one
+    batched product, as does `in_turn` while experts train. `auto` means `in_turn` on a CPU and
+    `wide` elsewhere."""
     # The next three change no bit of the weights, only when Python and the device meet.
     steps_per_call: int = number(0, low=0, weights=False)
     """Most optimiser steps per call of `training_step`. 0 means as many as take about a second. No

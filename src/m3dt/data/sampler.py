@@ -42,9 +42,11 @@ class TaskSampler:
             returns[start:end] = rewards[::-1].cumsum()[::-1]
         timesteps = np.arange(len(returns)) - np.repeat(self._starts, lengths)
         real = np.ones((1, len(returns)), bool)
-        columns = [c[None] for c in (store.observations, store.actions, returns, timesteps)]
-        rows = self.inputs.prepare(*columns, real=real)
-        nothing = self.inputs.prepare(*(column[:, :1] for column in columns), real=~real[:, :1])
+        arrays = (store.observations, store.actions, returns, timesteps)
+        states, actions, returns, timesteps = (array[None] for array in arrays)
+        rows = self.inputs.prepare(states, actions, returns, timesteps, real)
+        first = (array[:, :1] for array in (states, actions, returns, timesteps, ~real))
+        nothing = self.inputs.prepare(*first)
         return rows, np.repeat(lengths, lengths) - timesteps, nothing.states[0, 0]
 
     def prompts(self, which: np.ndarray, length: int) -> Rows:

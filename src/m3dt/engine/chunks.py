@@ -48,7 +48,7 @@ class ChunkPlan:
         self.automatic = steps_per_call == 0
         self.most = min(largest, steps_per_call or largest)
         self._next_steps = [*further, *map(_next_step_of, getattr(trainer, "callbacks", ()))]
-        if trainer.fast_dev_run or trainer.limit_train_batches != 1.0:
+        if getattr(trainer, "fast_dev_run", 0) or trainer.limit_train_batches != 1.0:
             self.most = 1  # these count calls
         self._current = 1 if self.automatic else self.most
 

@@ -11,14 +11,11 @@ def count_steps(trainer: pl.Trainer, steps: int) -> None:
     mean optimiser steps. It reads private fields because Lightning offers no others.
     """
     loop = trainer.fit_loop.epoch_loop
-    taken = loop.manual_optimization.optim_step_progress
+    taken, calls = loop.manual_optimization.optim_step_progress, loop.batch_progress
     for counter in (taken.total, taken.current):
         counter.ready += steps
         counter.completed += steps
-    calls = loop.batch_progress  # Lightning counts one itself
     for counter in (calls.total, calls.current):
-        counter.ready += steps - 1
-        counter.started += steps - 1
-        counter.processed += steps - 1
-        counter.completed += steps - 1
+        for name in ("ready", "started", "processed", "completed"):
+            setattr(counter, name, getattr(counter, name) + steps - 1)  # Lightning counts one
     loop._batches_that_stepped = loop.global_step

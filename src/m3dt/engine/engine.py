@@ -14,6 +14,7 @@ from m3dt.engine.choices import Choices, choose
 from m3dt.engine.chunks import ChunkPlan
 from m3dt.engine.steps import Steps, Taken
 from m3dt.engine.trainable import Trainable
+from m3dt.models import capturable
 from m3dt.utils.errors import RunError
 
 
@@ -42,7 +43,7 @@ class Engine:
         Raises:
             UserError: The settings ask for what this device cannot do.
         """
-        self._choices = choose(self.compute, trainer, recordable=True)
+        self._choices = choose(self.compute, trainer, capturable(self.stage.model))
         further = [self.stage.next_step]
         self._plan = ChunkPlan(trainer, self.compute.steps_per_call, data.largest_chunk, further)
         data.chunk_steps = self._plan

@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from m3dt.config import StageConfig
 from m3dt.data import Batch
+from m3dt.models import PromptDT
 
 
 class Trainable(Protocol):
     """A LightningModule whose optimiser steps the engine takes."""
 
+    model: PromptDT
     config: StageConfig
     num_losses: int  # losses that are summed up
 

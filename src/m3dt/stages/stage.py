@@ -5,7 +5,7 @@ Letters: B batch, T timesteps, A action.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -25,9 +25,8 @@ class Stage(pl.LightningModule):
     """One training stage.
 
     Frozen parts are in evaluation mode, without dropout, and absent from checkpoints. Dropout is
-    seeded anew at each step by (seed, stage, step, rank), and an expert's by its number and layer
-    too: a resumed run needs no saved generator, and callbacks that draw random numbers change
-    nothing.
+    seeded anew at each step by (seed, stage, step, rank): a resumed run needs no saved generator,
+    and callbacks that draw random numbers change nothing.
 
     Args:
         model: The model; frozen parts hold their final weights already.
@@ -54,8 +53,6 @@ class Stage(pl.LightningModule):
         self.seed = seed
         self.trained_modules = tuple(trained)
         self.frozen_dropout = frozen_dropout
-        # Numbers of the model's experts, which seed their dropout.
-        self.expert_numbers: Sequence[int] = range(sum(m.num_experts for m in model.mixtures[:1]))
         self.forward_pass: Callable[[PromptDT, Batch], Tensor] = plain_predictions
         self.engine = Engine(self)
         self.automatic_optimization = False  # the engine takes the optimiser steps
