@@ -12,7 +12,7 @@ from m3dt.data import Chunk, Draws, M3DTDataModule
 from m3dt.engine.bad_steps import BadSteps
 from m3dt.engine.choices import Choices, choose
 from m3dt.engine.chunks import ChunkPlan
-from m3dt.engine.steps import Steps, Taken
+from m3dt.engine.optimizer_steps import Steps, Taken
 from m3dt.engine.trainable import Trainable
 from m3dt.models import capturable
 from m3dt.utils.errors import RunError
