@@ -141,6 +141,8 @@ class StageConfig(Section):
     # Resuming from a checkpoint is exact, so it does not matter where they lie.
     checkpoint_every: int = number(5000, low=1, weights=False)
     """Number of steps between two checkpoints."""
+    validate_every: int = number(1000, low=1)
+    """Number of steps between two validations, where loader.validation_trajectories is above 0."""
     # It decides whether a training fails, not what the steps compute.
     max_bad_steps: int = number(10, low=0, weights=False)
     """Number of steps that are skipped because the loss or the gradient is not finite. One more

@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import lightning.pytorch as pl
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 
 from m3dt.config import LoaderConfig, ModelConfig
 from m3dt.data.batch import Batch
 from m3dt.data.draws import DrawPlan, Draws, ExpertStreams, TaskStream
+from m3dt.data.loading import (
+    Chunks,
+    ChunkSampler,
+    ValidationRounds,
+    leave_signals_to_the_parent,
+)
 from m3dt.data.mapped import MappedData
 from m3dt.data.resident import BYTES_PER_STEP, ResidentData
 from m3dt.data.store import DatasetStore
 from m3dt.utils.errors import UserError
 
 _LARGEST_CHUNK = 2**26  # bytes of batches that are gathered ahead from files
-
-
-class Chunk(NamedTuple):
-    """The batches of n optimiser steps that follow each other."""
-
-    first: int  # number of the first step
-    draws: Draws | None  # with a first axis of n, where the data is resident
-    batches: list[Batch]  # otherwise n of them
-
-    @property
-    def num_steps(self) -> int:
-        """Number of steps, n."""
-        return len(self.batches) if self.draws is None else len(self.draws.task)
-
-    def inputs(self, number: int) -> Draws | Batch:
-        """Return the draws or the batch of one of the n steps."""
-        return self.batches[number] if self.draws is None else self.draws.at(number)
 
 
 class M3DTDataModule(pl.LightningDataModule):
@@ -155,54 +142,30 @@ class M3DTDataModule(pl.LightningDataModule):
         on_gpu = trainer.strategy.root_device.type == "cuda"
         mapped = self._mapped if self._resident is None else None
         return DataLoader(
-            _Chunks(self.plan, mapped, trainer.global_rank, trainer.world_size),
+            Chunks(self.plan, mapped, trainer.global_rank, trainer.world_size),
             batch_size=None,
-            sampler=_ChunkSampler(trainer, lambda step: self.chunk_steps(step)),
+            sampler=ChunkSampler(trainer, lambda step: self.chunk_steps(step)),
             # A GPU should not wait for the process that drives it to prepare batches.
             num_workers=self.loader.num_workers or int(on_gpu),
-            worker_init_fn=_leave_signals_to_the_parent,
+            worker_init_fn=leave_signals_to_the_parent,
             pin_memory=on_gpu,
         )
 
+    @property
+    def validates(self) -> bool:
+        """Whether trajectories are held out for validation."""
+        return self.loader.validation_trajectories > 0
+
+    def val_dataloader(self) -> list[DataLoader]:
+        """Return the held-out batches of all tasks, in rounds that the ranks share."""
+        trainer = self.trainer
+        assert trainer is not None
+        if not self.validates:
+            return []
+        mapped = self._mapped if self._resident is None else None
+        rounds = range(max(len(stream.tasks) for stream in self.streams))
+        mine = list(rounds)[trainer.global_rank :: trainer.world_size]
+        return [DataLoader(ValidationRounds(self.plan, mapped), batch_size=None, sampler=mine)]
+
     def _num_steps(self) -> int:
         return sum(len(task.rewards) for task in self.store.tasks)
-
-
-def _leave_signals_to_the_parent(worker: int) -> None:
-    """Go on where a signal reaches all of a job: the parent ends the step, then its workers."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
-
-
-class _ChunkSampler(Sampler[tuple[int, int]]):
-    """Yields the first step and the length of each chunk from the trainer's current step on."""
-
-    def __init__(self, trainer: pl.Trainer, chunk_steps: Callable[[int], int]) -> None:
-        self.trainer = trainer
-        self.chunk_steps = chunk_steps
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        step = self.trainer.global_step
-        while True:
-            number = self.chunk_steps(step)
-            yield step, number
-            step += number
-
-
-class _Chunks(Dataset[Chunk]):
-    """Maps the first step and the length of a chunk to a rank's draws, or to its batches."""
-
-    def __init__(
-        self, plan: DrawPlan, mapped: MappedData | None, rank: int, world_size: int
-    ) -> None:
-        self.plan = plan
-        self.mapped = mapped  # None where the device gathers
-        self.rank = rank
-        self.world_size = world_size
-
-    def __getitem__(self, steps: tuple[int, int]) -> Chunk:
-        first, number = steps
-        ahead = range(first, first + number)
-        draws = [self.plan.at(step, self.rank, self.world_size) for step in ahead]
-        if self.mapped is None:
-            return Chunk(first, Draws.stack(draws), [])
-        return Chunk(first, None, [self.mapped.gather(d) for d in draws])

@@ -48,8 +48,8 @@ class ChunkPlan:
         self.automatic = steps_per_call == 0
         self.most = min(largest, steps_per_call or largest)
         self._next_steps = [*further, *map(_next_step_of, getattr(trainer, "callbacks", ()))]
-        if getattr(trainer, "fast_dev_run", 0) or trainer.limit_train_batches != 1.0:
-            self.most = 1  # these count calls
+        if trainer.limit_train_batches != 1.0:
+            self.most = 1  # it counts calls
         self._current = 1 if self.automatic else self.most
 
     def __call__(self, step: int) -> int:

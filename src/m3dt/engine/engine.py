@@ -11,7 +11,7 @@ from m3dt.config import ComputeConfig
 from m3dt.data import Chunk, Draws, M3DTDataModule
 from m3dt.engine.bad_steps import BadSteps
 from m3dt.engine.choices import Choices, choose
-from m3dt.engine.chunks import ChunkPlan
+from m3dt.engine.chunks import ChunkPlan, next_multiple
 from m3dt.engine.optimizer_steps import Steps, Taken
 from m3dt.engine.trainable import Trainable
 from m3dt.models import capturable
@@ -44,7 +44,8 @@ class Engine:
             UserError: The settings ask for what this device cannot do.
         """
         self._choices = choose(self.compute, trainer, capturable(self.stage.model))
-        further = [self.stage.next_step]
+        interval = self.stage.config.validate_every if data.validates else 0
+        further = [self.stage.next_step, lambda step: next_multiple(step, interval)]
         self._plan = ChunkPlan(trainer, self.compute.steps_per_call, data.largest_chunk, further)
         data.chunk_steps = self._plan
         return f"{self.stage.title}: {self._choices}" if str(self._choices) else ""

@@ -12,9 +12,10 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 from m3dt.config import ComputeConfig, StageConfig
-from m3dt.data import Batch, Chunk
+from m3dt.data import Batch, Chunk, Draws, ValidationRound
 from m3dt.engine import Engine
 from m3dt.models import PromptDT
 from m3dt.stages.learning_rate import learning_rate_factor
@@ -56,6 +57,7 @@ class Stage(pl.LightningModule):
         self.forward_pass: Callable[[PromptDT, Batch], Tensor] = plain_predictions
         self.engine = Engine(self)
         self.automatic_optimization = False  # the engine takes the optimiser steps
+        self.validation_loss = MeanMetric(nan_strategy="disable")
         self.strict_loading = False  # checkpoints hold the trainable weights alone
         model.requires_grad_(False)
         for module in self.trained_modules:
@@ -105,6 +107,15 @@ class Stage(pl.LightningModule):
     def training_step(self, chunk: Chunk, batch_idx: int) -> dict[str, Tensor]:
         """Take the optimiser steps of a chunk (`m3dt.engine`)."""
         return self.engine.take(chunk)
+
+    def validation_step(self, held_out: ValidationRound, batch_idx: int) -> None:
+        """Log the mean loss over tasks on their held-out trajectories, `val/loss`."""
+        inputs = held_out.chunk.inputs(0)
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        batch = data.gather(inputs) if isinstance(inputs, Draws) else inputs
+        losses = self.row_losses(batch).unflatten(0, (len(held_out.counted), -1)).sum(dim=1)
+        self.validation_loss.update(losses, weight=held_out.counted)
+        self.log("val/loss", self.validation_loss, on_step=False, on_epoch=True)
 
     def begin_step(self, batch: Batch) -> None:
         """Do what precedes the forward pass of each optimiser step: here nothing."""

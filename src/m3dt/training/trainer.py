@@ -65,6 +65,7 @@ def make_trainer(
         config.run, name="logs", version=folder.name, default_hp_metric=False, purge_step=start
     )
     settings: dict[str, Any] = {"log_every_n_steps": 20, **config.trainer}
+    validates = config.loader.validation_trajectories > 0
     try:
         return pl.Trainer(
             max_steps=stage.config.max_steps,
@@ -76,6 +77,10 @@ def make_trainer(
             enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
+            val_check_interval=stage.config.validate_every if validates else None,
+            check_val_every_n_epoch=None,  # the interval counts optimiser steps
+            limit_val_batches=1.0 if validates else 0,
+            num_sanity_val_steps=0,
             **settings,
         )
     except (MisconfigurationException, ValueError, TypeError) as error:
