@@ -18,6 +18,7 @@ from m3dt.data.format import INDEX, DatasetIndex
 from m3dt.data.store import DatasetStore
 from m3dt.runs.registry import Registry
 from m3dt.tasks import SIMULATORS, tasks_of
+from m3dt.training.resume import interrupted_stages
 from m3dt.utils.errors import RunError, UserError
 from m3dt.utils.files import TEMPORARY_SUFFIX, free_space
 
@@ -167,7 +168,7 @@ def _registry(config: Config) -> Iterator[Finding]:
         return
     counted = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
     yield Finding("registry", OK, f"{run}: {counted or 'empty'}, all verified")
-    unfinished = sorted(p.name for p in (run / "checkpoints").glob("*") if p.is_dir())
+    unfinished = interrupted_stages(run / "checkpoints")
     if unfinished:
         found, remedy = f"unfinished: {', '.join(unfinished)}", "repeat the interrupted command"
         yield Finding("checkpoints", NOTE, found, remedy)

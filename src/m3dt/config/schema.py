@@ -133,7 +133,12 @@ class StageConfig(Section):
     """Segments per optimiser step in this stage. 0 means loader.batch_size."""
     # Resuming from a checkpoint is exact, so it does not matter where they lie.
     checkpoint_every: int = number(5000, low=1, weights=False)
-    """Number of steps between two checkpoints."""
+    """Number of steps between two checkpoints. The newest two are kept until the stage ends."""
+    checkpoint_minutes: float = number(10.0, low=0, weights=False)
+    """Minutes after which a checkpoint is written although none is due by steps. 0 means never."""
+    keep_every: int = number(0, low=0, weights=False)
+    """Number of steps between two checkpoints that stay, in <run>/checkpoints/kept. 0 keeps
+    none."""
     # It decides whether a training fails, not what the steps compute.
     max_bad_steps: int = number(10, low=0, weights=False)
     """Number of steps that are skipped because the loss or the gradient is not finite. One more
