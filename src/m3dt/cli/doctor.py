@@ -21,6 +21,7 @@ from m3dt.tasks import SIMULATORS, tasks_of
 from m3dt.training.resume import interrupted_stages
 from m3dt.utils.errors import RunError, UserError
 from m3dt.utils.files import TEMPORARY_SUFFIX, free_space
+from m3dt.utils.processes import available_cpus, threads_within_quota
 
 OK, NOTE, FAILED = "ok", "note", "failed"
 _COLORS = {OK: "green", NOTE: "yellow", FAILED: "red"}
@@ -86,8 +87,10 @@ def _versions(config: Config) -> Iterator[Finding]:
 
 
 def _devices(config: Config) -> Iterator[Finding]:
-    cores = f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads"
-    yield Finding("processor", OK, cores)
+    with threads_within_quota():
+        threads = torch.get_num_threads()
+    usable = f"{available_cpus()} of {os.cpu_count()} CPUs are available"
+    yield Finding("processor", OK, f"{usable}, torch trains on {threads} threads")
     accelerator = str(config.trainer.get("accelerator", "auto"))
     if torch.cuda.is_available():
         names = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}

@@ -84,7 +84,7 @@ class CollectConfig(Section):
     trajectories: int = number(2000, low=4)
     """Trajectories per task. The last 2 serve as prompts."""
     workers: int = number(0, low=0)
-    """Number of processes that collect. 0 means one per CPU core."""
+    """Number of processes that collect. 0 means one per available CPU."""
     policies: str = ""
     """Folder of behaviour policies that take precedence over the package's (`m3dt behaviour`)."""
     seed: int = number(0, low=0)
@@ -218,7 +218,7 @@ class EvaluationConfig(Section):
     episodes: int = number(10, low=1)
     """Episodes per task."""
     workers: int = number(0, low=0)
-    """Number of processes that step environments. 0 means one per CPU core."""
+    """Number of processes that step environments. 0 means one per available CPU."""
     tile: int = number(10, low=1)
     """Number of episodes of one task that a worker steps together."""
     batch_size: int = number(10, low=1)
