@@ -43,6 +43,10 @@ class ProgressCallback(pl.Callback):
         """Return the settings that decide which weights are kept: none."""
         return {}
 
+    def next_step(self, step: int) -> None:
+        """Return the next step after `step` at which this callback must be called: none."""
+        return None
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
             return

@@ -52,8 +52,16 @@ class Recorder(pl.Callback, ABC):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
     ) -> None:
         last = self.history[-1]["step"] if self.history else 0
-        if trainer.global_step % self.every_n_steps == 0 and trainer.global_step > last:
+        if trainer.global_step > last and self.is_due(trainer):
             self._take(trainer, pl_module)
+
+    def is_due(self, trainer: pl.Trainer) -> bool:
+        """Tell whether a record belongs to the current step."""
+        return trainer.global_step % self.every_n_steps == 0
+
+    def next_step(self, step: int) -> int:
+        """Return the next step after `step` at which this callback must be called."""
+        return (step // self.every_n_steps + 1) * self.every_n_steps
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": self.history}

@@ -36,7 +36,7 @@ class RolloutCallback(Recorder):
         every_n_steps: Optimiser steps between evaluations.
         episodes: Episodes per task.
         tasks: Names of tasks; by default all of the dataset's.
-        workers: Processes that step environments; 0 means one per CPU core.
+        workers: Processes that step environments; 0 means one per available CPU.
     """
 
     before_training = False

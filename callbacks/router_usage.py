@@ -39,7 +39,12 @@ class RouterUsageCallback(Recorder):
         batch_size: Segments of a task's fixed batch; by default the loader's.
     """
 
+    def is_due(self, trainer: pl.Trainer) -> bool:
+        """Tell whether a record belongs to the current step; one belongs to the last."""
+        return super().is_due(trainer) or trainer.global_step == trainer.max_steps
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Another callback stopped the training.
         if self.history and trainer.global_step > self.history[-1]["step"]:
             self._take(trainer, pl_module)
 

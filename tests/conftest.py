@@ -10,6 +10,9 @@ from filelock import FileLock
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from moments import Moments  # noqa: E402
+from tensorboard.summary.writer import event_file_writer  # noqa: E402
+
 from m3dt.cli import main  # noqa: E402
 from m3dt.config import load_config  # noqa: E402
 from m3dt.data.format import DatasetIndex, Trajectory, write_task  # noqa: E402
@@ -137,3 +140,11 @@ def official(tmp_path_factory):
     folder = tmp_path_factory.mktemp("official") / "data"
     import_from(OFFICIAL, folder, "npz")
     return folder
+
+
+@pytest.fixture
+def moments(monkeypatch):
+    """Return the actions; event files that are begun within a second keep their order."""
+    monkeypatch.setattr(Moments, "actions", {})
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(10**6))
+    return Moments.actions

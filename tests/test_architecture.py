@@ -119,6 +119,29 @@ def test_products_have_one_mode_whatever_is_imported_first():
 
 
 @pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ({}, "1000"),
+        ({"GOMP_SPINCOUNT": "70"}, "70"),
+        ({"OMP_WAIT_POLICY": "passive"}, "None"),
+        ({"OMP_WAIT_POLICY": "active", "GOMP_SPINCOUNT": "70"}, "70"),
+    ],
+)
+def test_threads_spin_briefly_unless_the_user_says_otherwise(own, expected):
+    """GNU's OpenMP reads it as torch is loaded: after m3dt by the command and by the module."""
+    code = "import os, m3dt, sys; print(os.environ.get('GOMP_SPINCOUNT')); import torch"
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    inherited = {k: v for k, v in os.environ.items() if k not in names}
+    environment = {**inherited, "OMP_DISPLAY_ENV": "verbose", **own}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split() == [expected]
+    counts = set(re.findall(r"GOMP_SPINCOUNT = '(\d+)'", done.stderr))
+    if counts and expected.isdigit():  # another OpenMP has no such variable
+        assert counts == {expected}
+
+
+@pytest.mark.parametrize(
     ("what", "where"),
     [
         ("autograd.grad(", "stages/gradients.py"),  # grouping, HarmoDT and callbacks ask it

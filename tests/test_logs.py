@@ -1,19 +1,26 @@
 """What is logged and shown: TensorBoard's layout, groups, scores and films; the progress bar."""
 
 import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from quick_run import call
+from quick_run import QUICK, call
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_stages import FAST, data_for, fresh_model, train
 
 from m3dt.callbacks import ProgressCallback, RolloutCallback, progress
 from m3dt.evaluation import RandomPolicy, animation, film, video
 from m3dt.plots import tensorboard as logs
+from m3dt.runs import Registry
 from m3dt.stages import BackboneStage, ExpertStage
 
 LOGGED = {
@@ -149,3 +156,138 @@ def test_rollouts_score_and_change_nothing(synthetic):
     stage = ExpertStage(fresh_model(2), FAST, 0, [0, 1])
     train(stage, data_for(synthetic, 2), steps=1, callbacks=[experts])
     assert experts.metrics() == {}
+
+
+WATCHED = (
+    "callbacks.conflict.every_n_steps=5", "callbacks.router_usage.every_n_steps=15",
+    "callbacks.moments={class: moments.Moments}",
+    *(f"stage{i}.max_steps=40" for i in (1, 3)),
+)  # fmt: skip
+
+
+def records(folder):
+    """Return all scalars and images of a log, by tag and in order."""
+    found = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0})
+    found.Reload()
+    tags = found.Tags()
+    values = {t: [(e.step, e.value) for e in found.Scalars(t)] for t in tags["scalars"]}
+    values |= {
+        t: [(e.step, e.encoded_image_string) for e in found.Images(t)] for t in tags["images"]
+    }
+    left_out = ["time/"]
+    left_out += ["train/", "learning_rate"]
+    return {tag: v for tag, v in values.items() if not tag.startswith(tuple(left_out))}
+
+
+def new_run(finished, folder, stage):
+    """Return a run that has the models which a stage builds on."""
+    for kind in ("backbone", "grouping", "expert") if stage == "stage3" else ():
+        shutil.copytree(finished / "registry" / kind, folder / "registry" / kind)
+    return folder
+
+
+def before_registering(monkeypatch, action):
+    save = Registry.save
+    monkeypatch.setattr(Registry, "save", lambda *given, **more: action() or save(*given, **more))
+
+
+EXPECTED_STEPS = {"stage1": ("conflict/mean", [*range(0, 41, 5)]),
+                  "stage3": ("router/entropy", [0, 15, 30, 40])}  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", EXPECTED_STEPS)
+def test_a_kill_neither_loses_nor_repeats_records(
+    finished, data, tmp_path, monkeypatch, moments, stage
+):
+    """A copy of the folder at some moment is what a kill at this moment leaves behind."""
+    run = new_run(finished, tmp_path / "whole", stage)
+    copies = []
+
+    def copy(trainer=None):
+        copies.append(shutil.copytree(run, tmp_path / f"copy{len(copies)}"))
+
+    # After records at 15 and at a checkpoint's step, after a checkpoint, between, at the end.
+    for moment in (("end", 3), ("end", 15), ("end", 30), ("start", 30), ("start", 37)):
+        moments[moment] = copy
+    moments["train end", 40] = copy
+    with monkeypatch.context() as patch:
+        before_registering(patch, copy)
+        assert call(stage, run, data, *WATCHED) == 0
+    moments.clear()
+    expected = records(run / "logs" / stage)
+    tag, steps = EXPECTED_STEPS[stage]
+    assert [step for step, _ in expected[tag]] == steps
+    for copied in copies:
+        assert call(stage, copied, data, *WATCHED) == 0
+        assert records(copied / "logs" / stage) == expected, copied
+    assert len(copies) == 7
+
+
+@pytest.mark.parametrize("stage", EXPECTED_STEPS)
+def test_signals_neither_lose_nor_repeat_records(finished, data, tmp_path, moments, stage):
+    """One after the other: SIGTERM as a record comes due, between, at the end; and an exception."""
+    whole, run = (new_run(finished, tmp_path / name, stage) for name in ("whole", "run"))
+    assert call(stage, whole, data, *WATCHED) == 0
+
+    def terminate(trainer):
+        moments.clear()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def interrupt(trainer):
+        moments.clear()
+        raise KeyboardInterrupt
+
+    for moment in (("start", 14), ("start", 22), ("end", 29), ("start", 39)):
+        moments[moment] = terminate
+        with pytest.raises(SystemExit, match="143"):
+            call(stage, run, data, *WATCHED)
+        if moment == ("end", 29):  # before the next checkpoint
+            moments["end", 30] = interrupt
+            assert call(stage, run, data, *WATCHED) == 130
+    assert call(stage, run, data, *WATCHED) == 0
+    assert records(run / "logs" / stage) == records(whole / "logs" / stage)
+
+
+def test_the_last_record_of_a_stopped_training_is_written_once(
+    finished, data, tmp_path, monkeypatch, moments
+):
+    """Another callback stops stage 3 at the step of a checkpoint; kills before it is registered."""
+    run = new_run(finished, tmp_path / "whole", "stage3")
+    copies = []
+
+    def stop(trainer):
+        trainer.should_stop = True
+
+    def copy(trainer=None):
+        copies.append(shutil.copytree(run, tmp_path / f"copy{len(copies)}"))
+
+    moments.update({("train start", 20): stop, ("end", 20): stop, ("train end", 20): copy})
+    with monkeypatch.context() as patch:
+        before_registering(patch, copy)
+        assert call("stage3", run, data, *WATCHED) == 0
+    del moments["train end", 20]
+    expected = records(run / "logs" / "stage3")
+    assert [step for step, _ in expected["router/entropy"]] == [0, 15, 20]
+    for copied in copies:
+        assert call("stage3", copied, data, *WATCHED) == 0
+        assert records(copied / "logs" / "stage3") == expected
+    assert len(copies) == 2
+
+
+def test_kill_9_neither_loses_nor_repeats_records(data, tmp_path):
+    """A real one, in the middle of a step whose record still waits to be written."""
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    code = (
+        "import moments, os, signal, sys; from m3dt.cli import main\n"
+        "kill = lambda trainer: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "moments.Moments.actions = {('end', 25): kill}\n"
+        "main(sys.argv[1:])"
+    )
+    words = ["stage1", *QUICK, f"data={data}", f"run={run}", *WATCHED]
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path}
+    killed = subprocess.run([sys.executable, "-c", code, *words], env=environment)
+    assert killed.returncode == -signal.SIGKILL
+    for folder in (run, whole):
+        assert call("stage1", folder, data, *WATCHED) == 0
+    assert records(run / "logs" / "stage1") == records(whole / "logs" / "stage1")

@@ -12,6 +12,10 @@ from m3dt.version import __version__
 # with them weights and scores on what shares a product. MKL reads this at its first product, so it
 # is set here, before any module of the package can compute.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+# GNU OpenMP's threads otherwise spin for milliseconds at the end of each operation, and on a busy
+# machine they take each other's CPUs. OpenMP reads this when torch loads it.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if TYPE_CHECKING:
     from m3dt.evaluation import Agent, EvaluationResult, evaluate, load

@@ -18,8 +18,10 @@ from m3dt.data.format import INDEX, DatasetIndex
 from m3dt.data.store import DatasetStore
 from m3dt.runs.registry import Registry
 from m3dt.tasks import SIMULATORS, tasks_of
+from m3dt.training.resume import interrupted_stages
 from m3dt.utils.errors import RunError, UserError
 from m3dt.utils.files import TEMPORARY_SUFFIX, free_space
+from m3dt.utils.processes import available_cpus, threads_within_quota
 
 OK, NOTE, FAILED = "ok", "note", "failed"
 _COLORS = {OK: "green", NOTE: "yellow", FAILED: "red"}
@@ -85,8 +87,10 @@ def _versions(config: Config) -> Iterator[Finding]:
 
 
 def _devices(config: Config) -> Iterator[Finding]:
-    cores = f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads"
-    yield Finding("processor", OK, cores)
+    with threads_within_quota():
+        threads = torch.get_num_threads()
+    usable = f"{available_cpus()} of {os.cpu_count()} CPUs are available"
+    yield Finding("processor", OK, f"{usable}, torch trains on {threads} threads")
     accelerator = str(config.trainer.get("accelerator", "auto"))
     if torch.cuda.is_available():
         names = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
@@ -167,7 +171,7 @@ def _registry(config: Config) -> Iterator[Finding]:
         return
     counted = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
     yield Finding("registry", OK, f"{run}: {counted or 'empty'}, all verified")
-    unfinished = sorted(p.name for p in (run / "checkpoints").glob("*") if p.is_dir())
+    unfinished = interrupted_stages(run / "checkpoints")
     if unfinished:
         found, remedy = f"unfinished: {', '.join(unfinished)}", "repeat the interrupted command"
         yield Finding("checkpoints", NOTE, found, remedy)

@@ -84,7 +84,7 @@ class CollectConfig(Section):
     trajectories: int = number(2000, low=4)
     """Trajectories per task. The last 2 serve as prompts."""
     workers: int = number(0, low=0)
-    """Number of processes that collect. 0 means one per CPU core."""
+    """Number of processes that collect. 0 means one per available CPU."""
     policies: str = ""
     """Folder of behaviour policies that take precedence over the package's (`m3dt behaviour`)."""
     seed: int = number(0, low=0)
@@ -140,7 +140,12 @@ class StageConfig(Section):
     """Segments per optimiser step in this stage. 0 means loader.batch_size."""
     # Resuming from a checkpoint is exact, so it does not matter where they lie.
     checkpoint_every: int = number(5000, low=1, weights=False)
-    """Number of steps between two checkpoints."""
+    """Number of steps between two checkpoints. The newest two are kept until the stage ends."""
+    checkpoint_minutes: float = number(10.0, low=0, weights=False)
+    """Minutes after which a checkpoint is written although none is due by steps. 0 means never."""
+    keep_every: int = number(0, low=0, weights=False)
+    """Number of steps between two checkpoints that stay, in <run>/checkpoints/kept. 0 keeps
+    none."""
     validate_every: int = number(1000, low=1)
     """Number of steps between two validations, where loader.validation_trajectories is above 0."""
     # It decides whether a training fails, not what the steps compute.
@@ -222,7 +227,7 @@ class EvaluationConfig(Section):
     episodes: int = number(10, low=1)
     """Episodes per task."""
     workers: int = number(0, low=0)
-    """Number of processes that step environments. 0 means one per CPU core."""
+    """Number of processes that step environments. 0 means one per available CPU."""
     tile: int = number(10, low=1)
     """Number of episodes of one task that a worker steps together."""
     batch_size: int = number(10, low=1)

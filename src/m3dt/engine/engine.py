@@ -34,6 +34,11 @@ class Engine:
         self._plan: ChunkPlan | None = None
         self._steps: Steps | None = None
 
+    @property
+    def prepared(self) -> bool:
+        """Whether `prepare` was called."""
+        return self._plan is not None
+
     def prepare(self, trainer: pl.Trainer, data: M3DTDataModule) -> str:
         """Decide how steps run and plan the chunks, before the trainer fits.
 

@@ -149,7 +149,8 @@ class Stage(pl.LightningModule):
         )
 
     def on_fit_start(self) -> None:
-        self.engine.prepare(self.trainer, self.trainer.datamodule)  # type: ignore[attr-defined]
+        if not self.engine.prepared:
+            self.engine.prepare(self.trainer, self.trainer.datamodule)  # type: ignore[attr-defined]
 
     def on_train_start(self) -> None:
         self.engine.start()

@@ -12,9 +12,10 @@ from torch import Tensor
 from m3dt.config import Config
 from m3dt.data import M3DTDataModule
 from m3dt.stages import Stage
+from m3dt.training.checkpointing import CheckpointCallback
 from m3dt.training.resume import FORCED, check_resume, check_space, newest_checkpoint, step_of
 from m3dt.training.run import Fitted
-from m3dt.training.signals import SaveOnSignal, plain_exits
+from m3dt.training.signals import Signals, plain_exits
 from m3dt.training.trainer import make_trainer, quiet_training
 from m3dt.utils.errors import RunError
 
@@ -53,22 +54,23 @@ def fit(
     """
     checkpoint = newest_checkpoint(folder)
     start = step_of(checkpoint) if checkpoint else 0
-    signals = SaveOnSignal(folder)
-    trainer = make_trainer(config, stage, [*callbacks, signals], folder, start)
+    signals, name = Signals(), folder.name
+    saver = CheckpointCallback(folder, stage.config, signals)
+    trainer = make_trainer(config, stage, [*callbacks, saver], folder, start)
     forced = check_resume(folder, settings, config.force, console)  # the trainer took its arguments
-    check_space(folder, stage.model)
+    check_space(folder, stage.model, stage.config, start)
     if checkpoint:
-        console.print(f"resuming [bold]{folder.name}[/] at step {start}")
+        console.print(f"resuming [bold]{name}[/] at step {start}")
     stage.set_compute(config.compute)
     size = sum(parameter.nbytes for parameter in stage.model.parameters())
     decided = data.place(trainer.strategy.root_device, size), stage.engine.prepare(trainer, data)
     for line in filter(None, decided):
         console.print(line)
-    with quiet_training(), plain_exits(trainer, signals, config.run, checkpoint, console):
+    with quiet_training(), plain_exits(trainer, signals, config.run, name, checkpoint, console):
         trainer.fit(stage, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if trainer.global_step < stage.config.max_steps and not trainer.should_stop:
         raise RunError(
-            f"{folder.name} ended early, at step {trainer.global_step} of {stage.config.max_steps}"
+            f"{name} ended early, at step {trainer.global_step} of {stage.config.max_steps}"
         )
     selected = _keep_selected(stage, callbacks)
     step = trainer.global_step if selected is None else selected

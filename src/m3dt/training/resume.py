@@ -19,14 +19,15 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
+from m3dt.config import StageConfig
 from m3dt.training.fingerprint import differences
 from m3dt.utils.errors import RunError, UserError
 from m3dt.utils.files import atomic_path, free_space, remove_temporaries, sole_writer, write_json
 
 SETTINGS = "settings.json"
 FORCED = "forced"  # key of settings that changed during a training, here and in its metrics
-CHECKPOINT = "step{step}.ckpt"
-KEPT = 2  # complete checkpoints; a third may be in the making
+_RESUMABLE = 2  # complete checkpoints of a training; a third may be in the making
+_KEPT = "kept"  # folder of the checkpoints that stay
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -38,8 +39,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         try:
             with atomic_path(Path(path)) as temporary:
                 torch.save(checkpoint, temporary)
-            for older in _checkpoints(Path(path).parent)[:-KEPT]:
-                older.unlink(missing_ok=True)  # Lightning does not know those of an earlier process
         except (OSError, RuntimeError) as error:  # torch reports a full disk by the latter
             raise UserError(
                 f"{path}: cannot be written ({error}). The checkpoint before it is whole: free "
@@ -51,7 +50,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 def training_folder(folder: Path) -> Iterator[Path]:
     """Lock a stage's folder until its models are registered; then all ranks leave together.
 
-    A finished training deletes the folder; an interrupted one keeps it.
+    A finished training deletes the folder; an interrupted one keeps it. Checkpoints of `keep_every`
+    are in `kept_folder`, which stays.
 
     Raises:
         UserError: Another process trains the same.
@@ -60,6 +60,7 @@ def training_folder(folder: Path) -> Iterator[Path]:
         if is_first_rank():
             held.enter_context(sole_writer(folder))
             remove_temporaries(folder)
+            remove_temporaries(kept_folder(folder))
         yield folder
         if is_first_rank():
             shutil.rmtree(folder, ignore_errors=True)
@@ -68,7 +69,17 @@ def training_folder(folder: Path) -> Iterator[Path]:
 
 def checkpoint_path(folder: Path, step: int) -> Path:
     """Return the file of the checkpoint of a step."""
-    return folder / CHECKPOINT.format(step=step)
+    return folder / f"step{step}.ckpt"
+
+
+def kept_folder(folder: Path) -> Path:
+    """Return the folder of a stage's checkpoints that stay; training does not resume from them."""
+    return folder.parent / _KEPT / folder.name
+
+
+def interrupted_stages(checkpoints: Path) -> list[str]:
+    """Return the names of the folders that interrupted trainings of a run have left."""
+    return sorted(p.name for p in checkpoints.glob("*") if p.is_dir() and p.name != _KEPT)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -86,6 +97,12 @@ def newest_checkpoint(folder: Path) -> Path | None:
         except (OSError, zipfile.BadZipFile):
             continue
     return None
+
+
+def remove_older(folder: Path) -> None:
+    """Delete all checkpoints but the newest two, also those of earlier processes."""
+    for older in _checkpoints(folder)[:-_RESUMABLE]:
+        older.unlink(missing_ok=True)
 
 
 def _checkpoints(folder: Path) -> list[Path]:
@@ -152,15 +169,23 @@ def check_resume(
     return forced
 
 
-def check_space(folder: Path, model: torch.nn.Module) -> None:
+def check_space(folder: Path, model: torch.nn.Module, config: StageConfig, start: int) -> None:
     """Refuse to start where a training's checkpoints would not fit.
+
+    Args:
+        folder: Of the checkpoints.
+        model: Its trainable weights are saved.
+        config: Of the stage.
+        start: Step at which training begins.
 
     Raises:
         UserError: The disk has too little space.
     """
     # Weights, two moments, and the weights at the peak of conflict.
     size = 4 * sum(p.nbytes for p in model.parameters() if p.requires_grad)
-    wanted, free = KEPT + 1 - len(_checkpoints(folder)[-KEPT:]), free_space(folder)
+    wanted, free = _RESUMABLE + 1 - len(_checkpoints(folder)[-_RESUMABLE:]), free_space(folder)
+    if config.keep_every:
+        wanted += config.max_steps // config.keep_every - start // config.keep_every
     if free < wanted * size:
         raise UserError(
             f"{folder}: {free / 2**20:,.0f} MiB are free, but checkpoints take {wanted} times "

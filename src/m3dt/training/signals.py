@@ -1,4 +1,4 @@
-"""How a training ends early: signals save first, foreign exceptions become one message."""
+"""How a training ends early: signals let it save, foreign exceptions become one message."""
 
 import errno
 import signal
@@ -8,14 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
-from m3dt.training.resume import checkpoint_path
 from m3dt.utils.errors import UserError
 
 
@@ -31,24 +29,23 @@ class Interrupted(Exception):
         self.signal = number
 
 
-class SaveOnSignal(pl.Callback):
-    """Writes a checkpoint between two steps once a signal has come, then raises `Interrupted`.
+class Signals:
+    """SIGTERM and Ctrl-C during a training, which ends after its running step.
 
-    A second Ctrl-C does not wait for the step. All ranks leave, whichever of them got the signal.
-    Whoever runs the trainer calls `restore` afterwards in any case, and looks at `received`.
+    A second Ctrl-C does not wait for the step. Whoever runs the trainer calls `restore` afterwards
+    in any case, and looks at `received`.
 
-    Args:
-        folder: Where checkpoints are.
+    Attributes:
+        received: The last signal that came, or 0.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self) -> None:
         self.received = 0
         # As they are before Lightning sets its own, which it means to take back too.
         self._owners = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # Lightning has set its own handlers by now; these take their place.
+    def catch(self) -> None:
+        """Replace the handlers of both signals."""
         if threading.current_thread() is threading.main_thread():
             for number in self._owners:
                 signal.signal(number, self._receive)
@@ -59,20 +56,6 @@ class SaveOnSignal(pl.Callback):
             for number, handler in self._owners.items():
                 signal.signal(number, handler)
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
-    ) -> None:
-        number = self._agreed(trainer, pl_module.device)
-        if number:
-            trainer.save_checkpoint(checkpoint_path(self.folder, trainer.global_step))
-            raise Interrupted(number)
-
-    def _agreed(self, trainer: pl.Trainer, device: torch.device) -> int:
-        if trainer.world_size == 1:
-            return self.received
-        mine = torch.tensor(self.received, device=device)
-        return int(trainer.strategy.reduce(mine, reduce_op="max"))
-
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
@@ -82,8 +65,9 @@ class SaveOnSignal(pl.Callback):
 @contextmanager
 def plain_exits(
     trainer: pl.Trainer,
-    signals: SaveOnSignal,
+    signals: Signals,
     run: str,
+    stage: str,
     checkpoint: Path | None,
     console: Console,
 ) -> Iterator[None]:
@@ -91,8 +75,9 @@ def plain_exits(
 
     Args:
         trainer: The trainer.
-        signals: Its callback.
+        signals: Those that reach it.
         run: Folder of the run, for messages.
+        stage: Name of the stage, for messages.
         checkpoint: From which training resumes, if it does.
         console: Receives the message of a signal.
 
@@ -102,8 +87,7 @@ def plain_exits(
     try:
         yield
     except Interrupted as interrupted:
-        place = f"{signals.folder.name}: saved at step {trainer.global_step}"
-        console.print(f"{place} on {interrupted}.")
+        console.print(f"{stage}: saved at step {trainer.global_step} on {interrupted}.")
         _leave(interrupted.signal)
     except UnpicklingError:  # it would execute something, or is not one of ours
         raise UserError(

@@ -8,6 +8,7 @@ from m3dt.training.job import Job, complete
 from m3dt.training.jobs import BackboneJob, BaselineJob, ExpertsJob, RouterJob
 from m3dt.training.parents import check_has_stages
 from m3dt.training.run import Run
+from m3dt.utils.processes import threads_within_quota
 
 _JOBS: dict[str, type[Job]] = {
     "stage1": BackboneJob,
@@ -31,9 +32,10 @@ def train(config: Config, command: str, console: Console) -> None:
         RunError: Training stopped before its end.
     """
     run = Run(config, console)
-    if command == "train" and config.method in BASELINES:
-        complete(BaselineJob(run))
-        return
-    check_has_stages(config)
-    for name in ("stage1", "stage2", "stage3") if command == "train" else (command,):
-        complete(_JOBS[name](run))
+    with threads_within_quota():
+        if command == "train" and config.method in BASELINES:
+            complete(BaselineJob(run))
+            return
+        check_has_stages(config)
+        for name in ("stage1", "stage2", "stage3") if command == "train" else (command,):
+            complete(_JOBS[name](run))

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from m3dt.config import Config
 from m3dt.stages import Stage
-from m3dt.training.resume import CHECKPOINT, KEPT, AtomicCheckpointIO
+from m3dt.training.resume import AtomicCheckpointIO
 from m3dt.utils.errors import UserError
 from m3dt.utils.processes import quiet_writers
 
@@ -23,7 +22,6 @@ _EXPECTED_WARNINGS = (  # about what is done on purpose, here and in Lightning
     ".*LeafSpec.*",
     r".*module\(s\) in eval mode at the start of training.*",
     ".*does not have many workers.*",
-    ".*Checkpoint directory .* exists and is not empty.*",
 )
 
 
@@ -44,25 +42,18 @@ def make_trainer(
         stage: The stage.
         callbacks: Ours and the user's.
         folder: Of the checkpoints.
-        start: Step at which training begins; later records of the log are dropped.
+        start: Step of the checkpoint from which training resumes, or 0. Earlier processes may have
+            logged later steps: those records are dropped, as training repeats them.
 
     Raises:
         UserError: Lightning refuses an argument.
     """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    saver = ModelCheckpoint(
-        folder,
-        filename=CHECKPOINT.removesuffix(".ckpt"),
-        auto_insert_metric_name=False,
-        monitor="step",
-        mode="max",
-        save_top_k=KEPT,
-        every_n_train_steps=stage.config.checkpoint_every,
-        enable_version_counter=False,
-    )
+    # A value that is known after k steps is logged at k, and a checkpoint of step k contains it.
+    purged = start + 1 if start else 0
     logger = StepLogger(
-        config.run, name="logs", version=folder.name, default_hp_metric=False, purge_step=start
+        config.run, name="logs", version=folder.name, default_hp_metric=False, purge_step=purged
     )
     settings: dict[str, Any] = {"log_every_n_steps": 20, **config.trainer}
     validates = config.loader.validation_trajectories > 0
@@ -71,7 +62,7 @@ def make_trainer(
             max_steps=stage.config.max_steps,
             max_epochs=-1,
             logger=logger,
-            callbacks=[*callbacks, saver],
+            callbacks=callbacks,
             plugins=[AtomicCheckpointIO()],
             default_root_dir=folder,
             enable_progress_bar=False,

@@ -1,18 +1,59 @@
-"""Process and thread pools whose workers end with their parent and after an error."""
+"""How many CPUs there are, and pools whose workers end with their parent and after an error."""
 
+import math
 import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 
 def num_workers(requested: int = 0) -> int:
-    """Return the requested number of workers, or one per CPU core where it is 0."""
-    return requested or os.cpu_count() or 1
+    """Return the requested number of workers, or one per available CPU where it is 0."""
+    return requested or available_cpus()
+
+
+def available_cpus(root: Path = Path("/")) -> int:
+    """Return how many CPUs this process may use: by its affinity and its control groups' quotas.
+
+    Args:
+        root: Where the system's folders `proc` and `sys` are.
+    """
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        allowed = len(os.sched_getaffinity(0))
+    else:
+        allowed = os.cpu_count() or 1
+    return max(1, math.ceil(min([allowed, *_quotas(root)])))
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """Yield the CPU quotas of this process's control groups and of those around them."""
+    with suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, name = line.split(":", 2)
+            if controllers and "cpu" not in controllers.split(","):
+                continue
+            # Version 1 has a tree per controller; version 2 has one, without a controller's name.
+            tree = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
+            group = tree / name.lstrip("/")
+            for folder in (group, *group.parents):
+                yield from _quota(folder)
+                if folder == tree:
+                    break
+
+
+def _quota(folder: Path) -> list[float]:
+    with suppress(OSError, ValueError):  # no such file, or no limit: "max 100000"
+        time, period = map(int, (folder / "cpu.max").read_text().split())
+        return [time / period]
+    with suppress(OSError, ValueError):
+        time, period = (int((folder / f"cpu.cfs_{n}_us").read_text()) for n in ("quota", "period"))
+        return [time / period] if time > 0 else []
+    return []
 
 
 @contextmanager
@@ -81,10 +122,33 @@ def single_threaded() -> Iterator[None]:
     Small matrix products gain little from more threads, and the last bits of their results depend
     on the number.
     """
+    with _torch_threads(1):
+        yield
+
+
+@contextmanager
+def threads_within_quota() -> Iterator[None]:
+    """Run each torch operation on no more threads than the process has CPUs.
+
+    Torch counts the CPUs of the affinity but does not know a control group's quota, beyond which
+    all threads are stopped for a while. OMP_NUM_THREADS takes precedence.
+    """
+    import torch  # imported here: simulation workers never load it
+
+    allowed = available_cpus()
+    if "OMP_NUM_THREADS" in os.environ or torch.get_num_threads() <= allowed:
+        yield
+        return
+    with _torch_threads(allowed):
+        yield
+
+
+@contextmanager
+def _torch_threads(number: int) -> Iterator[None]:
     import torch  # imported here: simulation workers never load it
 
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(number)
     try:
         yield
     finally:

@@ -1,0 +1,78 @@
+"""How many CPUs a process may use, and how many threads torch takes of them."""
+
+import math
+import os
+
+import pytest
+import torch
+
+from m3dt.utils import processes
+from m3dt.utils.processes import available_cpus, num_workers, threads_within_quota
+
+
+def system(root, groups, files):
+    """Write a system's list of this process's control groups, and files below sys/fs/cgroup."""
+    files = {"proc/self/cgroup": groups, **{f"sys/fs/cgroup/{k}": v for k, v in files.items()}}
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return root
+
+
+@pytest.fixture
+def eight(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+
+
+V2, V1 = "0::/jobs/7\n", "5:cpuset:/other\n4:cpu,cpuacct:/jobs/7\n0::/\n"
+V1_PERIOD = {f"cpu/{g}cpu.cfs_period_us": "100000\n" for g in ("", "jobs/", "jobs/7/")}
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "expected"),
+    [
+        (V2, {}, 8),
+        (V2, {"jobs/7/cpu.max": "max 100000\n"}, 8),
+        (V2, {"jobs/7/cpu.max": "200000 100000\n"}, 2),
+        (V2, {"jobs/7/cpu.max": "250000 100000\n"}, 3),
+        (V2, {"jobs/7/cpu.max": "50000 100000\n"}, 1),
+        (V2, {"jobs/7/cpu.max": "1600000 100000\n"}, 8),
+        (V2, {"jobs/7/cpu.max": "400000 100000\n", "jobs/cpu.max": "300000 100000\n"}, 3),
+        (V2, {"cpu.max": "400000 100000\n"}, 4),  # in a container, whose path is the host's
+        (V1, {**V1_PERIOD, "cpu/jobs/7/cpu.cfs_quota_us": "-1\n"}, 8),
+        (V1, {**V1_PERIOD, "cpu/jobs/7/cpu.cfs_quota_us": "200000\n"}, 2),
+        (V1, {**V1_PERIOD, "cpu/cpu.cfs_quota_us": "600000\n"}, 6),
+        (V1, {**V1_PERIOD, "cpuset/other/cpu.cfs_quota_us": "100000\n"}, 8),
+    ],
+)
+def test_available_cpus_follow_the_quota(eight, tmp_path, groups, files, expected):
+    assert available_cpus(system(tmp_path, groups, files)) == expected
+
+
+def test_available_cpus_follow_the_affinity(monkeypatch, tmp_path):
+    """Where there are no control groups, too, and systems without affinity."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 6})
+    assert available_cpus(tmp_path) == 3
+    quota = system(tmp_path / "v2", V2, {"jobs/cpu.max": "5000000 100000\n"})
+    assert available_cpus(quota) == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert available_cpus(tmp_path) == 64 and available_cpus(quota) == 50
+
+
+def test_workers_and_threads_follow_the_available_cpus(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    threads = torch.get_num_threads()
+    for cpus in (1, math.inf):
+        monkeypatch.setattr(processes, "available_cpus", lambda cpus=cpus: cpus)
+        assert num_workers() == cpus and num_workers(3) == 3
+        torch.set_num_threads(2)
+        with threads_within_quota():
+            assert torch.get_num_threads() == min(2, cpus)
+        assert torch.get_num_threads() == 2
+    monkeypatch.setattr(processes, "available_cpus", lambda: 1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    with threads_within_quota():
+        assert torch.get_num_threads() == 2
+    torch.set_num_threads(threads)
