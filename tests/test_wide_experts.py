@@ -43,7 +43,7 @@ def test_every_way_to_mix_equals_the_plain_one(way, trains, top_k):
     assert mine.keys() == plain.keys()
     for name, expected in plain.items():
         torch.testing.assert_close(mine[name], expected, rtol=1e-4, atol=1e-5, msg=name)
-    assert (mixture.experts.kept is not None) == (way == "wide" and not trains)
+    assert bool(mixture.experts.kept) == (way == "wide" and not trains)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -68,26 +68,28 @@ def test_mixing_in_bf16_stays_near_float32(way):
 
 
 def test_frozen_weights_are_laid_out_once():
-    """And anew when they are written, or when products change their precision."""
+    """A copy per precision; when parameters are written, it is written in place."""
     mixture, x = frozen_mixture(), torch.randn(2, 5, 16)
-    wide = ComputeConfig(experts="wide")
 
-    def run():
-        with torch.no_grad():
-            torch.testing.assert_close(run_mixture(mixture, x, wide).float(), mixture(x).float())
-        return mixture.experts.kept.weights
+    def run(dtype=torch.float32):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, dtype == torch.bfloat16):
+            mixed = run_mixture(mixture, x, ComputeConfig(experts="wide"))
+        if dtype == torch.float32:
+            torch.testing.assert_close(mixed, mixture(x))
+        return mixture.experts.kept[dtype].weights
 
-    first = run()
-    assert run() is first and first.fc.shape == (16, 3 * 64)
+    first, lower = run(), run(torch.bfloat16)
+    assert first.fc.shape == (16, 3 * 64) and lower.fc.dtype == torch.bfloat16
+    assert run() is first and run(torch.bfloat16) is lower
+    before = [tensor.clone() for tensor in lower]
     weights = {name: 2 * tensor for name, tensor in mixture.experts.weights_of(1).items()}
-    mixture.experts.load_expert(1, weights)
-    second = run()
-    assert not torch.equal(second.fc, first.fc)
-    mixture.experts.reset([4, 5, 6])
-    assert not torch.equal(run().fc, second.fc)
-    x = x.double()
-    mixture.double()
-    assert run().fc.dtype == torch.double
+    for change in (
+        lambda: mixture.experts.load_expert(1, weights),
+        lambda: mixture.experts.reset([4, 5, 6]),
+    ):
+        change()
+        assert run() is first and run(torch.bfloat16) is lower
+    assert all((new != old).any() for new, old in zip(lower, before, strict=True))
     assert not any("kept" in name for name in mixture.state_dict())
 
 
@@ -96,9 +98,9 @@ def test_training_uses_what_an_evaluation_laid_out():
     x = torch.randn(2, 5, 16)
     with torch.inference_mode():
         run_mixture(mixture, x, compute)
-    kept = mixture.experts.kept
+    kept = mixture.experts.kept[torch.float32]
     run_mixture(mixture, x, compute).sum().backward()
-    assert mixture.experts.kept is kept
+    assert mixture.experts.kept[torch.float32] is kept
     assert all(p.grad is not None for p in mixture.router.parameters())
 
 
