@@ -104,26 +104,27 @@ class Steps:
         Returns:
             What each row adds to the loss, (B,), and the norm of the gradient before clipping.
         """
-        stage = self.stage
-        batch = self.gather(inputs) if isinstance(inputs, Draws) else inputs
-        stage.begin_step(batch)
-        rows = self._row_losses(batch)
-        with torch.autocast(self.device.type, enabled=False):
-            norm = self.backward(rows.sum())
-            self._update(norm, rate)
-        stage.end_step()
+        rows, norm = self.gradient(inputs)
+        self._update(norm, rate)
+        self.stage.end_step()
         self.optimizer.zero_grad()
-        return rows.detach(), norm.detach()
+        return rows, norm
 
-    def backward(self, loss: Tensor) -> Tensor:
-        """Compute the gradient and clip it; return its norm before."""
-        if self._graphed is None:
-            self.stage.manual_backward(loss)  # with Lightning's hooks, scaler and processes
-        else:
-            loss.backward()
-        if self.scaler is not None:
-            self.scaler.unscale_(self.optimizer)
-        return self.stage.clip(self.parameters)
+    def gradient(self, inputs: Draws | Batch) -> tuple[Tensor, Tensor]:
+        """Compute and clip the gradient of a step; arguments and results are those of `step`."""
+        batch = self.gather(inputs) if isinstance(inputs, Draws) else inputs
+        self.stage.begin_step(batch)
+        rows = self._row_losses(batch)
+        loss = rows.sum()
+        with full_precision(self.device):
+            if self._graphed is None:
+                self.stage.manual_backward(loss)  # with Lightning's hooks, scaler and processes
+            else:
+                loss.backward()
+            if self.scaler is not None:
+                self.scaler.unscale_(self.optimizer)
+            norm = self.stage.clip(self.parameters)
+        return rows.detach(), norm.detach()
 
     def _update(self, norm: Tensor, rate: float | Tensor) -> None:
         for group in self.optimizer.param_groups:

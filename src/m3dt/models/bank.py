@@ -17,14 +17,14 @@ class Bank(nn.Module):
 
     Attributes:
         dropout: The experts' dropout, which takes the same units from all of them.
-        kept: What shortcuts keep of frozen weights in another form; they say when it is valid.
+        kept: Frozen weights in another form, by precision; shortcuts keep them and their validity.
     """
 
     def __init__(self, num_experts: int, dropout: float) -> None:
         super().__init__()
         self.num_experts = num_experts
         self.dropout = nn.Dropout(dropout)
-        self.kept: Any = None
+        self.kept: dict[torch.dtype, Any] = {}
 
     @property
     def drops(self) -> bool:

@@ -55,30 +55,41 @@ def mix_wide(experts: ExpertBank, x: Tensor, gates: Tensor) -> Tensor:
 def wide_weights(experts: ExpertBank, dtype: torch.dtype) -> WideWeights:
     """Return the experts' weights side by side in a precision.
 
-    Those of frozen experts are kept on the bank (`Bank.kept`) and made anew when a parameter has
-    been written or moved, or the precision differs. Only writes through `.data` go unnoticed.
+    Those of frozen experts are kept on the bank, one copy per precision (`Bank.kept`). A copy is
+    written anew, in place, when a parameter has been written or moved: graphs that read it then
+    read the new weights. Only writes through `.data` go unnoticed.
 
     While `torch.compile` traces, kept weights are taken as they are, because a graph cannot ask
     whether parameters were written; without any, the graph itself puts the weights side by side, at
-    each run. So call this function (or `fast.prepare`) before the tracing, and again after frozen
-    weights have changed.
+    each run. So call `fast.prepare` before the tracing, and again after frozen weights have
+    changed.
     """
-    parameters = tuple(experts.parameters())
-    if any(p.requires_grad for p in parameters):
+    if any(p.requires_grad for p in experts.parameters()):
         return _side_by_side(experts, dtype)
-    kept: Kept | None = experts.kept
-    if kept is not None and kept.weights.fc.dtype != dtype:
-        kept = None
     if torch.compiler.is_compiling():
-        return kept.weights if kept is not None else _side_by_side(experts, dtype)
-    if any(p.is_inference() for p in parameters):  # they do not count how often they are written
+        found = experts.kept.get(dtype)
+        return _side_by_side(experts, dtype) if found is None else found.weights
+    if any(p.is_inference() for p in experts.parameters()):  # they do not count their writes
         return _side_by_side(experts, dtype)
-    state = tuple((p.data_ptr(), p._version) for p in parameters)
-    if kept is None or kept.state != state:
-        # Training must be able to use what an evaluation has made.
-        with torch.inference_mode(False), torch.no_grad():
-            kept = experts.kept = Kept(_side_by_side(experts, dtype), state)
-    return kept.weights
+    return _keep(experts, dtype)
+
+
+def _keep(experts: ExpertBank, dtype: torch.dtype) -> WideWeights:
+    """Return the kept weights, up to date."""
+    kept: Kept | None = experts.kept.get(dtype)
+    state = tuple((p.data_ptr(), p._version) for p in experts.parameters())
+    if kept is not None and kept.state == state:
+        return kept.weights
+    # Training must be able to use what an evaluation has made.
+    with torch.inference_mode(False), torch.no_grad():
+        weights = _side_by_side(experts, dtype)
+        if kept is not None and kept.weights.fc.device == weights.fc.device:
+            for own, new in zip(kept.weights, weights, strict=True):
+                if own.data_ptr() != new.data_ptr():  # some are views of parameters in float32
+                    own.copy_(new)
+            weights = kept.weights
+    experts.kept[dtype] = Kept(weights, state)
+    return weights
 
 
 def _side_by_side(experts: ExpertBank, dtype: torch.dtype) -> WideWeights:
