@@ -10,6 +10,7 @@ import time
 
 import pytest
 from quick_run import QUICK
+from test_logs import records
 
 from m3dt.runs.registry import Registry
 from m3dt.utils.files import sha256
@@ -56,6 +57,8 @@ def test_training_survives_random_kills(finished, data, tmp_path):
     survive(command, KILLS, rng, lambda: shutil.rmtree(run), speaks=True)
     hashes = [{e.key: e.hash for e in Registry(r).entries()} for r in (run, finished)]
     assert hashes[0] == hashes[1]
+    for stage in ("stage1", "stage2", "stage3"):
+        assert records(run / "logs" / stage) == records(finished / "logs" / stage)
 
 
 def test_collection_survives_random_kills(data, tmp_path):
