@@ -174,6 +174,6 @@ def bench(options: argparse.Namespace, console: Console) -> None:
 
     if not options.rows or not set(options.rows) <= set(ROWS):
         raise UserError(f"--rows {','.join(options.rows)}: choose among {', '.join(ROWS)}")
-    result = bench(options.rows, options.trajectories, console)
+    result = bench(options.rows, options.trajectories, console, options.device)
     if options.json:
         write_json(options.json, result)

@@ -152,6 +152,8 @@ COMMANDS = (
                   help="stages, data, acting, scaling, methods"),
         _argument("--trajectories", type=int, default=200, metavar="N",
                   help="trajectories per task of row data"),
+        _argument("--device", default="cpu", choices=("cpu", "cuda"),
+                  help="where models train and act"),
         _JSON,
     )),
 )  # fmt: skip
