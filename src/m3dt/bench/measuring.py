@@ -98,5 +98,25 @@ def in_own_process(
     function: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
 ) -> Result:
     """Call a function in a fresh process, whose peak memory is that of the call alone."""
+    return in_own_process_within(None, function, *args, **kwargs)
+
+
+def in_own_process_within(
+    limit: float | None,
+    function: Callable[Arguments, Result],
+    *args: Arguments.args,
+    **kwargs: Arguments.kwargs,
+) -> Result:
+    """Call a function in a fresh process that is killed after `limit` seconds.
+
+    Raises:
+        TimeoutError: It was killed.
+    """
     with process_pool(1) as pool:
-        return pool.submit(function, *args, **kwargs).result()
+        called = pool.submit(function, *args, **kwargs)
+        try:
+            return called.result(limit)
+        except TimeoutError:
+            for process in list((pool._processes or {}).values()):
+                process.kill()  # it may catch SIGTERM, or wait for a device
+            raise
