@@ -9,6 +9,8 @@ from typing import TypedDict
 
 import torch
 
+from m3dt.utils.errors import UserError
+
 PRECISIONS = {"float32": torch.float32, "bf16-mixed": torch.bfloat16}
 
 
@@ -53,6 +55,18 @@ class Meter:
         if self.on_gpu:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that is not there.
+
+    Raises:
+        UserError: There is no CUDA device.
+    """
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            f"--device {device}: torch {torch.__version__} finds no CUDA device. Use --device cpu."
+        )
 
 
 def describe_machine(device: str = "cpu", size: int = 0) -> Machine:

@@ -21,7 +21,7 @@ def markdown(result: GpuResult) -> str:
     outcomes = result["outcomes"]
     lines = [_title(result), ""]
     lines += _steps([o for o in outcomes if o["part"] == STEPS])
-    lines += ["", "| checked to the bit | result |", "|---|---|"]
+    lines += ["", "| trainings | same |", "|---|---|"]
     lines += _checks([o for o in outcomes if o["part"] == EQUALITY and ": " in o["name"]])
     lines += ["", "| | result |", "|---|---|"]
     others = [o for o in outcomes if o["part"] != STEPS]

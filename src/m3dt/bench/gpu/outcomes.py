@@ -1,7 +1,7 @@
 """What came of each check and each measurement: a failure is a result too."""
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypedDict
 
 OK, DIFFERS, FAILED, NOT_MEASURED = "ok", "differs", "failed", "not measured"
@@ -53,6 +53,11 @@ def failure(part: str, name: str, error: BaseException) -> Outcome:
 def not_measured(part: str, name: str, reason: str) -> Outcome:
     """Return the outcome of what was not tried."""
     return outcome(part, name, NOT_MEASURED, problem=reason)
+
+
+def not_passed(outcomes: Iterable[Outcome]) -> list[str]:
+    """Return the names of those that failed or differ."""
+    return [f"{o['part']}: {o['name']}" for o in outcomes if o["status"] in (FAILED, DIFFERS)]
 
 
 def outcome(

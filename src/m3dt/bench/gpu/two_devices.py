@@ -10,7 +10,7 @@ from m3dt.bench.gpu.outcomes import Outcome, attempt, not_measured
 from m3dt.bench.gpu.site import Site
 
 PART = "two devices"
-NAME = "Prompt-DT on 2 devices = on one, about"
+NAME = "Prompt-DT on 2 devices = on one, to 10 %"
 
 
 def check_two_devices(site: Site) -> Iterator[Outcome]:
