@@ -1,6 +1,7 @@
 """`m3dt bench --gpu`: every part at a tiny size on the CPU, and what becomes of failures."""
 
 import json
+import multiprocessing
 import os
 import time
 from functools import partial
@@ -26,6 +27,7 @@ from m3dt.bench.gpu.outcomes import Differs, attempt, not_passed, outcome
 from m3dt.bench.gpu.parts import Part, all_parts
 from m3dt.bench.gpu.site import Site, Sizes
 from m3dt.bench.gpu.workloads import Workload
+from m3dt.bench.measuring import in_own_process_within
 from m3dt.cli import main
 from m3dt.data.resident import ResidentData
 
@@ -207,9 +209,9 @@ def crash(site):
     os._exit(3)
 
 
-def sleep(site):
+def take_too_long(site):
     yield outcome("part", "a", "ok")
-    time.sleep(600)
+    raise TimeoutError  # as the caller sees it
 
 
 def test_what_fails_is_an_outcome_and_the_rest_goes_on(tmp_path):
@@ -226,15 +228,24 @@ def test_a_process_that_dies_keeps_what_it_measured(tmp_path):
     assert found[2]["problem"] == "not reached"
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("limit", "budget", "status", "problem"),
     [(20, 100, "failed", "stopped after 20 s"), (90, 20, "not measured", "no time left")],
 )
-def test_a_process_that_takes_too_long_is_killed(tmp_path, limit, budget, status, problem):
-    found = run_part(Site(tmp_path, "cpu"), part_of(sleep, limit=limit), Budget(budget))
+def test_a_part_that_takes_too_long_is_stopped(tmp_path, limit, budget, status, problem):
+    part = part_of(take_too_long, limit=limit)
+    found = run_part(Site(tmp_path, "cpu"), part, Budget(budget), here)
     assert statuses(found) == {"a": "ok", "b": status, "c": "not measured"}
     assert found[1]["problem"] == problem
+
+
+def test_a_process_is_killed_at_its_limit():
+    with pytest.raises(TimeoutError):
+        in_own_process_within(1.0, time.sleep, 600)
+    deadline = time.monotonic() + 30
+    while multiprocessing.active_children() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not multiprocessing.active_children()
 
 
 def test_nothing_begins_after_the_budget(tmp_path, monkeypatch):

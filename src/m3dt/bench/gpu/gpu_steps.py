@@ -86,14 +86,14 @@ def measure_steps(site: Site, workload: Workload, forms: Sequence[str]) -> Itera
             continue
         flops = counted["measured"].get("plain" if form == "plain" else "shortcuts")
         yield attempt(PART, name, partial(_time, site, workload, form, flops))
-        gc.collect()  # the stage of this form refers to itself
-        torch.compiler.reset()
 
 
 def _time(site: Site, workload: Workload, form: str, flops: int | None) -> dict[str, Any]:
     run = workload.name.replace(", ", "-").replace(" ", "") + f"-{form}"
     config = config_of(site, workload, run, *FORMS[form])
     meter, watch = Meter(site.device), Stopwatch(site.sizes.seconds)
+    torch.compiler.reset()
+    gc.collect()  # a stage refers to itself, so the last one may still be there
     meter.reset()
     fit_workload(config, workload, watch)
     measured = watch.measured()
