@@ -25,6 +25,7 @@ from m3dt.evaluation import (
     evaluate_policy,
     summarize,
 )
+from m3dt.evaluation.actor import Actor
 from m3dt.evaluation.agent import Agent
 from m3dt.evaluation.evaluator import make_groups
 from m3dt.evaluation.scheduler import RolloutScheduler
@@ -171,11 +172,10 @@ def test_acting_sees_what_training_sees(synthetic, task):
     config = replace(MODEL, max_timesteps=20)  # fewer than the trajectory's steps
     sampler = TaskSampler(store.tasks[0], LoaderConfig(), config.max_timesteps)
     context = TaskContext.from_store(store, LoaderConfig(), config)
-    entry = Entry("backbone", "main", {}, {}, "", 0, 0, {}, [])
-    agent = Agent(PromptDT(config).eval(), entry, context, "")
+    actor = Actor(PromptDT(config).eval(), batch_size=1)
     data, end = store.tasks[0], store.tasks[0].episode_ends[0]
     total = data.rewards[:end].sum(dtype=np.float64)
-    session = AgentSession(agent, agent.model, EpisodeGroup(task, (0,)), total, "real_dims")
+    session = AgentSession(actor, context, EpisodeGroup(task, (0,)), total, "real_dims")
     for t in range(end):
         session.observe(data.observations[t][None], data.rewards[t - 1 : t] if t else None)
         assert not session.window().actions[:, -1].any()  # not chosen yet
