@@ -74,7 +74,7 @@ class Steps:
         if self._compiled:  # a compiled pass would do it in each step
             self.stage.prepare_forward_pass()
         for number in range(chunk.num_steps):
-            torch.manual_seed(self.stage.seed_of(chunk.first + number))
+            self._seed(self.stage.seed_of(chunk.first + number))
             rate = self.stage.learning_rate(chunk.first + number)
             records.append(self._take(chunk.inputs(number), rate))
         count_steps(self.trainer, chunk.num_steps)
@@ -88,6 +88,13 @@ class Steps:
             mean = reduced.cpu()
         *shared, seconds = mean.tolist()
         return Taken(shared, measured[1].tolist(), seconds, rows)
+
+    def _seed(self, seed: int) -> None:
+        """Seed the device's default generator; `torch.manual_seed` seeds all, which takes 1 ms."""
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        else:
+            torch.default_generator.manual_seed(seed)
 
     def _take(self, inputs: Draws | Batch, rate: float) -> tuple[Tensor, Tensor]:
         if self._graphed is None:

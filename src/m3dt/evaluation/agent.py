@@ -149,7 +149,9 @@ def make_agent(
     if "masks.safetensors" in entry.files:
         masks = TaskMasks(model, registry.tensors(entry, "masks")["packed"])
     history = root.settings.get("history", "real_dims")  # `all_dims` for imported models
-    return Agent(model.eval().to(device), entry, context, str(registry.run), masks, history)
+    # Experts that do not train may be kept in another layout.
+    model = model.eval().requires_grad_(False).to(device)
+    return Agent(model, entry, context, str(registry.run), masks, history)
 
 
 def _choose_entry(registry: Registry, kind: str | None, name: str | None) -> Entry:
