@@ -37,7 +37,7 @@ class ProgressCallback(pl.Callback):
         self._bar: Progress | None = None
         self._row: Any = None
         self._since = (0.0, 0)  # time and step of the last update
-        self._losses: list[Tensor] = []  # since the last update, on the device
+        self._losses: list[Tensor] = []  # since the last update
 
     def deciding_settings(self) -> dict[str, Any]:
         """Return the settings that decide which weights are kept: none."""
@@ -69,9 +69,8 @@ class ProgressCallback(pl.Callback):
         if self._bar is None:
             return
         self._bar.update(self._row, completed=trainer.global_step)
-        # Keeping a tensor does not wait for the device; computing the mean does.
         assert isinstance(outputs, Mapping)
-        self._losses.append(outputs["loss"] / getattr(pl_module, "num_losses", 1))
+        self._losses.append(outputs["losses"])
         if time.monotonic() - self._since[0] >= self.every_n_seconds:
             self._show(trainer, self._bar)
 
@@ -79,7 +78,7 @@ class ProgressCallback(pl.Callback):
         """Update the loss and the rate."""
         now, step = time.monotonic(), trainer.global_step
         rate = (step - self._since[1]) / (now - self._since[0])
-        loss = torch.stack(self._losses).nanmean().item()  # without skipped steps
+        loss = torch.cat(self._losses).nanmean().item()  # without skipped steps
         bar.update(self._row, description=f"{self.label}  loss {loss:.4f}")
         if not self.console.is_terminal:
             left = (trainer.max_steps - step) / max(rate, 1e-9)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from filelock import FileLock
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -52,6 +53,15 @@ def write_dataset(folder, tasks, lengths=SYNTHETIC_LENGTHS, seed=0):
         index.tasks[task] = write_task(folder, spec, trajectories, {"seed": seed})
     index.write(folder)
     return folder
+
+
+@pytest.fixture
+def one_thread():
+    """Let torch compute on one thread: then a row rounds alike however many others there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -113,9 +113,10 @@ def test_settings_that_cannot_change_weights():
     """Everything else is part of the fingerprints by which a run recognises its models."""
     stage = {"checkpoint_every", "checkpoint_minutes", "keep_every", "max_bad_steps"}
     free = {
-        "model": set(), "loader": {"num_workers"}, "grouping": {"memory_gb"}, "moe": set(),
+        "model": set(), "loader": {"num_workers", "resident"}, "grouping": {"memory_gb"},
+        "moe": set(),
         "harmodt": set(), "stage1": stage, "stage2": stage | {"shard"}, "stage3": stage,
-        "baseline": stage,
+        "baseline": stage, "compute": {"steps_per_call", "graph"},
     }  # fmt: skip
     for name, keys in free.items():
         section = SECTIONS[name]

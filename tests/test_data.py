@@ -1,6 +1,7 @@
 """Store, sampler and DataModule against naive code."""
 
 import pickle
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -10,6 +11,7 @@ from conftest import SYNTHETIC_LENGTHS, SYNTHETIC_TASKS, write_dataset
 
 from m3dt.config import LoaderConfig, ModelConfig
 from m3dt.data import DatasetStore, ExpertStreams, M3DTDataModule, TaskContext, TaskStream
+from m3dt.data.draws import split_trajectories
 from m3dt.data.format import DatasetIndex
 from m3dt.data.sampler import TaskSampler
 from m3dt.data.verify import verify
@@ -86,16 +88,6 @@ def test_segments_equal_naive_assembly(store, synthetic, task):
             )
 
 
-def test_drawn_prompts_are_the_tasks_two(store):
-    sampler = TaskSampler(store.tasks[2], LoaderConfig(), 1000)
-    both = sampler.prompts(np.array([0, 1]), 4)
-    for _ in range(2):  # cut at first, remembered then
-        prompts, which = sampler.draw_prompts(np.random.default_rng(0), 50, 4)
-        assert len(which) == 50 and set(which) == {0, 1}
-        for name in ("states", "actions", "returns_to_go", "timesteps", "attention_mask"):
-            np.testing.assert_array_equal(getattr(prompts, name), getattr(both, name))
-
-
 @pytest.mark.parametrize("length", [4, 25])
 def test_prompts_are_the_steps_before_the_last(store, synthetic, length):
     """A trajectory of 18 steps, no longer than a prompt of 25, serves whole."""
@@ -114,8 +106,9 @@ def test_prompts_are_the_steps_before_the_last(store, synthetic, length):
 def test_training_segments_start_uniformly_over_transitions(store):
     """Trajectories are drawn by length, starts evenly, and prompts never."""
     sampler = TaskSampler(store.tasks[0], LoaderConfig(), 1000)
-    rng = np.random.default_rng(0)
-    rows = sampler.draw(rng, 20_000, 6)
+    training, _ = split_trajectories(store.tasks[0], held_out=0)
+    begin, _ = training.draw(np.random.default_rng(0), 20_000)
+    rows = sampler.rows(begin, 6)
     lengths = np.array(SYNTHETIC_LENGTHS[:-2])
     first = rows.timesteps[np.arange(20_000), (rows.attention_mask == 0).sum(axis=1)]
     expected = np.array([(lengths > t).sum() for t in range(30)]) / lengths.sum()
@@ -282,13 +275,14 @@ def test_a_store_is_sent_to_workers_as_a_path(store):
 def test_worker_processes_change_no_batch(store):
     class Trainer:
         global_step, global_rank, world_size = 7, 0, 1
+        strategy = SimpleNamespace(root_device=torch.device("cpu"))
 
     batches = []
     for num_workers in (0, 2):
         data = module(store, num_workers=num_workers)
         data.trainer = Trainer()
         stream = iter(data.train_dataloader())
-        batches.append([flatten(next(stream)) for _ in range(3)])
+        batches.append([flatten(next(stream).batches[0]) for _ in range(3)])
     expected = [flatten(module(store).batch(step)) for step in (7, 8, 9)]
     for found in batches:
         for a, b in zip(found, expected, strict=True):

@@ -16,7 +16,7 @@ from m3dt.checkpoints.official_names import (
     router_to_official,
 )
 from m3dt.config import FrozenStageConfig, GroupingConfig, StageConfig
-from m3dt.data.batch import Batch
+from m3dt.data import Batch, Chunk
 from m3dt.stages import BackboneStage, ExpertStage, RouterStage
 from m3dt.stages.grouping import agreement_gram, clip_factors, gradient_groups, mean_gradient
 
@@ -110,6 +110,20 @@ def test_kmeans_runs_as_recorded():
     assert sorted(gradient_groups(X @ X.T, 3, 40, 0)) == expected
 
 
+class RecordedSteps(pl.LightningDataModule):
+    """Stands for the DataModule: its batches are the recorded ones, a step per chunk."""
+
+    largest_chunk = 1
+    gather = None  # batches are ready
+
+    def __init__(self, batches):
+        super().__init__()
+        self.chunks = [Chunk(step, None, [batch]) for step, batch in enumerate(batches)]
+
+    def train_dataloader(self):
+        return DataLoader(self.chunks, batch_size=None)
+
+
 class Recorder(pl.Callback):
     def __init__(self):
         self.losses, self.norms = [], []
@@ -158,7 +172,7 @@ def test_twelve_steps(number):
         max_steps=12, max_epochs=1, logger=False, callbacks=[recorder], accelerator="cpu",
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    trainer.fit(stage, DataLoader(batches, batch_size=None))
+    trainer.fit(stage, datamodule=RecordedSteps(batches))
     key = f"stage{number}"
     np.testing.assert_allclose(recorder.losses, STEPS[f"{key}/losses"], rtol=1e-4)
     np.testing.assert_allclose(recorder.norms, STEPS[f"{key}/grad_norm_before_clip"], rtol=1e-4)

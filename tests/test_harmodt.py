@@ -49,6 +49,16 @@ def test_erk_densities():
     assert thin["a"] / thin["b"] == pytest.approx(raw[0] / raw[1])
 
 
+def test_a_task_may_be_a_tensor():
+    """On a device its value is not read back; `meta` tensors have none."""
+    model = fresh_model()
+    masks = TaskMasks.draw(model, 3, 0.3, seed=0)
+    for task in (torch.tensor(2), torch.tensor([2])):
+        assert torch.equal(masks.flat(task), masks.flat(2))
+    masks.packed = masks.packed.to("meta")
+    masks.apply(model.to("meta"), torch.zeros(1, dtype=torch.long, device="meta"))
+
+
 def test_packed_bits_survive():
     model = fresh_model()
     masks = TaskMasks.draw(model, 2, 0.5, seed=3)
@@ -64,9 +74,10 @@ def test_a_step_leaves_alone_what_the_tasks_mask_leaves_out(synthetic):
     stage, seen = stage_of(HarmoConfig(sparsity=0.3)), []
     begin, end = stage.begin_step, stage.end_step
 
-    def begin_step(task):
+    def begin_step(batch):
+        task = int(batch.task_index[0])
         seen.append((task, copy_of(stage.model)))
-        begin(task)
+        begin(batch)
         for name, mask in stage.masks.of(task).items():
             weights = dict(stage.model.named_parameters())[name]
             if not is_exempt(name):

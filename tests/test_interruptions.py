@@ -84,22 +84,22 @@ def test_a_step_that_is_not_finite_is_skipped(synthetic):
     """Weights stay as they were, are finite, and learn on with the next batch."""
     data = data_for(synthetic, 1)
     stage = BackboneStage(fresh_model(), FAST, 0)
-    draw, weights = data.batch, []
+    draw, weights = data.plan.at, []
 
     def sometimes(step, rank=0, world_size=1):
-        batch = draw(step, rank, world_size)
-        broken = batch.loss_weight * (float("nan") if step in (1, 2) else 1)
-        return batch._replace(loss_weight=broken)
+        draws = draw(step, rank, world_size)
+        broken = draws.loss_weight * (float("nan") if step in (1, 2) else 1)
+        return draws._replace(loss_weight=broken)
 
     class Remember(pl.Callback):
         def on_train_batch_end(self, trainer, stage, *arguments):
             weights.append(torch.cat([p.detach().flatten() for p in stage.trainable().values()]))
 
-    data.batch = sometimes
+    data.plan.at = sometimes
     train(stage, data, steps=4, callbacks=[Remember()])
     assert torch.equal(weights[0], weights[1]) and torch.equal(weights[1], weights[2])
     assert weights[3].isfinite().all() and not torch.equal(weights[2], weights[3])
-    assert stage.bad_steps.count == 2
+    assert stage.engine.bad_steps.count == 2
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def test_progress_shows_the_mean_loss_since_the_last_update(monkeypatch, capsys)
     callback.on_train_start(trainer, stage)
     for clock[0], loss in ((2, 1.0), (4, 2.0), (6, 3.0), (8, 4.0), (10, 5.0), (15, 7.0), (20, 8.0)):
         trainer.global_step += 1
-        callback.on_train_batch_end(trainer, stage, {"loss": torch.tensor(loss)})
+        callback.on_train_batch_end(trainer, stage, {"losses": torch.tensor([loss])})
     callback.on_train_end(trainer, stage)
     first, second = capsys.readouterr().out.splitlines()
     assert first == "  stage 1: step 5 of 100, 0.5 steps/s, loss 3.0000, 190 s left"

@@ -1,5 +1,7 @@
 """Properties of the models that hold for any weights."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -8,7 +10,7 @@ from m3dt.config import ComputeConfig, ModelConfig
 from m3dt.data import Segment
 from m3dt.models import ExpertBank, Mixture, PromptDT, Router, add_mixtures, fast
 from m3dt.models.fast.dropout import dropout_mask
-from m3dt.models.fast.mixture import run_experts
+from m3dt.models.fast.mixture import run_experts, run_mixture
 
 SMALL = ModelConfig(n_layer=3, n_head=2, n_embd=16, context_length=5, prompt_length=3, dropout=0.1)
 
@@ -162,7 +164,8 @@ def test_zero_expert_keeps_the_backbone_only_in_the_papers_form(residual):
 @pytest.mark.parametrize("p", [0.1, 0.5])
 def test_dropout_mask(p):
     like = torch.empty(401, 1003)  # not a multiple of four
-    mask = dropout_mask(like, p, torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    mask = dropout_mask(like, p)
     assert mask.shape == like.shape
     assert mask.unique().tolist() == pytest.approx([0.0, 1 / (1 - p)])
     dropped = (mask == 0).float()
@@ -173,8 +176,48 @@ def test_dropout_mask(p):
     for lag in (1, 2, 3, 4):
         correlation = (flat[:-lag] * flat[lag:]).mean() / (p * (1 - p))
         assert abs(correlation.item()) < 4 / like.numel() ** 0.5
-    again = dropout_mask(like, p, torch.Generator().manual_seed(0))
-    assert torch.equal(mask, again)
+    torch.manual_seed(0)
+    assert torch.equal(mask, dropout_mask(like, p))
+
+
+WAYS = ("plain", "in_turn", "together", "wide")
+
+
+def run(mixture, x, way):
+    return mixture(x) if way == "plain" else run_mixture(mixture, x, ComputeConfig(experts=way))
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("routed", [False, True])
+def test_experts_of_a_block_drop_the_same_units(way, routed):
+    """Where the mask drops, nothing comes from any expert; the rest is divided by 1 - p."""
+    torch.manual_seed(0)
+    experts = ExpertBank(replace(SMALL, dropout=0.3), 3)
+    for parameter in experts.parameters():
+        nn.init.normal_(parameter)
+    mixture = Mixture(experts, Router(SMALL, 3) if routed else None)
+    x = torch.randn(60, 10, 16)
+    with torch.no_grad():
+        whole, dropped = (run(mixture.train(mode), x, way) for mode in (False, True))
+    keep = dropped != 0
+    torch.testing.assert_close(dropped[keep], whole[keep] / 0.7, rtol=1e-4, atol=1e-4)
+    parts = keep.unflatten(0, (1 if routed else 3, -1))
+    assert all(torch.equal(part, parts[0]) for part in parts)
+    n = parts[0].numel()
+    assert parts[0].float().mean().item() == pytest.approx(0.7, abs=4 * (0.21 / n) ** 0.5)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_dropout_of_an_expert_depends_on_nobody_else(way):
+    """The same generator gives an expert the same mask, however many others are there."""
+    kept = []
+    for num_experts in (1, 4):
+        mixture = Mixture(ExpertBank(replace(SMALL, dropout=0.3), num_experts), None).train()
+        nn.init.ones_(mixture.experts.c_proj_bias)
+        torch.manual_seed(7)
+        kept.append(run(mixture, torch.zeros(2 * num_experts, 5, 16), way) != 0)
+    assert kept[0].any() and not kept[0].all()
+    assert all(torch.equal(part, kept[0]) for part in kept[1].split(2))
 
 
 def test_dropout_is_active_only_in_training():

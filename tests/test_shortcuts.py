@@ -1,6 +1,7 @@
 """Every shortcut equals the plain model, forward and backward."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ def stage_for(number, num_experts):
         add_mixtures(model, num_experts, routed=number == 3)
         for parameter in model.parameters():
             parameter.data.add_(torch.randn_like(parameter), alpha=0.1)
-    rest = ([0],) if number == 2 else ()
+    rest = (range(num_experts),) if number == 2 else ()
     return kinds[number](model, FAST, 0, *rest)
 
 
@@ -41,7 +42,7 @@ def gradients(stage, predict, batch):
 
 
 @pytest.mark.parametrize("share", ["on", "off", "auto"])
-@pytest.mark.parametrize("experts", ["in_turn", "together", "auto"])
+@pytest.mark.parametrize("experts", ["in_turn", "together", "wide", "auto"])
 @pytest.mark.parametrize("number, num_experts", [(1, 0), (2, 1), (3, 5)])
 def test_a_stage_equals_the_plain_computation(synthetic, number, num_experts, share, experts):
     stage = stage_for(number, num_experts)
@@ -165,20 +166,27 @@ def test_router_trains_under_bf16_mixed(synthetic):
         assert parameter.dtype == torch.float32
 
 
-def test_unfrozen_or_dropping_experts_are_mixed_together(monkeypatch):
-    """What the fast path does not do, it leaves to autograd."""
+def test_experts_that_train_are_not_mixed_in_turn(monkeypatch):
+    """The loop has no gradients of their weights; autograd computes those."""
+    monkeypatch.setattr(MixFrozenExperts, "apply", lambda *arguments: pytest.fail("taken"))
+    mixture, x = make_model(2).mixtures[0], torch.randn(2, 5, 16)
+    run_mixture(mixture, x, ComputeConfig(experts="in_turn")).sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in mixture.experts.parameters())
+    mixture.experts.requires_grad_(False)
+    with pytest.raises(pytest.fail.Exception, match="taken"):
+        run_mixture(mixture, x, ComputeConfig(experts="in_turn"))
 
-    def refuse(*arguments):
-        raise AssertionError("taken")
 
-    monkeypatch.setattr(MixFrozenExperts, "apply", refuse)
-    mixture = make_model(2).mixtures[0]
-    x = torch.randn(2, 5, 16)
-    for case in ("training", "dropping", "together"):
-        mixture.experts.requires_grad_(case == "training")
-        mixture.train(case == "dropping")
-        mixture.experts.dropout = 0.5
-        mixture.experts.reseed([0, 1])
-        run_mixture(mixture, x, ComputeConfig(experts="together" if case == "together" else "auto"))
-    with pytest.raises(AssertionError, match="taken"):
-        run_mixture(mixture.eval(), x, ComputeConfig(experts="in_turn"))
+@pytest.mark.parametrize("number, num_experts", [(1, 0), (2, 2), (3, 3)])
+def test_a_stage_can_be_traced_as_one_graph(number, num_experts):
+    """Nothing in a forward pass makes torch.compile give a part back to Python."""
+    torch.manual_seed(0)
+    stage, batch = stage_for(number, num_experts), random_batch(8, 6, 4)
+    predict = partial(fast.predict, compute=ComputeConfig(experts="wide"))
+    fast.prepare(stage.model, ComputeConfig(experts="wide"))
+    traced = torch.compile(predict, fullgraph=True, backend="aot_eager", dynamic=False)
+    expected, wanted = gradients(stage, lambda: predict(stage.model, batch), batch)
+    actions, mine = gradients(stage, lambda: traced(stage.model, batch), batch)
+    torch.testing.assert_close(actions, expected)
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(mine[name], gradient, rtol=1e-4, atol=1e-6, msg=name)

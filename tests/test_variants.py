@@ -7,7 +7,8 @@ import torch
 from conftest import TINY
 from test_stages import FAST, MODEL, copy_of, data_for, fresh_model, train
 
-from m3dt.bench.method_costs import TRAININGS, method_step, stage_of
+from m3dt.bench.method_costs import TRAININGS, stage_of
+from m3dt.bench.steps import random_batch, training_step
 from m3dt.config import (
     METHODS,
     ComputeConfig,
@@ -15,8 +16,8 @@ from m3dt.config import (
     MoEConfig,
     load_config,
 )
-from m3dt.data import TaskStream
-from m3dt.models import PromptDT, add_mixtures, fast, make_model
+from m3dt.data import Batch, TaskStream
+from m3dt.models import PromptDT, add_mixtures, capturable, fast, make_model
 from m3dt.models.plain import Router
 from m3dt.models.variants.top_k import TopKRouter
 from m3dt.stages import BaselineStage, ExpertStage, RouterStage
@@ -84,8 +85,8 @@ def test_dropout_in_frozen_parts_is_a_choice(synthetic, frozen_dropout):
 
 
 @pytest.mark.parametrize("fewer", [(0, 1), (1,)])
-def test_a_big_expert_alone_equals_one_among_others(synthetic, fewer):
-    """Weights after training, dropout included, depend on the expert's number alone."""
+def test_a_big_expert_alone_equals_one_among_others(synthetic, one_thread, fewer):
+    """Weights after training, dropout included, depend to the bit on the expert's number alone."""
     results = []
     for numbers in ((0, 1, 2), fewer):
         model = fresh_model()
@@ -93,8 +94,30 @@ def test_a_big_expert_alone_equals_one_among_others(synthetic, fewer):
         stage = ExpertStage(model, FAST, 0, numbers)
         train(stage, data_for(synthetic, 2, streams=[TaskStream(k, (k,)) for k in numbers]))
         results.append(stage.expert_weights()[1])
-    for name, tensor in results[0].items():
-        torch.testing.assert_close(results[1][name], tensor, rtol=0, atol=1e-5)
+    assert all(torch.equal(results[1][name], tensor) for name, tensor in results[0].items())
+
+
+@pytest.mark.parametrize("shortcuts", ["on", "off"])
+@pytest.mark.parametrize("routed", [False, True])
+def test_big_experts_draw_the_same_dropout(synthetic, one_thread, shortcuts, routed):
+    """Two with the same weights, on the same rows, drop the same units."""
+    model = fresh_model()
+    add_mixtures(model, 2, routed, MoEConfig(2, "trunk"))
+    experts = model.big_experts.experts
+    experts.load_expert(1, experts.weights_of(0))
+    stage = BaselineStage(model, FAST, 0)
+    stage.set_compute(ComputeConfig(shortcuts=shortcuts))
+    batch = Batch.concatenate([data_for(synthetic, 1).batch(0).with_own_prompts()] * 2)
+    outputs = []
+    for trunk in experts.trunks:
+        trunk.ln_f.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    for dropping in (False, True):
+        model.eval()
+        experts.train(dropping)
+        assert capturable(model) != dropping
+        stage.predictions(batch)
+    assert torch.equal(outputs[0], outputs[1]) and torch.equal(outputs[2], outputs[3])
+    assert not torch.equal(outputs[0], outputs[2])
 
 
 def test_big_experts_with_an_encoded_prompt_equal_one_sequence(synthetic):
@@ -208,7 +231,7 @@ def test_every_training_of_the_benchmark_steps(name, method, part):
     config = load_config("mt160", [*TINY, f"method={method}", "moe.num_experts=5"])
     stage = stage_of(config, part)
     before = copy_of(stage.model)
-    method_step(config, stage)()
+    training_step(stage, random_batch(4, 4, 2))()
     assert changed(stage, before)
     assert changed(stage, before) <= set(stage.trainable())
 

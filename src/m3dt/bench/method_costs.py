@@ -1,7 +1,5 @@
 """Parameters, time per step and memory of each method, at small and at large size."""
 
-from collections.abc import Callable
-
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -10,7 +8,7 @@ from m3dt.bench.measuring import Row, in_own_process, make_row, median_seconds, 
 from m3dt.bench.steps import random_batch, training_step
 from m3dt.config import Config, load_config
 from m3dt.models import PromptDT, add_mixtures
-from m3dt.stages import BackboneStage, ExpertStage, HarmoStage, RouterStage, Stage
+from m3dt.stages import BackboneStage, ExpertStage, RouterStage, Stage
 from m3dt.tasks import tasks_of
 from m3dt.training.jobs import build_baseline
 from m3dt.utils.console import progress_bar
@@ -63,7 +61,10 @@ def measure_method(name: str, method: str, size: str, part: str) -> Row:
     overrides = [f"method={method}", f"size={size}", "model.prompt_length=5"]
     config = load_config("mt160", overrides)
     stage = stage_of(config, part)
-    seconds = median_seconds(method_step(config, stage), repeats=3, warmup=1)
+    batch = random_batch(
+        config.loader.batch_size, config.model.context_length, config.model.prompt_length
+    )
+    seconds = median_seconds(training_step(stage, batch), repeats=3, warmup=1)
     shown = {
         "method": method,
         "size": size,
@@ -73,20 +74,6 @@ def measure_method(name: str, method: str, size: str, part: str) -> Row:
         "trained": sum(parameter.numel() for parameter in stage.trainable().values()),
     }
     return make_row(name, shown, seconds, config.loader.batch_size, peak_bytes())
-
-
-def method_step(config: Config, stage: Stage) -> Callable[[], None]:
-    """Return an optimiser step on a random batch, including the masks of HarmoDT."""
-    T, P = config.model.context_length, config.model.prompt_length
-    train = training_step(stage, random_batch(config.loader.batch_size, T, P))
-
-    def step_with_masks() -> None:
-        assert isinstance(stage, HarmoStage)
-        stage.begin_step(0)
-        train()
-        stage.end_step()
-
-    return step_with_masks if isinstance(stage, HarmoStage) else train
 
 
 def stage_of(config: Config, part: str) -> Stage:

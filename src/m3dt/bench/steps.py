@@ -106,19 +106,19 @@ def training_step(
     """
     stage.set_compute(ComputeConfig())
     stage.train()
-    for mixture in stage.model.mixtures:  # each expert has a dropout seed of its own
-        mixture.experts.reseed(list(stage.expert_numbers))
     parameters = list(stage.trainable().values())
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
 
     def step() -> None:
         optimizer.zero_grad()
+        stage.begin_step(batch)
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
             actions = predictions() if predictions else stage.predictions(batch)
             loss = row_losses(actions, batch).sum()
         loss.backward()
         stage.clip(parameters)
         optimizer.step()
+        stage.end_step()
 
     return step
 

@@ -110,7 +110,14 @@ class LoaderConfig(Section):
     code does."""
     # Batches are a pure function of seed, step and rank, whoever prepares them.
     num_workers: int = number(0, low=0, weights=False)
-    """Number of processes that prepare batches. 0 prepares them in the training process."""
+    """Number of processes that prepare batches. 0 prepares them in the training process, and on a
+    GPU in one other process."""
+    resident: str = choice("auto", ("auto", "on", "off"), weights=False)
+    """Whether the training device holds the whole dataset, prepared, and gathers batches from it.
+    `auto` turns it on where the device is a GPU with enough memory. Batches are the same."""
+    validation_trajectories: int = number(0, low=0)
+    """Number of trajectories per task that are held out of training and give `val/loss`, spread
+    evenly over the training trajectories ordered by return."""
 
 
 @dataclass
@@ -139,6 +146,8 @@ class StageConfig(Section):
     keep_every: int = number(0, low=0, weights=False)
     """Number of steps between two checkpoints that stay, in <run>/checkpoints/kept. 0 keeps
     none."""
+    validate_every: int = number(1000, low=1)
+    """Number of steps between two validations, where loader.validation_trajectories is above 0."""
     # It decides whether a training fails, not what the steps compute.
     max_bad_steps: int = number(10, low=0, weights=False)
     """Number of steps that are skipped because the loss or the gradient is not finite. One more
@@ -252,9 +261,22 @@ class ComputeConfig(Section):
     """Whether each distinct prompt of a batch is encoded once for all rows that use it. With
     dropout, these rows share the dropped units of the prompt. `auto` turns it on where a batch has
     at most half as many prompts as rows."""
-    experts: str = choice("auto", ("auto", "in_turn", "together"))
-    """How frozen experts are evaluated. `in_turn` runs one after the other and needs little memory;
-    `together` runs one batched product; `auto` means `in_turn` on a CPU."""
+    experts: str = choice("auto", ("auto", "in_turn", "together", "wide"))
+    """How the experts behind a router are evaluated. `in_turn` runs frozen experts one after the
+    other and needs little memory. `wide` runs all as one feed-forward network. `together` runs one
+    batched product, as does `in_turn` while experts train. `auto` means `in_turn` on a CPU and
+    `wide` elsewhere."""
+    # The next three change no bit of the weights, only when Python and the device meet.
+    steps_per_call: int = number(0, low=0, weights=False)
+    """Most optimiser steps per call of `training_step`. 0 means as many as take about a second. No
+    call runs past a checkpoint, a record of a callback, a validation or the end."""
+    graph: str = choice("auto", ("auto", "on", "off"), weights=False)
+    """Whether a step is recorded once as a CUDA graph and then replayed. `auto` turns it on on a
+    single GPU, except in float16."""
+    compile: str = choice("auto", ("auto", "on", "off"))
+    """Whether `torch.compile` fuses the operations of a step, which changes rounding. `auto` turns
+    it on on a GPU, except in float16, for trainings of 20,000 steps or more; compiling takes up to
+    a minute."""
 
 
 @dataclass

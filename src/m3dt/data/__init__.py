@@ -8,17 +8,22 @@ from m3dt.data.store import DatasetStore, TaskStore
 if TYPE_CHECKING:
     from m3dt.data.batch import Batch, Segment
     from m3dt.data.context import TaskContext
-    from m3dt.data.datamodule import ExpertStreams, M3DTDataModule, TaskStream
+    from m3dt.data.datamodule import M3DTDataModule
+    from m3dt.data.draws import Draws, ExpertStreams, TaskStream
+    from m3dt.data.loading import Chunk, ValidationRound
 
 __all__ = [
     "Batch",
+    "Chunk",
     "DatasetStore",
+    "Draws",
     "ExpertStreams",
     "M3DTDataModule",
     "Segment",
     "TaskStream",
     "TaskContext",
     "TaskStore",
+    "ValidationRound",
 ]
 
 # What needs torch or lightning is imported when it is first used: collecting needs neither.
@@ -26,9 +31,12 @@ _MODULES = {
     "Batch": "batch",
     "Segment": "batch",
     "TaskContext": "context",
-    "ExpertStreams": "datamodule",
+    "Chunk": "loading",
+    "Draws": "draws",
+    "ExpertStreams": "draws",
     "M3DTDataModule": "datamodule",
-    "TaskStream": "datamodule",
+    "TaskStream": "draws",
+    "ValidationRound": "loading",
 }
 
 if not TYPE_CHECKING:  # a type checker should report a misspelt name, not ask this function

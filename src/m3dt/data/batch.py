@@ -5,7 +5,6 @@ Letters: B batch, T timesteps, P prompt steps, S state, A action, E experts.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -46,25 +45,6 @@ class Batch(NamedTuple):
     def row_prompts(self) -> Segment:
         """Return each row's prompt, (B, P, ...)."""
         return self.prompt.take(self.prompt_rows)
-
-    def with_own_prompts(self) -> Batch:
-        """Repeat prompts, so that each row has its own."""
-        own = torch.arange(self.num_rows)
-        return self._replace(prompt=self.row_prompts(), prompt_rows=own)
-
-    @classmethod
-    def concatenate(cls, batches: Sequence[Batch]) -> Batch:
-        """Return the rows of several batches, in their order."""
-        if len(batches) == 1:
-            return batches[0]
-        segment, prompt = (
-            Segment(*(torch.cat(tensors) for tensors in zip(*segments, strict=True)))
-            for segments in ([b.segment for b in batches], [b.prompt for b in batches])
-        )
-        firsts = itertools.accumulate((len(b.prompt.states) for b in batches), initial=0)
-        rows = [b.prompt_rows + first for b, first in zip(batches, firsts, strict=False)]
-        rest = zip(*(b[3:] for b in batches), strict=True)
-        return cls(segment, prompt, torch.cat(rows), *(torch.cat(tensors) for tensors in rest))
 
 
 @dataclass(frozen=True)

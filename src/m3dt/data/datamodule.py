@@ -1,47 +1,39 @@
-"""The HDF5 DataModule: batches that are a pure function of (seed, stage, step, rank).
+"""The HDF5 DataModule: batches that are a pure function of (seed, stage, step, rank)."""
 
-Letters: B batch, T timesteps, P prompt steps, A action.
-"""
+from __future__ import annotations
 
-import signal
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 
 from m3dt.config import LoaderConfig, ModelConfig
-from m3dt.data.batch import Batch, ExpertParts
-from m3dt.data.sampler import TaskSampler
-from m3dt.data.store import DatasetStore, action_mask
+from m3dt.data.batch import Batch
+from m3dt.data.draws import DrawPlan, Draws, ExpertStreams, TaskStream
+from m3dt.data.loading import (
+    Chunks,
+    ChunkSampler,
+    ValidationRounds,
+    leave_signals_to_the_parent,
+)
+from m3dt.data.mapped import MappedData
+from m3dt.data.resident import BYTES_PER_STEP, ResidentData
+from m3dt.data.store import DatasetStore
 from m3dt.utils.errors import UserError
 
-_PROBE = 1_000_000  # keeps the random streams of probe batches apart from those of stages
-
-
-@dataclass(frozen=True)
-class TaskStream:
-    """A sequence of batches over some tasks: all of them, or those of one expert."""
-
-    key: int  # part of the random seed, such as the number of the expert
-    tasks: tuple[int, ...]  # positions in the suite
-
-
-@dataclass(frozen=True)
-class ExpertStreams:
-    """The streams of stage 2, one per expert: their batches are the equal parts of one batch."""
-
-    streams: tuple[TaskStream, ...]
+_LARGEST_CHUNK = 2**26  # bytes of batches that are gathered ahead from files
 
 
 class M3DTDataModule(pl.LightningDataModule):
-    """Serves the batches of one stage.
+    """Serves the batches of one stage, in chunks of one or more steps.
 
-    Nothing needs saving to resume: batch s is drawn from a generator seeded by (seed, stage,
-    stream, s), and each rank takes its share of the rows, so the world size changes no batch.
-    The stage is 1, 2 or 3. The streams are one over all tasks, or one per expert.
+    Nothing needs saving to resume. The stage is 1, 2 or 3, or 0 for a baseline. The streams are one
+    over all tasks, or one per expert.
+
+    Attributes:
+        plan: Draws the rows of each batch.
+        chunk_steps: Returns the number of steps in the chunk that begins at a step.
     """
 
     def __init__(
@@ -57,71 +49,87 @@ class M3DTDataModule(pl.LightningDataModule):
         self.store = store
         self.loader = loader
         self.model = model
-        self.seed = seed
-        self.stage = stage
-        self.streams = streams.streams if isinstance(streams, ExpertStreams) else (streams,)
-        # Experts share a batch in equal parts, but their groups differ in their number of tasks.
-        self._own_prompts = isinstance(streams, ExpertStreams) and loader.sampling == "mixed"
-        self.samplers = [TaskSampler(task, loader, model.max_timesteps) for task in store.tasks]
+        self.plan = DrawPlan(store.tasks, loader, model.context_length, seed, stage, streams)
+        self.chunk_steps: Callable[[int], int] = lambda step: 1
+        self._mapped = MappedData(store.tasks, loader, model)
+        self._resident: ResidentData | None = None
+
+    @property
+    def streams(self) -> tuple[TaskStream, ...]:
+        """The streams whose batches are the equal parts of a batch."""
+        return self.plan.streams
+
+    def place(self, device: torch.device, model_bytes: int) -> str:
+        """Copy the dataset to the training device, as `loader.resident` says.
+
+        Args:
+            device: Where the stage trains.
+            model_bytes: Of the model's parameters; training takes several times as much.
+
+        Returns:
+            What was done, or an empty string where nothing had to be decided.
+
+        Raises:
+            UserError: The dataset does not fit on the device, but the configuration asks for it.
+        """
+        wanted, size = self.loader.resident, BYTES_PER_STEP * self._num_steps()
+        if wanted == "off" or (wanted == "auto" and device.type != "cuda"):
+            return ""
+        shown = f"{self._num_steps() / 1e6:.2f} million transitions, {size / 2**30:.2f} GiB"
+        if device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(device)
+            if size + 8 * model_bytes > 0.8 * free:
+                problem = f"{shown}, leave too little of {free / 2**30:.1f} GiB for training"
+                if wanted == "on":
+                    raise UserError(f"loader.resident=on: {problem}. Set loader.resident=off.")
+                return f"data: {problem}; batches are read from files"
+        self._resident = ResidentData(self._mapped, device)
+        return f"data: {shown} on {device}"
+
+    def draws(self, step: int, rank: int = 0, world_size: int = 1) -> Draws:
+        """Return the rows of a rank's share of the batch of a step."""
+        return self.plan.at(step, rank, world_size)
+
+    def gather(self, draws: Draws) -> Batch:
+        """Return a batch from its draws: on the device if the data is resident, else on the CPU."""
+        return (
+            self._mapped.gather(draws) if self._resident is None else self._resident.gather(draws)
+        )
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
-        """Return a rank's share of the batch of a step."""
-        parts = []
-        for stream in self.streams:
-            rng = np.random.default_rng((self.seed, self.stage, stream.key, step))
-            part = self._draw(rng, self._sizes(stream, step), rank, world_size)
-            parts.append(part.with_own_prompts() if self._own_prompts else part)
-        ExpertParts(len(parts)).check([part.num_rows for part in parts])
-        return Batch.concatenate(parts)
+        """Return a rank's share of the batch of a step, read from files."""
+        return self._mapped.gather(self.draws(step, rank, world_size))
 
     def probe_batch(self, task: int, index: int = 0, batch_size: int | None = None) -> Batch:
-        """Return a fixed batch of one task, seeded by (seed, task, index), for measurements."""
-        rng = np.random.default_rng((self.seed, _PROBE, task, index))
-        return self._draw(rng, {task: batch_size or self.loader.batch_size})
+        """Return a fixed batch of one task, a function of (seed, task, index), to measure on."""
+        return self.probe_batches([task], index, batch_size)
 
-    def probe_batches(self, tasks: Sequence[int], batch_size: int | None = None) -> Batch:
-        """Return the probe batches of several tasks in one, in their order."""
-        return Batch.concatenate([self.probe_batch(task, batch_size=batch_size) for task in tasks])
-
-    def _sizes(self, stream: TaskStream, step: int) -> dict[int, int]:
-        """Return the tasks of a step, each with its number of rows."""
-        n, B = len(stream.tasks), self.loader.batch_size
-        if self.loader.sampling == "one_task":
-            return {stream.tasks[step % n]: B}
-        share = min(n, B, self.loader.tasks_per_batch or B)
-        chosen = [stream.tasks[(step * share + i) % n] for i in range(share)]
-        return {task: B // share + (i < B % share) for i, task in enumerate(chosen)}
-
-    def _draw(
-        self, rng: np.random.Generator, sizes: dict[int, int], rank: int = 0, world_size: int = 1
+    def probe_batches(
+        self, tasks: Sequence[int], index: int = 0, batch_size: int | None = None
     ) -> Batch:
-        """Draw rows of the global batch, `sizes` of each task, and keep every world_size-th."""
-        parts = []
-        offset = 0
-        for task, size in sizes.items():
-            sampler = self.samplers[task]
-            rows = sampler.draw(rng, size, self.model.context_length)
-            prompts, which = sampler.draw_prompts(rng, size, self.model.prompt_length)
-            sampler.store.release()
-            spec = sampler.store.spec
-            # A mean over the task's real entries in the global batch, then over the tasks. Ranks
-            # average their gradients, hence the factor world_size.
-            entries = rows.attention_mask.sum() * spec.action_dim
-            weight = world_size / (entries * len(sizes))
-            mine = slice((rank - offset) % world_size, None, world_size)
-            offset += size
-            kept = len(rows.attention_mask[mine])
-            parts.append(
-                Batch(
-                    rows.take(mine).segment(),
-                    prompts.segment(),
-                    torch.from_numpy(which[mine].copy()),
-                    torch.from_numpy(np.tile(action_mask(spec), (kept, 1))),
-                    torch.full((kept,), weight),
-                    torch.full((kept,), task, dtype=torch.int64),
-                )
-            )
-        return Batch.concatenate(parts)
+        """Return the probe batches of several tasks in one, in their order."""
+        return self.gather(self.to_device(self.probe_draws(tasks, index, batch_size)))
+
+    def probe_draws(
+        self, tasks: Sequence[int], index: int = 0, batch_size: int | None = None
+    ) -> Draws:
+        """Return the rows of the probe batches of several tasks."""
+        return Draws.join([self.plan.probe(task, index, batch_size) for task in tasks])
+
+    def to_device(self, draws: Draws) -> Draws:
+        """Copy draws to where `gather` reads them."""
+        if self._resident is None:
+            return draws
+        return Draws(*(tensor.to(self._resident.first.device) for tensor in draws))
+
+    @property
+    def largest_chunk(self) -> int:
+        """Most steps of a chunk: batches that are gathered ahead take memory, draws hardly any."""
+        if self._resident is not None:
+            return 1000
+        rows = self.loader.batch_size * len(self.streams)
+        steps = self.model.context_length + self.model.prompt_length
+        return max(1, _LARGEST_CHUNK // (BYTES_PER_STEP * rows * steps))
 
     def train_dataloader(self) -> DataLoader:
         trainer = self.trainer
@@ -131,40 +139,33 @@ class M3DTDataModule(pl.LightningDataModule):
                 f"batch_size={self.loader.batch_size} of the stage, or else of loader, counts the "
                 f"segments of all processes; make it a multiple of {trainer.world_size}"
             )
+        on_gpu = trainer.strategy.root_device.type == "cuda"
+        mapped = self._mapped if self._resident is None else None
         return DataLoader(
-            _Batches(self, trainer.global_rank, trainer.world_size),
+            Chunks(self.plan, mapped, trainer.global_rank, trainer.world_size),
             batch_size=None,
-            sampler=_StepSampler(trainer),
-            num_workers=self.loader.num_workers,
-            worker_init_fn=_leave_signals_to_the_parent,
+            sampler=ChunkSampler(trainer, lambda step: self.chunk_steps(step)),
+            # A GPU should not wait for the process that drives it to prepare batches.
+            num_workers=self.loader.num_workers or int(on_gpu),
+            worker_init_fn=leave_signals_to_the_parent,
+            pin_memory=on_gpu,
         )
 
+    @property
+    def validates(self) -> bool:
+        """Whether trajectories are held out for validation."""
+        return self.loader.validation_trajectories > 0
 
-def _leave_signals_to_the_parent(worker: int) -> None:
-    """Go on where a signal reaches all of a job: the parent ends the step, then its workers."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    def val_dataloader(self) -> list[DataLoader]:
+        """Return the held-out batches of all tasks, in rounds that the ranks share."""
+        trainer = self.trainer
+        assert trainer is not None
+        if not self.validates:
+            return []
+        mapped = self._mapped if self._resident is None else None
+        rounds = range(max(len(stream.tasks) for stream in self.streams))
+        mine = list(rounds)[trainer.global_rank :: trainer.world_size]
+        return [DataLoader(ValidationRounds(self.plan, mapped), batch_size=None, sampler=mine)]
 
-
-class _StepSampler(Sampler[int]):
-    """Yields the numbers of batches from the trainer's current step on, without end."""
-
-    def __init__(self, trainer: pl.Trainer) -> None:
-        self.trainer = trainer
-
-    def __iter__(self) -> Iterator[int]:
-        step = self.trainer.global_step
-        while True:
-            yield step
-            step += 1
-
-
-class _Batches(Dataset[Batch]):
-    """Maps the number of a step to a rank's batch."""
-
-    def __init__(self, module: M3DTDataModule, rank: int, world_size: int) -> None:
-        self.draw = module.batch
-        self.rank = rank
-        self.world_size = world_size
-
-    def __getitem__(self, step: int) -> Batch:
-        return self.draw(step, self.rank, self.world_size)
+    def _num_steps(self) -> int:
+        return sum(len(task.rewards) for task in self.store.tasks)

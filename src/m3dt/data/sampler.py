@@ -1,4 +1,4 @@
-"""Draw segments and prompts from a task's trajectories, in array operations.
+"""Cut segments and prompts from a task's trajectories, in array operations.
 
 Letters: B batch, T timesteps.
 """
@@ -12,7 +12,7 @@ from m3dt.data.store import TaskStore, normalizations
 
 
 class TaskSampler:
-    """Draws segments and prompts of one task."""
+    """Cuts segments and prompts of one task."""
 
     def __init__(self, store: TaskStore, loader: LoaderConfig, max_timesteps: int) -> None:
         self.store = store
@@ -21,24 +21,33 @@ class TaskSampler:
             for normalization in normalizations(store, loader)
         )  # of training segments, and of prompts, which may have their own normalisation
         self._starts = store.episode_starts
-        self._prompts: dict[int, Rows] = {}  # by length
 
-    def draw(self, rng: np.random.Generator, batch_size: int, length: int) -> Rows:
-        """Draw training segments uniformly over transitions: long trajectories weigh more.
-
-        Each segment begins at the drawn transition and has at most `length` steps.
-        """
-        begin = rng.integers(0, self.store.num_training_steps, size=batch_size)
+    def rows(self, begin: np.ndarray, length: int) -> Rows:
+        """Return training segments of at most `length` steps from the transitions `begin`, (B,)."""
         trajectory = np.searchsorted(self.store.episode_ends, begin, side="right")
         return self.segments(trajectory, begin, length, self.inputs)
 
-    def draw_prompts(
-        self, rng: np.random.Generator, batch_size: int, length: int
-    ) -> tuple[Rows, np.ndarray]:
-        """Return the task's prompts, and the index of the prompt of each of `batch_size` rows."""
-        if length not in self._prompts:  # the same few every time
-            self._prompts[length] = self.prompts(np.arange(NUM_PROMPTS), length)
-        return self._prompts[length], rng.integers(0, NUM_PROMPTS, size=batch_size)
+    def whole(self) -> tuple[Rows, np.ndarray, np.ndarray]:
+        """Prepare all transitions of the task.
+
+        Returns:
+            The prepared rows (1, transitions, ...), the transitions left in the trajectory of each
+            of them, itself included, (transitions,), and the prepared state of padding, (S,).
+        """
+        store = self.store
+        lengths = np.diff(store.episode_ends, prepend=0)
+        returns = np.empty(len(store.rewards))
+        for start, end in zip(self._starts, store.episode_ends, strict=True):
+            rewards = store.rewards[start:end].astype(np.float64)
+            returns[start:end] = rewards[::-1].cumsum()[::-1]
+        timesteps = np.arange(len(returns)) - np.repeat(self._starts, lengths)
+        real = np.ones((1, len(returns)), bool)
+        arrays = (store.observations, store.actions, returns, timesteps)
+        states, actions, returns, timesteps = (array[None] for array in arrays)
+        rows = self.inputs.prepare(states, actions, returns, timesteps, real)
+        first = (array[:, :1] for array in (states, actions, returns, timesteps, ~real))
+        nothing = self.inputs.prepare(*first)
+        return rows, np.repeat(lengths, lengths) - timesteps, nothing.states[0, 0]
 
     def prompts(self, which: np.ndarray, length: int) -> Rows:
         """Return prompts: the `length` steps before a trajectory's final one (appendix B).

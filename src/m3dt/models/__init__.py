@@ -2,6 +2,7 @@
 
 from m3dt.models.build import add_mixtures, make_model
 from m3dt.models.plain import ExpertBank, Mixture, PromptDT, Router, Transformer
+from m3dt.models.variants.big_experts import capturable
 
 __all__ = [
     "ExpertBank",
@@ -10,5 +11,6 @@ __all__ = [
     "Router",
     "Transformer",
     "add_mixtures",
+    "capturable",
     "make_model",
 ]

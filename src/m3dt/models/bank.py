@@ -4,6 +4,7 @@ Letters: E experts.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +16,22 @@ class Bank(nn.Module):
     Every parameter has a first axis of E; a bank that stores them otherwise overrides all methods.
 
     Attributes:
-        generators: Each expert's source of dropout, E of them after `reseed`.
+        dropout: The experts' dropout, which takes the same units from all of them.
+        kept: Frozen weights in another form, by precision; shortcuts keep them and their validity.
     """
 
-    def __init__(self, num_experts: int) -> None:
+    def __init__(self, num_experts: int, dropout: float) -> None:
         super().__init__()
         self.num_experts = num_experts
-        self.generators: list[torch.Generator] = []
+        self.dropout = nn.Dropout(dropout)
+        self.kept: dict[torch.dtype, Any] = {}
 
+    @property
+    def drops(self) -> bool:
+        """Whether the experts drop units now."""
+        return self.dropout.training and self.dropout.p > 0
+
+    @torch.no_grad()
     def reset(self, seeds: Sequence[int]) -> None:
         """Draw each expert's weights from N(0, 0.02) by its own seed, and zero the biases."""
         for e, seed in enumerate(seeds):
@@ -31,14 +40,9 @@ class Bank(nn.Module):
                 if name.endswith("_weight"):
                     fresh = torch.empty(parameter.shape[1:])
                     fresh.normal_(std=0.02, generator=generator)
-                    parameter.data[e] = fresh.to(parameter.device)
+                    parameter[e] = fresh.to(parameter.device)
                 else:
-                    parameter.data[e] = 0.0
-
-    def reseed(self, seeds: Sequence[int]) -> None:
-        """Start each expert's dropout from its own seed, E of them."""
-        device = next(self.parameters()).device
-        self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+                    parameter[e] = 0.0
 
     def weights_of(self, expert: int) -> dict[str, Tensor]:
         """Return one expert's tensors by name."""

@@ -62,29 +62,21 @@ class FeedForward(nn.Module):
 class ExpertBank(Bank):
     """E feed-forward networks, stored as one tensor per weight.
 
-    Each expert draws its dropout from its own generator, so that its training does not depend on
-    which other experts are in the bank. `m3dt.models.bank` seeds, loads and clips experts one by
-    one.
+    `m3dt.models.bank` seeds, loads and clips experts one by one.
     """
 
     def __init__(self, config: ModelConfig, num_experts: int) -> None:
-        super().__init__(num_experts)
+        super().__init__(num_experts, config.dropout)
         E, D, hidden = num_experts, config.n_embd, config.mlp_width or 4 * config.n_embd
-        self.dropout = config.dropout
         self.c_fc_weight = nn.Parameter(torch.empty(E, D, hidden).normal_(std=0.02))
         self.c_fc_bias = nn.Parameter(torch.zeros(E, hidden))
         self.c_proj_weight = nn.Parameter(torch.empty(E, hidden, D).normal_(std=0.02))
         self.c_proj_bias = nn.Parameter(torch.zeros(E, D))
 
     def forward(self, expert: int, x: Tensor) -> Tensor:
-        """Apply one expert: (..., D) -> (..., D)."""
+        """Apply one expert, without dropout: (..., D) -> (..., D)."""
         h = F.relu(x @ self.c_fc_weight[expert] + self.c_fc_bias[expert])
-        y = h @ self.c_proj_weight[expert] + self.c_proj_bias[expert]
-        if not self.training or self.dropout == 0:
-            return y
-        generator = self.generators[expert] if self.generators else None
-        keep = torch.empty_like(y).bernoulli_(1 - self.dropout, generator=generator)
-        return y * keep / (1 - self.dropout)
+        return h @ self.c_proj_weight[expert] + self.c_proj_bias[expert]
 
 
 class Router(nn.Module):
@@ -113,6 +105,9 @@ class Mixture(nn.Module):
 
     With a router, every token gets the weighted sum of all experts (stage 3). Without one, each
     expert gets its own part of the batch (stage 2); a single expert gets all of it.
+
+    All experts of a block drop the same units. In stage 2 the mask has the shape of one part, so
+    an expert trains alike whichever others are there. In stage 3 the weighted sum drops them.
     """
 
     def __init__(self, experts: Bank, router: Router | None) -> None:
@@ -125,10 +120,13 @@ class Mixture(nn.Module):
         """Return what the experts add to the block, (B, L, D)."""
         if self.router is None:
             parts = ExpertParts(self.num_experts)
-            return parts.merge([self.experts(e, x) for e, x in enumerate(parts.split(n))])
+            rows = parts.split(n)  # (E, B / E, L, D)
+            mask = self.experts.dropout(torch.ones_like(rows[0]))  # of 0 and 1 / (1 - p)
+            return parts.merge([self.experts(e, x) * mask for e, x in enumerate(rows)])
         gate_weights = self.router(n)  # (B, L, E)
         outputs = (self.experts(e, n) for e in range(self.num_experts))
-        return sum(gate_weights[..., e, None] * y for e, y in enumerate(outputs))
+        mixed = sum(gate_weights[..., e, None] * y for e, y in enumerate(outputs))
+        return self.experts.dropout(mixed)
 
 
 class Block(nn.Module):

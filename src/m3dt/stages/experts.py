@@ -17,10 +17,12 @@ from m3dt.stages.stage import Stage
 class ExpertStage(Stage):
     """Trains experts at the same time and independently of each other.
 
-    A batch is E equal parts, one per expert (`m3dt.data.batch`). Weights, dropout, data, gradient
-    norm and Adam state of an expert depend on its number, never on which others are in the
-    process. Two exceptions: all experts skip a step if the loss of one is not finite, and
-    `frozen_dropout` draws the backbone's dropout for all of them together.
+    A batch is E equal parts, one per expert (`m3dt.data.batch`). Weights, data, gradient norm and
+    Adam state of an expert depend on its number, never on which others are in the process. All
+    experts of a block drop the same units. In float32 on one thread, this holds to the bit; more
+    threads and GPUs cut products by their size, which changes rounding. Two exceptions: all experts
+    skip a step if the loss of one is not finite, and `frozen_dropout` draws the backbone's dropout
+    for all of them together.
 
     Args:
         model: Backbone with `add_mixtures(model, E, routed=False)`.

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from m3dt.config import HarmoConfig, StageConfig
-from m3dt.data import M3DTDataModule
-from m3dt.data.batch import Batch
+from m3dt.data import Batch, Chunk, M3DTDataModule
+from m3dt.engine.chunks import next_multiple
 from m3dt.models import PromptDT
 from m3dt.models.variants.task_masks import TaskMasks, exchange, is_exempt, maskable
 from m3dt.stages.baseline import BaselineStage
@@ -48,27 +48,26 @@ class HarmoStage(BaselineStage):
         self._before: dict[str, Tensor] = {}  # the weights before it
 
     def on_fit_start(self) -> None:
+        super().on_fit_start()
         self.masks.packed = self.masks.packed.to(self.device)
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        step = self.trainer.global_step
+    def next_step(self, step: int) -> int | None:
+        return next_multiple(step, self.harmo.update_every)
+
+    def on_train_batch_start(self, chunk: Chunk, batch_idx: int) -> None:
+        step = chunk.first
         if step and step % self.harmo.update_every == 0:
             data = self.trainer.datamodule  # type: ignore[attr-defined]
             self.revise(data, step // self.harmo.update_every, self.exchanged(step))
             if self.trainer.world_size > 1:  # ranks differ by rounding
                 first = self.trainer.strategy.broadcast(self.masks.packed.cpu())
                 self.masks.packed = first.to(self.device)
-        super().on_train_batch_start(batch, batch_idx)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        self.begin_step(int(batch.task_index[0]))
-        return super().training_step(batch, batch_idx)
-
-    def begin_step(self, task: int) -> None:
-        """Mask the model for a task, keeping its weights."""
-        self._mask = self.masks.of(task)
+    def begin_step(self, batch: Batch) -> None:
+        """Mask the model for the task of the batch, keeping its weights."""
+        self._mask = self.masks.of(batch.task_index[0])
         self._before = {name: p.detach().clone() for name, p in self.trainable().items()}
-        self.masks.apply(self.model, task)
+        self.masks.apply(self.model, batch.task_index[0])
 
     def clip(self, parameters: list[nn.Parameter]) -> Tensor:
         """Clip the whole gradient, then zero what the mask leaves out."""
@@ -77,10 +76,6 @@ class HarmoStage(BaselineStage):
             if parameter.grad is not None and not is_exempt(name):
                 parameter.grad.mul_(self._mask[name])
         return norm
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        super().optimizer_step(*args, **kwargs)
-        self.end_step()
 
     @torch.no_grad()
     def end_step(self) -> None:

@@ -34,9 +34,9 @@ class RouterStage(Stage):
     def reset_experts(self) -> None:
         """Draw fresh experts with the seeds of stage 2."""
         for layer, mixture in enumerate(self.model.mixtures):
-            keys = [(self.seed, ExpertStage.number, k, layer) for k in self.expert_numbers]
-            seeds = [derive_seed(*key) for key in keys]
-            mixture.experts.reset(seeds)
+            numbers = range(mixture.num_experts)
+            keys = [(self.seed, ExpertStage.number, k, layer) for k in numbers]
+            mixture.experts.reset([derive_seed(*key) for key in keys])
 
     def weights(self) -> dict[str, Tensor]:
         """Return what was trained: `<layer>.router.*`; with `train_experts`, experts too."""

@@ -5,21 +5,20 @@ Letters: B batch, T timesteps, A action.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric
 
 from m3dt.config import ComputeConfig, StageConfig
-from m3dt.data.batch import Batch
+from m3dt.data import Batch, Chunk, Draws, ValidationRound
+from m3dt.engine import Engine
 from m3dt.models import PromptDT
-from m3dt.stages.bad_steps import BadSteps, too_many_bad_steps
-from m3dt.stages.optimizer import make_optimizer, take_configured_rates
+from m3dt.stages.learning_rate import learning_rate_factor
 from m3dt.stages.seeds import derive_seed
 
 
@@ -27,9 +26,8 @@ class Stage(pl.LightningModule):
     """One training stage.
 
     Frozen parts are in evaluation mode, without dropout, and absent from checkpoints. Dropout is
-    seeded anew at each step by (seed, stage, step, rank), and an expert's by its number and layer
-    too: a resumed run needs no saved generator, and callbacks that draw random numbers change
-    nothing.
+    seeded anew at each step by (seed, stage, step, rank): a resumed run needs no saved generator,
+    and callbacks that draw random numbers change nothing.
 
     Args:
         model: The model; frozen parts hold their final weights already.
@@ -56,13 +54,12 @@ class Stage(pl.LightningModule):
         self.seed = seed
         self.trained_modules = tuple(trained)
         self.frozen_dropout = frozen_dropout
-        # Numbers of the model's experts, which seed their dropout.
-        self.expert_numbers: Sequence[int] = range(sum(m.num_experts for m in model.mixtures[:1]))
-        self._forward: Callable[[PromptDT, Batch], Tensor] = plain_predictions
+        self.forward_pass: Callable[[PromptDT, Batch], Tensor] = plain_predictions
+        self.prepare_forward_pass: Callable[[], None] = nothing
+        self.engine = Engine(self)
+        self.automatic_optimization = False  # the engine takes the optimiser steps
+        self.validation_loss = MeanMetric(nan_strategy="disable")
         self.strict_loading = False  # checkpoints hold the trainable weights alone
-        self.bad_steps = BadSteps()
-        self.batch: Batch | None = None  # of the running step, for messages
-        self._loss = torch.zeros(())  # of the running step
         model.requires_grad_(False)
         for module in self.trained_modules:
             module.requires_grad_(True)
@@ -88,90 +85,90 @@ class Stage(pl.LightningModule):
         return self
 
     def set_compute(self, compute: ComputeConfig) -> None:
-        """Choose between the plain model and its shortcuts."""
-        self._forward = plain_predictions
+        """Choose between the plain model and its shortcuts, and how steps are run."""
+        self.engine.compute = compute
+        self.forward_pass, self.prepare_forward_pass = plain_predictions, nothing
         if compute.shortcuts == "on":
             from m3dt.models import fast  # imported here: stages train without it, too
 
-            self._forward = partial(fast.predict, compute=compute)
-
-    def loss(self, batch: Batch) -> Tensor:
-        """Return the loss of a batch: the mean over its tasks, summed over experts in stage 2."""
-        return row_losses(self.predictions(batch), batch).sum()
+            self.forward_pass = partial(fast.predict, compute=compute)
+            self.prepare_forward_pass = partial(fast.prepare, self.model, compute)
 
     def predictions(self, batch: Batch) -> Tensor:
         """Return predicted actions, (B, T, A)."""
-        return self._forward(self.model, batch)
+        return self.forward_pass(self.model, batch)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = self.loss(batch)
-        self._loss = loss.detach()
-        self.log("train/loss", loss.detach() / self.num_losses, sync_dist=True)
-        return loss
+    def row_losses(self, batch: Batch) -> Tensor:
+        """Return what each row adds to the loss, (B,)."""
+        return row_losses(self.predictions(batch), batch)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Return the loss of a batch: the mean over its tasks, summed over experts in stage 2."""
+        return self.row_losses(batch).sum()
+
+    def training_step(self, chunk: Chunk, batch_idx: int) -> dict[str, Tensor]:
+        """Take the optimiser steps of a chunk (`m3dt.engine`)."""
+        return self.engine.take(chunk)
+
+    def validation_step(self, held_out: ValidationRound, batch_idx: int) -> None:
+        """Log the mean loss over tasks on their held-out trajectories, `val/loss`."""
+        inputs = held_out.chunk.inputs(0)
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        batch = data.gather(inputs) if isinstance(inputs, Draws) else inputs
+        losses = self.row_losses(batch).unflatten(0, (len(held_out.counted), -1)).sum(dim=1)
+        self.validation_loss.update(losses[held_out.counted])
+        self.log("val/loss", self.validation_loss, on_step=False, on_epoch=True)
+
+    def begin_step(self, batch: Batch) -> None:
+        """Do what precedes the forward pass of each optimiser step: here nothing."""
 
     def clip(self, parameters: list[nn.Parameter]) -> Tensor:
         """Clip the gradients by their global norm and return the norm before."""
         return nn.utils.clip_grad_norm_(parameters, self.config.gradient_clip)
 
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        # Fused AdamW would unscale float16 gradients itself, after they were clipped.
-        optimizer, scheduler = make_optimizer(
-            self.trainable().values(), self.config, fused=not self._float16
+    def end_step(self) -> None:
+        """Do what follows each optimiser step: here nothing."""
+
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate of an optimiser step."""
+        return self.config.learning_rate * learning_rate_factor(self.config, step)
+
+    def seed_of(self, step: int) -> int:
+        """Return the seed of an optimiser step's dropout."""
+        return derive_seed(self.seed, self.number, step, self.global_rank)
+
+    def next_step(self, step: int) -> int | None:
+        """Return the next step after `step` that must begin a chunk, or None."""
+        return None
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
+            self.trainable().values(),
+            lr=self.config.learning_rate,
+            weight_decay=self.config.weight_decay,
+            betas=(0.9, 0.999),
+            fused=True,
         )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "learning_rate"},
-        }
+
+    def on_fit_start(self) -> None:
+        if not self.engine.prepared:
+            self.engine.prepare(self.trainer, self.trainer.datamodule)  # type: ignore[attr-defined]
 
     def on_train_start(self) -> None:
-        scheduler = self.lr_schedulers()
-        assert isinstance(scheduler, LambdaLR)
-        take_configured_rates(scheduler, self.config, self.trainer.global_step)
-
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        self.batch = batch
-        step, rank = self.trainer.global_step, self.global_rank
-        torch.manual_seed(derive_seed(self.seed, self.number, step, rank))
-        for layer, mixture in enumerate(self.model.mixtures):
-            keys = [(self.seed, self.number, k, layer, step, rank) for k in self.expert_numbers]
-            mixture.experts.reseed([derive_seed(*key) for key in keys])
-
-    @property
-    def _float16(self) -> bool:
-        return str(self.trainer.precision) == "16-mixed"
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        norm = self.clip(list(self.trainable().values()))
-        if self.bad_steps.is_good(self._loss, norm, self._float16):
-            self.log("train/gradient_norm", norm)
-        else:
-            self._skip_step()
-
-    def _skip_step(self) -> None:
-        """Leave the weights as they are: AdamW skips parameters without a gradient."""
-        for parameter in self.trainable().values():
-            parameter.grad = None
-        self.bad_steps.count += 1
-        self.log("train/bad_steps", float(self.bad_steps.count))
-        if self.bad_steps.count > self.config.max_bad_steps:
-            assert self.batch is not None
-            with torch.no_grad():
-                losses = row_losses(self.predictions(self.batch), self.batch)
-            raise too_many_bad_steps(self, self.batch, losses)
+        self.engine.start()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         kept = {f"model.{name}" for name in self.trainable()}
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: state[name] for name in state if name in kept}
-        checkpoint["bad_steps"] = self.bad_steps.count
+        checkpoint["bad_steps"] = self.engine.bad_steps.count
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.bad_steps.count = checkpoint.get("bad_steps", 0)
+        self.engine.bad_steps.count = checkpoint.get("bad_steps", 0)
+
+
+def nothing() -> None:
+    """Prepare nothing: the plain model needs no preparation."""
 
 
 def plain_predictions(model: PromptDT, batch: Batch) -> Tensor:

@@ -62,6 +62,10 @@ def fit(
     if checkpoint:
         console.print(f"resuming [bold]{name}[/] at step {start}")
     stage.set_compute(config.compute)
+    size = sum(parameter.nbytes for parameter in stage.model.parameters())
+    decided = data.place(trainer.strategy.root_device, size), stage.engine.prepare(trainer, data)
+    for line in filter(None, decided):
+        console.print(line)
     with quiet_training(), plain_exits(trainer, signals, config.run, name, checkpoint, console):
         trainer.fit(stage, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if trainer.global_step < stage.config.max_steps and not trainer.should_stop:

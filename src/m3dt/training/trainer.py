@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -57,17 +56,22 @@ def make_trainer(
         config.run, name="logs", version=folder.name, default_hp_metric=False, purge_step=purged
     )
     settings: dict[str, Any] = {"log_every_n_steps": 20, **config.trainer}
+    validates = config.loader.validation_trajectories > 0
     try:
         return pl.Trainer(
             max_steps=stage.config.max_steps,
             max_epochs=-1,
             logger=logger,
-            callbacks=[*callbacks, LearningRateMonitor("step")],
+            callbacks=callbacks,
             plugins=[AtomicCheckpointIO()],
             default_root_dir=folder,
             enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
+            val_check_interval=stage.config.validate_every if validates else None,
+            check_val_every_n_epoch=None,  # the interval counts optimiser steps
+            limit_val_batches=1.0 if validates else 0,
+            num_sanity_val_steps=0,
             **settings,
         )
     except (MisconfigurationException, ValueError, TypeError) as error:

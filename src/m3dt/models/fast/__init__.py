@@ -5,6 +5,7 @@ to the plain form. `compute.shortcuts=off` trains without them.
 """
 
 from m3dt.models.fast.forward import act, encode_prompt, predict
+from m3dt.models.fast.mixture import prepare
 from m3dt.models.fast.prompts import EncodedPrompt
 
-__all__ = ["EncodedPrompt", "act", "encode_prompt", "predict"]
+__all__ = ["EncodedPrompt", "act", "encode_prompt", "predict", "prepare"]

@@ -4,6 +4,8 @@ Letters: B batch, L tokens, R tokens that are read out, C cached tokens, D embed
 E experts.
 """
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor
 
@@ -33,15 +35,15 @@ def run_big_experts(
     E, experts = mixture.num_experts, mixture.experts
 
     def run(e: int, x: Tensor, valid: Tensor, own: KeyValues | None) -> tuple[Tensor, KeyValues]:
-        with experts.seeded(e, x.device):
-            return run_transformer(experts.trunk(e), x, valid, compute, own, cache_valid, read)
+        return run_transformer(experts.trunk(e), x, valid, compute, own, cache_valid, read)
 
     if mixture.router is None and E > 1:  # stage 2: equal parts of the batch, no prefix
         parts = ExpertParts(E)
-        pairs = zip(parts.split(x), parts.split(valid), strict=True)
-        return parts.merge([run(e, *pair, None)[0] for e, pair in enumerate(pairs)]), []
+        rows, masks = parts.split(x), parts.split(valid)
+        order = experts.in_turn(x.device)
+        return parts.merge([run(e, rows[e], masks[e], None)[0] for e in order]), []
     outputs, key_values = [], []
-    for e in range(E):
+    for e in experts.in_turn(x.device):
         own = None if cache is None else cache[e * len(cache) // E : (e + 1) * len(cache) // E]
         y, kv = run(e, x, valid, own)
         outputs.append(y)

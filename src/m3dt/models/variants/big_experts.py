@@ -4,7 +4,6 @@ Letters: B batch, L tokens, D embedding width, E experts.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -12,17 +11,19 @@ from torch import Tensor, nn
 from m3dt.config import ModelConfig
 from m3dt.data.batch import ExpertParts
 from m3dt.models.bank import Bank
-from m3dt.models.plain import Mixture, Transformer, init_gpt2
+from m3dt.models.plain import Mixture, PromptDT, Transformer, init_gpt2
 
 
 class TrunkBank(Bank):
-    """E transformers of the backbone's shape, the whole-model counterpart of `ExpertBank`."""
+    """E transformers of the backbone's shape, the whole-model counterpart of `ExpertBank`.
+
+    Each drops units in many places. Run them in the order of `in_turn`, so that all draw the same.
+    """
 
     def __init__(self, config: ModelConfig, num_experts: int) -> None:
-        super().__init__(num_experts)
+        super().__init__(num_experts, config.dropout)
         trunks = (Transformer(config, token_table=False) for _ in range(num_experts))
         self.trunks = nn.ModuleList(trunks)
-        self.seeds: list[int] = []
 
     def trunk(self, expert: int) -> Transformer:
         """Return one expert."""
@@ -32,27 +33,25 @@ class TrunkBank(Bank):
 
     def forward(self, expert: int, x: Tensor, allowed: Tensor) -> Tensor:
         """Apply one expert: (B, L, D) -> (B, L, D)."""
-        with self.seeded(expert, x.device):
-            return self.trunk(expert)(x, allowed)
+        return self.trunk(expert)(x, allowed)
 
-    @contextmanager
-    def seeded(self, expert: int, device: torch.device) -> Iterator[None]:
-        """Draw dropout by the expert's own seed, while it trains."""
-        if not (self.training and self.seeds):
-            yield
-            return
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(self.seeds[expert])
-            yield
+    def in_turn(self, device: torch.device) -> Iterator[int]:
+        """Count the experts, and take the device's generator back before each but the first.
+
+        So all experts draw the same dropout, and none depends on the others.
+        """
+        generator = torch.cuda if device.type == "cuda" else torch
+        state = generator.get_rng_state() if self.drops else None
+        for expert in range(self.num_experts):
+            if state is not None:
+                generator.set_rng_state(state)
+            yield expert
 
     def reset(self, seeds: Sequence[int]) -> None:
         for trunk, seed in zip(self.trunks, seeds, strict=True):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 trunk.apply(init_gpt2)
-
-    def reseed(self, seeds: Sequence[int]) -> None:
-        self.seeds = list(seeds)
 
     def weights_of(self, expert: int) -> dict[str, Tensor]:
         return self.trunks[expert].state_dict()
@@ -91,8 +90,19 @@ class TrunkMixture(Mixture):
         """
         if self.router is None:
             parts = ExpertParts(self.num_experts)
-            pairs = zip(parts.split(x), parts.split(allowed), strict=True)
-            return parts.merge([self.experts(e, *pair) for e, pair in enumerate(pairs)])
+            rows, masks = parts.split(x), parts.split(allowed)
+            return parts.merge(
+                [self.experts(e, rows[e], masks[e]) for e in self.experts.in_turn(x.device)]
+            )
         gate_weights = self.router(hidden)  # (B, L, E)
-        outputs = (self.experts(e, x, allowed) for e in range(self.num_experts))
+        outputs = (self.experts(e, x, allowed) for e in self.experts.in_turn(x.device))
         return sum(gate_weights[..., e, None] * y for e, y in enumerate(outputs))
+
+
+def capturable(model: PromptDT) -> bool:
+    """Tell whether a training step of the model can be recorded as a CUDA graph.
+
+    Big experts that drop units cannot: within a graph, nobody can take the generator back.
+    """
+    big = model.big_experts
+    return not (isinstance(big, TrunkMixture) and big.experts.drops)

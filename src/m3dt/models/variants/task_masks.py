@@ -71,10 +71,17 @@ class TaskMasks:
             rows.append(np.packbits(np.concatenate(parts)))
         return cls(model, torch.from_numpy(np.stack(rows)))
 
-    def flat(self, task: int) -> Tensor:
-        """Return a task's mask over all parameters, (num_params,) of bool."""
+    def flat(self, task: int | Tensor) -> Tensor:
+        """Return a task's mask over all parameters, (num_params,) of bool.
+
+        The task may be a tensor of one element on the masks' device, whose value is not read back.
+        """
+        if isinstance(task, Tensor):
+            row = self.packed.index_select(0, task.view(1))[0]
+        else:
+            row = self.packed[task]
         bits = torch.arange(7, -1, -1, device=self.packed.device, dtype=torch.uint8)
-        unpacked = (self.packed[task, :, None] >> bits) & 1
+        unpacked = (row[:, None] >> bits) & 1
         return unpacked.flatten()[: self.size].bool()
 
     def put(self, task: int, flat: Tensor) -> None:
@@ -82,14 +89,17 @@ class TaskMasks:
         row = np.packbits(flat.cpu().numpy())
         self.packed[task] = torch.from_numpy(row).to(self.packed.device)
 
-    def of(self, task: int) -> dict[str, Tensor]:
-        """Return a task's mask by parameter."""
+    def of(self, task: int | Tensor) -> dict[str, Tensor]:
+        """Return a task's mask by parameter; the task as for `flat`."""
         parts = self.flat(task).split([shape.numel() for shape in self.shapes.values()])
         return {n: part.view(s) for (n, s), part in zip(self.shapes.items(), parts, strict=True)}
 
     @torch.no_grad()
-    def apply(self, model: PromptDT, task: int) -> None:
-        """Zero the parameters outside the task's mask, except embeddings and prediction heads."""
+    def apply(self, model: PromptDT, task: int | Tensor) -> None:
+        """Zero the parameters outside the task's mask, except embeddings and prediction heads.
+
+        The task as for `flat`.
+        """
         parameters = maskable(model)
         for name, mask in self.of(task).items():
             if not is_exempt(name):

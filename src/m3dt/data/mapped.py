@@ -1,0 +1,56 @@
+"""Gather batches from memory-mapped files: no RAM is needed, however large the dataset is.
+
+Letters: N tasks, P prompt steps.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from m3dt.config import LoaderConfig, ModelConfig
+from m3dt.data.batch import Batch, Segment
+from m3dt.data.draws import Draws
+from m3dt.data.format import NUM_PROMPTS
+from m3dt.data.inputs import Rows
+from m3dt.data.sampler import TaskSampler
+from m3dt.data.store import TaskStore, action_mask
+
+
+class MappedData:
+    """The tasks of a dataset, read from their files."""
+
+    def __init__(
+        self, tasks: Sequence[TaskStore], loader: LoaderConfig, model: ModelConfig
+    ) -> None:
+        self.samplers = [TaskSampler(task, loader, model.max_timesteps) for task in tasks]
+        self.length = model.context_length
+        self.prompt_length = model.prompt_length
+        self.action_masks = torch.from_numpy(np.stack([action_mask(task.spec) for task in tasks]))
+
+    def gather(self, draws: Draws) -> Batch:
+        """Return the rows of a batch."""
+        tasks, begin = draws.task.numpy(), draws.begin.numpy()
+        changes = np.flatnonzero(np.diff(tasks)) + 1  # rows of a task are neighbours
+        parts = []
+        for task, own in zip(tasks[[0, *changes]], np.split(begin, changes), strict=True):
+            sampler = self.samplers[task]
+            parts.append(sampler.rows(own, self.length))
+            sampler.store.release()
+        task_index, number = draws.prompts.unbind(1)
+        return Batch(
+            Rows.join(parts).segment(),
+            Segment(*(tensor[task_index, number] for tensor in self.prompts)),
+            draws.prompt_rows,
+            self.action_masks[draws.task],
+            draws.loss_weight,
+            draws.task,
+        )
+
+    @cached_property
+    def prompts(self) -> Segment:
+        """The prompts of all tasks, (N, prompts per task, P, ...): the same few in every batch."""
+        which = np.arange(NUM_PROMPTS)
+        found = [sampler.prompts(which, self.prompt_length) for sampler in self.samplers]
+        return Rows(*map(np.stack, zip(*found, strict=True))).segment()

@@ -1,0 +1,126 @@
+"""The engine of a stage: it decides how steps run, runs them, and reports what they measured."""
+
+from __future__ import annotations
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+from torch.optim import AdamW
+
+from m3dt.config import ComputeConfig
+from m3dt.data import Chunk, Draws, M3DTDataModule
+from m3dt.engine.bad_steps import BadSteps
+from m3dt.engine.choices import Choices, choose
+from m3dt.engine.chunks import ChunkPlan, next_multiple
+from m3dt.engine.optimizer_steps import Steps, Taken
+from m3dt.engine.trainable import Trainable
+from m3dt.models import capturable
+from m3dt.utils.errors import RunError
+
+
+class Engine:
+    """Takes the optimiser steps of a stage in chunks.
+
+    Attributes:
+        compute: How steps run.
+        bad_steps: Counts steps whose loss or gradient is not finite; they change nothing.
+    """
+
+    def __init__(self, stage: Trainable) -> None:
+        self.stage = stage
+        self.compute = ComputeConfig()
+        self.bad_steps = BadSteps()
+        self._choices = Choices(graph=False, compile=False)
+        self._plan: ChunkPlan | None = None
+        self._steps: Steps | None = None
+
+    @property
+    def prepared(self) -> bool:
+        """Whether `prepare` was called."""
+        return self._plan is not None
+
+    def prepare(self, trainer: pl.Trainer, data: M3DTDataModule) -> str:
+        """Decide how steps run and plan the chunks, before the trainer fits.
+
+        Returns:
+            What was decided, or an empty string for plain steps.
+
+        Raises:
+            UserError: The settings ask for what this device cannot do.
+        """
+        self._choices = choose(self.compute, trainer, capturable(self.stage.model))
+        interval = self.stage.config.validate_every if data.validates else 0
+        further = [self.stage.next_step, lambda step: next_multiple(step, interval)]
+        self._plan = ChunkPlan(trainer, self.compute.steps_per_call, data.largest_chunk, further)
+        data.chunk_steps = self._plan
+        return f"{self.stage.title}: {self._choices}" if str(self._choices) else ""
+
+    def start(self) -> None:
+        """Begin or resume: optimiser and weights are on the device."""
+        stage, trainer = self.stage, self.stage.trainer
+        optimizer, data = trainer.optimizers[0], trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(optimizer, AdamW)
+        for group in optimizer.param_groups:  # a checkpoint may have brought others
+            group.update(
+                weight_decay=stage.config.weight_decay, fused=True, capturable=self._choices.graph
+            )
+        self._steps = Steps(stage, trainer, optimizer, data.gather, self._choices)
+
+    def take(self, chunk: Chunk) -> dict[str, Tensor]:
+        """Take the steps of a chunk.
+
+        Returns:
+            The loss of each step, `losses`, and of the last one, `loss`; in stage 2, means over
+            the experts.
+
+        Raises:
+            RunError: The loss or the gradient of too many steps was not finite.
+        """
+        assert self._steps is not None and self._plan is not None
+        taken = self._steps.run(chunk)
+        self._plan.adapt(taken.seconds, chunk.num_steps)
+        bad = self._count_bad_steps(chunk, taken)
+        self._log(chunk.first, taken, bad)
+        losses = torch.tensor(taken.losses)
+        return {"loss": losses[-1], "losses": losses}
+
+    def _count_bad_steps(self, chunk: Chunk, taken: Taken) -> dict[int, int]:
+        """Return the number of bad steps so far at each bad step of a chunk."""
+        counts, most = {}, self.stage.config.max_bad_steps
+        float16 = str(self.stage.trainer.precision) == "16-mixed"
+        for number, (loss, norm) in enumerate(zip(taken.losses, taken.norms, strict=True)):
+            if self.bad_steps.is_bad(loss, norm, float16):
+                counts[number] = self.bad_steps.count
+                if self.bad_steps.count > most:
+                    raise self._too_many(chunk, taken, number)
+        return counts
+
+    def _too_many(self, chunk: Chunk, taken: Taken, number: int) -> RunError:
+        """Return the error that ends a training; it blames the tasks of rows with a bad loss."""
+        inputs, stage = chunk.inputs(number), self.stage
+        task_index = inputs.task if isinstance(inputs, Draws) else inputs.task_index
+        rows = torch.nonzero(~taken.row_losses[number].isfinite()).flatten().tolist()
+        blamed = task_index[rows] if rows else task_index
+        store = stage.trainer.datamodule.store  # type: ignore[attr-defined]
+        tasks = ", ".join(store.tasks[i].spec.name for i in blamed.unique().tolist())
+        return RunError(
+            f"{stage.title}: loss or gradient is not finite at step {chunk.first + number}, after "
+            f"{stage.config.max_bad_steps} such steps were skipped. The batch is of {tasks}"
+            f"{f' (rows {rows})' if rows else ''}. The last checkpoint holds finite weights. Lower "
+            "the learning rate, or look at the data with `m3dt verify`."
+        )
+
+    def _log(self, first: int, taken: Taken, bad: dict[int, int]) -> None:
+        """Write the values of steps, each at the number of steps done by then."""
+        trainer, last = self.stage.trainer, {}
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        for number, (loss, norm) in enumerate(zip(taken.losses, taken.norms, strict=True)):
+            done = first + number + 1
+            last = {"train/loss": loss, "train/gradient_norm": norm}
+            wanted = {"learning_rate": self.stage.learning_rate(done - 1), **last}
+            if number in bad:
+                wanted = {"train/bad_steps": float(bad[number])}
+            if (number in bad or (every and done % every == 0)) and trainer.logger is not None:
+                trainer.logger.log_metrics(wanted, step=done)
+        for name, value in last.items():  # for callbacks that watch them
+            self.stage.log(name, value, logger=False)
