@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 from quick_run import QUICK, call
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer.record_writer import RecordWriter
 from test_stages import FAST, data_for, fresh_model, train
 
 from m3dt.callbacks import ProgressCallback, RolloutCallback, progress
@@ -191,6 +193,10 @@ def before_registering(monkeypatch, action):
     monkeypatch.setattr(Registry, "save", lambda *given, **more: action() or save(*given, **more))
 
 
+def slowly(write):
+    return lambda *given: (time.sleep(0.02), write(*given))
+
+
 EXPECTED_STEPS = {"stage1": ("conflict/mean", [*range(0, 41, 5)]),
                   "stage3": ("router/entropy", [0, 15, 30, 40])}  # fmt: skip
 
@@ -199,7 +205,10 @@ EXPECTED_STEPS = {"stage1": ("conflict/mean", [*range(0, 41, 5)]),
 def test_a_kill_neither_loses_nor_repeats_records(
     finished, data, tmp_path, monkeypatch, moments, stage
 ):
-    """A copy of the folder at some moment is what a kill at this moment leaves behind."""
+    """A copy of the folder at some moment is what a kill at this moment leaves behind.
+
+    The disk is slow, so that records wait to be written for a while.
+    """
     run = new_run(finished, tmp_path / "whole", stage)
     copies = []
 
@@ -212,6 +221,7 @@ def test_a_kill_neither_loses_nor_repeats_records(
     moments["train end", 40] = copy
     with monkeypatch.context() as patch:
         before_registering(patch, copy)
+        patch.setattr(RecordWriter, "write", slowly(RecordWriter.write))
         assert call(stage, run, data, *WATCHED) == 0
     moments.clear()
     expected = records(run / "logs" / stage)
