@@ -176,9 +176,7 @@ def records(folder):
     values |= {
         t: [(e.step, e.encoded_image_string) for e in found.Images(t)] for t in tags["images"]
     }
-    left_out = ["time/"]
-    left_out += ["train/", "learning_rate"]
-    return {tag: v for tag, v in values.items() if not tag.startswith(tuple(left_out))}
+    return {tag: v for tag, v in values.items() if not tag.startswith("time/")}
 
 
 def new_run(finished, folder, stage):
