@@ -245,12 +245,12 @@ def test_signals_neither_lose_nor_repeat_records(finished, data, tmp_path, momen
         moments.clear()
         raise KeyboardInterrupt
 
-    for moment in (("start", 14), ("start", 22), ("end", 29), ("start", 39)):
+    for moment in (("start", 14), ("start", 22), ("end", 33), ("start", 39)):
         moments[moment] = terminate
         with pytest.raises(SystemExit, match="143"):
             call(stage, run, data, *WATCHED)
-        if moment == ("end", 29):  # before the next checkpoint
-            moments["end", 30] = interrupt
+        if moment == ("end", 33):  # before the next checkpoint
+            moments["end", 36] = interrupt
             assert call(stage, run, data, *WATCHED) == 130
     assert call(stage, run, data, *WATCHED) == 0
     assert records(run / "logs" / stage) == records(whole / "logs" / stage)
