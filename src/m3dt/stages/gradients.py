@@ -59,7 +59,8 @@ def probe_gradients(
     def of_inputs(inputs: Draws | Batch) -> Tensor:
         batch = data.gather(inputs) if isinstance(inputs, Draws) else inputs
         with torch.enable_grad(), torch.autocast(device.type, enabled=False):
-            gradient = torch.autograd.grad(stage.loss(batch), chosen)
+            # Without noise, nothing uses the weights of a router's noise.
+            gradient = torch.autograd.grad(stage.loss(batch), chosen, materialize_grads=True)
         return torch.cat([part.flatten() for part in gradient])
 
     run = graphed(of_inputs, device.type == "cuda" and stage.engine.compute.graph != "off")
