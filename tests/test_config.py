@@ -174,7 +174,7 @@ MISTAKES = [
     ("stage3.shard=0/4", "unknown key 'stage3.shard'. Did you mean 'stage2.shard'?"),
     ("baseline.decay=cosin", "baseline.decay=cosin is not one of ... Did you mean 'cosine'?"),
     ("baseline.shard=0/4", "unknown key 'baseline.shard'. Did you mean 'stage2.shard'?"),
-    ("grouping.memory_gb=-1", "grouping.memory_gb=-1.0 must be more than 0"),
+    ("grouping.memory_gb=-1", "grouping.memory_gb=-1.0 must be 0 or more"),
     ("grouping.restart=1", "unknown key 'grouping.restart'. Did you mean 'grouping.restarts'?"),
     ("harmodt.gamma=nan", "harmodt.gamma=nan must be a finite number"),
     ("harmodt.importance=weigth", "harmodt.importance=weigth ... Did you mean 'weight'?"),

@@ -199,8 +199,10 @@ class GroupingConfig(Section):
     restarts: int = number(40, low=1)
     """Number of K-means runs. The run with the most even group sizes is kept."""
     # It moves only the rounding of the agreement; experts depend on the registered groups.
-    memory_gb: float = number(1.0, above=0, weights=False)
-    """Memory in GiB for the gradients of all tasks over one block of parameters."""
+    memory_gb: float = number(0.0, low=0, weights=False)
+    """Memory in GiB for the gradients of all tasks. Where those over all parameters do not fit,
+    they are computed anew for each block of parameters. 0 means half of a GPU's memory without the
+    dataset on it, or a quarter of the machine's."""
 
 
 @dataclass
