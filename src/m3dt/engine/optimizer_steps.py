@@ -65,6 +65,7 @@ class Steps:
         self._row_losses = stage.row_losses
         self._compiled = choices.compile
         if self._compiled:
+            torch.compiler.reset()  # torch compiles a function for a few models, then no more
             self._row_losses = torch.compile(stage.row_losses, dynamic=False)
         self._held = torch.zeros((), device=self.device)  # 1: no step changes anything
 
@@ -100,9 +101,10 @@ class Steps:
         if self._graphed is None:
             return self.step(inputs, rate)
         shown = torch.full((), rate, device=self.device)
-        self._held.fill_(1.0)  # recording runs the step, which must change nothing
-        self._graphed.record(inputs, shown)
-        self._held.zero_()
+        if not self._graphed.recorded:
+            self._held.fill_(1.0)  # recording runs the step, which must change nothing
+            self._graphed.record(inputs, shown)
+            self._held.zero_()
         rows, norm = self._graphed(inputs, shown)
         return rows.clone(), norm.clone()
 
