@@ -1,22 +1,23 @@
-"""Gradient similarity between tasks, computed in two passes (paper appendix A.4).
+"""Gradient similarity between tasks (paper appendix A.4).
 
 With g_i the gradient of task i, total = sum_i g_i and G = total / N, all measures follow from
 g_i . total, |g_i|^2 and |total|^2. They are kept per part of the model, such as one block's
-attention; sums over parts give any larger subset. Memory holds three gradients, whatever the number
-of tasks.
+attention; sums over parts give any larger subset. A first pass over the gradients gives the total,
+a second one its inner products; they are kept in between where memory allows.
 
-Letters: N tasks, G mean gradient; `parts` counts the parts of the model.
+Letters: N tasks, G mean gradient; `parts` counts the parts of the model, `num_params` the
+parameters.
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-Gradient = Sequence[Tensor]  # one tensor per parameter
+from m3dt.stages.gradients import GradientRows
 
 
 @dataclass(frozen=True)
@@ -78,64 +79,60 @@ def part_of(name: str) -> str:
 
 
 def measure(
-    names: Sequence[str],
-    gradient: Callable[[int], Gradient],
+    parameters: Mapping[str, Tensor],
+    gradient: Callable[[int], Tensor],
     num_tasks: int,
+    memory: int,
     rank: int = 0,
     world_size: int = 1,
 ) -> ConflictTable:
-    """Fill the table; `gradient(task)` is called twice per task and must return the same each time.
+    """Fill the table, and wait for the device once, at the end.
 
     Args:
-        names: Names of the parameters.
-        gradient: Returns a task's gradient.
+        parameters: What the gradients are of, by name.
+        gradient: Returns a task's gradient, (num_params,), the same each time.
         num_tasks: Number of tasks, N.
+        memory: Bytes for gradients. If those of all tasks do not fit, it is called twice per task.
         rank: This process takes the tasks rank, rank + world_size, ...
         world_size: Number of processes; their sums are joined.
     """
-    parts = tuple(dict.fromkeys(part_of(name) for name in names))
-    column = torch.tensor([parts.index(part_of(name)) for name in names])
-    mine = range(rank, num_tasks, world_size)
-
-    def per_part(values: Iterable[Tensor]) -> Tensor:
-        stacked = torch.stack(list(values)).double().cpu()
-        return torch.zeros(len(parts), dtype=torch.float64).index_add_(0, column, stacked)
-
-    squares = torch.zeros(num_tasks, len(parts), dtype=torch.float64)
-    total: list[Tensor] = []
-    units: list[Tensor] = []  # sum_i g_i / |g_i|
-    for task in mine:
-        g = gradient(task)
-        squares[task] = per_part(t.square().sum() for t in g)
-        scale = 1 / max(squares[task].sum().sqrt().item(), 1e-30)
-        total, units = total or _zeros_like(g), units or _zeros_like(g)
-        torch._foreach_add_(total, list(g))
-        torch._foreach_add_(units, list(g), alpha=scale)
-    if not total:  # more processes than tasks
-        total, units = _zeros_like(gradient(0)), _zeros_like(gradient(0))
-    _sum_over_ranks((*total, *units), world_size)
-
-    dots = torch.zeros_like(squares)
-    for task in mine:
-        dots[task] = per_part((a * b).sum() for a, b in zip(gradient(task), total, strict=True))
-    _sum_over_ranks((dots, squares), world_size, total[0].device)
-    total_squares = per_part(t.square().sum() for t in total)
-    unit_square = float(sum(t.double().square().sum() for t in units))
-    return ConflictTable(parts, dots, squares, total_squares, unit_square)
+    sizes = [p.numel() for p in parameters.values()]
+    like, mine = next(iter(parameters.values())), range(rank, num_tasks, world_size)
+    rows = GradientRows(lambda i: gradient(mine[i]), len(mine), parameters.values(), memory)
+    vectors = like.new_zeros(2, sum(sizes))
+    total, units = vectors  # sum_i g_i and sum_i g_i / |g_i|
+    tables = like.new_zeros(2, num_tasks, len(sizes))  # per parameter
+    dots, squares = (table[rank::world_size] for table in tables)
+    for place, block in rows:
+        squares[place] = _inner(block.split(sizes, dim=1), block.split(sizes, dim=1))
+        total += block.sum(dim=0)
+        norms = squares[place].sum(dim=1).sqrt()
+        units.addmv_(block.T, 1 / norms.clamp(min=1e-30))
+    _sum_over_ranks(vectors, world_size)
+    for place, block in rows:
+        dots[place] = _inner(block.split(sizes, dim=1), total.split(sizes))
+    _sum_over_ranks(tables, world_size)
+    joined = _inner(vectors.split(sizes, dim=1), vectors.split(sizes, dim=1))  # (2, parameters)
+    read = torch.cat((tables.flatten(0, 1), joined)).cpu().double()
+    parts = tuple(dict.fromkeys(map(part_of, parameters)))
+    column = torch.tensor([parts.index(part_of(name)) for name in parameters])
+    per_part = read.new_zeros(len(read), len(parts)).index_add_(1, column, read)
+    dots, squares, (total_squares, unit_squares) = per_part.split((num_tasks, num_tasks, 2))
+    return ConflictTable(parts, dots, squares, total_squares, float(unit_squares.sum()))
 
 
-def _zeros_like(gradient: Gradient) -> list[Tensor]:
-    return [torch.zeros_like(t) for t in gradient]
+def _inner(a: Iterable[Tensor], b: Iterable[Tensor]) -> Tensor:
+    """Return the inner products of several parameters' numbers, the last axis of each tensor.
+
+    A last axis for the parameters takes its place.
+    """
+    return torch.stack([(x * y).sum(dim=-1) for x, y in zip(a, b, strict=True)], dim=-1)
 
 
-def _sum_over_ranks(
-    tensors: Sequence[Tensor], world_size: int, device: torch.device | None = None
-) -> None:
-    """Replace tensors by their sums over all processes, which meet on a device."""
-    for tensor in tensors if world_size > 1 else ():
-        joined = tensor.to(device or tensor.device)
-        dist.all_reduce(joined)
-        tensor.copy_(joined)
+def _sum_over_ranks(tensor: Tensor, world_size: int) -> None:
+    """Replace a tensor by its sum over all processes."""
+    if world_size > 1:
+        dist.all_reduce(tensor)
 
 
 @dataclass(frozen=True)
@@ -178,33 +175,42 @@ class ExpertTable:
 
 
 def measure_experts(
-    gradient: Callable[[Sequence[int]], Gradient], groups: Sequence[Sequence[int]]
+    parameters: Sequence[Tensor],
+    gradient: Callable[[Sequence[int]], Tensor],
+    groups: Sequence[Sequence[int]],
+    memory: int,
 ) -> ExpertTable:
-    """Fill the table of E experts whose weights are stacked.
+    """Fill the table of E experts, and wait for the device once, at the end.
 
     Args:
-        gradient: Given a task for each expert, returns the gradients of all, tensors (E, ...).
+        parameters: What the gradients are of, tensors (E, ...).
+        gradient: Given a task for each expert, returns the gradients of all, (num_params,).
         groups: The tasks of each expert, E lists.
+        memory: Bytes for gradients. If those of all rounds do not fit, they are computed twice.
     """
     E, largest = len(groups), max(len(group) for group in groups)
     sizes = torch.tensor([len(group) for group in groups])
+    # In each round, each expert has its next task; after the end of its group it counts nothing.
+    rounds = [[group[min(n, len(group) - 1)] for group in groups] for n in range(largest)]
+    counts = torch.arange(largest)[:, None] < sizes  # (largest, E)
 
-    def round_of(number: int) -> Gradient:
-        """Return each expert's gradient of its number-th task, 0 after the end of its group."""
-        found = gradient([group[min(number, len(group) - 1)] for group in groups])
-        real = (number < sizes).to(found[0].device)
-        return [g * real.view(-1, *[1] * (g.ndim - 1)) for g in found]
+    def by_expert(flat: Tensor) -> list[Tensor]:
+        """View (..., num_params) as a tensor (..., E, numbers) per parameter."""
+        parts = flat.split([p.numel() for p in parameters], dim=-1)
+        return [part.unflatten(-1, (E, -1)) for part in parts]
 
-    def per_expert(values: Iterable[Tensor]) -> Tensor:
-        return torch.stack([v.flatten(1).double().sum(dim=1) for v in values]).sum(dim=0).cpu()
-
-    dots, squares = (torch.zeros(E, largest, dtype=torch.float64) for _ in range(2))
-    total: list[Tensor] = []
-    for number in range(largest):
-        g = round_of(number)
-        squares[:, number] = per_expert(t.square() for t in g)
-        total = [a + b for a, b in zip(total, g, strict=True)] if total else list(g)
-    for number in range(largest):
-        pairs = zip(round_of(number), total, strict=True)
-        dots[:, number] = per_expert(a * b for a, b in pairs)
-    return ExpertTable(dots, squares, per_expert(t.square() for t in total), sizes)
+    rows = GradientRows(lambda n: gradient(rounds[n]), largest, parameters, memory)
+    shown = counts.to(parameters[0])
+    total = parameters[0].new_zeros(sum(p.numel() for p in parameters))
+    dots, squares = parameters[0].new_zeros(2, largest, E, len(parameters))
+    for place, block in rows:
+        for part in by_expert(block):
+            part.mul_(shown[place, :, None])
+        squares[place] = _inner(by_expert(block), by_expert(block))
+        total += block.sum(dim=0)
+    for place, block in rows:
+        dots[place] = _inner(by_expert(block), by_expert(total))
+    total_squares = _inner(by_expert(total), by_expert(total))  # (E, parameters)
+    read = torch.cat((dots, squares, total_squares[None])).cpu().double().sum(dim=-1)
+    dots, squares, (total_squares,) = read.split((largest, largest, 1))
+    return ExpertTable((dots * counts).T, squares.T, total_squares, sizes)

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
+from torch import Tensor
 
 from m3dt.data import M3DTDataModule
 from m3dt.models import ExpertBank
-from m3dt.stages import Stage, evaluation_mode
-from m3dt.stages.gradients import batch_gradient
+from m3dt.stages import Stage
+from m3dt.stages.gradients import gradient_memory, probe_gradients
 
 from .conflict_measures import ExpertTable, measure_experts
 from .recorder import Recorder
@@ -86,11 +86,10 @@ class ExpertConflictCallback(Recorder):
     ) -> ExpertTable:
         parameters = [p for m in stage.model.mixtures for p in m.experts.parameters()]
 
-        def gradient(tasks: Sequence[int]) -> Sequence[torch.Tensor]:
+        def gradient_of(tasks: Sequence[int]) -> Tensor:
             # Unrouted experts take equal parts of a batch in turn, routed ones see all of it.
-            parts = tasks[:1] if routed else tasks
-            batch = data.probe_batches(parts, batch_size=self.batch_size)
-            return batch_gradient(stage, batch, parameters)
+            return gradient(tasks[:1] if routed else tasks, 0)
 
-        with evaluation_mode(stage):
-            return measure_experts(gradient, groups)
+        memory = gradient_memory(stage.device, data)
+        with probe_gradients(stage, data, parameters, self.batch_size) as gradient:
+            return measure_experts(parameters, gradient_of, groups, memory)

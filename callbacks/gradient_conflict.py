@@ -1,7 +1,6 @@
 """Measure how much the tasks' gradients disagree, and stop stage 1 at the peak (section 4.1)."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict
 from fnmatch import fnmatch
 from typing import Any
@@ -13,8 +12,8 @@ from torch import Tensor
 
 from m3dt.data import M3DTDataModule
 from m3dt.plots import conflict_curve, heat_map
-from m3dt.stages import Stage, evaluation_mode
-from m3dt.stages.gradients import task_gradient
+from m3dt.stages import Stage
+from m3dt.stages.gradients import gradient_memory, probe_gradients
 from m3dt.stages.stopping import StoppingRule, find_peak, should_stop, smooth
 
 from .conflict_measures import ConflictTable, measure
@@ -143,14 +142,12 @@ class GradientConflictCallback(Recorder):
             trainer.logger.experiment.add_figure("conflict/curve", figure, global_step=step)
 
     def _measure(self, trainer: pl.Trainer, stage: Stage, data: M3DTDataModule) -> ConflictTable:
-        def gradient(task: int) -> Sequence[Tensor]:
-            return task_gradient(stage, data, task, batch_size=self.batch_size)
-
-        with evaluation_mode(stage):
+        with probe_gradients(stage, data, batch_size=self.batch_size) as gradient:
             return measure(
-                list(stage.trainable()),
-                gradient,
+                stage.trainable(),
+                lambda task: gradient([task], 0),
                 len(data.store.tasks),
+                gradient_memory(stage.device, data),
                 trainer.global_rank,
                 trainer.world_size,
             )

@@ -7,7 +7,6 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
-from torchmetrics import MeanMetric
 
 from m3dt.data import Batch, M3DTDataModule
 from m3dt.models.plain import token_mask
@@ -79,20 +78,15 @@ class RouterUsageCallback(Recorder):
         """Measure gate weights and entropy, on the first rank."""
         if not trainer.is_global_zero:
             return None
-        usage: list[Tensor] = []
-        # Only this rank measures: a sum over ranks would wait for the others for ever.
-        entropy = MeanMetric(nan_strategy="disable", sync_on_compute=False)
+        rows: list[Tensor] = []
         with evaluation_mode(stage):
             for task in range(len(data.store.tasks)):
-                batch = data.probe_batch(task, batch_size=self.batch_size)
-                gates = gate_weights(stage, batch)
-                usage.append(gates.mean(dim=0).float().cpu())
-                entropy.update(-(gates * gates.clamp(min=1e-12).log()).sum(dim=-1).mean().cpu())
-        highest = math.log(len(usage[0])) or 1e-12
-        return {
-            "usage": torch.stack(usage).tolist(),
-            "entropy": float(entropy.compute()) / highest,
-        }
+                gates = gate_weights(stage, data.probe_batch(task, batch_size=self.batch_size))
+                entropy = -(gates * gates.clamp(min=1e-12).log()).sum(dim=-1, keepdim=True)
+                rows.append(torch.cat((gates, entropy), dim=1).float().mean(dim=0))
+        usage, entropies = torch.stack(rows).cpu().tensor_split((-1,), dim=1)
+        highest = math.log(usage.shape[1]) or 1e-12
+        return {"usage": usage.tolist(), "entropy": float(entropies.mean()) / highest}
 
 
 def gate_weights(stage: Stage, batch: Batch) -> Tensor:

@@ -1,13 +1,15 @@
 """The conflict callback: its measures, its silence, and its stop."""
 
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from conftest import SYNTHETIC_TASKS
 from test_stages import FAST, copy_of, data_for, fresh_model, train
 
-from m3dt.callbacks import GradientConflictCallback, RouterUsageCallback
+from m3dt.callbacks import GradientConflictCallback, RouterUsageCallback, gradient_conflict
 from m3dt.callbacks.conflict_measures import measure, part_of
 from m3dt.stages import BackboneStage, RouterStage
 from m3dt.stages.stopping import StoppingRule, find_peak, should_stop, smooth
@@ -19,6 +21,16 @@ NAMES = [
     "transformer.h.1.ln_1.weight",
     "predict_action.weight",
 ]
+
+
+MEMORY = pytest.mark.parametrize("memory", [2**30, 4 * 100, 1])  # all rows, some, one
+
+
+def table_of(gradients, memory=2**30, rank=0, world_size=1):
+    """Measure gradients of several parameters, which stand for the model's first parts."""
+    parameters = dict(zip(NAMES, gradients[0], strict=False))
+    flat = [torch.cat([t.flatten() for t in g]) for g in gradients]
+    return measure(parameters, flat.__getitem__, len(flat), memory, rank, world_size)
 
 
 def cos(a, b):
@@ -35,12 +47,13 @@ def test_parts():
     ]
 
 
-def test_measures_equal_naive_cosines():
+@MEMORY
+def test_measures_equal_naive_cosines(memory):
     torch.manual_seed(0)
     shapes = [(3, 4), (5,), (2, 2), (7,), (6,)]
     common = [torch.randn(shape) for shape in shapes]
     tasks = [[c + torch.randn(s) for c, s in zip(common, shapes, strict=True)] for _ in range(6)]
-    table = measure(NAMES, lambda i: tasks[i], 6)
+    table = table_of(tasks, memory)
 
     def check(keep):
         chosen = [i for i, name in enumerate(NAMES) if keep(part_of(name))]
@@ -69,15 +82,55 @@ def test_independent_gradients_meet_the_floor():
     """In high dimension, cos(g_i, G) of independent gradients is 1/sqrt(N), the others are 0."""
     generator = torch.Generator().manual_seed(0)
     tasks = [[torch.randn(200_000, generator=generator)] for _ in range(10)]
-    table = measure(["head.weight"], lambda i: tasks[i], 10)
+    table = table_of(tasks)
     assert table.to_mean().mean().item() == pytest.approx(1 / math.sqrt(10), abs=0.01)
     assert table.leave_one_out().mean().item() == pytest.approx(0, abs=0.01)
     assert table.pairwise() == pytest.approx(0, abs=0.01)
 
 
+def test_gradients_are_computed_once_where_they_fit():
+    calls = []
+
+    def gradient(task):
+        calls.append(task)
+        return torch.full((8,), task + 1.0)
+
+    parameters = {"head.weight": torch.empty(8)}
+    for memory, expected in ((4 * 8 * 3, [0, 1, 2]), (4 * 8 * 2, [0, 1, 2] * 2)):
+        calls.clear()
+        measure(parameters, gradient, 3, memory)
+        assert calls == expected
+
+
+@MEMORY
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_ranks_share_the_tasks(monkeypatch, memory, world_size):
+    """Processes, here threads, give the table of one; one of four has no task at all."""
+    barrier, shown = threading.Barrier(world_size), {}
+
+    def all_reduce(tensor):
+        shown[threading.get_ident()] = tensor.clone()
+        barrier.wait(10)
+        tensor.copy_(sum(shown.values()))
+        barrier.wait(10)
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    torch.manual_seed(0)
+    tasks = [[torch.randn(3, 4), torch.randn(5)] for _ in range(3)]
+    alone = table_of(tasks)
+    with ThreadPoolExecutor(world_size) as pool:
+        jobs = [pool.submit(table_of, tasks, memory, r, world_size) for r in range(world_size)]
+        for table in [job.result(20) for job in jobs]:
+            assert table.parts == alone.parts
+            torch.testing.assert_close(table.dots, alone.dots, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(table.squares, alone.squares, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(table.total_squares, alone.total_squares)
+            assert table.unit_square == pytest.approx(alone.unit_square, rel=1e-5)
+
+
 def test_vanishing_gradient_is_not_nan():
     tasks = [[torch.ones(3)], [torch.zeros(3)]]
-    table = measure(["head.weight"], lambda i: tasks[i], 2)
+    table = table_of(tasks)
     assert table.to_mean().isfinite().all() and table.leave_one_out().isfinite().all()
 
 
@@ -101,10 +154,45 @@ def test_router_callback_leaves_training_alone(synthetic):
     usage = torch.tensor(callbacks[0].history[-1]["usage"])
     assert usage.shape == (len(SYNTHETIC_TASKS), 2)
     torch.testing.assert_close(usage.sum(dim=1), torch.ones(3))
-    assert 0 < callbacks[0].history[-1]["entropy"] <= 1
 
 
-def test_measured_similarity_equals_backward_on_the_probe_batches(synthetic):
+def test_router_usage_equals_a_loop_over_tokens(synthetic):
+    model, data = fresh_model(2, routed=True), data_for(synthetic, 3)
+    stage, callback = RouterStage(model, FAST, 0), RouterUsageCallback()
+    with torch.no_grad():
+        for mixture in model.mixtures:  # fresh routers are almost indifferent
+            mixture.router.layers[-1].weight.mul_(1e5)
+    start = copy_of(model)
+    train(stage, data, 1, [callback])
+    model.load_state_dict(start)
+    model.eval()
+    record, entropies = callback.history[0], []
+    for task in range(3):
+        batch, seen = data.probe_batch(task), []
+        prompt = batch.row_prompts()
+        for mixture in model.mixtures:
+            mixture.router.register_forward_hook(lambda m, a, out, seen=seen: seen.append(out))
+        model(batch.segment, prompt)
+        real = [s.attention_mask.repeat_interleave(3, dim=1) for s in (prompt, batch.segment)]
+        real = torch.cat(real, dim=1)
+        gates = [
+            out[b, i]
+            for out in seen
+            for b in range(real.shape[0])
+            for i in range(real.shape[1])
+            if real[b, i] == 1
+        ]
+        usage = (sum(gates) / len(gates)).tolist()
+        assert record["usage"][task] == pytest.approx(usage, rel=1e-4)
+        bits = [sum(-p * math.log2(p) for p in g.tolist() if p) for g in gates]  # 1 is the most
+        entropies.append(sum(bits) / len(bits))
+    assert record["entropy"] == pytest.approx(sum(entropies) / 3, rel=1e-4)
+    assert 0 < record["entropy"] < 0.99
+
+
+@pytest.mark.parametrize("memory", [2**30, 1])
+def test_measured_similarity_equals_backward_on_the_probe_batches(synthetic, monkeypatch, memory):
+    monkeypatch.setattr(gradient_conflict, "gradient_memory", lambda *_: memory)
     callback = GradientConflictCallback(every_n_steps=100, stop=False)
     model, data = fresh_model(), data_for(synthetic, 1)
     stage = BackboneStage(model, FAST, 0)

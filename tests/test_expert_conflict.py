@@ -4,13 +4,18 @@ import pytest
 import torch
 from test_stages import FAST, data_for, fresh_model, train
 
-from m3dt.callbacks import ExpertConflictCallback
+from m3dt.callbacks import ExpertConflictCallback, expert_conflict
 from m3dt.config import MoEConfig
 from m3dt.data import TaskStream
 from m3dt.models import add_mixtures
 from m3dt.stages import ExpertStage, RouterStage
 
 GROUPS = {3: (0, 2), 5: (1,), 6: (0, 1, 2)}
+
+
+@pytest.fixture(params=[2**30, 1], ids=["at_once", "one_by_one"])
+def memory(request, monkeypatch):
+    monkeypatch.setattr(expert_conflict, "gradient_memory", lambda *_: request.param)
 
 
 def cosines(gradients):
@@ -35,7 +40,7 @@ def naive(stage, data, e, tasks, parts):
     return cosines(gradients)
 
 
-def test_records_of_stage_2_equal_a_loop(synthetic):
+def test_records_of_stage_2_equal_a_loop(synthetic, memory):
     streams = [TaskStream(k, tasks) for k, tasks in GROUPS.items()]
     data = data_for(synthetic, 2, streams)
     stage = ExpertStage(fresh_model(3), FAST, 0, list(GROUPS)).eval()
@@ -56,7 +61,7 @@ def test_records_of_stage_2_equal_a_loop(synthetic):
     assert callback.metrics() == {"expert_conflict": {"history": callback.history}}
 
 
-def test_records_of_routed_experts_equal_a_loop(synthetic):
+def test_records_of_routed_experts_equal_a_loop(synthetic, memory):
     model = fresh_model(2, routed=True)
     data = data_for(synthetic, 3)
     stage = RouterStage(model, FAST, 0, train_experts=True).eval()

@@ -16,7 +16,7 @@ from m3dt.cli import main
 from m3dt.config import HarmoConfig
 from m3dt.models.variants.task_masks import TaskMasks, erk_densities, exchange, is_exempt, maskable
 from m3dt.runs.registry import Registry
-from m3dt.stages import HarmoStage
+from m3dt.stages import HarmoStage, harmodt
 
 HARMO = HarmoConfig(sparsity=0.3, update_every=2, max_changed=20)
 
@@ -139,8 +139,11 @@ def test_a_step_equals_one_by_hand(synthetic):
         torch.testing.assert_close(found, p, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("importance", ["gradient", "weight"])
-def test_revision_equals_a_naive_one(synthetic, importance):
+@pytest.mark.parametrize(
+    ("importance", "memory"), [("gradient", 2**30), ("weight", 2**30), ("gradient", 1)]
+)
+def test_revision_equals_a_naive_one(synthetic, monkeypatch, importance, memory):
+    monkeypatch.setattr(harmodt, "gradient_memory", lambda *_: memory)
     harmo = HarmoConfig(sparsity=0.3, gamma=10, importance=importance)
     data = data_for(synthetic, 0)
     stage = stage_of(harmo)

@@ -1,4 +1,4 @@
-"""How many CPUs a process may use, and how many threads torch takes of them."""
+"""How many CPUs and how much memory a process may use, and how many threads torch takes of them."""
 
 import math
 import os
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from m3dt.utils import processes
-from m3dt.utils.processes import available_cpus, num_workers, threads_within_quota
+from m3dt.utils.processes import available_cpus, available_memory, num_workers, threads_within_quota
 
 
 def system(root, groups, files):
@@ -59,6 +59,22 @@ def test_available_cpus_follow_the_affinity(monkeypatch, tmp_path):
     assert available_cpus(quota) == 3
     monkeypatch.delattr(os, "sched_getaffinity")
     assert available_cpus(tmp_path) == 64 and available_cpus(quota) == 50
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "expected"),
+    [
+        (V2, {}, 2**34),
+        (V2, {"jobs/7/memory.max": "max\n"}, 2**34),
+        (V2, {"jobs/7/memory.max": "max\n", "jobs/memory.max": "4096\n"}, 4096),
+        (V2, {"memory.max": f"{2**40}\n"}, 2**34),
+        ("4:memory:/jobs/7\n", {"memory/jobs/memory.limit_in_bytes": "4096\n"}, 4096),
+        ("4:cpu:/jobs/7\n", {"cpu/jobs/memory.limit_in_bytes": "4096\n"}, 2**34),
+    ],
+)
+def test_available_memory_follows_the_limits(monkeypatch, tmp_path, groups, files, expected):
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 2**12, "SC_PHYS_PAGES": 2**22}.get)
+    assert available_memory(system(tmp_path, groups, files)) == expected
 
 
 def test_workers_and_threads_follow_the_available_cpus(monkeypatch):

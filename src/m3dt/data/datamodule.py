@@ -123,6 +123,11 @@ class M3DTDataModule(pl.LightningDataModule):
         return Draws(*(tensor.to(self._resident.first.device) for tensor in draws))
 
     @property
+    def resident_bytes(self) -> int:
+        """Memory that the dataset takes on the training device."""
+        return 0 if self._resident is None else BYTES_PER_STEP * self._num_steps()
+
+    @property
     def largest_chunk(self) -> int:
         """Most steps of a chunk: batches that are gathered ahead take memory, draws hardly any."""
         if self._resident is not None:

@@ -40,7 +40,7 @@ class ValidationRound(NamedTuple):
     """A held-out batch of one task per stream."""
 
     chunk: Chunk  # of one batch
-    counted: Tensor  # (E,) of float32 for E streams; 0 for one whose tasks were all seen before
+    counted: Tensor  # (E,) of bool; False for a stream whose tasks were all seen before
 
 
 def leave_signals_to_the_parent(worker: int) -> None:
@@ -98,5 +98,5 @@ class ValidationRounds(Dataset[ValidationRound]):
     def __getitem__(self, number: int) -> ValidationRound:
         groups = [stream.tasks for stream in self.plan.streams]
         draws = [self.plan.validation(group[min(number, len(group) - 1)]) for group in groups]
-        counted = torch.tensor([float(number < len(group)) for group in groups])
+        counted = torch.tensor([number < len(group) for group in groups])
         return ValidationRound(_gather([Draws.join(draws)], 0, self.mapped), counted)

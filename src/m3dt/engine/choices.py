@@ -10,6 +10,10 @@ from m3dt.utils.errors import UserError
 _REPAYS_COMPILING = 20_000  # steps: compiling takes up to a minute and saves milliseconds a step
 
 
+# Hooks that are called within a step.
+_INNER_HOOKS = ("on_before_backward", "on_after_backward", "on_before_optimizer_step")
+
+
 @dataclass(frozen=True)
 class Choices:
     """How the steps of a training run."""
@@ -47,8 +51,19 @@ def choose(compute: ComputeConfig, trainer: pl.Trainer, recordable: bool) -> Cho
     )
     if not obstacle and trainer.world_size > 1:
         obstacle = "works on one device alone"
+    elif not obstacle and (watching := find_watcher(trainer)):
+        obstacle = f"does not work with {watching}, which looks into a step"
     elif not obstacle and not recordable:
         obstacle = "does not work for big experts with dropout"
     if compute.graph == "on" and obstacle:
         raise UserError(f"compute.graph=on {obstacle}. Set compute.graph=auto.")
     return Choices(graph=compute.graph != "off" and not obstacle, compile=compiles)
+
+
+def find_watcher(trainer: pl.Trainer) -> str:
+    """Return the class of a callback that Lightning would call within a step, or nothing."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        kind = type(callback)
+        if any(getattr(kind, name) is not getattr(pl.Callback, name) for name in _INNER_HOOKS):
+            return kind.__name__
+    return ""

@@ -15,7 +15,6 @@ _SECONDS = 0.75  # of a call
 _STEP_HOOKS = (
     "on_train_batch_start",
     "on_train_batch_end",
-    "on_before_zero_grad",
     "on_before_backward",
     "on_after_backward",
     "on_before_optimizer_step",

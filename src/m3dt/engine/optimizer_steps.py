@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import lightning.pytorch as pl
@@ -59,17 +60,22 @@ class Steps:
         self.device = trainer.strategy.root_device
         self.parameters = list(stage.trainable().values())
         self.scaler = getattr(trainer.precision_plugin, "scaler", None)  # of float16
+        self._watchers = () if choices.graph else trainer.callbacks  # type: ignore[attr-defined]
         self._graphed = Graphed(self.step) if choices.graph else None
         self._row_losses = stage.row_losses
-        if choices.compile:
+        self._compiled = choices.compile
+        if self._compiled:
+            torch.compiler.reset()  # torch compiles a function for a few models, then no more
             self._row_losses = torch.compile(stage.row_losses, dynamic=False)
         self._held = torch.zeros((), device=self.device)  # 1: no step changes anything
 
     def run(self, chunk: Chunk) -> Taken:
         """Take the steps of a chunk and count them."""
         started, records = time.monotonic(), []
+        if self._compiled:  # a compiled pass would do it in each step
+            self.stage.prepare_forward_pass()
         for number in range(chunk.num_steps):
-            torch.manual_seed(self.stage.seed_of(chunk.first + number))
+            self._seed(self.stage.seed_of(chunk.first + number))
             rate = self.stage.learning_rate(chunk.first + number)
             records.append(self._take(chunk.inputs(number), rate))
         count_steps(self.trainer, chunk.num_steps)
@@ -84,13 +90,21 @@ class Steps:
         *shared, seconds = mean.tolist()
         return Taken(shared, measured[1].tolist(), seconds, rows)
 
+    def _seed(self, seed: int) -> None:
+        """Seed the device's default generator; `torch.manual_seed` seeds all, which takes 1 ms."""
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        else:
+            torch.default_generator.manual_seed(seed)
+
     def _take(self, inputs: Draws | Batch, rate: float) -> tuple[Tensor, Tensor]:
         if self._graphed is None:
             return self.step(inputs, rate)
         shown = torch.full((), rate, device=self.device)
-        self._held.fill_(1.0)  # recording runs the step, which must change nothing
-        self._graphed.record(inputs, shown)
-        self._held.zero_()
+        if not self._graphed.recorded:
+            self._held.fill_(1.0)  # recording runs the step, which must change nothing
+            self._graphed.record(inputs, shown)
+            self._held.zero_()
         rows, norm = self._graphed(inputs, shown)
         return rows.clone(), norm.clone()
 
@@ -105,6 +119,8 @@ class Steps:
             What each row adds to the loss, (B,), and the norm of the gradient before clipping.
         """
         rows, norm = self.gradient(inputs)
+        for callback in self._watchers:
+            callback.on_before_optimizer_step(self.trainer, self.stage, self.optimizer)
         self._update(norm, rate)
         self.stage.end_step()
         self.optimizer.zero_grad()
@@ -116,7 +132,7 @@ class Steps:
         self.stage.begin_step(batch)
         rows = self._row_losses(batch)
         loss = rows.sum()
-        with full_precision(self.device):
+        with _full_precision(self.device):
             if self._graphed is None:
                 self.stage.manual_backward(loss)  # with Lightning's hooks, scaler and processes
             else:
@@ -137,3 +153,10 @@ class Steps:
         skip = torch.maximum((~norm.isfinite()).float(), self._held)
         vars(self.optimizer).update(grad_scale=None, found_inf=skip)
         self.optimizer.step()
+
+
+def _full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Leave the autocast that Lightning puts around `training_step`."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()

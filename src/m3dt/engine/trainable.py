@@ -3,6 +3,7 @@
 Letters: B batch.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 import lightning.pytorch as pl
@@ -19,6 +20,7 @@ class Trainable(Protocol):
     model: PromptDT
     config: StageConfig
     num_losses: int  # losses that are summed up
+    prepare_forward_pass: Callable[[], None]  # lays out what all forward passes read
 
     @property
     def title(self) -> str:

@@ -1,18 +1,25 @@
-"""The gradient of one task, as grouping, HarmoDT and the callbacks measure it.
+"""The gradients of tasks, as grouping, HarmoDT and the callbacks measure them.
 
-It is taken on a fixed probe batch, without dropout, in the precision of the weights, and never
-touches `.grad`.
+They are taken on fixed probe batches, without dropout, in the precision of the weights, and never
+touch `.grad`.
+
+Letters: `num_params` counts the parameters of a gradient.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
-from m3dt.data import M3DTDataModule
-from m3dt.data.batch import Batch
+from m3dt.data import Batch, Draws, M3DTDataModule
+from m3dt.engine.graph import graphed
 from m3dt.stages.stage import Stage
+from m3dt.utils.processes import available_memory
+
+# Tasks and the number of their probe batch -> gradient, (num_params,).
+ProbeGradient = Callable[[Sequence[int], int], Tensor]
 
 
 @contextmanager
@@ -27,37 +34,96 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
-def task_gradient(
+@contextmanager
+def probe_gradients(
     stage: Stage,
     data: M3DTDataModule,
-    task: int,
-    index: int = 0,
-    parameters: Sequence[nn.Parameter] | None = None,
+    parameters: Iterable[nn.Parameter] | None = None,
     batch_size: int | None = None,
-) -> tuple[Tensor, ...]:
-    """Return the gradient of a task's loss on one of its probe batches, a tensor per parameter.
+) -> Iterator[ProbeGradient]:
+    """Yield a function that returns the gradient of the loss on a probe batch as one vector.
+
+    The function takes the tasks of the batch, the same number in every call, and which of their
+    probe batches it is. Its next call may overwrite the result. On a GPU it is one CUDA graph,
+    unless `compute.graph` is off.
 
     Args:
-        stage: Gives the loss; call this within `evaluation_mode(stage)`.
+        stage: Gives the loss; dropout is off while the function can be called.
         data: Gives the probe batches.
-        task: Position of the task.
-        index: Which probe batch.
-        parameters: By default all that the stage trains.
-        batch_size: Segments of the batch; by default the loader's.
+        parameters: What the gradient is of, in this order; by default all that the stage trains.
+        batch_size: Segments per task; by default the loader's.
     """
-    batch = data.probe_batch(task, index, batch_size)
-    return batch_gradient(stage, batch, parameters or list(stage.trainable().values()))
+    chosen = list(stage.trainable().values() if parameters is None else parameters)
+    device = stage.device
+
+    def of_inputs(inputs: Draws | Batch) -> Tensor:
+        batch = data.gather(inputs) if isinstance(inputs, Draws) else inputs
+        with torch.enable_grad(), torch.autocast(device.type, enabled=False):
+            # Without noise, nothing uses the weights of a router's noise.
+            gradient = torch.autograd.grad(stage.loss(batch), chosen, materialize_grads=True)
+        return torch.cat([part.flatten() for part in gradient])
+
+    run = graphed(of_inputs, device.type == "cuda" and stage.engine.compute.graph != "off")
+
+    def of_tasks(tasks: Sequence[int], index: int) -> Tensor:
+        draws = data.to_device(data.probe_draws(tasks, index, batch_size))
+        if draws.task.device == device:
+            return run(draws)
+        return run(stage.transfer_batch_to_device(data.gather(draws), device, 0))
+
+    with evaluation_mode(stage):
+        yield of_tasks
 
 
-def batch_gradient(
-    stage: Stage, batch: Batch, parameters: Sequence[nn.Parameter]
-) -> tuple[Tensor, ...]:
-    """Return the gradient of the loss of a batch, a tensor per parameter."""
-    batch = stage.transfer_batch_to_device(batch, stage.device, 0)
-    with torch.enable_grad(), torch.autocast(stage.device.type, enabled=False):
-        return torch.autograd.grad(stage.loss(batch), parameters)
+def gradient_memory(device: torch.device, data: M3DTDataModule) -> int:
+    """Return how many bytes the gradients of many tasks may take on a device.
+
+    These are half of a GPU's memory without the resident dataset, or a quarter of the machine's,
+    which its processes share. All memory counts, not what is free now: so a machine cuts the same
+    blocks every time, and rounds alike.
+    """
+    if device.type == "cuda":
+        _, total = torch.cuda.mem_get_info(device)
+        return (total - data.resident_bytes) // 2
+    processes = dist.get_world_size() if dist.is_initialized() else 1
+    return available_memory() // (4 * processes)
 
 
-def flatten(gradient: Sequence[Tensor]) -> Tensor:
-    """Return a gradient as one vector."""
-    return torch.cat([part.flatten() for part in gradient])
+class GradientRows:
+    """Gradients as the rows of a matrix, in blocks that fit in memory; iterate as often as needed.
+
+    Where all fit at once, they are computed once and kept. Otherwise each pass computes them anew,
+    into the memory of the block before.
+
+    Args:
+        gradient: Returns the gradient of a number, (num_params,).
+        count: How many gradients there are, with the numbers 0, 1, ...
+        parameters: What the gradients are of.
+        memory: Bytes for one block, which has at least one row.
+    """
+
+    def __init__(
+        self,
+        gradient: Callable[[int], Tensor],
+        count: int,
+        parameters: Iterable[Tensor],
+        memory: int,
+    ) -> None:
+        self.gradient = gradient
+        self.count = count
+        first, *others = parameters
+        size = sum(p.numel() for p in (first, *others))
+        rows = min(count, max(1, memory // (size * first.element_size())))
+        self._block = first.new_empty(rows, size)
+        self._kept = False
+
+    def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
+        """Yield the numbers of each block, and their gradients, (rows, num_params)."""
+        for begin in range(0, self.count, len(self._block) or 1):
+            end = min(begin + len(self._block), self.count)
+            block = self._block[: end - begin]
+            if not self._kept:
+                for number, row in zip(range(begin, end), block, strict=True):
+                    row.copy_(self.gradient(number))
+            self._kept = len(block) == self.count
+            yield slice(begin, end), block

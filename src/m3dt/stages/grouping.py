@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from m3dt.config import GroupingConfig
 from m3dt.data import M3DTDataModule
-from m3dt.stages.gradients import evaluation_mode, flatten, task_gradient
+from m3dt.stages.gradients import gradient_memory, probe_gradients
 from m3dt.stages.seeds import derive_seed
 from m3dt.stages.stage import Stage
 from m3dt.utils.errors import RunError
@@ -62,59 +62,73 @@ def agreement_gram(stage: Stage, data: M3DTDataModule, config: GroupingConfig) -
     """Return the inner products of the tasks' agreement vectors g_i * G, (N, N) float64.
 
     g_i is the mean gradient of task i over its probe batches, G is the mean of all g_i, and * is
-    elementwise. Parameters are processed in blocks: memory holds N gradients of one block.
+    elementwise. Parameters are processed in as few blocks as memory allows, since each block
+    computes all gradients.
 
     Args:
         stage: Gives the loss and the parameters.
         data: Gives the probe batches.
         config: Batches per task, and the bound on the memory for one block's gradients.
     """
-    num_tasks = len(data.store.tasks)
+    parameters, num_tasks = list(stage.trainable().values()), len(data.store.tasks)
+    memory = config.memory_gb * 2**30 or gradient_memory(stage.device, data)
+    blocks = list(_blocks(parameters, int(memory / parameters[0].element_size() / num_tasks)))
+    factors = clip_factors(stage, data, config) if len(blocks) > 1 else None
     gram = np.zeros((num_tasks, num_tasks))
-    limit = int(config.memory_gb * 2**30 / 4 / num_tasks)
-    with evaluation_mode(stage):
-        factors = [clip_factors(stage, data, i, config) for i in range(num_tasks)]
-        for block in _blocks(stage.trainable().values(), limit):
-            gradients = torch.stack(
-                [mean_gradient(stage, data, i, factors[i], block) for i in range(num_tasks)]
-            )  # (N, num_params)
-            agreement = gradients.mul_(gradients.mean(dim=0))
-            gram += (agreement @ agreement.T).double().cpu().numpy()
+    for block in blocks:
+        agreement = mean_gradients(stage, data, config, block, factors)
+        agreement.mul_(agreement.mean(dim=0))
+        gram += (agreement @ agreement.T).double().cpu().numpy()
+        del agreement  # before the next block takes memory
     return gram
 
 
-def clip_factors(
-    stage: Stage, data: M3DTDataModule, task: int, config: GroupingConfig
-) -> list[float]:
-    """Return the factors on the gradients of a task's probe batches: 1, unless they are clipped.
+def clip_factors(stage: Stage, data: M3DTDataModule, config: GroupingConfig) -> Tensor | None:
+    """Return the factors that clip the gradients of the probe batches, (N, num_batches).
 
-    Clipping needs the norm over all parameters, so it takes a pass of its own.
+    They need norms over all parameters: a pass of its own before gradients of some parameters.
+    Returns None if gradients are not clipped.
     """
     if config.gradient_clip == 0:
-        return [1.0] * config.num_batches
-    factors = []
-    for index in range(config.num_batches):
-        norm = float(flatten(task_gradient(stage, data, task, index)).norm())
-        factors.append(min(1.0, config.gradient_clip / (norm + 1e-6)))
-    return factors
+        return None
+    tasks, indices = range(len(data.store.tasks)), range(config.num_batches)
+    with probe_gradients(stage, data) as gradient:
+        factors = [_factor(gradient([i], index), config) for i in tasks for index in indices]
+    return torch.stack(factors).view(len(tasks), len(indices))
 
 
-def mean_gradient(
+def mean_gradients(
     stage: Stage,
     data: M3DTDataModule,
-    task: int,
-    factors: Sequence[float],
+    config: GroupingConfig,
     parameters: Sequence[nn.Parameter],
+    factors: Tensor | None = None,
 ) -> Tensor:
-    """Return a task's gradient over some parameters, mean over its scaled probe batches."""
-    parts = (
-        flatten(task_gradient(stage, data, task, index, parameters)).mul_(factor)
-        for index, factor in enumerate(factors)
-    )
-    total = next(parts)
-    for part in parts:
-        total += part
-    return total.div_(len(factors))
+    """Return each task's gradient, mean over its clipped probe batches, (N, num_params).
+
+    Args:
+        stage: Gives the loss.
+        data: Gives the probe batches.
+        config: Batches per task, and the norm to which their gradients are clipped.
+        parameters: What the gradients are of.
+        factors: Of `clip_factors`, where these are not all parameters.
+    """
+    size = sum(p.numel() for p in parameters)
+    means = parameters[0].new_zeros(len(data.store.tasks), size)
+    with probe_gradients(stage, data, parameters) as gradient:
+        for task, mean in enumerate(means):
+            for index in range(config.num_batches):
+                part = gradient([task], index)
+                factor = _factor(part, config) if factors is None else factors[task, index]
+                mean.addcmul_(part, factor)
+    return means.div_(config.num_batches)
+
+
+def _factor(gradient: Tensor, config: GroupingConfig) -> Tensor:
+    """Return the factor that clips a gradient, a tensor of no dimension."""
+    if config.gradient_clip == 0:
+        return gradient.new_ones(())
+    return (config.gradient_clip / (gradient.norm() + 1e-6)).clamp(max=1.0)
 
 
 def _blocks(parameters: Iterable[nn.Parameter], limit: int) -> Iterator[list[nn.Parameter]]:

@@ -18,7 +18,12 @@ from m3dt.engine.chunks import next_multiple
 from m3dt.models import PromptDT
 from m3dt.models.variants.task_masks import TaskMasks, exchange, is_exempt, maskable
 from m3dt.stages.baseline import BaselineStage
-from m3dt.stages.gradients import evaluation_mode, flatten, task_gradient
+from m3dt.stages.gradients import (
+    GradientRows,
+    ProbeGradient,
+    gradient_memory,
+    probe_gradients,
+)
 
 _MASKS = "task_masks"  # in checkpoints
 
@@ -90,22 +95,26 @@ class HarmoStage(BaselineStage):
         return int(self.harmo.max_changed / 2 * turn)
 
     def revise(self, data: M3DTDataModule, index: int, count: int) -> None:
-        """Let every task exchange `count` parameters, chosen on its probe batch `index`.
-
-        Two passes over the tasks keep two gradients in memory instead of N.
-        """
+        """Let every task exchange `count` parameters, chosen on its probe batch `index`."""
         if count == 0:
             return
-        with evaluation_mode(self):
-            mean = torch.zeros(self.masks.size, device=self.device)
-            for task in range(self.num_tasks):
-                mean += self.masked_gradient(data, task, index) / self.num_tasks
-            for task in range(self.num_tasks):
-                gradient = self.masked_gradient(data, task, index)
-                importance = self.importance(gradient)
-                mask = self.masks.flat(task)
-                revised = exchange(mask, gradient * mean, importance, self.harmo.gamma, count)
-                self.masks.put(task, revised)
+        mean = torch.zeros(self.masks.size, device=self.device)
+        memory = gradient_memory(self.device, data)
+        with probe_gradients(self, data) as gradient:
+            rows = GradientRows(
+                lambda task: self.masked_gradient(gradient, task, index),
+                self.num_tasks,
+                self.trainable().values(),
+                memory,
+            )
+            for _, block in rows:
+                for row in block:  # one by one: the same bits however they are cut into blocks
+                    mean += row / self.num_tasks
+            for tasks, block in rows:
+                for task, row in zip(range(tasks.start, tasks.stop), block, strict=True):
+                    mask, importance = self.masks.flat(task), self.importance(row)
+                    revised = exchange(mask, row * mean, importance, self.harmo.gamma, count)
+                    self.masks.put(task, revised)
 
     def importance(self, gradient: Tensor) -> Tensor:
         """Return what pruning each parameter would cost, (num_params,)."""
@@ -113,17 +122,15 @@ class HarmoStage(BaselineStage):
             return gradient.square()
         return torch.cat([p.detach().flatten() for p in self.trainable().values()]).abs()
 
-    def masked_gradient(self, data: M3DTDataModule, task: int, index: int) -> Tensor:
+    def masked_gradient(self, gradient: ProbeGradient, task: int, index: int) -> Tensor:
         """Return the gradient of a task's masked model over all parameters, (num_params,)."""
-        parameters = self.trainable()
-        before = {name: p.detach().clone() for name, p in parameters.items()}
+        parameters = [p.detach() for p in self.trainable().values()]
+        before = [p.clone() for p in parameters]
         self.masks.apply(self.model, task)
         try:
-            return flatten(task_gradient(self, data, task, index))
+            return gradient([task], index)
         finally:
-            with torch.no_grad():
-                for name, parameter in parameters.items():
-                    parameter.copy_(before[name])
+            torch._foreach_copy_(parameters, before)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

@@ -55,6 +55,7 @@ class Stage(pl.LightningModule):
         self.trained_modules = tuple(trained)
         self.frozen_dropout = frozen_dropout
         self.forward_pass: Callable[[PromptDT, Batch], Tensor] = plain_predictions
+        self.prepare_forward_pass: Callable[[], None] = nothing
         self.engine = Engine(self)
         self.automatic_optimization = False  # the engine takes the optimiser steps
         self.validation_loss = MeanMetric(nan_strategy="disable")
@@ -86,11 +87,12 @@ class Stage(pl.LightningModule):
     def set_compute(self, compute: ComputeConfig) -> None:
         """Choose between the plain model and its shortcuts, and how steps are run."""
         self.engine.compute = compute
-        self.forward_pass = plain_predictions
+        self.forward_pass, self.prepare_forward_pass = plain_predictions, nothing
         if compute.shortcuts == "on":
             from m3dt.models import fast  # imported here: stages train without it, too
 
             self.forward_pass = partial(fast.predict, compute=compute)
+            self.prepare_forward_pass = partial(fast.prepare, self.model, compute)
 
     def predictions(self, batch: Batch) -> Tensor:
         """Return predicted actions, (B, T, A)."""
@@ -114,7 +116,7 @@ class Stage(pl.LightningModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         batch = data.gather(inputs) if isinstance(inputs, Draws) else inputs
         losses = self.row_losses(batch).unflatten(0, (len(held_out.counted), -1)).sum(dim=1)
-        self.validation_loss.update(losses, weight=held_out.counted)
+        self.validation_loss.update(losses[held_out.counted])
         self.log("val/loss", self.validation_loss, on_step=False, on_epoch=True)
 
     def begin_step(self, batch: Batch) -> None:
@@ -163,6 +165,10 @@ class Stage(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.engine.bad_steps.count = checkpoint.get("bad_steps", 0)
+
+
+def nothing() -> None:
+    """Prepare nothing: the plain model needs no preparation."""
 
 
 def plain_predictions(model: PromptDT, batch: Batch) -> Tensor:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from m3dt.plots.tensorboard import write_groups
@@ -37,11 +38,7 @@ class GroupingJob(Job):
         if config.grouping.method == "random":
             groups = random_groups(len(run.tasks), num_groups, config.seed)
         else:
-            backbone = build_backbone(run, self.parents[0])
-            stage = BackboneStage(backbone, config.stage1, config.seed)
-            stage.set_compute(config.compute)
-            stage.to(inference_device(config))
-            gram = agreement_gram(stage, run.batches("stage1"), config.grouping)
+            gram = self._agreement_gram()
             groups = gradient_groups(gram, num_groups, config.grouping.restarts, config.seed)
             tensors["agreement_gram"] = torch.from_numpy(gram)
         group_of = {task: g for g, members in enumerate(groups) for task in members}
@@ -51,3 +48,15 @@ class GroupingJob(Job):
         write_groups(run.folder, gram, groups, run.tasks)
         for g, names in enumerate(named):
             run.console.print(f"  group {g}: {', '.join(names)}")
+
+    def _agreement_gram(self) -> np.ndarray:
+        """Measure how the tasks' gradients in the backbone agree."""
+        run, config = self.run, self.run.config
+        backbone, data = build_backbone(run, self.parents[0]), run.batches("stage1")
+        stage = BackboneStage(backbone, config.stage1, config.seed)
+        stage.set_compute(config.compute)
+        stage.to(inference_device(config))
+        placed = data.place(stage.device, sum(p.nbytes for p in backbone.parameters()))
+        if placed:
+            run.console.print(placed)
+        return agreement_gram(stage, data, config.grouping)

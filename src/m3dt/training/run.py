@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from torch import Tensor
 
-from m3dt.config import Config, save_config
+from m3dt.config import Config, save_config, weight_settings
 from m3dt.data import DatasetStore, ExpertStreams, M3DTDataModule, TaskStream
 from m3dt.plots.tensorboard import write_layout
 from m3dt.runs import Entry, Registry
@@ -82,7 +82,7 @@ class Run:
             **settings,
             "parents": {parent.key: parent.hash for parent in parents},
             "dataset": self.store.checksum,
-            "compute": asdict(self.config.compute),
+            "compute": weight_settings(self.config.compute),
             "trainer": device_settings(self.config),
         }
 

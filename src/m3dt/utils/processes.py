@@ -1,4 +1,4 @@
-"""How many CPUs there are, and pools whose workers end with their parent and after an error."""
+"""CPUs and memory there are, and pools whose workers end with their parent and after an error."""
 
 import math
 import multiprocessing
@@ -27,23 +27,42 @@ def available_cpus(root: Path = Path("/")) -> int:
         allowed = len(os.sched_getaffinity(0))
     else:
         allowed = os.cpu_count() or 1
-    return max(1, math.ceil(min([allowed, *_quotas(root)])))
+    quotas = (quota for folder in _control_groups(root, "cpu") for quota in _quota(folder))
+    return max(1, math.ceil(min([allowed, *quotas])))
 
 
-def _quotas(root: Path) -> Iterator[float]:
-    """Yield the CPU quotas of this process's control groups and of those around them."""
+def available_memory(root: Path = Path("/")) -> int:
+    """Return how many bytes this process may use: all memory, or its control groups' limits.
+
+    Args:
+        root: Where the system's folders `proc` and `sys` are.
+    """
+    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    groups = _control_groups(root, "memory")
+    return min([installed, *(limit for folder in groups for limit in _memory_limit(folder))])
+
+
+def _control_groups(root: Path, controller: str) -> Iterator[Path]:
+    """Yield the folders of this process's control groups and of those around them."""
     with suppress(OSError):
         for line in (root / "proc/self/cgroup").read_text().splitlines():
             _, controllers, name = line.split(":", 2)
-            if controllers and "cpu" not in controllers.split(","):
+            if controllers and controller not in controllers.split(","):
                 continue
             # Version 1 has a tree per controller; version 2 has one, without a controller's name.
-            tree = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
+            tree = root / "sys/fs/cgroup" / (controller if controllers else "")
             group = tree / name.lstrip("/")
             for folder in (group, *group.parents):
-                yield from _quota(folder)
+                yield folder
                 if folder == tree:
                     break
+
+
+def _memory_limit(folder: Path) -> list[int]:
+    for name in ("memory.max", "memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # no such file, or no limit: "max"
+            return [int((folder / name).read_text())]
+    return []
 
 
 def _quota(folder: Path) -> list[float]:

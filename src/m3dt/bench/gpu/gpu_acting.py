@@ -39,8 +39,6 @@ def _evaluate(site: Site, num_tasks: int, episodes: int, model: str) -> dict[str
         "grouping.method=random",
         "stage1.max_steps=2",
         "stage2.max_steps=2",
-        "evaluation.tile=4",  # smaller groups of episodes keep all workers busy
-        "evaluation.batch_size=80",
         f"evaluation.episodes={episodes}",
     )
     train_here(site.overrides(RUN, *settings), "stage1", "stage2")
