@@ -16,7 +16,7 @@ from m3dt.config import (
     MoEConfig,
     load_config,
 )
-from m3dt.data import TaskStream
+from m3dt.data import Draws, TaskStream
 from m3dt.models import PromptDT, add_mixtures, capturable, fast, make_model
 from m3dt.models.plain import Router
 from m3dt.models.variants.top_k import TopKRouter
