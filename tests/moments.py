@@ -14,7 +14,7 @@ class Moments(pl.Callback):
         return {}
 
     def next_step(self, step):
-        return step + 1
+        return min((moment for _, moment in self.actions if moment > step), default=None)
 
     def _act(self, hook, trainer):
         self.actions.get((hook, trainer.global_step), lambda trainer: None)(trainer)

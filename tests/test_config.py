@@ -178,7 +178,7 @@ MISTAKES = [
     ("grouping.restart=1", "unknown key 'grouping.restart'. Did you mean 'grouping.restarts'?"),
     ("harmodt.gamma=nan", "harmodt.gamma=nan must be a finite number"),
     ("harmodt.importance=weigth", "harmodt.importance=weigth ... Did you mean 'weight'?"),
-    ("evaluation.tile=99", "evaluation.tile=99 is more than evaluation.batch_size=10"),
+    ("evaluation.batch_size=5", "evaluation.tile=10 is more than evaluation.batch_size=5"),
     ("evaluation.target=papr", "evaluation.target=papr is not one of ... Did you mean 'paper'?"),
     ("compute.experts=togther", "compute.experts=togther is not one of ... 'together'?"),
     ("trainer.precison=32", "unknown key 'trainer.precison'. Did you mean 'trainer.precision'?"),

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers.logger import DummyLogger
 from test_stages import FAST, MODEL, data_for, fresh_model
 
+from m3dt.callbacks import GradientConflictCallback
 from m3dt.config import ComputeConfig, HarmoConfig, MoEConfig
 from m3dt.data import Draws, TaskStream
 from m3dt.data.resident import ResidentData
@@ -159,6 +160,25 @@ def test_automatic_chunks_grow_and_change_nothing(synthetic):
     assert grown[2][0] == 1 and sum(grown[2]) == 12 and max(grown[2]) > 1
     assert grown[1] == alone[1]
     assert all(torch.equal(a, b) for a, b in zip(grown[0], alone[0], strict=True))
+
+
+def test_records_are_the_same_in_chunks(synthetic):
+    """At the same steps, with the same values, and the same stop."""
+    found = []
+    for length in (1, 7):
+        conflict = GradientConflictCallback(
+            every_n_steps=2, min_steps=4, patience=1, window=1, min_rise=-1
+        )
+        stage, data = training("stage 1", synthetic, "mixed", resident="on")
+        stage.set_compute(ComputeConfig(steps_per_call=length))
+        data.place(torch.device("cpu"), 0)
+        fit(stage, data, [conflict])
+        found.append((conflict.history, conflict.stopped_at, conflict.selected_weights()))
+    (history, stopped_at, (step, weights)), other = found
+    assert [record["step"] for record in history] == list(range(0, stopped_at + 1, 2))
+    assert (history, stopped_at, step) == (*other[:2], other[2][0])
+    assert 4 <= step < stopped_at < 12
+    assert all(torch.equal(weights[name], tensor) for name, tensor in other[2][1].items())
 
 
 def plan(callbacks=(), steps_per_call=0, largest=1000, further=(), max_steps=10_000, limit=1.0):

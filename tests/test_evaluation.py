@@ -25,12 +25,14 @@ from m3dt.evaluation import (
     evaluate_policy,
     summarize,
 )
+from m3dt.evaluation.actor import Actor
 from m3dt.evaluation.agent import Agent
 from m3dt.evaluation.evaluator import make_groups
+from m3dt.evaluation.policies import pass_size
 from m3dt.evaluation.scheduler import RolloutScheduler
 from m3dt.evaluation.scores import bootstrap_interval, wilson_interval
 from m3dt.evaluation.sessions import AgentSession, EpisodeGroup, episode_seed
-from m3dt.models import PromptDT, add_mixtures
+from m3dt.models import PromptDT, add_mixtures, fast
 from m3dt.runs.registry import Entry
 from m3dt.tasks.workers import GroupEnvironments, Transition
 from m3dt.utils.console import make_console
@@ -171,11 +173,10 @@ def test_acting_sees_what_training_sees(synthetic, task):
     config = replace(MODEL, max_timesteps=20)  # fewer than the trajectory's steps
     sampler = TaskSampler(store.tasks[0], LoaderConfig(), config.max_timesteps)
     context = TaskContext.from_store(store, LoaderConfig(), config)
-    entry = Entry("backbone", "main", {}, {}, "", 0, 0, {}, [])
-    agent = Agent(PromptDT(config).eval(), entry, context, "")
+    actor = Actor(PromptDT(config).eval(), batch_size=1)
     data, end = store.tasks[0], store.tasks[0].episode_ends[0]
     total = data.rewards[:end].sum(dtype=np.float64)
-    session = AgentSession(agent, agent.model, EpisodeGroup(task, (0,)), total, "real_dims")
+    session = AgentSession(actor, context, EpisodeGroup(task, (0,)), total, "real_dims")
     for t in range(end):
         session.observe(data.observations[t][None], data.rewards[t - 1 : t] if t else None)
         assert not session.window().actions[:, -1].any()  # not chosen yet
@@ -208,6 +209,63 @@ def test_a_row_does_not_depend_on_its_company(agent):
                 (expected,) = policy.act([alone[i]])
                 np.testing.assert_array_equal(chosen, expected)
     assert len({session.actions.tobytes() for session in together}) == len(groups)
+
+
+def test_every_pass_has_one_shape(agent, monkeypatch):
+    """Groups of any size act in passes of `batch_size` rows, without a change of their bits."""
+    shapes = []
+
+    def watched(model, segment, prompt, compute):
+        shapes.append((len(segment.states), len(prompt.valid)))
+        return fast_act(model, segment, prompt, compute)
+
+    fast_act = fast.act
+    monkeypatch.setattr(fast, "act", watched)
+    policy = AgentPolicy(agent, EvaluationConfig(batch_size=4, tile=4))
+    groups = [EpisodeGroup("push-v2", e) for e in ((0, 1, 2, 3, 4, 5), (0,), (1, 2, 3, 4))]
+    observations = np.random.default_rng(0).normal(size=(6, 39)).astype(np.float32)
+    actions = []
+    with single_threaded():
+        for group in groups:
+            session = policy.begin(group, 0)
+            session.prompt = policy.begin(groups[0], 0).prompt.take(torch.tensor(group.episodes))
+            session.observe(observations[list(group.episodes)], None)
+            actions += policy.act([session])
+    assert shapes == [(4, 4)] * 4  # two passes for the first group
+    np.testing.assert_array_equal(actions[0][:1], actions[1])
+    np.testing.assert_array_equal(actions[0][1:5], actions[2])
+
+
+def test_precision_of_acting(agent):
+    """bfloat16 has 8 bits of precision: actions differ a little from those of float32."""
+    seen = np.random.default_rng(0).normal(size=(2, 39)).astype(np.float32)
+    actions = []
+    for precision in ("32-true", "bf16-mixed"):
+        policy = AgentPolicy(agent, EvaluationConfig(precision=precision))
+        session = policy.begin(EpisodeGroup("push-v2", (0, 1)), 0)
+        assert session.prompt.key_values[0][0].dtype == (
+            torch.float32 if precision == "32-true" else torch.bfloat16
+        )
+        session.observe(seen, None)
+        actions += policy.act([session])
+    difference = np.abs(actions[0] - actions[1]).max()
+    assert actions[1].dtype == np.float32 and 1e-5 < difference < 0.05
+
+
+@pytest.mark.parametrize(
+    ("settings", "device", "rows"),
+    [
+        ({}, "cpu", 10),
+        ({"tile": 20}, "cpu", 20),
+        ({}, "cuda", 128),
+        ({"episodes": 1}, "cuda", 53),  # a third of 160 episodes
+        ({"episodes": 1, "tile": 64}, "cuda", 64),
+        ({"batch_size": 16}, "cpu", 16),
+        ({"batch_size": 16}, "cuda", 16),
+    ],
+)
+def test_rows_of_a_pass(settings, device, rows):
+    assert pass_size(EvaluationConfig(**settings), 160, device) == rows
 
 
 @pytest.mark.long

@@ -156,12 +156,9 @@ def test_unfrozen_experts_start_from_stage_2_and_are_the_routers_own(
 
 
 def test_oracle_plays_each_task_with_its_own_expert(finished_quickly, data, tmp_path):
-    experts = [m3dt.load(finished_quickly, "expert", str(k)) for k in range(2)]
-    policy = OraclePolicy(experts)
-    with pytest.raises(UserError, match="belongs to several experts"):
-        OraclePolicy([experts[0], experts[0]])
-    for task in experts[0].context.tasks:
-        assert task in policy.agent_for(task).entry.tasks
+    policy = OraclePolicy(finished_quickly)
+    for task in policy.agent.context.tasks:
+        assert task in policy.experts[policy.expert_for(task)].tasks
     scores = tmp_path / "scores.json"
     arguments = ["--models", "oracle", "--json", str(scores)]
     assert quick("evaluate", data, finished_quickly, *arguments) == 0

@@ -7,6 +7,7 @@ import pytest
 
 from m3dt.behaviour import Library, Player, Rung
 from m3dt.tasks import DOMAINS, TASKS, get_task, make_env, paper_score, suite
+from m3dt.tasks.metaworld import _compile
 from m3dt.utils.errors import UserError
 
 METAWORLD = [name for name, spec in TASKS.items() if spec.domain == "metaworld"]
@@ -109,6 +110,19 @@ def test_metaworld_reset_is_reproducible(name):
     assert np.any(first[36:39] != 0)
     assert not np.array_equal(first[:39], other[:39])
     assert np.array_equal(first[:18], first[18:36])  # previous frame equals the current at reset
+
+
+@pytest.mark.parametrize("name", ["door-open-v2", "button-press-v2"])
+def test_a_copied_model_equals_a_compiled_one(name):
+    """Environments move bodies of their model; the next one of the task starts from the file's."""
+    used = make_env(name)
+    roll(used, 8, 20)
+    copied = make_env(name)
+    _compile.cache_clear()
+    compiled = make_env(name)
+    assert np.array_equal(copied._env.model.body_pos, compiled._env.model.body_pos)
+    assert not np.array_equal(used._env.model.body_pos, compiled._env.model.body_pos)
+    assert np.array_equal(roll(copied, 7, 20), roll(compiled, 7, 20))
 
 
 def test_episode_ends_at_the_horizon():

@@ -168,12 +168,19 @@ def doctor(options: argparse.Namespace, console: Console) -> None:
 
 
 def bench(options: argparse.Namespace, console: Console) -> None:
-    """Benchmark training steps, data and acting."""
+    """Benchmark training steps, data and acting, or everything that a GPU can be asked."""
+    if options.gpu:
+        from m3dt.bench.gpu.gpu_command import bench_gpu
+
+        bench_gpu(options.json, options.seconds, console)
+        return
     from m3dt.bench import ROWS, bench
+    from m3dt.bench.devices import check_device
     from m3dt.utils.files import write_json
 
     if not options.rows or not set(options.rows) <= set(ROWS):
         raise UserError(f"--rows {','.join(options.rows)}: choose among {', '.join(ROWS)}")
-    result = bench(options.rows, options.trajectories, console)
+    check_device(options.device)
+    result = bench(options.rows, options.trajectories, console, options.device)
     if options.json:
         write_json(options.json, result)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib import metadata
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import torch
@@ -22,6 +22,7 @@ from m3dt.training.resume import interrupted_stages
 from m3dt.utils.errors import RunError, UserError
 from m3dt.utils.files import TEMPORARY_SUFFIX, free_space
 from m3dt.utils.processes import available_cpus, threads_within_quota
+from m3dt.version import version_of
 
 OK, NOTE, FAILED = "ok", "note", "failed"
 _COLORS = {OK: "green", NOTE: "yellow", FAILED: "red"}
@@ -75,8 +76,8 @@ def _versions(config: Config) -> Iterator[Finding]:
     known, missing = [f"Python {platform.python_version()}"], []
     for name in ("m3dt", "torch", "lightning", *SIMULATORS):
         try:
-            known.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
+            known.append(f"{name} {version_of(name)}")
+        except PackageNotFoundError:
             missing.append(name)
     found = ", ".join(known)
     if missing:

@@ -152,6 +152,12 @@ COMMANDS = (
                   help="stages, data, acting, scaling, methods"),
         _argument("--trajectories", type=int, default=200, metavar="N",
                   help="trajectories per task of row data"),
+        _argument("--device", default="cpu", choices=("cpu", "cuda"),
+                  help="where models train and act"),
+        _argument("--gpu", action="store_true",
+                  help="instead: equality checks and times on a GPU, into results/gpu.json"),
+        _argument("--seconds", type=_positive, default=520, metavar="N",
+                  help="with --gpu: begin nothing after them"),
         _JSON,
     )),
 )  # fmt: skip

@@ -232,11 +232,13 @@ class EvaluationConfig(Section):
     """Number of processes that step environments. 0 means one per available CPU."""
     tile: int = number(10, low=1)
     """Number of episodes of one task that a worker steps together."""
-    batch_size: int = number(10, low=1)
+    batch_size: int = number(0, low=0)
     """Number of episodes that share a forward pass, of one or several tasks. Smaller passes are
     padded with copies to this size: on one CPU thread a row then rounds the same in every pass, so
-    scores depend on neither workers nor tasks. Small models are faster with 16 or 32 where tasks
-    have few episodes, GPUs with more."""
+    scores depend on neither workers nor tasks. 0 means 10 on a CPU and up to 128 on a GPU, but at
+    least tile. Small models are faster with 16 or 32 on a CPU where tasks have few episodes."""
+    precision: str = choice("32-true", ("32-true", "bf16-mixed"))
+    """Precision of the matrix products; `bf16-mixed` computes them in bfloat16."""
     target: str = choice("paper", ("paper", "data"))
     """Target return: `paper` uses the domain's constant, `data` the task's best return in the
     dataset."""
@@ -249,7 +251,7 @@ class EvaluationConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.tile > self.batch_size:
+        if 0 < self.batch_size < self.tile:
             raise SettingError(self, "{} is more than {}", "tile", "batch_size")
 
 

@@ -6,7 +6,6 @@ import json
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from importlib import metadata
 from multiprocessing.queues import Queue
 from pathlib import Path
 from queue import Empty
@@ -31,6 +30,7 @@ from m3dt.utils.console import progress_bar
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import free_space, remove_temporaries, sole_writer
 from m3dt.utils.processes import num_workers, process_pool
+from m3dt.version import version_of
 
 _MAX_ATTEMPTS = 5  # per demonstration
 
@@ -65,7 +65,7 @@ def collect(
 
 def _read_index(folder: Path, tasks: Sequence[str], config: CollectConfig) -> DatasetIndex:
     """Return the index, without those of the tasks that need collecting again."""
-    versions = {name: metadata.version(name) for name in (*SIMULATORS, "m3dt")}
+    versions = {name: version_of(name) for name in (*SIMULATORS, "m3dt")}
     if not (folder / INDEX).exists():
         return DatasetIndex({}, versions)
     index = DatasetIndex.read(folder)

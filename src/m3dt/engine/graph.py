@@ -40,10 +40,13 @@ class Graphed(Generic[Arguments, Result]):
         self._inputs: list[Any] = []
         self._result: Any = None
 
+    @property
+    def recorded(self) -> bool:
+        """Whether the function is recorded."""
+        return self._graph is not None
+
     def record(self, *args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
-        """Run the function a few times and record it, unless this was done before."""
-        if self._graph is not None:
-            return
+        """Run the function a few times and record it."""
         given, form = tree_flatten((args, kwargs))
         self._inputs = [x.clone() if isinstance(x, Tensor) else x for x in given]
         own_args, own_kwargs = tree_unflatten(self._inputs, form)
@@ -60,7 +63,8 @@ class Graphed(Generic[Arguments, Result]):
         self._graph = graph
 
     def __call__(self, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        self.record(*args, **kwargs)
+        if not self.recorded:
+            self.record(*args, **kwargs)
         assert self._graph is not None
         given, _ = tree_flatten((args, kwargs))
         for own, new in zip(self._inputs, given, strict=True):

@@ -65,6 +65,7 @@ class Steps:
         self._row_losses = stage.row_losses
         self._compiled = choices.compile
         if self._compiled:
+            torch.compiler.reset()  # torch compiles a function for a few models, then no more
             self._row_losses = torch.compile(stage.row_losses, dynamic=False)
         self._held = torch.zeros((), device=self.device)  # 1: no step changes anything
 
@@ -74,7 +75,7 @@ class Steps:
         if self._compiled:  # a compiled pass would do it in each step
             self.stage.prepare_forward_pass()
         for number in range(chunk.num_steps):
-            torch.manual_seed(self.stage.seed_of(chunk.first + number))
+            self._seed(self.stage.seed_of(chunk.first + number))
             rate = self.stage.learning_rate(chunk.first + number)
             records.append(self._take(chunk.inputs(number), rate))
         count_steps(self.trainer, chunk.num_steps)
@@ -89,13 +90,21 @@ class Steps:
         *shared, seconds = mean.tolist()
         return Taken(shared, measured[1].tolist(), seconds, rows)
 
+    def _seed(self, seed: int) -> None:
+        """Seed the device's default generator; `torch.manual_seed` seeds all, which takes 1 ms."""
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        else:
+            torch.default_generator.manual_seed(seed)
+
     def _take(self, inputs: Draws | Batch, rate: float) -> tuple[Tensor, Tensor]:
         if self._graphed is None:
             return self.step(inputs, rate)
         shown = torch.full((), rate, device=self.device)
-        self._held.fill_(1.0)  # recording runs the step, which must change nothing
-        self._graphed.record(inputs, shown)
-        self._held.zero_()
+        if not self._graphed.recorded:
+            self._held.fill_(1.0)  # recording runs the step, which must change nothing
+            self._graphed.record(inputs, shown)
+            self._held.zero_()
         rows, norm = self._graphed(inputs, shown)
         return rows.clone(), norm.clone()
 

@@ -135,7 +135,13 @@ def load(
     registry = Registry(run)
     entry = _choose_entry(registry, kind, name)
     root = entry if entry.kind == "baseline" else registry.get("backbone", MAIN)
-    model = build_model(registry, root, entry)
+    return make_agent(registry, root, entry, build_model(registry, root, entry), device)
+
+
+def make_agent(
+    registry: Registry, root: Entry, entry: Entry, model: PromptDT, device: str | torch.device
+) -> Agent:
+    """Add to a model the data of its tasks, which its root holds."""
     context = TaskContext.empty()
     if "tasks.safetensors" in root.files:
         context = TaskContext.from_tensors(root.tasks, registry.tensors(root, "tasks"))
@@ -143,7 +149,9 @@ def load(
     if "masks.safetensors" in entry.files:
         masks = TaskMasks(model, registry.tensors(entry, "masks")["packed"])
     history = root.settings.get("history", "real_dims")  # `all_dims` for imported models
-    return Agent(model.eval().to(device), entry, context, str(run), masks, history)
+    # Experts that do not train may be kept in another layout.
+    model = model.eval().requires_grad_(False).to(device)
+    return Agent(model, entry, context, str(registry.run), masks, history)
 
 
 def _choose_entry(registry: Registry, kind: str | None, name: str | None) -> Entry:

@@ -1,4 +1,4 @@
-"""What acts in a rollout: a trained agent, an oracle that chooses experts, or chance.
+"""What acts in a rollout: a trained agent, or chance.
 
 Letters: A action dim.
 """
@@ -11,14 +11,18 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from m3dt.config import EvaluationConfig
+from m3dt.evaluation.actor import Actor
 from m3dt.evaluation.agent import Agent
 from m3dt.evaluation.sessions import AgentSession, EpisodeGroup, RandomSession, Session, predict
 from m3dt.models import PromptDT
 from m3dt.tasks import get_task
-from m3dt.utils.errors import UserError
 from m3dt.utils.processes import num_workers
 
 SessionT = TypeVar("SessionT", bound=Session)
+
+# Rows of a forward pass, where `evaluation.batch_size` leaves them open.
+_CPU_ROWS = 10
+_GPU_ROWS = 128
 
 
 class Policy(ABC, Generic[SessionT]):
@@ -58,70 +62,64 @@ class AgentPolicy(Policy[AgentSession]):
 
     An agent with masks has a different model for each task: only episodes of one group share its
     forward passes. The rules set the target return, the memory of actions (`auto`: as suits the
-    agent), and how many episodes share a forward pass.
+    agent), the precision, and how many episodes share a forward pass.
     """
 
     def __init__(
         self, agent: Agent, rules: EvaluationConfig | None = None, name: str = "agent"
     ) -> None:
-        rules = rules or EvaluationConfig()
+        self.rules = rules or EvaluationConfig()
         self.agent = agent
-        self.target = rules.target
         self.name = name
-        self.history = agent.history if rules.history == "auto" else rules.history
-        self.batch_size = rules.batch_size if agent.masks is None else rules.tile
+        history = self.rules.history
+        self.history = agent.history if history == "auto" else history
+        device = next(agent.model.parameters()).device
+        self.num_threads = num_workers() if device.type == "cpu" else 1
+        if agent.masks is None:
+            self.batch_size = pass_size(self.rules, len(agent.context.tasks), device.type)
+            self._actor: Actor | None = self._make_actor(agent.model)
+        else:
+            self.batch_size = self.rules.tile
+            self._actor = None
         # A masked model lives as long as a group of its task is running.
-        self._models: WeakValueDictionary[str, PromptDT] = WeakValueDictionary()
-        on_cpu = next(agent.model.parameters()).device.type == "cpu"
-        self.num_threads = num_workers() if on_cpu else 1
+        self._masked: WeakValueDictionary[str, Actor] = WeakValueDictionary()
 
     def begin(self, group: EpisodeGroup, seed: int) -> AgentSession:
-        agent = self.agent_for(group.task)
-        model = self._models.get(group.task)
-        if model is None:
-            model = self._models[group.task] = agent.model_for(group.task)
-        return AgentSession(agent, model, group, self.target_return(group.task), self.history)
+        task, context = group.task, self.agent.context
+        actor = self._actor or self._masked.get(task)
+        if actor is None:
+            actor = self._masked[task] = self._make_actor(self.agent.model_for(task))
+        target, expert = self.target_return(task), self.expert_for(task)
+        return AgentSession(actor, context, group, target, self.history, expert)
 
     def act(self, sessions: Sequence[AgentSession]) -> list[np.ndarray]:
-        num_episodes = sum(len(session.remaining) for session in sessions)
-        actions = predict(sessions, max(self.batch_size, num_episodes))
+        actions = predict(sessions)
         return [session.choose(chosen) for session, chosen in zip(sessions, actions, strict=True)]
 
     def batch_key(self, task: str) -> Hashable:
-        agent = self.agent_for(task)
-        return (id(agent), task if agent.masks else "")
+        return task if self.agent.masks else None
 
-    def agent_for(self, task: str) -> Agent:
-        """Return the agent that acts in a task."""
-        return self.agent
+    def expert_for(self, task: str) -> int | None:
+        """Return the number of the expert that acts in a task, if no router weighs them."""
+        return None
 
     def target_return(self, task: str) -> float:
         """Return the return that the agent is asked for."""
-        if self.target == "paper":
+        if self.rules.target == "paper":
             return get_task(task).target_return
         return float(self.agent.context.best_return[self.agent.context.index(task)])
 
+    def _make_actor(self, model: PromptDT) -> Actor:
+        return Actor(model, self.batch_size, self.rules.precision)
 
-class OraclePolicy(AgentPolicy):
-    """In each task, the backbone acts with the expert of the task's own group (figure 8).
 
-    Raises:
-        UserError: A task belongs to several experts.
+def pass_size(rules: EvaluationConfig, num_tasks: int, device: str) -> int:
+    """Return the number of rows of a forward pass, by `evaluation.batch_size`.
+
+    A GPU gets large passes, but at most a third of all episodes: while it acts for some, workers
+    step others.
     """
-
-    def __init__(self, experts: Sequence[Agent], rules: EvaluationConfig | None = None) -> None:
-        super().__init__(experts[0], rules, "oracle")
-        self.agents: dict[str, Agent] = {}
-        for agent in experts:
-            for task in agent.entry.tasks:
-                if task in self.agents:
-                    raise UserError(
-                        f"{agent.run}: {task} belongs to several experts, so an oracle cannot "
-                        "choose. Imported experts do not record which tasks they were trained on."
-                    )
-                self.agents[task] = agent
-
-    def agent_for(self, task: str) -> Agent:
-        if task not in self.agents:
-            raise UserError(f"{self.agent.run}: no expert was trained on {task}")
-        return self.agents[task]
+    if rules.batch_size:
+        return rules.batch_size
+    rows = _CPU_ROWS if device == "cpu" else min(_GPU_ROWS, num_tasks * rules.episodes // 3)
+    return max(rows, rules.tile)

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,18 @@ from rich.console import Console
 from m3dt.config import BASELINES, Config
 from m3dt.evaluation.agent import ACTING_KINDS, load
 from m3dt.evaluation.evaluator import Journal, evaluate_policy
-from m3dt.evaluation.policies import AgentPolicy, OraclePolicy, Policy, RandomPolicy
+from m3dt.evaluation.oracle import OraclePolicy
+from m3dt.evaluation.policies import AgentPolicy, Policy, RandomPolicy
 from m3dt.evaluation.scores import ModelInfo, RunResult
 from m3dt.evaluation.video import animation, film
 from m3dt.plots.tensorboard import write_hyperparameters, write_scores, write_video
 from m3dt.runs import MAIN, inference_device
-from m3dt.runs.registry import Registry
 from m3dt.tasks import SIMULATORS, get_task, tasks_of
 from m3dt.tasks.workers import WorkerPool
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import atomic_path, fingerprint, write_json
 from m3dt.utils.processes import num_workers
+from m3dt.version import version_of
 
 # Settings by which experiments differ, few enough for the HParams page.
 _HYPERPARAMETERS = (
@@ -85,19 +85,14 @@ def run_model(config: Config, name: str) -> RunModel:
 
 
 def _oracle(config: Config) -> RunModel:
-    device = inference_device(config)
-    entries = [entry for entry in Registry(config.run).entries() if entry.kind == "expert"]
-    if not entries:
-        raise UserError(f"{config.run}: has no experts for an oracle. Run `m3dt stage2` first.")
-    experts = [load(config.run, "expert", entry.name, device) for entry in entries]
-    policy = OraclePolicy(experts, config.evaluation)
+    policy = OraclePolicy(config.run, config.evaluation, inference_device(config))
     for task in tasks_of(config):
-        policy.agent_for(task)  # refuses a task without expert before any simulator starts
+        policy.expert_for(task)  # refuses a task without expert before any simulator starts
     info: ModelInfo = {
         "method": "oracle",
-        "num_parameters": experts[0].model.num_parameters(),
-        "weights": [expert.entry.hash for expert in experts],
-        "step": experts[0].entry.step,
+        "num_parameters": policy.num_parameters(),
+        "weights": [expert.hash for expert in policy.experts],
+        "step": policy.experts[0].step,
     }
     return RunModel(policy, info)
 
@@ -187,7 +182,7 @@ def _key(config: Config, model: RunModel) -> str:
     """Return the key of everything that a model's scores depend on."""
     settings: dict[str, Any] = asdict(config.evaluation)
     del settings["workers"]  # changes no score
-    versions = {name: metadata.version(name) for name in SIMULATORS}
+    versions = {name: version_of(name) for name in SIMULATORS}
     return fingerprint([settings, list(tasks_of(config)), model.info, versions])
 
 

@@ -106,15 +106,20 @@ class RolloutScheduler:
 
     def _start_groups(self) -> None:
         """Start groups on the workers in turn, until they are busy or none is left."""
+        if not (self.waiting or self.suspects):
+            return
+        load = Counter(attempt.worker for attempt in self.running.values())
+        closed = {attempt.worker for attempt in self.running.values() if attempt.alone}
         for _ in range(self._per_worker):
             for worker in range(len(self.pool.connections)):
-                on_worker = [a for a in self.running.values() if a.worker == worker]
-                if any(a.alone for a in on_worker) or len(on_worker) == self._per_worker:
+                if worker in closed or load[worker] == self._per_worker:
                     continue
-                if self.suspects and not on_worker:
+                if self.suspects and not load[worker]:
                     self._start(self.suspects.pop(), worker, alone=True)
+                    closed.add(worker)
                 elif self.waiting and not self.suspects:
                     self._start(self.waiting.pop(), worker, alone=False)
+                    load[worker] += 1
 
     def _start(self, group: EpisodeGroup, worker: int, alone: bool) -> None:
         number, size = next(self._numbers), len(group.episodes)
@@ -176,8 +181,9 @@ class RolloutScheduler:
                 by_key.setdefault(attempt.batch_key, []).append(attempt)
         self.ready = []
         batches = []
+        stepping = {a.batch_key for a in self.running.values() if a.stepping} if by_key else set()
         for key, attempts in by_key.items():
-            more = any(a.stepping for a in self.running.values() if a.batch_key == key)
+            more = key in stepping
             for batch, num_episodes in _split(attempts, self.policy.batch_size):
                 if more and num_episodes + self._largest <= self.policy.batch_size:
                     self.ready += batch

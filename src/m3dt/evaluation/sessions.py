@@ -8,19 +8,15 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
-from m3dt.config import ComputeConfig
 from m3dt.config.schema import ACTION_DIM
 from m3dt.data.batch import Segment
+from m3dt.data.context import TaskContext
 from m3dt.data.format import NUM_PROMPTS
 from m3dt.data.inputs import Rows
-from m3dt.evaluation.agent import Agent
-from m3dt.models import PromptDT, fast
+from m3dt.evaluation.actor import Actor
 from m3dt.models.fast import EncodedPrompt
 from m3dt.tasks import get_task
-
-COMPUTE = ComputeConfig()  # agents act with the default shortcuts
 
 
 class EpisodeGroup(NamedTuple):
@@ -71,36 +67,37 @@ class RandomSession(Session):
 class AgentSession(Session):
     """The history of a group in native widths; the model sees its last `context_length` steps.
 
-    The model is the agent's, masked for the task if the agent has masks. `history` says which
-    dimensions of past actions are remembered, as in `evaluation.history`.
+    `history` says which dimensions of past actions are remembered, as in `evaluation.history`.
+    `expert` is the number of the expert that acts, if no router weighs the model's experts.
     """
 
     def __init__(
-        self, agent: Agent, model: PromptDT, group: EpisodeGroup, target_return: float, history: str
+        self,
+        actor: Actor,
+        context: TaskContext,
+        group: EpisodeGroup,
+        target_return: float,
+        history: str,
+        expert: int | None = None,
     ) -> None:
-        self.model = model
-        self.inputs = agent.context.inputs(group.task, model.config.max_timesteps)
+        self.actor = actor
+        config = actor.model.config
+        self.inputs = context.inputs(group.task, config.max_timesteps)
         self.spec = get_task(group.task)
         self.remembered_dims = ACTION_DIM if history == "all_dims" else self.spec.action_dim
         self.remaining = np.full(len(group.episodes), target_return, np.float64)
         # The first window starts before the episode, with T - 1 steps of padding.
-        self.padding = model.config.context_length - 1
+        self.padding = config.context_length - 1
         self.steps = np.arange(-self.padding, self.spec.horizon)
         shape = (len(group.episodes), len(self.steps))
         self.states = np.zeros((*shape, self.spec.state_dim), np.float32)
         self.actions = np.zeros((*shape, self.remembered_dims), np.float32)
         self.returns_to_go = np.zeros(shape, np.float64)
         self.t = -1
-        self.prompt = self._encode(agent.context.prompts, agent.context.index(group.task), group)
-
-    @torch.inference_mode()
-    def _encode(self, prompts: Segment, task: int, group: EpisodeGroup) -> EncodedPrompt:
-        """Run each episode's prompt through the model, once for the whole rollout."""
-        device = next(self.model.parameters()).device
-        which = torch.tensor(group.episodes) % NUM_PROMPTS
-        prompt = Segment(*(tensor[task][which].to(device) for tensor in prompts))
-        task_index = torch.full((len(which),), task, device=device)
-        return fast.encode_prompt(self.model, prompt, task_index, COMPUTE)
+        # Each episode's prompt runs through the model once for the whole rollout.
+        task, which = context.index(group.task), np.array(group.episodes) % NUM_PROMPTS
+        prompt = Segment(*(tensor[task][which] for tensor in context.prompts))
+        self.prompt = actor.encode(prompt, task, expert)
 
     def observe(self, observations: np.ndarray, rewards: np.ndarray | None) -> None:
         self.t += 1
@@ -126,20 +123,12 @@ class AgentSession(Session):
         return actions[:, : self.spec.action_dim]
 
 
-@torch.inference_mode()
-def predict(sessions: Sequence[AgentSession], batch_size: int) -> list[np.ndarray]:
-    """Return the next actions of several groups in one forward pass, (episodes, 8) each.
+def predict(sessions: Sequence[AgentSession]) -> list[np.ndarray]:
+    """Return the next actions of several groups together, (episodes, 8) each.
 
-    All sessions have the same model. The pass has B = `batch_size` rows, at least as many as there
-    are episodes; copies of the last episode fill it up.
+    All sessions have the same actor.
     """
-    model = sessions[0].model
-    device = next(model.parameters()).device
     rows = Rows.join([session.window() for session in sessions])
-    ends = np.cumsum([len(session.remaining) for session in sessions])
-    index = np.arange(batch_size).clip(max=ends[-1] - 1)
     prompt = EncodedPrompt.join([session.prompt for session in sessions])
-    if ends[-1] < batch_size:
-        prompt = prompt.take(torch.from_numpy(index).to(device))
-    actions = fast.act(model, rows.take(index).segment(device), prompt, COMPUTE)  # (B, A)
-    return np.split(actions.float().cpu().numpy()[: ends[-1]], ends[:-1])
+    ends = np.cumsum([len(session.remaining) for session in sessions])
+    return np.split(sessions[0].actor.act(rows, prompt), ends[:-1])

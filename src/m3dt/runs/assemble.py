@@ -1,5 +1,7 @@
 """Put a model together from registry entries, for training and for acting."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -27,19 +29,49 @@ def build_model(registry: Registry, root: Entry, entry: Entry) -> PromptDT:
     Raises:
         UserError: `entry` or one of its experts was trained on another backbone.
     """
+    if entry.kind == "expert":
+        return build_experts(registry, root, [entry])
+    model = _build_root(registry, root)
+    if entry.key == root.key:
+        return model
+    check_parent(registry, entry, root)
+    _add_router(model, registry, root, entry)
+    return model
+
+
+def build_experts(registry: Registry, root: Entry, experts: Sequence[Entry]) -> PromptDT:
+    """Put a backbone and experts together, without a router that weighs them.
+
+    Args:
+        registry: Holds the weights.
+        root: The backbone.
+        experts: At least one; their order is that in the model.
+
+    Raises:
+        UserError: An expert was trained on another backbone, or experts are of different kinds.
+    """
+    model = _build_root(registry, root)
+    first = _moe_of(experts[0], len(experts))
+    add_mixtures(model, len(experts), routed=False, moe=first)
+    for number, entry in enumerate(experts):
+        check_parent(registry, entry, root)
+        kind = _moe_of(entry, len(experts)).expert
+        if kind != first.expert:
+            raise UserError(
+                f"{registry.run}: {entry.key} has moe.expert={kind}, but {experts[0].key} has "
+                f"moe.expert={first.expert}. Train all experts with one of them."
+            )
+        load_expert(model, number, registry.tensors(entry))
+    return model
+
+
+def _build_root(registry: Registry, root: Entry) -> PromptDT:
+    """Build a backbone or a baseline."""
     model = make_model(ModelConfig(**root.settings["model"]), len(root.tasks))
     if root.kind == "baseline" and "moe" in root.settings:
         moe = MoEConfig(**root.settings["moe"])
         add_mixtures(model, moe.num_experts, routed=True, moe=moe)
     model.load_state_dict(registry.tensors(root))
-    if entry.key == root.key:
-        return model
-    check_parent(registry, entry, root)
-    if entry.kind == "expert":
-        add_mixtures(model, 1, routed=False, moe=_moe_of(entry, 1))
-        load_expert(model, 0, registry.tensors(entry))
-    else:
-        _add_router(model, registry, root, entry)
     return model
 
 

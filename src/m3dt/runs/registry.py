@@ -8,7 +8,6 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import atomic_folder, sha256, write_json
+from m3dt.version import version_of
 
 KINDS = ("backbone", "grouping", "expert", "router", "baseline")
 MAIN = "main"  # name of a run's backbone, grouping and router
@@ -91,7 +91,7 @@ class Registry:
                 contiguous = {n: t.detach().cpu().contiguous() for n, t in tensors.items()}
                 save_file(contiguous, folder / f"{stem}.safetensors")
             files = {path.name: sha256(path) for path in sorted(folder.iterdir())}
-            versions = {name: metadata.version(name) for name in _PACKAGES}
+            versions = {name: version_of(name) for name in _PACKAGES}
             known = {**asdict(entry), "files": files, "commit": _commit()}
             known["versions"] = {"python": platform.python_version(), **versions}
             write_json(folder / ENTRY, known)

@@ -1,7 +1,10 @@
 """The 50 Meta-World tasks, with a random and visible goal at every reset."""
 
+import copy
+import functools
 from typing import Any
 
+import mujoco
 import numpy as np
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
@@ -22,7 +25,9 @@ class MetaWorldEnv(TaskEnv):
 
     def __init__(self, spec: TaskSpec, seed: int = 0) -> None:
         super().__init__(spec)
-        env = ALL_V3_ENVIRONMENTS[spec.env_id](reward_function_version=REWARD_FUNCTION)
+        sawyer = ALL_V3_ENVIRONMENTS[spec.env_id]
+        compiled_once = type(sawyer.__name__, (_CompiledOnce, sawyer), {})
+        env = compiled_once(reward_function_version=REWARD_FUNCTION)
         # Make the goal visible, and drop the cached observation space, which lacks it.
         env._partially_observable = False
         env.__dict__.pop("sawyer_observation_space", None)
@@ -51,6 +56,24 @@ class MetaWorldEnv(TaskEnv):
         action = np.clip(action.astype(np.float32), -1.0, 1.0)
         observation, reward, _, _, info = self._env.step(action)
         return observation, reward, False, float(info["success"]) > 1e-8
+
+
+class _CompiledOnce:
+    """Starts each simulation of a task from a copy of one compiled model.
+
+    To compile takes 0.1 s, as long as 300 steps; to copy takes a tenth of that.
+    """
+
+    fullpath: str
+
+    def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
+        model = copy.copy(_compile(self.fullpath))
+        return model, mujoco.MjData(model)
+
+
+@functools.lru_cache(maxsize=4)
+def _compile(path: str) -> mujoco.MjModel:
+    return mujoco.MjModel.from_xml_path(path)
 
 
 def _touching(env: Any, geom: int) -> bool:

@@ -42,7 +42,11 @@ def predict(model: PromptDT, batch: Batch, compute: ComputeConfig) -> Tensor:
 
 
 def encode_prompt(
-    model: PromptDT, prompt: Segment, task_index: Tensor | None, compute: ComputeConfig
+    model: PromptDT,
+    prompt: Segment,
+    task_index: Tensor | None,
+    compute: ComputeConfig,
+    expert: Tensor | None = None,
 ) -> EncodedPrompt:
     """Run a prompt alone: no later token can change it, because attention is causal.
 
@@ -51,13 +55,16 @@ def encode_prompt(
         prompt: (B, P, ...).
         task_index: Position of each row's task, (B,), for models that read it.
         compute: How results are computed.
+        expert: Number of the expert that serves each row, (B,), for experts without a router. It
+            also serves the tokens after the prompt.
     """
     if isinstance(model, MTDT):
         return EncodedPrompt(None, None, task_index)
     valid = token_mask(prompt)
     # The last block's keys and values are enough, so no hidden state is read.
-    _, key_values = _run(model, model.prompt_embed(prompt), valid, compute, NO_TOKENS)
-    return EncodedPrompt(key_values, valid, task_index)
+    x = model.prompt_embed(prompt)
+    _, key_values = _run(model, x, valid, compute, NO_TOKENS, expert=expert)
+    return EncodedPrompt(key_values, valid, task_index, expert)
 
 
 def act(model: PromptDT, segment: Segment, prompt: EncodedPrompt, compute: ComputeConfig) -> Tensor:
@@ -78,7 +85,8 @@ def _after(
 ) -> Tensor:
     """Predict actions of a segment after an encoded prompt; `read` counts the segment's tokens."""
     x, valid = model.embed_segment(segment, prompt.task_index), token_mask(segment)
-    hidden, _ = _run(model, x, valid, compute, read, prompt.key_values, prompt.valid)
+    cache, cache_valid = prompt.key_values, prompt.valid
+    hidden, _ = _run(model, x, valid, compute, read, cache, cache_valid, prompt.expert)
     return _actions(model, hidden)
 
 
@@ -94,16 +102,19 @@ def _run(
     read: slice = ALL,
     cache: KeyValues | None = None,
     cache_valid: Tensor | None = None,
+    expert: Tensor | None = None,
 ) -> tuple[Tensor, KeyValues]:
     """Run the transformer, and big experts if there are any: as `run_transformer`."""
     n_layer, big = model.config.n_layer, model.big_experts
     own = None if cache is None else cache[:n_layer]
     hidden, key_values = run_transformer(
-        model.transformer, x, valid, compute, own, cache_valid, read
+        model.transformer, x, valid, compute, own, cache_valid, read, expert
     )
     if big is None:
         return hidden, key_values
     assert isinstance(big, TrunkMixture)
     theirs = None if cache is None else cache[n_layer:]
-    more, others = run_big_experts(big, hidden, x, valid, compute, theirs, cache_valid, read)
+    more, others = run_big_experts(
+        big, hidden, x, valid, compute, theirs, cache_valid, read, expert
+    )
     return hidden + more, key_values + others

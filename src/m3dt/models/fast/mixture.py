@@ -8,16 +8,24 @@ from torch import Tensor
 
 from m3dt.config import ComputeConfig
 from m3dt.data.batch import ExpertParts
+from m3dt.models.fast.chosen_experts import run_chosen
 from m3dt.models.fast.dropout import drop, drop_alike
 from m3dt.models.fast.frozen_experts import MixFrozenExperts
 from m3dt.models.fast.wide_experts import mix_wide, wide_weights
 from m3dt.models.plain import ExpertBank, Mixture, PromptDT
 
 
-def run_mixture(mixture: Mixture, x: Tensor, compute: ComputeConfig) -> Tensor:
-    """Return what a block's experts add, as `Mixture.forward` does: (B, L, D) -> (B, L, D)."""
+def run_mixture(
+    mixture: Mixture, x: Tensor, compute: ComputeConfig, expert: Tensor | None = None
+) -> Tensor:
+    """Return what a block's experts add: (B, L, D) -> (B, L, D).
+
+    It is as in `Mixture.forward`, unless `expert` names one per row, (B,) of int64.
+    """
     experts = mixture.experts
     assert isinstance(experts, ExpertBank)
+    if expert is not None:
+        return run_chosen(experts, x, expert)
     if mixture.router is None:
         parts = ExpertParts(mixture.num_experts).split(x).flatten(1, 2)  # (E, B / E * L, D)
         return drop_alike(experts.dropout, run_experts(experts, parts)).view_as(x)

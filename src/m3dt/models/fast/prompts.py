@@ -21,14 +21,12 @@ class EncodedPrompt(NamedTuple):
     key_values: KeyValues | None
     valid: Tensor | None  # (B, 3P) of bool
     task_index: Tensor | None = None  # (B,)
+    expert: Tensor | None = None  # (B,), number of each row's expert if no router weighs them
 
     def take(self, rows: Tensor) -> EncodedPrompt:
         """Return the prompts of the given rows."""
-        return EncodedPrompt(
-            self.key_values and [(k[rows], v[rows]) for k, v in self.key_values],
-            None if self.valid is None else self.valid[rows],
-            None if self.task_index is None else self.task_index[rows],
-        )
+        key_values = self.key_values and [(k[rows], v[rows]) for k, v in self.key_values]
+        return EncodedPrompt(key_values, *(x if x is None else x[rows] for x in self[1:]))
 
     @classmethod
     def join(cls, prompts: Sequence[EncodedPrompt]) -> EncodedPrompt:
@@ -40,10 +38,12 @@ class EncodedPrompt(NamedTuple):
         key_values = [
             (torch.cat([k for k, _ in layer]), torch.cat([v for _, v in layer])) for layer in layers
         ]
-        valid = [prompt.valid for prompt in prompts if prompt.valid is not None]
-        numbers = [prompt.task_index for prompt in prompts if prompt.task_index is not None]
-        return cls(
-            key_values or None,
-            torch.cat(valid) if valid else None,
-            torch.cat(numbers) if numbers else None,
-        )
+        rest = zip(*(prompt[1:] for prompt in prompts), strict=True)
+        return cls(key_values or None, *map(_cat, rest))
+
+
+def _cat(tensors: Sequence[Tensor | None]) -> Tensor | None:
+    """Concatenate tensors, all of which may be None."""
+    present = [tensor for tensor in tensors if tensor is not None]
+    assert len(present) in (0, len(tensors)), "prompts of one model have the same fields"
+    return torch.cat(present) if present else None

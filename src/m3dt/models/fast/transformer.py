@@ -25,6 +25,7 @@ def run_transformer(
     cache: KeyValues | None = None,
     cache_valid: Tensor | None = None,
     read: slice = ALL,
+    expert: Tensor | None = None,
 ) -> tuple[Tensor, KeyValues]:
     """Run the stack causally.
 
@@ -36,6 +37,7 @@ def run_transformer(
         cache: Keys and values of a prefix, which every token sees; its batch may be 1.
         cache_valid: Prefix tokens that may be attended to, (B, C) of bool.
         read: Positions whose final hidden state is wanted. The last block computes no other.
+        expert: Number of the expert that serves each row, (B,), instead of a router.
 
     Returns:
         Hidden states (B, R, D) after the final LayerNorm, and keys and values of all tokens.
@@ -48,7 +50,7 @@ def run_transformer(
         assert isinstance(block, Block)
         part = read if i == last else ALL
         own = None if cache is None else cache[i]
-        x, kv = _block(block, x, mask[:, :, part], own, part, compute)
+        x, kv = _block(block, x, mask[:, :, part], own, part, compute, expert)
         key_values.append(kv)
     return transformer.ln_f(x), key_values
 
@@ -70,6 +72,7 @@ def _block(
     cache: tuple[Tensor, Tensor] | None,
     read: slice,
     compute: ComputeConfig,
+    expert: Tensor | None,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     a, key_values = _attention(block.attn, block.ln_1(x), mask, cache, read)
     h = x[:, read] + a  # (B, R, D)
@@ -78,7 +81,7 @@ def _block(
         return h + _feed_forward(block.mlp, n), key_values
     residual = n if block.residual == "official" else h
     h = residual + _feed_forward(block.mlp, n)
-    return h + run_mixture(block.mixture, n, compute), key_values
+    return h + run_mixture(block.mixture, n, compute, expert), key_values
 
 
 def _feed_forward(mlp: FeedForward, x: Tensor) -> Tensor:

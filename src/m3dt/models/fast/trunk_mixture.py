@@ -6,6 +6,8 @@ E experts.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -19,6 +21,7 @@ from m3dt.models.variants.big_experts import TrunkMixture
 def run_big_experts(
     mixture: TrunkMixture, hidden: Tensor, x: Tensor, valid: Tensor, compute: ComputeConfig,
     cache: KeyValues | None, cache_valid: Tensor | None, read: slice,
+    expert: Tensor | None = None,
 ) -> tuple[Tensor, KeyValues]:  # fmt: skip
     """Return what big experts add to `hidden`, and their keys and values in turn.
 
@@ -28,15 +31,19 @@ def run_big_experts(
         x: Embedded tokens, (B, L, D).
         valid: (B, L) of bool.
         compute: As for `run_transformer`.
-        cache: Keys and values of a prefix for every expert in turn, E times as many as one has.
+        cache: Keys and values of a prefix for every expert in turn, E times as many as one has; if
+            `expert` is given, of each row's own expert.
         cache_valid: (B, C) of bool.
         read: Positions whose result is wanted.
+        expert: Number of the expert that serves each row, (B,) of int64, instead of a router.
     """
     E, experts = mixture.num_experts, mixture.experts
 
     def run(e: int, x: Tensor, valid: Tensor, own: KeyValues | None) -> tuple[Tensor, KeyValues]:
         return run_transformer(experts.trunk(e), x, valid, compute, own, cache_valid, read)
 
+    if expert is not None:
+        return _choose(lambda e: run(e, x, valid, cache), E, expert)
     if mixture.router is None and E > 1:  # stage 2: equal parts of the batch, no prefix
         parts = ExpertParts(E)
         rows, masks = parts.split(x), parts.split(valid)
@@ -52,3 +59,24 @@ def run_big_experts(
         return outputs[0], key_values
     gate_weights = mixture.router(hidden)  # (B, R, E)
     return torch.einsum("ebrd,bre->brd", torch.stack(outputs), gate_weights), key_values
+
+
+def _choose(
+    run: Callable[[int], tuple[Tensor, KeyValues]], num_experts: int, expert: Tensor
+) -> tuple[Tensor, KeyValues]:
+    """Run experts on all rows, and keep each row's output, keys and values of its own expert.
+
+    A CPU leaves out experts that no row has. Elsewhere all run: to look would wait for the device.
+    """
+    needed = expert.unique().tolist() if expert.device.type == "cpu" else range(num_experts)
+    first, *others = needed
+    output, key_values = run(first)
+    for e in others:
+        y, kv = run(e)
+        own = (expert == e)[:, None, None]  # (B, 1, 1)
+        output = torch.where(own, y, output)
+        key_values = [
+            (torch.where(own[..., None], k, k_kept), torch.where(own[..., None], v, v_kept))
+            for (k, v), (k_kept, v_kept) in zip(kv, key_values, strict=True)
+        ]
+    return output, key_values
