@@ -32,6 +32,20 @@ def test_stages_fill_the_registry(finished, capsys):
     assert not (finished / "checkpoints" / "stage1").exists()
 
 
+def test_grouping_measures_on_the_resident_dataset(finished, data, tmp_path, capsys):
+    run = shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(run / "registry" / "grouping")
+    assert call("group", run, data, "loader.resident=on", "grouping.memory_gb=1e-4") == 0
+    assert "million transitions" in capsys.readouterr().out
+    grouping, before = (Registry(r).get("grouping", "main") for r in (run, finished))
+    assert grouping.metrics == before.metrics
+    name = "agreement_gram"
+    gram, expected = (
+        Registry(r).tensors(e)[name] for r, e in ((run, grouping), (finished, before))
+    )
+    torch.testing.assert_close(gram, expected, rtol=1e-4, atol=1e-6 * float(expected.max()))
+
+
 def test_repeating_changes_nothing_and_says_so(finished, data, capsys):
     before = {p: p.stat().st_mtime_ns for p in (finished / "registry").rglob("*")}
     for command in ("stage1", "stage2", "stage3"):

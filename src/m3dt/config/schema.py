@@ -276,7 +276,7 @@ class ComputeConfig(Section):
     call runs past a checkpoint, a record of a callback, a validation or the end."""
     graph: str = choice("auto", ("auto", "on", "off"), weights=False)
     """Whether a step is recorded once as a CUDA graph and then replayed. `auto` turns it on on a
-    single GPU, except in float16."""
+    single GPU, except in float16. Unless it is `off`, so are gradients that are measured."""
     compile: str = choice("auto", ("auto", "on", "off"))
     """Whether `torch.compile` fuses the operations of a step, which changes rounding. `auto` turns
     it on on a GPU, except in float16, for trainings of 20,000 steps or more; compiling takes up to
