@@ -67,7 +67,7 @@ def _gather(draws: list[Draws], first: int, mapped: MappedData | None) -> Chunk:
     """Return draws as they are where the device gathers, and batches otherwise."""
     if mapped is None:
         return Chunk(first, Draws.stack(draws), [])
-    return Chunk(first, None, [mapped.gather(d) for d in draws])
+    return Chunk(first, None, mapped.gather_all(draws))
 
 
 class Chunks(Dataset[Chunk]):

@@ -123,7 +123,8 @@ class Steps:
             callback.on_before_optimizer_step(self.trainer, self.stage, self.optimizer)
         self._update(norm, rate)
         self.stage.end_step()
-        self.optimizer.zero_grad()
+        for parameter in self.parameters:
+            parameter.grad = None
         return rows, norm
 
     def gradient(self, inputs: Draws | Batch) -> tuple[Tensor, Tensor]:
