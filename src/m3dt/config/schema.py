@@ -270,7 +270,7 @@ class ComputeConfig(Section):
     other and needs little memory. `wide` runs all as one feed-forward network. `together` runs one
     batched product, as does `in_turn` while experts train. `auto` means `in_turn` on a CPU and
     `wide` elsewhere."""
-    # The next three change no bit of the weights, only when Python and the device meet.
+    # The next two change no bit of the weights, only when Python and the device meet.
     steps_per_call: int = number(0, low=0, weights=False)
     """Most optimiser steps per call of `training_step`. 0 means as many as take about a second. No
     call runs past a checkpoint, a record of a callback, a validation or the end."""

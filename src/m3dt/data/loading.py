@@ -40,7 +40,7 @@ class ValidationRound(NamedTuple):
     """A held-out batch of one task per stream."""
 
     chunk: Chunk  # of one batch
-    counted: Tensor  # (E,) of bool; False for a stream whose tasks were all seen before
+    counted: Tensor  # (E,) of bool; False where a stream has no task of the round's number
 
 
 def leave_signals_to_the_parent(worker: int) -> None:

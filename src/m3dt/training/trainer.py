@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -19,6 +20,8 @@ from m3dt.utils.errors import UserError
 from m3dt.utils.processes import quiet_writers
 
 _EXPECTED_WARNINGS = (  # about what is done on purpose, here and in Lightning
+    ".*constructed with capturable=True.*",
+    ".*ModelCheckpoint with manual optimization.*",
     ".*LeafSpec.*",
     r".*module\(s\) in eval mode at the start of training.*",
     ".*does not have many workers.*",
@@ -50,6 +53,12 @@ def make_trainer(
     """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    for callback in callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback._train_time_interval is not None:
+            raise UserError(
+                "ModelCheckpoint with train_time_interval never saves here. Set checkpoint_minutes "
+                "of the stage, or every_n_train_steps."
+            )
     # A value that is known after k steps is logged at k, and a checkpoint of step k contains it.
     purged = start + 1 if start else 0
     logger = StepLogger(
