@@ -137,10 +137,6 @@ WRONG_AT_OPENING = {
     "successes text": (edit("successes", lambda a: a.astype("S1")), "'successes' must be uint8"),
     "successes bool": (edit("successes", lambda a: a.astype(float)), "'successes' must be uint8"),
     "successes 7": (put("successes", 0, 7), "'successes' holds 7, not 0 or 1"),
-    "external link": (another_place("external link"), "'actions' is an external link"),
-    "soft link": (another_place("soft link"), "'actions' is a soft link"),
-    "virtual dataset": (another_place("virtual dataset"), "'actions' is a virtual dataset"),
-    "external storage": (another_place("external storage"), "'actions' is stored in another file"),
 }
 
 
@@ -153,6 +149,24 @@ def test_wrong_files_are_refused_when_they_are_opened(tmp_path, name):
     with pytest.raises(UserError) as caught:
         DatasetStore.open(folder, ["reach-v2"])
     assert message in str(caught.value)
+    (problem,) = verify(folder)["problems"]
+    assert message in problem
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("external link", "'actions' is an external link"),
+        ("soft link", "'actions' is a soft link"),
+        ("virtual dataset", "'actions' is a virtual dataset"),
+        ("external storage", "'actions' is stored in another file"),
+    ],
+)
+def test_bytes_that_lie_elsewhere_are_refused(tmp_path, kind, message):
+    folder = write_dataset(tmp_path, ["reach-v2"])
+    change_file(folder, "reach-v2", another_place(kind))
+    with pytest.raises(UserError, match=message):
+        DatasetStore.open(folder, ["reach-v2"])
     (problem,) = verify(folder)["problems"]
     assert message in problem
 

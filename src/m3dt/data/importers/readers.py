@@ -153,9 +153,12 @@ def _chunk(path: Path) -> dict[str, np.ndarray]:
         tensor = content.get(name) if isinstance(content, dict) else None
         if not isinstance(tensor, torch.Tensor) or tensor.ndim != rank:
             raise UserError(f"{path}: '{name}' must be a tensor of rank {rank}")
+        numbers = not tensor.is_floating_point() if name == "task" else not tensor.is_complex()
+        if not numbers:
+            raise UserError(f"{path}: '{name}' holds {tensor.dtype}")
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise UserError(f"{path}: '{name}' repeats its values to {tuple(tensor.shape)}")
-        chunk[name] = (tensor if name == "task" else tensor.detach().float()).numpy()
+        chunk[name] = (tensor.long() if name == "task" else tensor.detach().float()).numpy()
     if len({array.shape[:2] for array in chunk.values()}) != 1:
         shapes = ", ".join(f"{name} {array.shape}" for name, array in chunk.items())
         raise UserError(f"{path}: numbers of episodes and steps differ: {shapes}")
@@ -185,10 +188,9 @@ def read_minari(source: Path, names: Sequence[str]) -> Tasks:
     trajectories = []
     for episode in episodes:
         observations = episode.observations
+        is_array = isinstance(observations, np.ndarray)
         arrays = {
-            "observations": observations[:-1]
-            if isinstance(observations, np.ndarray)
-            else observations,
+            "observations": observations[:-1] if is_array else observations,
             "actions": episode.actions,
             "rewards": episode.rewards,
             "success": (episode.infos or {}).get("success"),
