@@ -287,3 +287,16 @@ def test_fifos_are_refused_by_every_reader(tmp_path, kind, name):
     os.mkfifo(path)
     with pytest.raises(UserError, match="is a FIFO, not a regular file"):
         import_from(tmp_path / "source", tmp_path / "data", kind)
+
+
+def test_success_of_some_episodes_only_is_unknown(tmp_path):
+    """No rate is made of it, and the file holds zeros."""
+    source = tmp_path / "source" / "reach-v2"
+    shutil.copytree(OFFICIAL / "reach-v2", source)
+    for number in (0, 1):
+        arrays = dict(np.load(source / f"{number}.npz"))
+        np.savez(source / f"{number}.npz", **{**arrays, "success": np.array(True)})
+    index = import_from(source.parent, tmp_path / "data", "npz")
+    assert index.tasks["reach-v2"].success_rate is None
+    assert not DatasetStore.open(tmp_path / "data", ["reach-v2"]).tasks[0].successes.any()
+    assert verify(tmp_path / "data")["problems"] == []

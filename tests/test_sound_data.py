@@ -171,6 +171,18 @@ def test_bytes_that_lie_elsewhere_are_refused(tmp_path, kind, message):
     assert message in problem
 
 
+def test_groups_that_contain_each_other_are_read_once(tmp_path):
+    folder = write_dataset(tmp_path, ["reach-v2"])
+
+    def nest(file):
+        file.create_group("a/b")
+        file["a/b/again"] = file["a"]
+        file["a/root"] = file["/"]
+
+    change_file(folder, "reach-v2", nest)
+    assert verify(folder)["problems"] == []
+
+
 def change_file(folder, task, change):
     """Change a task's file, and give the index its new checksum."""
     path = folder / f"{task}.hdf5"

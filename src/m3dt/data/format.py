@@ -176,6 +176,9 @@ def write_task(
                 what, step = found
                 raise RunError(f"{spec.name}: {what} in trajectory {number} at step {step}")
     arrays = _concatenate(trajectories)
+    success_known = all(t.success is not None for t in trajectories)
+    if not success_known:
+        arrays["successes"][:] = 0
     ends = arrays["episode_ends"]
     training = arrays["observations"][: ends[-1 - NUM_PROMPTS]].astype(np.float64)
     path = folder / f"{spec.name}.hdf5"
@@ -188,7 +191,6 @@ def write_task(
             file.attrs["env_id"] = spec.env_id
             file.attrs["state_mean"] = training.mean(axis=0)
             file.attrs["state_std"] = training.std(axis=0)
-    success_known = all(t.success is not None for t in trajectories)
     return TaskEntry(
         file=path.name,
         env_id=spec.env_id,

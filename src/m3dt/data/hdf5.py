@@ -31,9 +31,8 @@ def open_hdf5(path: Path, remedy: str, folder: Path | None = None) -> Iterator[h
     regular_file(path, folder)
     try:
         with h5py.File(path, "r", locking=False) as file:
-            problem = file.visititems_links(lambda name, link: _elsewhere(file, name, link))
-            if problem:
-                raise ValueError(problem)
+            for _ in own_items(file):
+                pass
             yield file
     except UserError:
         raise
@@ -46,13 +45,30 @@ def open_hdf5(path: Path, remedy: str, folder: Path | None = None) -> Iterator[h
         raise UserError(f"{path}: damaged or of another layout ({reason}). {remedy}") from None
 
 
-def _elsewhere(file: h5py.File, name: str, link: Any) -> str | None:
-    """Return a message if the bytes behind a link lie elsewhere; this ends the visit of links."""
-    if not isinstance(link, h5py.HardLink):
-        kind = "an external" if isinstance(link, h5py.ExternalLink) else "a soft"
-        return f"'{name}' is {kind} link"
-    found = file[name]
-    if isinstance(found, h5py.Dataset) and (found.is_virtual or found.external):
-        kind = "a virtual dataset" if found.is_virtual else "stored in another file"
-        return f"'{name}' is {kind}"
-    return None
+def own_items(file: h5py.File) -> Iterator[Any]:
+    """Yield all groups, datasets and types of a file, once each.
+
+    h5py's own visitors turn some errors of damaged files into errors of the interpreter.
+
+    Raises:
+        ValueError: The bytes of an item lie elsewhere.
+    """
+    groups, seen = [file["/"]], set()
+    while groups:
+        group = groups.pop()
+        for name in group:
+            link = group.get(name, getlink=True)
+            path = f"{group.name}/{name}".lstrip("/")
+            if not isinstance(link, h5py.HardLink):
+                kind = "an external" if isinstance(link, h5py.ExternalLink) else "a soft"
+                raise ValueError(f"'{path}' is {kind} link")
+            item = group[name]
+            if isinstance(item, h5py.Dataset) and (item.is_virtual or item.external):
+                kind = "a virtual dataset" if item.is_virtual else "stored in another file"
+                raise ValueError(f"'{path}' is {kind}")
+            address = h5py.h5o.get_info(item.id).addr
+            if address not in seen:  # groups can contain each other
+                seen.add(address)
+                yield item
+                if isinstance(item, h5py.Group):
+                    groups.append(item)

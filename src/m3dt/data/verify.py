@@ -76,11 +76,9 @@ def _index_problems(store: TaskStore, entry: TaskEntry) -> Iterator[str]:
         "trajectories": len(store.episode_ends),
         "steps": len(store.rewards),
         "return_quartiles": quartiles(store.episode_returns),
-        # An unknown rate is written as zeros.
-        "success_rate": success_rate(store.successes)
-        if entry.success_rate is not None or store.successes.any()
-        else None,
     }
+    if entry.success_rate is not None:  # None: the source did not record it
+        found["success_rate"] = success_rate(store.successes)
     for name, value in found.items():
         listed = getattr(entry, name)
         if value != listed:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from m3dt.data.format import NUM_PROMPTS
-from m3dt.data.hdf5 import open_hdf5
+from m3dt.data.hdf5 import open_hdf5, own_items
 from m3dt.data.importers.archives import LARGEST_EPISODE, check_sizes
 from m3dt.data.importers.checks import checked_trajectory
 from m3dt.data.importers.unpickle import load_pickle, load_torch
@@ -213,17 +213,16 @@ def _minari_folder(source: Path) -> Path:
             regular_file(path)
         if path.suffix == ".hdf5":
             with open_hdf5(path, "Export the dataset again.") as file:
-                problem = file.visititems(_too_large)
-                if problem:
-                    raise ValueError(problem)
+                for item in own_items(file):
+                    _require_episode_size(item)
     return folder
 
 
-def _too_large(name: str, item: Any) -> str | None:
+def _require_episode_size(item: Any) -> None:
     size = getattr(item, "nbytes", 0)  # groups have none
     if size > LARGEST_EPISODE:
-        return f"'{name}' takes {size:,} bytes, more than {LARGEST_EPISODE:,}"
-    return None
+        name = item.name.lstrip("/")
+        raise ValueError(f"'{name}' takes {size:,} bytes, more than {LARGEST_EPISODE:,}")
 
 
 def _chosen(found: Sequence[str], names: Sequence[str], source: Path) -> Sequence[str]:
