@@ -63,12 +63,13 @@ def verify(options: argparse.Namespace, console: Console) -> None:
     report = verify(options.folder)
     if options.json:
         write_json(options.json, report)
-    for problem in report["problems"]:
-        console.print(f"  [red]{problem}[/]")
+    for style, lines in (("yellow", report["notes"]), ("red", report["problems"])):
+        for line in lines:
+            console.print(f"  {line}", style=style, markup=False)
     if report["problems"]:
         raise UserError(
             f"{options.folder}: {len(report['problems'])} problems. Delete these files and "
-            "run `m3dt collect` again."
+            "run `m3dt collect` again, or import them again."
         )
     console.print(
         f"{options.folder}: {report['tasks']} tasks, {report['trajectories']} trajectories, "

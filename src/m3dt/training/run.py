@@ -67,6 +67,8 @@ class Run:
         if self._store is None:
             config = self.config
             self._store = DatasetStore.open(config.data, self.tasks, config.check_data)
+            for line in self._store.notes():
+                self.console.print(line, style="yellow", markup=False)
         return self._store
 
     def settings(self, *sections: str) -> dict[str, Any]:
