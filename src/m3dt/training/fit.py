@@ -16,8 +16,9 @@ from m3dt.training.checkpointing import CheckpointCallback
 from m3dt.training.resume import FORCED, check_resume, check_space, newest_checkpoint, step_of
 from m3dt.training.run import Fitted
 from m3dt.training.signals import Signals, plain_exits
-from m3dt.training.trainer import make_trainer, quiet_training
+from m3dt.training.trainer import arguments_refused, make_trainer, quiet_training
 from m3dt.utils.errors import RunError
+from m3dt.utils.processes import no_children_left
 
 
 @runtime_checkable
@@ -66,7 +67,12 @@ def fit(
     decided = data.place(trainer.strategy.root_device, size), stage.engine.prepare(trainer, data)
     for line in filter(None, decided):
         console.print(line)
-    with quiet_training(), plain_exits(trainer, signals, config.run, name, checkpoint, console):
+    with (
+        no_children_left(),
+        quiet_training(),
+        plain_exits(trainer, signals, config.run, name, checkpoint, console),
+        arguments_refused(config, lambda: trainer.global_step > start),
+    ):
         trainer.fit(stage, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if trainer.global_step < stage.config.max_steps and not trainer.should_stop:
         raise RunError(

@@ -1,5 +1,8 @@
 """Terminal output: the console and its progress bars."""
 
+import io
+from typing import TextIO
+
 from rich import progress
 from rich.console import Console
 from rich.text import Text
@@ -15,6 +18,13 @@ class RateColumn(progress.ProgressColumn):
     def render(self, task: progress.Task) -> Text:
         rate = task.finished_speed or task.speed or 0.0
         return Text(f"{rate:.1f} {self.unit}/s", style="cyan")
+
+
+def replace_unprintable(*streams: TextIO) -> None:
+    """Have streams print `?` for what their encoding lacks, such as an umlaut in ASCII."""
+    for stream in streams:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def make_console() -> Console:
