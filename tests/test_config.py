@@ -81,7 +81,7 @@ def test_every_field_declares_its_values(name):
 @pytest.mark.parametrize(
     ("limits", "taken", "refused"),
     [
-        ({"low": 1}, [1, 1.5, 10**400], [0.99, -1, math.inf, math.nan]),
+        ({"low": 1}, [1, 1.5, 2**63 - 1], [2**63, 10**400, 0.99, -1, math.inf, math.nan]),
         ({"above": 0}, [1e-300], [0, -1, math.inf, math.nan]),
         ({"low": 0, "below": 1}, [0, 0.5], [1, -0.1, math.nan, -math.inf]),
         ({"above": -1, "high": 2}, [2, 0], [-1, 2.1, math.inf]),
@@ -156,6 +156,8 @@ MISTAKES = [
     ("model.timestep_std=.inf", "model.timestep_std=inf must be a finite number"),
     ("model.residual=offical", "model.residual=offical is not one of ... Did you mean 'official'?"),
     ("model.task_embedding=12", "model.task_embedding=12 does not go with method=m3dt-gradient..."),
+    ("model.n_embd=1000000", "model.n_layer=3, model.n_embd=1000000: 3.6e+13 weights are more ..."),
+    ("model.n_layer=1e30", "model.n_layer=1000000000000000019884624838656 must be less than 2^63"),
     ("moe.num_expert=3", "unknown key 'moe.num_expert'. Did you mean 'moe.num_experts'?"),
     ("moe.top_k=5", "moe.top_k=5 is more than moe.num_experts=4"),
     ("collect.trajectories=3", "collect.trajectories=3 must be 4 or more"),
@@ -183,6 +185,7 @@ MISTAKES = [
     ("compute.experts=togther", "compute.experts=togther is not one of ... 'together'?"),
     ("trainer.precison=32", "unknown key 'trainer.precison'. Did you mean 'trainer.precision'?"),
     ("trainer.max_steps=3", "'trainer.max_steps' follows from other settings ..."),
+    ("trainer.overfit_batches=1", "'trainer.overfit_batches' follows from other settings ..."),
     ("trainer.accumulate_grad_batches=2", "'trainer.accumulate_grad_batches' follows from ..."),
     (
         "callbacks.conflict.every_n_step=5",

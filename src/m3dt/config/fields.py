@@ -41,6 +41,8 @@ class Range:
         """Return what is wrong with a value, or an empty string."""
         if isinstance(value, float) and not math.isfinite(value):
             return "" if value in (self.low, self.high) else "must be a finite number"
+        if isinstance(value, int) and value >= 2**63:
+            return "must be less than 2^63"
         given = {name: limit for name in _LIMITS if (limit := getattr(self, name)) is not None}
         if all(_LIMITS[name][0](value, limit) for name, limit in given.items()):
             return ""

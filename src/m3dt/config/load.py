@@ -19,10 +19,12 @@ CONF_FOLDERS = (Path("conf"), Path(__file__).resolve().parents[1] / "conf")
 
 # Arguments of the Trainer that m3dt sets from the other sections.
 _OUR_TRAINER_ARGUMENTS = {
-    "accumulate_grad_batches", "callbacks", "check_val_every_n_epoch", "default_root_dir",
-    "enable_model_summary", "enable_progress_bar", "fast_dev_run", "gradient_clip_algorithm",
-    "gradient_clip_val", "limit_val_batches", "logger", "max_epochs", "max_steps", "max_time",
-    "num_sanity_val_steps", "plugins", "use_distributed_sampler", "val_check_interval",
+    "accumulate_grad_batches", "barebones", "callbacks", "check_val_every_n_epoch",
+    "default_root_dir", "enable_checkpointing", "enable_model_summary", "enable_progress_bar",
+    "fast_dev_run", "gradient_clip_algorithm", "gradient_clip_val", "limit_val_batches", "logger",
+    "max_epochs", "max_steps", "max_time", "min_epochs", "min_steps", "num_sanity_val_steps",
+    "overfit_batches", "plugins", "reload_dataloaders_every_n_epochs", "use_distributed_sampler",
+    "val_check_interval",
 }  # fmt: skip
 _KINDS = {
     int: "a whole number", float: "a number", bool: "true or false", str: "text",

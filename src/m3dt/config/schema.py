@@ -13,6 +13,8 @@ from m3dt.config.presets import BASELINES, COMPAT, METHODS, SIZES
 STATE_DIM = 39
 ACTION_DIM = 8
 
+LARGEST_MODEL = 10**12  # weights of the blocks
+
 MOE_TRAININGS = ("frozen_experts", "unfrozen_experts", "ungrouped")
 
 
@@ -51,6 +53,15 @@ class ModelConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        width, hidden = self.attention_width or self.n_embd, self.mlp_width or 4 * self.n_embd
+        size = self.n_layer * self.n_embd * (4 * width + 2 * hidden)
+        if size > LARGEST_MODEL:
+            raise SettingError(
+                self,
+                f"{{}}, {{}}: {size:.1e} weights are more than any machine holds",
+                "n_layer",
+                "n_embd",
+            )
         split = "attention_width" if self.attention_width else "n_embd"
         if getattr(self, split) % self.n_head:
             raise SettingError(self, "{} is not a multiple of {}", split, "n_head")

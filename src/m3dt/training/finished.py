@@ -7,7 +7,7 @@ from m3dt.data.format import INDEX
 from m3dt.runs import Entry, Registry
 from m3dt.runs.layout import check_run_folder
 from m3dt.training.fingerprint import changed_settings
-from m3dt.training.resume import is_first_rank, wait_for
+from m3dt.training.ranks import is_first_rank, wait_for
 from m3dt.training.run import Run
 from m3dt.utils.errors import UserError
 
@@ -60,5 +60,5 @@ def _reused(run: Run, kind: str, name: str, settings: dict[str, Any]) -> Entry |
     check_run_folder(run.folder)
     if is_first_rank():
         run.registry.adopt(other, entry)
-    wait_for(lambda: run.registry.has(kind, name))  # the first rank copies for all
+    wait_for(lambda: run.registry.has(kind, name), run.folder)  # the first rank copies for all
     return run.registry.get(kind, name)

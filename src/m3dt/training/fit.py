@@ -74,14 +74,19 @@ def fit(
         arguments_refused(config, lambda: trainer.global_step > start),
     ):
         trainer.fit(stage, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    if trainer.global_step < stage.config.max_steps and not trainer.should_stop:
-        raise RunError(
-            f"{name} ended early, at step {trainer.global_step} of {stage.config.max_steps}"
-        )
+    _check_end(trainer, stage, name)
     selected = _keep_selected(stage, callbacks)
     step = trainer.global_step if selected is None else selected
     measured = {FORCED: forced} if forced else {}
     return Fitted(step, {**measured, **_measured(trainer, callbacks)})
+
+
+def _check_end(trainer: pl.Trainer, stage: Stage, name: str) -> None:
+    """Refuse a training that ended before its last step, unless a callback stopped it."""
+    if trainer.global_step < stage.config.max_steps and not trainer.should_stop:
+        raise RunError(
+            f"{name} ended early, at step {trainer.global_step} of {stage.config.max_steps}"
+        )
 
 
 def _keep_selected(stage: Stage, callbacks: Sequence[pl.Callback]) -> int | None:

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from m3dt.config import Config
 from m3dt.stages import Stage
 from m3dt.training.fingerprint import precision
+from m3dt.training.ranks import launcher_plugins
 from m3dt.training.resume import AtomicCheckpointIO
 from m3dt.utils.errors import RunError, UserError, is_out_of_memory
 from m3dt.utils.processes import quiet_writers
@@ -67,7 +68,7 @@ def make_trainer(
             max_epochs=-1,
             logger=logger,
             callbacks=callbacks,
-            plugins=[AtomicCheckpointIO()],
+            plugins=[AtomicCheckpointIO(), *launcher_plugins(config)],
             default_root_dir=folder,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -117,12 +118,13 @@ def arguments_refused(
 
 
 def _refusal(config: Config, given: Mapping[str, Any], error: Exception) -> UserError:
-    quoted = {
-        key: value
-        for key, value in config.trainer.items()
-        if re.search(rf"(?<!\w)({key}|{re.escape(str(value))})(?!\w)", str(error))
-    }
-    named = {f"trainer.{key}": value for key, value in (quoted or given).items()}
+    def mentioned(words: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments whose key or other word the error's message contains."""
+        patterns = {key: rf"(?<!\w){re.escape(str(word))}(?!\w)" for key, word in words.items()}
+        return {key: given[key] for key in words if re.search(patterns[key], str(error))}
+
+    chosen = mentioned({key: key for key in given}) or mentioned(given) or given
+    named = {f"trainer.{key}": value for key, value in chosen.items()}
     shown = ", ".join(f"{key}={value}" for key, value in named.items())
     reason = " ".join(str(error).split()) or type(error).__name__
     return UserError(f"{config.sources.of(*named)}: {shown}: {reason}")
