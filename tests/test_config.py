@@ -13,16 +13,19 @@ import pytest
 from omegaconf import OmegaConf
 
 import m3dt
+from m3dt.cli.parser import make_parser
 from m3dt.config import (
     Config,
     FrozenStageConfig,
     StageConfig,
+    find_study,
     load_config,
     save_config,
     shipped_confs,
     weight_settings,
 )
 from m3dt.config.fields import Choices, Range, Section, choice, number, settings_of
+from m3dt.runs.registry import Registry
 from m3dt.tasks import suite
 from m3dt.training import build_callbacks
 from m3dt.utils.errors import UserError
@@ -325,6 +328,57 @@ def test_a_broken_file_disturbs_no_other(tmp_path, monkeypatch):
     assert result.returncode == 2
     assert "data/quickstart: no dataset here" in result.stderr
     assert "lite" not in result.stderr + result.stdout
+
+
+def test_the_base_is_the_packages_own(tmp_path, monkeypatch):
+    """Other projects have a conf/base.yaml, too."""
+    (tmp_path / "conf").mkdir()
+    for name in ("base.yaml", "conf/base.yaml"):
+        (tmp_path / name).write_text("defaults: [db: mysql]\n")
+    (tmp_path / "exp.yaml").write_text("suite: mt10\n")
+    (tmp_path / "conf" / "exp.yaml").write_text("suite: mt10\n")
+    monkeypatch.chdir(tmp_path)
+    for name in ("quickstart", "exp", "exp.yaml"):
+        assert "conflict" in load_config(name).callbacks
+
+
+def test_home_folders_are_found(tmp_path, monkeypatch):
+    """In files, overrides, options, and what a program asks for; a folder `~` is never made."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "own.yaml").write_text("{data: ~/ds, run: ~/r, reuse: ~/o, suite: mt10}\n")
+    config = load_config("~/own.yaml", ["collect.policies=~/p"])
+    found = (config.data, config.run, config.reuse, config.collect.policies)
+    assert found == tuple(f"{tmp_path}/{name}" for name in ("ds", "r", "o", "p"))
+    assert make_parser().parse_args(["verify", "~/ds"]).folder == tmp_path / "ds"
+    assert Registry("~/r").run == tmp_path / "r"
+
+
+@pytest.mark.parametrize("content", ["", "# nothing yet\n", "{}\n"])
+def test_an_empty_configuration_is_named(tmp_path, content):
+    path = tmp_path / "own.yaml"
+    path.write_text(content)
+    assert error_of(path).startswith(f"{path}: is empty")
+
+
+def test_a_run_that_was_moved_is_itself(tmp_path):
+    """Its own configuration names the folder that it once had."""
+    run = tmp_path / "elsewhere"
+    (run / "registry").mkdir(parents=True)
+    save_config(load_config("quickstart", ["run=runs/tiny"]), run / "config.yaml")
+    assert load_config(run / "config.yaml").run == str(run)
+    assert load_config(run / "config.yaml", ["run=other"]).run == "other"
+    shutil.copy(run / "config.yaml", tmp_path / "config.yaml")  # the file alone is no run
+    assert load_config(tmp_path / "config.yaml").run == "runs/tiny"
+
+
+@pytest.mark.parametrize("written", ["baselines", "conf/study/baselines.yaml", "baselines.yaml"])
+def test_studies_are_found_by_name(tmp_path, monkeypatch, written):
+    monkeypatch.chdir(tmp_path)  # an installed package has no conf/ beside it
+    assert find_study(Path(written)).read_text() == (CONF / "study/baselines.yaml").read_text()
+    with pytest.raises(UserError, match="baseline: no such file. Did you mean 'baselines'"):
+        find_study(Path("baseline"))
+    with pytest.raises(UserError, match="mine/baselines.yaml: no such file"):
+        find_study(Path("mine/baselines.yaml"))
 
 
 def test_saved_config_is_read_back(tmp_path):

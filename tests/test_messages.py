@@ -1,7 +1,10 @@
 """What a user did wrong is one line on stderr and exit code 2."""
 
 import errno
+import os
 import shutil
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -9,6 +12,7 @@ from conftest import write_dataset
 from quick_run import QUICK, TASKS, call
 
 from m3dt.cli import main
+from m3dt.cli.parser import make_parser
 from m3dt.data.format import DatasetIndex
 
 
@@ -125,6 +129,45 @@ def test_a_task_is_listed_once(error_of, data, tmp_path):
     twice = "tasks=[reach-v2,cup-catch,reach-v2]"
     message = error_of("stage1", *QUICK, f"data={data}", f"run={tmp_path}", twice)
     assert message == f"m3dt: override '{twice}': tasks: reach-v2 is listed more than once\n"
+
+
+def test_names_are_printed_as_they_are(tmp_path, capsys):
+    """Brackets are no markup and colons no pictures."""
+    folder = write_dataset(tmp_path / "d[bold] :bug: [/red]", TASKS)
+    assert main(["verify", str(folder)]) == 0
+    assert f"{folder}: 3 tasks" in capsys.readouterr().out
+
+
+def test_terminals_without_the_letter_get_another(tmp_path):
+    """In messages and in errors; ASCII is the encoding of many batch systems."""
+    folder = write_dataset(tmp_path / "d\u00e4t", TASKS)
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    for path, code in ((folder, 0), (tmp_path / "g\u00f6ne", 2)):
+        command = [sys.executable, "-m", "m3dt", "verify", str(path)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == code and path.name.replace(path.name[1], "?") in (
+            done.stderr if code else done.stdout
+        )
+        assert "Traceback" not in done.stderr
+
+
+def test_lists_may_have_spaces():
+    parsed = make_parser().parse_args(["evaluate", "--models", " router, backbone ,"])
+    assert parsed.models == ["router", "backbone"]
+
+
+@pytest.mark.parametrize("backend", ["egle", "glfw"])
+def test_what_films_need_is_known_before(error_of, finished, data, monkeypatch, backend):
+    """A task that exists, and a back end that works."""
+    monkeypatch.setattr("m3dt.tasks.rendering.can_render", lambda name: name == "egl")
+    command = ["evaluate", *QUICK, f"data={data}", f"run={finished}", "--film"]
+    evaluated = (finished / "evaluation").exists()
+    assert "unknown task 'cup-cath'. Did you mean 'cup-catch'" in error_of(*command, "cup-cath")
+    monkeypatch.setenv("MUJOCO_GL", backend)
+    assert f"MUJOCO_GL={backend} " in error_of(*command, "cup-catch")
+    if backend == "egle":  # no simulator would start
+        assert "Did you mean 'egl'?" in error_of(*command[:-1])
+    assert (finished / "evaluation").exists() == evaluated
 
 
 def lone_backbone(finished, tmp_path):

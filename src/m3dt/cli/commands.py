@@ -64,7 +64,7 @@ def verify(options: argparse.Namespace, console: Console) -> None:
     if options.json:
         write_json(options.json, report)
     for problem in report["problems"]:
-        console.print(f"  [red]{problem}[/]")
+        console.print(f"  {problem}", style="red")
     if report["problems"]:
         raise UserError(
             f"{options.folder}: {len(report['problems'])} problems. Delete these files and "

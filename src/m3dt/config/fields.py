@@ -16,8 +16,10 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any, TypeVar
 
 from m3dt.utils.errors import UserError, nearest
+from m3dt.utils.paths import user_path
 
 IGNORED = "omegaconf_ignore"  # OmegaConf's mark of a field that is not a setting
+_PATH = "path"  # our mark of one that names a file or a folder
 _LIMITS = {
     "low": (operator.ge, "{} or more"),
     "above": (operator.gt, "more than {}"),
@@ -70,6 +72,11 @@ def setting(default: T, rule: Range | Choices | None = None, weights: bool = Tru
     return field(default=default, metadata={"rule": rule, "weights": weights})
 
 
+def path_setting(default: str = "") -> str:
+    """Declare a file or a folder, in which `~` is a home folder; see `setting`."""
+    return field(default=default, metadata={_PATH: True})
+
+
 def number(default: Number, weights: bool = True, **limits: float) -> Number:
     """Declare a number within the limits of a `Range`; see `setting`."""
     return setting(default, Range(**limits), weights)
@@ -99,6 +106,8 @@ class Section:
 
     def __post_init__(self) -> None:
         for name, declared in settings_of(self).items():
+            if declared.metadata.get(_PATH) and getattr(self, name):
+                setattr(self, name, str(user_path(getattr(self, name))))
             rule = declared.metadata.get("rule")
             problem = rule.problem(getattr(self, name)) if rule else ""
             if problem:

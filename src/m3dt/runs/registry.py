@@ -18,6 +18,7 @@ from torch import Tensor
 
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import atomic_folder, sha256, write_json
+from m3dt.utils.paths import user_path
 
 KINDS = ("backbone", "grouping", "expert", "router", "baseline")
 MAIN = "main"  # name of a run's backbone, grouping and router
@@ -72,7 +73,7 @@ class Registry:
     """The models of one run, in `<run>/registry/<kind>/<name>/`."""
 
     def __init__(self, run: str | Path) -> None:
-        self.run = Path(run)
+        self.run = user_path(run)
         self.folder = self.run / "registry"
 
     def save(

@@ -18,6 +18,7 @@ import numpy as np
 
 from m3dt.tasks import make_env
 from m3dt.tasks.envs import TaskEnv
+from m3dt.tasks.rendering import check_backend_name
 from m3dt.utils.errors import RunError
 from m3dt.utils.processes import SPAWN, end_with_parent
 
@@ -53,6 +54,7 @@ class WorkerPool:
     """
 
     def __init__(self, num_workers: int) -> None:
+        check_backend_name()  # each worker would fail
         pairs = [_start() for _ in range(num_workers)]
         self.connections = [connection for connection, _ in pairs]
         self.locks = [threading.Lock() for _ in pairs]  # a connection takes one sender at a time

@@ -27,8 +27,9 @@ def find_finished(run: Run, kind: str, name: str, settings: dict[str, Any]) -> E
         changed = "data" if entry.dataset != run.store.checksum else ""
     if changed:
         raise UserError(
-            f"{run.folder}: {entry.key} was made with other settings: {changed}. Give another "
-            f"run=FOLDER, or delete {run.registry.folder / kind / name}."
+            f"{run.folder}: {entry.key} was made with other settings: {changed}. A "
+            f"finished training is not extended. Give another run=FOLDER, where reuse={run.folder} "
+            f"takes what stays the same, or delete {run.registry.folder / kind / name}."
         )
     return entry
 

@@ -61,7 +61,7 @@ def fit(
     forced = check_resume(folder, settings, config.force, console)  # the trainer took its arguments
     check_space(folder, stage.model, stage.config, start)
     if checkpoint:
-        console.print(f"resuming [bold]{name}[/] at step {start}")
+        console.print(f"resuming {name} at step {start}")
     stage.set_compute(config.compute)
     size = sum(parameter.nbytes for parameter in stage.model.parameters())
     decided = data.place(trainer.strategy.root_device, size), stage.engine.prepare(trainer, data)

@@ -159,7 +159,7 @@ def check_resume(
                 "resume, delete the folder to start over, or give another run=FOLDER. force=true "
                 "resumes all the same, which is recorded with the model."
             )
-        console.print(f"[yellow]{folder.name} goes on with other settings[/]: {changed}")
+        console.print(f"{folder.name} goes on with other settings: {changed}", style="yellow")
         forced = [*forced, changed]
     if is_first_rank() and found != settings:
         write_json(folder / SETTINGS, {**settings, **({FORCED: forced} if forced else {})})

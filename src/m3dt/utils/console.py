@@ -28,8 +28,11 @@ def replace_unprintable(*streams: TextIO) -> None:
 
 
 def make_console() -> Console:
-    """Return a console; its tables keep a readable width in log files."""
-    console = Console(highlight=False, soft_wrap=True)
+    """Return a console that prints words as they are, also a folder called `d[bold]`.
+
+    Its tables keep a readable width in log files.
+    """
+    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = 120  # else rich squeezes tables into 80 columns
     return console
@@ -38,7 +41,7 @@ def make_console() -> Console:
 def progress_bar(console: Console, unit: str) -> progress.Progress:
     """Return a progress bar with rate and time left; it is hidden without a terminal."""
     return progress.Progress(
-        progress.TextColumn("{task.description}"),
+        progress.TextColumn("{task.description}", markup=False),
         progress.BarColumn(),
         progress.MofNCompleteColumn(),
         RateColumn(unit),
