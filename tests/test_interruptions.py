@@ -1,6 +1,7 @@
 """Stages killed, resumed, spread over processes: they end as if nothing had happened."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -22,6 +23,8 @@ from m3dt.stages import BackboneStage
 from m3dt.training.multi_device import shards_of
 from m3dt.training.resume import AtomicCheckpointIO, newest_checkpoint, remove_older
 from m3dt.utils.console import make_console
+
+MOMENTS = "callbacks.moments={class: moments.Moments}"
 
 
 @pytest.mark.parametrize(
@@ -103,7 +106,9 @@ def test_a_step_that_is_not_finite_is_skipped(synthetic):
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "Ctrl-C"]
+    ("number", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)],
+    ids=["SIGTERM", "Ctrl-C", "SIGHUP"],
 )
 def test_a_signal_saves_and_ends(finished, data, tmp_path, number, code):
     """Between two steps, checkpoints being rare; the next run ends in the same bits.
@@ -130,6 +135,44 @@ def test_a_signal_saves_and_ends(finished, data, tmp_path, number, code):
     assert call("stage1", run, data, rare) == 0
     backbones = [Registry(folder).get("backbone", "main") for folder in (run, finished)]
     assert backbones[0].hash == backbones[1].hash
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=["SIGTERM", "SIGHUP"]
+)
+def test_a_signal_before_the_first_step(data, tmp_path, moments, number, code):
+    """Lightning takes any exit for Ctrl-C; the code is that of the signal all the same."""
+    moments["train start", 0] = lambda trainer: os.kill(os.getpid(), number)
+    with pytest.raises(SystemExit) as leaving:
+        call("stage1", tmp_path, data, MOMENTS, "loader.num_workers=2")
+    assert leaving.value.code == code
+    assert not multiprocessing.active_children()
+
+
+def test_an_ignored_signal_stays_ignored(data, tmp_path, moments):
+    """Under `nohup`, a terminal that closes does not end the training."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        moments["start", 1] = lambda trainer: os.kill(os.getpid(), signal.SIGHUP)
+        assert call("stage1", tmp_path, data, MOMENTS, "stage1.max_steps=2") == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_worker_that_dies_ends_the_training(data, tmp_path, moments, capsys):
+    """As the system's memory killer ends one: no other one is waited for, and nothing is lost."""
+
+    def kill(trainer):
+        multiprocessing.active_children()[0].kill()
+
+    moments["end", 10] = kill
+    assert call("stage1", tmp_path, data, MOMENTS, "loader.num_workers=2") == 1
+    (line,) = (ln for ln in capsys.readouterr().err.splitlines() if ln.startswith("m3dt: "))
+    assert "a process that prepares batches died: DataLoader worker" in line
+    assert "loader.num_workers=0" in line
+    assert not multiprocessing.active_children()
+    moments.clear()
+    assert call("stage1", tmp_path, data, MOMENTS) == 0
 
 
 def test_two_checkpoints_are_kept(tmp_path):

@@ -65,7 +65,7 @@ def verify(options: argparse.Namespace, console: Console) -> None:
         write_json(options.json, report)
     for style, lines in (("yellow", report["notes"]), ("red", report["problems"])):
         for line in lines:
-            console.print(f"  {line}", style=style, markup=False)
+            console.print(f"  {line}", style=style)
     if report["problems"]:
         raise UserError(
             f"{options.folder}: {len(report['problems'])} problems. Delete these files and "

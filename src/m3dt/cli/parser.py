@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from m3dt.cli import commands
+from m3dt.utils.paths import user_path
 from m3dt.version import __version__
 
 Argument = tuple[tuple[str, ...], dict[str, Any]]  # names and settings of `add_argument`
@@ -50,7 +51,8 @@ def _positive(word: str) -> int:
 
 
 def _words(text: str) -> list[str]:
-    return [word for word in text.split(",") if word]
+    words = (word.strip() for word in text.split(","))
+    return [word for word in words if word]
 
 
 def _argument(*names: str, **settings: Any) -> Argument:
@@ -58,7 +60,7 @@ def _argument(*names: str, **settings: Any) -> Argument:
 
 
 def _path(*names: str, help: str | None = None, **settings: Any) -> Argument:
-    return names, {"type": Path, "help": help, **settings}
+    return names, {"type": user_path, "help": help, **settings}
 
 
 _CONFIGURED = (

@@ -12,6 +12,8 @@ from m3dt.evaluation.run_scores import ModelScore, film_model, run_model, score_
 from m3dt.evaluation.scores import ScoreSummary, TaskResult
 from m3dt.runs.layout import check_run_folder
 from m3dt.runs.registry import Registry
+from m3dt.tasks import get_task
+from m3dt.tasks.rendering import check_rendering
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import check_writable, write_json
 
@@ -35,6 +37,9 @@ def evaluate_run(
     check_run_folder(run)
     for path in filter(None, (run / "evaluation", json_file)):
         check_writable(path)
+    if films:
+        films = [get_task(task).name for task in films]
+        check_rendering()
     models = [run_model(config, name) for name in names or [""]]
     scores = score_models(config, models, console)
     if json_file is not None:

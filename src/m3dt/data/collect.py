@@ -51,7 +51,7 @@ def collect(
     for task in missing:
         provenance(get_task(task), config.seed, library)  # fail early if a policy is missing
     if not missing:
-        console.print(f"[green]{folder}[/] contains all {len(tasks)} tasks: nothing to collect.")
+        console.print(f"{folder} contains all {len(tasks)} tasks: nothing to collect.")
         return index
     with sole_writer(folder):
         index = _read_index(folder, tasks, config)  # another process may have added tasks

@@ -15,8 +15,8 @@ from m3dt.data.draws import DrawPlan, Draws, ExpertStreams, TaskStream
 from m3dt.data.loading import (
     Chunks,
     ChunkSampler,
+    ShieldedLoader,
     ValidationRounds,
-    leave_signals_to_the_parent,
 )
 from m3dt.data.mapped import MappedData
 from m3dt.data.resident import BYTES_PER_STEP, ResidentData
@@ -151,13 +151,12 @@ class M3DTDataModule(pl.LightningDataModule):
             )
         on_gpu = trainer.strategy.root_device.type == "cuda"
         mapped = self._mapped if self._resident is None else None
-        return DataLoader(
+        return ShieldedLoader(
             Chunks(self.plan, mapped, trainer.global_rank, trainer.world_size),
             batch_size=None,
             sampler=ChunkSampler(trainer, lambda step: self.chunk_steps(step)),
             # A GPU should not wait for the process that drives it to prepare batches.
             num_workers=self.loader.num_workers or int(on_gpu),
-            worker_init_fn=leave_signals_to_the_parent,
             pin_memory=on_gpu,
         )
 

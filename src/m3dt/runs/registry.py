@@ -17,6 +17,7 @@ from torch import Tensor
 
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import atomic_folder, sha256, write_json
+from m3dt.utils.paths import user_path
 from m3dt.version import version_of
 
 KINDS = ("backbone", "grouping", "expert", "router", "baseline")
@@ -72,7 +73,7 @@ class Registry:
     """The models of one run, in `<run>/registry/<kind>/<name>/`."""
 
     def __init__(self, run: str | Path) -> None:
-        self.run = Path(run)
+        self.run = user_path(run)
         self.folder = self.run / "registry"
 
     def save(

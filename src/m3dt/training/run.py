@@ -16,7 +16,8 @@ from m3dt.runs import Entry, Registry
 from m3dt.runs.layout import CONFIG, check_run_folder
 from m3dt.tasks import tasks_of
 from m3dt.training.fingerprint import device_settings, fingerprint_settings
-from m3dt.training.resume import is_first_rank, training_folder
+from m3dt.training.ranks import is_first_rank
+from m3dt.training.resume import training_folder
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import remove_temporaries
 
