@@ -6,6 +6,7 @@ from typing import Any
 import lightning.pytorch as pl
 
 from m3dt.data import M3DTDataModule
+from m3dt.engine.chunks import next_multiple
 from m3dt.stages import Stage
 
 
@@ -59,9 +60,9 @@ class Recorder(pl.Callback, ABC):
         """Tell whether a record belongs to the current step."""
         return trainer.global_step % self.every_n_steps == 0
 
-    def next_step(self, step: int) -> int:
+    def next_step(self, step: int) -> int | None:
         """Return the next step after `step` at which this callback must be called."""
-        return (step // self.every_n_steps + 1) * self.every_n_steps
+        return next_multiple(step, self.every_n_steps)
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": self.history}
@@ -70,9 +71,8 @@ class Recorder(pl.Callback, ABC):
         self.history = state_dict["history"]
 
     def _take(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        stage, data = pl_module, trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(stage, Stage) and isinstance(data, M3DTDataModule)
-        measured = self.record(trainer, stage, data)
+        assert isinstance(pl_module, Stage)
+        measured = self.record(trainer, pl_module, pl_module.data)
         if measured is not None:
             self.history.append({"step": trainer.global_step, **measured})
-            self.show(trainer, data)
+            self.show(trainer, pl_module.data)

@@ -1,14 +1,13 @@
 """Gradients of tasks: no step waits for the device, and none needs an earlier result."""
 
-from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from test_engine import TRAININGS, training
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
+from trainings import TRAININGS, training
 
 from m3dt.callbacks import ExpertConflictCallback, GradientConflictCallback
 from m3dt.config import ComputeConfig, GroupingConfig
@@ -60,12 +59,6 @@ def test_results_may_be_overwritten(synthetic, monkeypatch, name):
     assert measured(name, synthetic) == expected
 
 
-@pytest.fixture
-def without_autocast(monkeypatch):
-    """Autocast does not know the meta device."""
-    monkeypatch.setattr(torch, "autocast", lambda *arguments, **named: nullcontext())
-
-
 def on_meta(name, synthetic):
     stage, data = training(name, synthetic, resident="on")
     stage.set_compute(ComputeConfig())
@@ -75,7 +68,7 @@ def on_meta(name, synthetic):
 
 
 @pytest.mark.parametrize("name", TRAININGS)
-def test_a_gradient_reads_nothing_back(synthetic, without_autocast, name):
+def test_a_gradient_reads_nothing_back(synthetic, name):
     stage, data = on_meta(name, synthetic)
     tasks = [0] * len(data.streams)
     with probe_gradients(stage, data) as gradient:
@@ -97,7 +90,7 @@ def test_what_the_loss_does_not_reach_has_no_gradient(synthetic):
     torch.testing.assert_close(found, torch.cat([part.flatten() for part in parts]))
 
 
-def test_a_record_reads_the_device_once(synthetic, without_autocast, monkeypatch):
+def test_a_record_reads_the_device_once(synthetic, monkeypatch):
     reads = []
     monkeypatch.setattr(Tensor, "cpu", lambda t: reads.append(t) or torch.ones(t.shape))
     conflict, experts = GradientConflictCallback(), ExpertConflictCallback()

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 from conftest import write_dataset
+from quick_run import call
 
 from m3dt.config import LoaderConfig, ModelConfig
 from m3dt.data import DatasetStore, M3DTDataModule, TaskStream
@@ -275,6 +276,16 @@ def test_values_that_are_not_finite_end_training_by_name(tmp_path):
             data.batch(step)
     with pytest.raises(UserError, match=message):
         TaskSampler(store.tasks[0], LoaderConfig(), 1000).whole()
+
+
+def test_a_worker_that_reads_them_says_the_same(data, tmp_path, capsys):
+    folder = shutil.copytree(data, tmp_path / "data")
+    with h5py.File(folder / "reach-v2.hdf5", "r+") as file:
+        file["rewards"][:1000] = np.nan
+    assert call("stage1", tmp_path / "run", folder, "loader.num_workers=1") == 2
+    message = capsys.readouterr().err
+    assert "reach-v2.hdf5: 'rewards' is not finite, first in trajectory 0 at step 0" in message
+    assert "Traceback" not in message and "DataLoader" not in message
 
 
 def test_trajectories_that_are_not_finite_are_not_written(tmp_path):

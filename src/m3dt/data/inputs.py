@@ -36,6 +36,10 @@ class Rows(NamedTuple):
         """Return the rows of several segments, in their order."""
         return cls(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
+    def are_finite(self) -> bool:
+        """Tell whether all states, actions and returns are finite."""
+        return all(np.isfinite(field).all() for field in self[:3])
+
     def take(self, index: np.ndarray | slice) -> Rows:
         """Return the chosen rows."""
         return Rows(*(field[index] for field in self))

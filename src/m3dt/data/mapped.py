@@ -14,7 +14,7 @@ from m3dt.data.batch import Batch, Segment
 from m3dt.data.draws import Draws
 from m3dt.data.format import NUM_PROMPTS
 from m3dt.data.inputs import Rows
-from m3dt.data.sampler import TaskSampler
+from m3dt.data.sampler import TaskSampler, not_finite
 from m3dt.data.store import TaskStore, action_mask
 
 
@@ -46,9 +46,12 @@ class MappedData:
         parts = []
         for task, own in zip(tasks[[0, *changes]], np.split(begin, changes), strict=True):
             parts.append(self.samplers[task].rows(own, self.length))
+        rows = Rows.join(parts)
+        if not rows.are_finite():
+            raise not_finite(self.samplers[task] for task in np.unique(tasks))
         task_index, number = draws.prompts.unbind(1)
         return Batch(
-            Rows.join(parts).segment(),
+            rows.segment(),
             Segment(*(tensor[task_index, number] for tensor in self.prompts)),
             draws.prompt_rows,
             self.action_masks[draws.task],
@@ -61,4 +64,7 @@ class MappedData:
         """The prompts of all tasks, (N, prompts per task, P, ...): the same few in every batch."""
         which = np.arange(NUM_PROMPTS)
         found = [sampler.prompts(which, self.prompt_length) for sampler in self.samplers]
-        return Rows(*map(np.stack, zip(*found, strict=True))).segment()
+        rows = Rows(*map(np.stack, zip(*found, strict=True)))
+        if not rows.are_finite():
+            raise not_finite(self.samplers)
+        return rows.segment()

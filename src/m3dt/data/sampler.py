@@ -3,6 +3,8 @@
 Letters: B batch, T timesteps.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from m3dt.config.schema import LoaderConfig
@@ -48,7 +50,8 @@ class TaskSampler:
         arrays = (store.observations, store.actions, returns, timesteps)
         states, actions, returns, timesteps = (array[None] for array in arrays)
         rows = self.inputs.prepare(states, actions, returns, timesteps, real)
-        self._require_finite(rows)
+        if not rows.are_finite():
+            raise not_finite([self])
         first = (array[:, :1] for array in (states, actions, returns, timesteps, ~real))
         nothing = self.inputs.prepare(*first)
         return rows, np.repeat(lengths, lengths) - timesteps, nothing.states[0, 0]
@@ -77,30 +80,12 @@ class TaskSampler:
         real = column >= 0
         column = np.maximum(column, 0)
         index = begin[:, None] + column
-        rows = inputs.prepare(
+        return inputs.prepare(
             store.observations[index],
             store.actions[index],
             self._returns_to_go(trajectory, begin, column),
             index - self._starts[trajectory][:, None],
             real,
-        )
-        self._require_finite(rows)
-        return rows
-
-    def _require_finite(self, rows: Rows) -> None:
-        """Search the task's file for the value that made rows not finite.
-
-        Raises:
-            UserError: The rows are not finite.
-        """
-        if all(np.isfinite(array).all() for array in rows[:3]):
-            return
-        problem = next(
-            value_problems(self.store, slice(0, len(self.store.rewards)), action_limit=LARGEST),
-            "prepared states, actions or returns are not finite",
-        )
-        raise UserError(
-            f"{self.store.path}: {problem}. Run `m3dt verify {self.store.path.parent}`."
         )
 
     def _returns_to_go(
@@ -113,3 +98,19 @@ class TaskSampler:
         rewards = np.where(ahead < end[:, None], rewards.astype(np.float64), 0.0)
         suffix = rewards[:, ::-1].cumsum(axis=1)[:, ::-1]
         return np.take_along_axis(suffix, column, axis=1)
+
+
+def not_finite(samplers: Iterable[TaskSampler]) -> UserError:
+    """Return the error for prepared rows that are not finite: search for the value that did it.
+
+    Args:
+        samplers: Of the tasks whose rows they may be.
+    """
+    stores = [sampler.store for sampler in samplers]
+    for store in stores:
+        everything = slice(0, len(store.rewards))
+        problem = next(value_problems(store, everything, action_limit=LARGEST), None)
+        if problem:
+            return UserError(f"{store.path}: {problem}. Run `m3dt verify {store.path.parent}`.")
+    names = ", ".join(store.spec.name for store in stores)
+    return UserError(f"prepared states, actions or returns of {names} are not finite")

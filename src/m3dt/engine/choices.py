@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import lightning.pytorch as pl
 
 from m3dt.config import ComputeConfig
-from m3dt.engine.hooks import INNER_HOOKS, has_hook
+from m3dt.engine.hooks import INNER_HOOKS, callbacks_of, has_hook
 from m3dt.utils.errors import UserError
 
 _REPAYS_COMPILING = 20_000  # steps: compiling takes up to a minute and saves milliseconds a step
@@ -61,5 +61,5 @@ def choose(compute: ComputeConfig, trainer: pl.Trainer, recordable: bool) -> Cho
 
 def find_watcher(trainer: pl.Trainer) -> str:
     """Return the class of a callback that Lightning would call within a step, or nothing."""
-    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    return next((type(c).__name__ for c in callbacks if has_hook(c, *INNER_HOOKS)), "")
+    watching = (c for c in callbacks_of(trainer) if has_hook(c, *INNER_HOOKS))
+    return next((type(callback).__name__ for callback in watching), "")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 
-from m3dt.engine.hooks import INNER_HOOKS, STEP_HOOKS, has_hook
+from m3dt.engine.hooks import INNER_HOOKS, STEP_HOOKS, callbacks_of, has_hook
 
 _SECONDS = 0.75  # of a call
 NextStep = Callable[[int], int | None]
@@ -39,7 +39,7 @@ class ChunkPlan:
         self.max_steps = trainer.max_steps
         self.automatic = steps_per_call == 0
         self.most = min(largest, steps_per_call or largest)
-        self._next_steps = [*further, *map(_next_step_of, getattr(trainer, "callbacks", ()))]
+        self._next_steps = [*further, *map(_next_step_of, callbacks_of(trainer))]
         limit = trainer.limit_train_batches
         if isinstance(limit, int) or limit != 1.0:
             self.most = 1  # it counts calls

@@ -70,13 +70,13 @@ class Engine:
     def start(self) -> None:
         """Begin or resume: optimiser and weights are on the device."""
         stage, trainer = self.stage, self.stage.trainer
-        optimizer, data = trainer.optimizers[0], trainer.datamodule  # type: ignore[attr-defined]
+        optimizer = trainer.optimizers[0]
         assert isinstance(optimizer, AdamW)
         for group in optimizer.param_groups:  # a checkpoint may have brought others
             group.update(
                 weight_decay=stage.config.weight_decay, fused=True, capturable=self._choices.graph
             )
-        self._steps = Steps(stage, trainer, optimizer, data.gather, self._choices)
+        self._steps = Steps(stage, trainer, optimizer, stage.data.gather, self._choices)
 
     def finish(self) -> None:
         """Let go of the graph and what it holds on the device."""
@@ -118,8 +118,7 @@ class Engine:
         task_index = inputs.task if isinstance(inputs, Draws) else inputs.task_index
         rows = torch.nonzero(~taken.row_losses[number].isfinite()).flatten().tolist()
         blamed = task_index[rows] if rows else task_index
-        store = stage.trainer.datamodule.store  # type: ignore[attr-defined]
-        tasks = ", ".join(store.tasks[i].spec.name for i in blamed.unique().tolist())
+        tasks = ", ".join(stage.data.store.tasks[i].spec.name for i in blamed.unique().tolist())
         return RunError(
             f"{stage.title}: loss or gradient is not finite at step {chunk.first + number}, after "
             f"{stage.config.max_bad_steps} such steps were skipped. The batch is of {tasks}"

@@ -8,6 +8,11 @@ STEP_HOOKS = ("on_train_batch_start", "on_train_batch_end")
 INNER_HOOKS = ("on_before_backward", "on_after_backward", "on_before_optimizer_step")
 
 
+def callbacks_of(trainer: pl.Trainer) -> list[pl.Callback]:
+    """Return a trainer's callbacks, which its class does not declare."""
+    return trainer.callbacks  # type: ignore[attr-defined]
+
+
 def has_hook(callback: pl.Callback, *names: str) -> bool:
     """Tell whether a callback overrides one of the hooks, in its class or as an attribute."""
     return any(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import lightning.pytorch as pl
@@ -22,6 +21,8 @@ from m3dt.data import Batch, Chunk, Draws
 from m3dt.engine.choices import Choices
 from m3dt.engine.counters import count_steps
 from m3dt.engine.graph import Graphed
+from m3dt.engine.hooks import callbacks_of
+from m3dt.engine.precision import full_precision
 from m3dt.engine.trainable import Trainable
 
 
@@ -60,7 +61,7 @@ class Steps:
         self.device = trainer.strategy.root_device
         self.parameters = list(stage.trainable().values())
         self.scaler = getattr(trainer.precision_plugin, "scaler", None)  # of float16
-        self._watchers = () if choices.graph else trainer.callbacks  # type: ignore[attr-defined]
+        self._watchers = [] if choices.graph else callbacks_of(trainer)
         self._graphed = Graphed(self.step) if choices.graph else None
         self._row_losses = stage.row_losses
         self._compiled = choices.compile
@@ -124,7 +125,8 @@ class Steps:
         """
         rows, norm = self.gradient(inputs)
         for callback in self._watchers:
-            callback.on_before_optimizer_step(self.trainer, self.stage, self.optimizer)
+            module = self.trainer.lightning_module
+            callback.on_before_optimizer_step(self.trainer, module, self.optimizer)
         self._update(norm, rate)
         self.stage.end_step()
         for parameter in self.parameters:
@@ -137,7 +139,7 @@ class Steps:
         self.stage.begin_step(batch)
         rows = self._row_losses(batch)
         loss = rows.sum()
-        with _full_precision(self.device):
+        with full_precision(self.device):
             if self._graphed is None:
                 self.stage.manual_backward(loss)  # with Lightning's hooks, scaler and processes
             else:
@@ -158,10 +160,3 @@ class Steps:
         skip = torch.maximum((~norm.isfinite()).float(), self._held)
         vars(self.optimizer).update(grad_scale=None, found_inf=skip)
         self.optimizer.step()
-
-
-def _full_precision(device: torch.device) -> AbstractContextManager[object]:
-    """Leave the autocast that Lightning puts around `training_step`."""
-    if torch.amp.is_autocast_available(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return nullcontext()

@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 from torch import Tensor, nn
 
 from m3dt.config import StageConfig
-from m3dt.data import Batch
+from m3dt.data import Batch, M3DTDataModule
 from m3dt.models import PromptDT
 
 
@@ -29,6 +29,10 @@ class Trainable(Protocol):
     @property
     def trainer(self) -> pl.Trainer:
         """Lightning's trainer."""
+
+    @property
+    def data(self) -> M3DTDataModule:
+        """The batches that it trains on."""
 
     def log(self, name: str, value: float, *, logger: bool) -> None:
         """Lightning's log."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from m3dt.data import Batch, Draws, M3DTDataModule
 from m3dt.engine.graph import graphed
+from m3dt.engine.precision import full_precision
 from m3dt.stages.stage import Stage
 from m3dt.utils.processes import available_memory
 
@@ -61,7 +62,7 @@ def probe_gradients(
 
     def of_inputs(inputs: Draws | Batch) -> Tensor:
         batch = data.gather(inputs) if isinstance(inputs, Draws) else inputs
-        with torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        with torch.enable_grad(), full_precision(device):
             # Without noise, nothing uses the weights of a router's noise.
             gradient = torch.autograd.grad(stage.loss(batch), chosen, materialize_grads=True)
         return torch.cat([part.flatten() for part in gradient])

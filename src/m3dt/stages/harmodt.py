@@ -62,8 +62,7 @@ class HarmoStage(BaselineStage):
     def on_train_batch_start(self, chunk: Chunk, batch_idx: int) -> None:
         step = chunk.first
         if step and step % self.harmo.update_every == 0:
-            data = self.trainer.datamodule  # type: ignore[attr-defined]
-            self.revise(data, step // self.harmo.update_every, self.exchanged(step))
+            self.revise(self.data, step // self.harmo.update_every, self.exchanged(step))
             if self.trainer.world_size > 1:  # ranks differ by rounding
                 first = self.trainer.strategy.broadcast(self.masks.packed.cpu())
                 self.masks.packed = first.to(self.device)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from m3dt.config import ComputeConfig, StageConfig
-from m3dt.data import Batch, Chunk, Draws, ValidationRound
+from m3dt.data import Batch, Chunk, Draws, M3DTDataModule, ValidationRound
 from m3dt.engine import Engine
 from m3dt.models import PromptDT
 from m3dt.stages.learning_rate import learning_rate_factor
@@ -72,6 +72,11 @@ class Stage(pl.LightningModule):
         """The stage's name in messages."""
         return f"stage {self.number}" if self.number else "training"
 
+    @property
+    def data(self) -> M3DTDataModule:
+        """The batches that it trains on."""
+        return self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
+
     def trainable(self) -> dict[str, nn.Parameter]:
         """Return the parameters that this stage trains, by their names in the model."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
@@ -114,8 +119,7 @@ class Stage(pl.LightningModule):
     def validation_step(self, held_out: ValidationRound, batch_idx: int) -> None:
         """Log the mean loss over tasks on their held-out trajectories, `val/loss`."""
         inputs = held_out.chunk.inputs(0)
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        batch = data.gather(inputs) if isinstance(inputs, Draws) else inputs
+        batch = self.data.gather(inputs) if isinstance(inputs, Draws) else inputs
         losses = self.row_losses(batch).unflatten(0, (len(held_out.counted), -1)).sum(dim=1)
         self.validation_loss.update(losses[held_out.counted])
         self.log("val/loss", self.validation_loss, on_step=False, on_epoch=True)
@@ -153,7 +157,7 @@ class Stage(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         if not self.engine.prepared_for(self.trainer):
-            self.engine.prepare(self.trainer, self.trainer.datamodule)  # type: ignore[attr-defined]
+            self.engine.prepare(self.trainer, self.data)
 
     def on_train_start(self) -> None:
         self.engine.start()

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 from m3dt.config import StageConfig
+from m3dt.engine.chunks import next_multiple
 from m3dt.training.resume import checkpoint_path, kept_folder, remove_older
 from m3dt.training.signals import Interrupted, Signals
 from m3dt.utils.files import link_file
@@ -40,7 +41,7 @@ class CheckpointCallback(Checkpoint):
     def next_step(self, step: int) -> int:
         """Return the next step after `step` at which this callback must be called."""
         periods = (self.config.checkpoint_every, self.config.keep_every)
-        return min((step // period + 1) * period for period in periods if period)
+        return min(filter(None, (next_multiple(step, period) for period in periods)))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._saved_step, self._saved_time = trainer.global_step, monotonic()
