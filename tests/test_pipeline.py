@@ -4,16 +4,20 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
 import torch
-from quick_run import STEPS, TASKS, call
+from quick_run import QUICK, STEPS, TASKS, call
 
 import m3dt
 from m3dt.cli import main
-from m3dt.runs.registry import Registry
+from m3dt.config import load_config
+from m3dt.evaluation.run_scores import run_model, score_models
+from m3dt.runs import Entry, Registry
+from m3dt.utils.console import make_console
 
 
 def test_stages_fill_the_registry(finished, capsys):
@@ -46,7 +50,7 @@ def test_settings_newer_than_a_run_had_their_defaults(finished, data, tmp_path, 
     path = run / "registry" / "backbone" / "main" / "entry.json"
     entry = json.loads(path.read_text())
     del entry["settings"]["model"]["residual"], entry["settings"]["stage1"]["weight_decay"]
-    path.write_text(json.dumps(entry))
+    path.write_text(json.dumps(asdict(Entry(**entry).sealed())))
     assert call("stage1", run, data) == 0
     assert "Nothing to do" in capsys.readouterr().out
     assert call("stage1", run, data, "model.residual=official") == 2
@@ -153,3 +157,48 @@ def test_command_help_lists_the_commands():
     assert result.returncode == 0
     for name in ("collect", "verify", "stage1", "group", "stage2", "stage3", "evaluate"):
         assert name in result.stdout
+
+
+def test_another_number_of_threads_is_refused_on_resuming(data, tmp_path, monkeypatch, capsys):
+    """The last bits of products depend on it; the message names the variable that sets it."""
+    run, short = tmp_path / "run", ["stage1.max_steps=2", "callbacks.conflict=null"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # torch has read it before
+    before = torch.get_num_threads()
+
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    try:
+        torch.set_num_threads(2)
+        with monkeypatch.context() as patch:
+            patch.setattr(Registry, "save", interrupt)
+            assert call("stage1", run, data, *short) == 130
+        torch.set_num_threads(1)
+        assert call("stage1", run, data, *short) == 2
+        assert "trainer.OMP_NUM_THREADS was 2, is 1" in capsys.readouterr().err
+        torch.set_num_threads(2)
+        assert call("stage1", run, data, *short) == 0
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_registered_is_said_of_what_the_registry_holds(data, tmp_path, monkeypatch, capsys):
+    """Here the process takes itself for another than the first rank, which registers."""
+    monkeypatch.setattr("m3dt.training.job.is_first_rank", lambda: False)
+    few = ("stage1.max_steps=2", "callbacks.conflict=null")
+    assert call("stage1", tmp_path / "run", data, *few) == 1
+    told = capsys.readouterr()
+    assert "no backbone/main in" in told.err and "registered" not in told.out
+
+
+def test_results_can_go_to_another_folder(finished, data, tmp_path):
+    """As of a run that somebody else keeps, and that cannot be written."""
+    config = load_config("quickstart", [*QUICK, f"data={data}", f"run={finished}"])
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    model = run_model(config, "random")
+    console = make_console()
+    (first,) = score_models(config, [model], console, tmp_path / "out")
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+    assert (tmp_path / "out" / "logs" / "evaluation" / "random").is_dir()
+    (again,) = score_models(config, [model], console, tmp_path / "out")
+    assert not first.stored and again.stored and again.result == first.result

@@ -58,11 +58,13 @@ def describe(options: argparse.Namespace, console: Console) -> None:
 def verify(options: argparse.Namespace, console: Console) -> None:
     """Check every file of a dataset."""
     from m3dt.data.verify import verify
-    from m3dt.utils.files import write_json
+    from m3dt.utils.output_files import check_output, output_json
 
+    if options.json:
+        check_output(options.json)
     report = verify(options.folder)
     if options.json:
-        write_json(options.json, report)
+        output_json(options.json, report)
     for problem in report["problems"]:
         console.print(f"  [red]{problem}[/]")
     if report["problems"]:
@@ -170,10 +172,12 @@ def doctor(options: argparse.Namespace, console: Console) -> None:
 def bench(options: argparse.Namespace, console: Console) -> None:
     """Benchmark training steps, data and acting."""
     from m3dt.bench import ROWS, bench
-    from m3dt.utils.files import write_json
+    from m3dt.utils.output_files import check_output, output_json
 
     if not options.rows or not set(options.rows) <= set(ROWS):
         raise UserError(f"--rows {','.join(options.rows)}: choose among {', '.join(ROWS)}")
+    if options.json:
+        check_output(options.json)
     result = bench(options.rows, options.trajectories, console)
     if options.json:
-        write_json(options.json, result)
+        output_json(options.json, result)

@@ -13,7 +13,7 @@ from m3dt.evaluation.scores import ScoreSummary, TaskResult
 from m3dt.runs.layout import check_run_folder
 from m3dt.runs.registry import Registry
 from m3dt.utils.errors import UserError
-from m3dt.utils.files import check_writable, write_json
+from m3dt.utils.output_files import check_output, output_json
 
 
 def evaluate_run(
@@ -33,12 +33,12 @@ def evaluate_run(
     """
     run = Path(config.run)
     check_run_folder(run)
-    for path in filter(None, (run / "evaluation", json_file)):
-        check_writable(path)
+    for path in filter(None, (run / "evaluation" / "scores", json_file)):
+        check_output(path)
     models = [run_model(config, name) for name in names or [""]]
     scores = score_models(config, models, console)
     if json_file is not None:
-        write_json(json_file, scores[-1].result)
+        output_json(json_file, scores[-1].result)
     console.print(score_table(scores))
     if all(score.stored for score in scores):
         console.print("These models were evaluated before. Nothing to do.")
@@ -80,11 +80,13 @@ def show_registry(run: Path, json_file: Path | None, console: Console) -> None:
     Raises:
         UserError: The folder holds no registry, or an entry is damaged.
     """
+    if json_file is not None:
+        check_output(json_file)
     entries = Registry(run).entries()
     if not entries:
         raise UserError(f"{run}: holds no registered model")
     if json_file is not None:
-        write_json(json_file, {"run": str(run), "entries": [asdict(e) for e in entries]})
+        output_json(json_file, {"run": str(run), "entries": [asdict(e) for e in entries]})
     columns = ("model", "step", "tasks", "hash", "parents")
     table = Table(*columns, title=f"models of {run}", title_justify="left")
     for entry in entries:
