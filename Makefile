@@ -16,7 +16,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 .DEFAULT_GOAL := help
 # Stages depend on each other's results, so `make -j` must not run them at once.
 .NOTPARALLEL:
-.PHONY: help setup data stage1 group stage2 stage3 eval baselines registry tensorboard bench notebooks behaviour lint types test \
+.PHONY: help setup data stage1 group stage2 stage3 eval baselines registry tensorboard bench gpu notebooks behaviour lint types test \
         test-quick test-slow faults clean
 
 help: ## Show this list
@@ -26,7 +26,7 @@ help: ## Show this list
 setup: $(VENV)/.installed ## Create .venv and install the package and its tools
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "m3dt needs Python 3.11 or later")'
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13) and "m3dt needs Python 3.11 or 3.12: dm_control has no build for others. make setup PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(TORCH)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,collect,minari]'
@@ -62,6 +62,9 @@ tensorboard: setup ## Show losses, conflict curves, router usage and scores of a
 
 bench: setup ## Time steps, data and acting, and the plain model for comparison, into results/bench.json
 	@$(M3DT) bench $(if $(ARGS),$(ARGS),--json results/bench.json)
+
+gpu: setup ## Check and time everything on a GPU in 9 minutes, into results/gpu.json
+	@$(M3DT) bench --gpu $(ARGS)
 
 notebooks: setup ## Execute the notebooks in place
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[notebooks]'

@@ -98,22 +98,23 @@ def measure(
     """
     sizes = [p.numel() for p in parameters.values()]
     like, mine = next(iter(parameters.values())), range(rank, num_tasks, world_size)
-    rows = GradientRows(lambda i: gradient(mine[i]), len(mine), parameters.values(), memory)
+    gradients = GradientRows(lambda i: gradient(mine[i]), len(mine), parameters.values(), memory)
     vectors = like.new_zeros(2, sum(sizes))
     total, units = vectors  # sum_i g_i and sum_i g_i / |g_i|
     tables = like.new_zeros(2, num_tasks, len(sizes))  # per parameter
     dots, squares = (table[rank::world_size] for table in tables)
-    for place, block in rows:
-        squares[place] = _inner(block.split(sizes, dim=1), block.split(sizes, dim=1))
-        total += block.sum(dim=0)
+    for place, rows in gradients:
+        squares[place] = _inner(rows.split(sizes, dim=1), rows.split(sizes, dim=1))
+        total += rows.sum(dim=0)
         norms = squares[place].sum(dim=1).sqrt()
-        units.addmv_(block.T, 1 / norms.clamp(min=1e-30))
+        units.addmv_(rows.T, 1 / norms.clamp(min=torch.finfo(norms.dtype).tiny))
     _sum_over_ranks(vectors, world_size)
-    for place, block in rows:
-        dots[place] = _inner(block.split(sizes, dim=1), total.split(sizes))
+    for place, rows in gradients:
+        dots[place] = _inner(rows.split(sizes, dim=1), total.split(sizes))
     _sum_over_ranks(tables, world_size)
     joined = _inner(vectors.split(sizes, dim=1), vectors.split(sizes, dim=1))  # (2, parameters)
-    read = torch.cat((tables.flatten(0, 1), joined)).cpu().double()
+    read = torch.cat((tables.flatten(0, 1), joined)).cpu().double()  # waits for the device
+
     parts = tuple(dict.fromkeys(map(part_of, parameters)))
     column = torch.tensor([parts.index(part_of(name)) for name in parameters])
     per_part = read.new_zeros(len(read), len(parts)).index_add_(1, column, read)
@@ -199,18 +200,19 @@ def measure_experts(
         parts = flat.split([p.numel() for p in parameters], dim=-1)
         return [part.unflatten(-1, (E, -1)) for part in parts]
 
-    rows = GradientRows(lambda n: gradient(rounds[n]), largest, parameters, memory)
+    gradients = GradientRows(lambda n: gradient(rounds[n]), largest, parameters, memory)
     shown = counts.to(parameters[0])
     total = parameters[0].new_zeros(sum(p.numel() for p in parameters))
     dots, squares = parameters[0].new_zeros(2, largest, E, len(parameters))
-    for place, block in rows:
-        for part in by_expert(block):
+    for place, rows in gradients:
+        for part in by_expert(rows):
             part.mul_(shown[place, :, None])
-        squares[place] = _inner(by_expert(block), by_expert(block))
-        total += block.sum(dim=0)
-    for place, block in rows:
-        dots[place] = _inner(by_expert(block), by_expert(total))
+        squares[place] = _inner(by_expert(rows), by_expert(rows))
+        total += rows.sum(dim=0)
+    for place, rows in gradients:
+        dots[place] = _inner(by_expert(rows), by_expert(total))
     total_squares = _inner(by_expert(total), by_expert(total))  # (E, parameters)
-    read = torch.cat((dots, squares, total_squares[None])).cpu().double().sum(dim=-1)
+    read = torch.cat((dots, squares, total_squares[None])).cpu()  # waits for the device
+    read = read.double().sum(dim=-1)
     dots, squares, (total_squares,) = read.split((largest, largest, 1))
     return ExpertTable((dots * counts).T, squares.T, total_squares, sizes)

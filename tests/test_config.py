@@ -13,16 +13,19 @@ import pytest
 from omegaconf import OmegaConf
 
 import m3dt
+from m3dt.cli.parser import make_parser
 from m3dt.config import (
     Config,
     FrozenStageConfig,
     StageConfig,
+    find_study,
     load_config,
     save_config,
     shipped_confs,
     weight_settings,
 )
 from m3dt.config.fields import Choices, Range, Section, choice, number, settings_of
+from m3dt.runs.registry import Registry
 from m3dt.tasks import suite
 from m3dt.training import build_callbacks
 from m3dt.utils.errors import UserError
@@ -81,7 +84,7 @@ def test_every_field_declares_its_values(name):
 @pytest.mark.parametrize(
     ("limits", "taken", "refused"),
     [
-        ({"low": 1}, [1, 1.5, 10**400], [0.99, -1, math.inf, math.nan]),
+        ({"low": 1}, [1, 1.5, 2**63 - 1], [2**63, 10**400, 0.99, -1, math.inf, math.nan]),
         ({"above": 0}, [1e-300], [0, -1, math.inf, math.nan]),
         ({"low": 0, "below": 1}, [0, 0.5], [1, -0.1, math.nan, -math.inf]),
         ({"above": -1, "high": 2}, [2, 0], [-1, 2.1, math.inf]),
@@ -156,6 +159,8 @@ MISTAKES = [
     ("model.timestep_std=.inf", "model.timestep_std=inf must be a finite number"),
     ("model.residual=offical", "model.residual=offical is not one of ... Did you mean 'official'?"),
     ("model.task_embedding=12", "model.task_embedding=12 does not go with method=m3dt-gradient..."),
+    ("model.n_embd=1000000", "model.n_layer=3, model.n_embd=1000000: 3.6e+13 weights are more ..."),
+    ("model.n_layer=1e30", "model.n_layer=1000000000000000019884624838656 must be less than 2^63"),
     ("moe.num_expert=3", "unknown key 'moe.num_expert'. Did you mean 'moe.num_experts'?"),
     ("moe.top_k=5", "moe.top_k=5 is more than moe.num_experts=4"),
     ("collect.trajectories=3", "collect.trajectories=3 must be 4 or more"),
@@ -183,6 +188,7 @@ MISTAKES = [
     ("compute.experts=togther", "compute.experts=togther is not one of ... 'together'?"),
     ("trainer.precison=32", "unknown key 'trainer.precison'. Did you mean 'trainer.precision'?"),
     ("trainer.max_steps=3", "'trainer.max_steps' follows from other settings ..."),
+    ("trainer.overfit_batches=1", "'trainer.overfit_batches' follows from other settings ..."),
     ("trainer.accumulate_grad_batches=2", "'trainer.accumulate_grad_batches' follows from ..."),
     (
         "callbacks.conflict.every_n_step=5",
@@ -322,6 +328,57 @@ def test_a_broken_file_disturbs_no_other(tmp_path, monkeypatch):
     assert result.returncode == 2
     assert "data/quickstart: no dataset here" in result.stderr
     assert "lite" not in result.stderr + result.stdout
+
+
+def test_the_base_is_the_packages_own(tmp_path, monkeypatch):
+    """Other projects have a conf/base.yaml, too."""
+    (tmp_path / "conf").mkdir()
+    for name in ("base.yaml", "conf/base.yaml"):
+        (tmp_path / name).write_text("defaults: [db: mysql]\n")
+    (tmp_path / "exp.yaml").write_text("suite: mt10\n")
+    (tmp_path / "conf" / "exp.yaml").write_text("suite: mt10\n")
+    monkeypatch.chdir(tmp_path)
+    for name in ("quickstart", "exp", "exp.yaml"):
+        assert "conflict" in load_config(name).callbacks
+
+
+def test_home_folders_are_found(tmp_path, monkeypatch):
+    """In files, overrides, options, and what a program asks for; a folder `~` is never made."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "own.yaml").write_text("{data: ~/ds, run: ~/r, reuse: ~/o, suite: mt10}\n")
+    config = load_config("~/own.yaml", ["collect.policies=~/p"])
+    found = (config.data, config.run, config.reuse, config.collect.policies)
+    assert found == tuple(f"{tmp_path}/{name}" for name in ("ds", "r", "o", "p"))
+    assert make_parser().parse_args(["verify", "~/ds"]).folder == tmp_path / "ds"
+    assert Registry("~/r").run == tmp_path / "r"
+
+
+@pytest.mark.parametrize("content", ["", "# nothing yet\n", "{}\n"])
+def test_an_empty_configuration_is_named(tmp_path, content):
+    path = tmp_path / "own.yaml"
+    path.write_text(content)
+    assert error_of(path).startswith(f"{path}: is empty")
+
+
+def test_a_run_that_was_moved_is_itself(tmp_path):
+    """Its own configuration names the folder that it once had."""
+    run = tmp_path / "elsewhere"
+    (run / "registry").mkdir(parents=True)
+    save_config(load_config("quickstart", ["run=runs/tiny"]), run / "config.yaml")
+    assert load_config(run / "config.yaml").run == str(run)
+    assert load_config(run / "config.yaml", ["run=other"]).run == "other"
+    shutil.copy(run / "config.yaml", tmp_path / "config.yaml")  # the file alone is no run
+    assert load_config(tmp_path / "config.yaml").run == "runs/tiny"
+
+
+@pytest.mark.parametrize("written", ["baselines", "conf/study/baselines.yaml", "baselines.yaml"])
+def test_studies_are_found_by_name(tmp_path, monkeypatch, written):
+    monkeypatch.chdir(tmp_path)  # an installed package has no conf/ beside it
+    assert find_study(Path(written)).read_text() == (CONF / "study/baselines.yaml").read_text()
+    with pytest.raises(UserError, match="baseline: no such file. Did you mean 'baselines'"):
+        find_study(Path("baseline"))
+    with pytest.raises(UserError, match="mine/baselines.yaml: no such file"):
+        find_study(Path("mine/baselines.yaml"))
 
 
 def test_saved_config_is_read_back(tmp_path):

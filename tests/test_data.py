@@ -254,7 +254,7 @@ def test_verify_finds_flipped_bytes_and_bad_values(tmp_path):
     problems = "\n".join(verify(folder)["problems"])
     assert "reach-v2" not in problems
     assert problems.count("checksum") == 2
-    assert "'observations' has values that are not finite" in problems
+    assert "'observations' is not finite, first in trajectory 0 at step 3" in problems
     assert "'episode_returns' are not the sums" in problems
 
 

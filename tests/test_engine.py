@@ -1,5 +1,6 @@
 """The engine: chunks of steps, resident data, nothing that waits for the device."""
 
+import copy
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -7,7 +8,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from conftest import SYNTHETIC_TASKS
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, LambdaCallback, ModelCheckpoint
 from lightning.pytorch.loggers.logger import DummyLogger
 from test_stages import FAST, MODEL, data_for, fresh_model
 
@@ -15,13 +16,15 @@ from m3dt.callbacks import GradientConflictCallback
 from m3dt.config import ComputeConfig, HarmoConfig, MoEConfig
 from m3dt.data import Draws, TaskStream
 from m3dt.data.resident import ResidentData
+from m3dt.engine import engine as engine_room
+from m3dt.engine import optimizer_steps
 from m3dt.engine.bad_steps import BadSteps
 from m3dt.engine.choices import Choices, choose
 from m3dt.engine.chunks import ChunkPlan, next_multiple
 from m3dt.engine.optimizer_steps import Steps
 from m3dt.models import add_mixtures, make_model
 from m3dt.stages import BackboneStage, BaselineStage, ExpertStage, HarmoStage, RouterStage
-from m3dt.utils.errors import UserError
+from m3dt.utils.errors import RunError, UserError
 
 GROUPS = [TaskStream(0, (0, 2)), TaskStream(1, (1,))]
 SLOW = replace(FAST, max_steps=12, warmup_steps=4)
@@ -215,6 +218,7 @@ class Foreign(pl.Callback):
         ([Every(30), Every(0)], 45, 15),
         ([Every(30), Every(8)], 30, 2),
         ([Foreign()], 7, 1),
+        ([LambdaCallback(on_train_batch_end=print)], 7, 1),
         ([EarlyStopping("val/loss")], 0, 100),  # it acts after validation
         ([ModelCheckpoint(every_n_train_steps=40)], 30, 10),
         ([ModelCheckpoint(monitor="val/loss")], 30, 100),
@@ -228,6 +232,7 @@ def test_other_ends_of_chunks():
     assert plan(steps_per_call=100, further=[lambda step: 12])(0) == 12
     assert plan(steps_per_call=100, largest=64)(0) == 64
     assert plan(steps_per_call=100, limit=5)(0) == 1  # Lightning counts calls there
+    assert plan(steps_per_call=100, limit=1)(0) == 1
 
 
 def test_automatic_chunks_last_less_than_a_second():
@@ -280,6 +285,7 @@ def test_lightning_counts_optimiser_steps(synthetic, tmp_path, chunk):
 def test_a_step_that_is_held_changes_nothing(synthetic):
     """A graph is recorded by running steps, which must leave no trace."""
     stage, data = training("HarmoDT", synthetic)
+    stage.engine.finish = lambda: None  # it would let go of the steps
     fit(stage, data, steps=3)
     steps = stage.engine._steps
     tensors = [*stage.model.state_dict().values()]
@@ -292,6 +298,39 @@ def test_a_step_that_is_held_changes_nothing(synthetic):
     steps._held.zero_()
     steps.step(data.batch(3), 1e-2)
     assert not all(torch.equal(a, b) for a, b in zip(tensors, before, strict=True))
+
+
+def test_a_recorded_step_draws_the_dropout_of_its_number(synthetic, monkeypatch):
+    """Recording runs the step and draws; the replay must not go on from there."""
+
+    class Recording:
+        """Stands for a CUDA graph on a CPU: it runs the function."""
+
+        def __init__(self, function):
+            self.function, self.recorded = function, False
+
+        def record(self, *arguments):
+            self.recorded = True
+            for _ in range(3):
+                self.function(*arguments)
+
+        def __call__(self, *arguments):
+            assert self.recorded
+            return self.function(*arguments)
+
+    alone = outcome("stage 1", synthetic, "mixed", "on", 1)
+    monkeypatch.setattr(optimizer_steps, "Graphed", Recording)
+    chosen = Choices(graph=True, compile=False)
+    monkeypatch.setattr(engine_room, "choose", lambda *arguments: chosen)
+    # AdamW is capturable on other devices alone.
+    update = torch.optim.AdamW.step
+    monkeypatch.setattr(
+        torch.optim.AdamW, "step",
+        lambda self: (self.param_groups[0].update(capturable=False), update(self)),
+    )  # fmt: skip
+    recorded = outcome("stage 1", synthetic, "mixed", "on", 4)
+    assert recorded[1] == alone[1]
+    assert all(torch.equal(a, b) for a, b in zip(recorded[0], alone[0], strict=True))
 
 
 def on_meta(name, synthetic, sampling="mixed"):
@@ -369,7 +408,7 @@ def test_what_a_device_cannot_do_is_refused(synthetic, setting, message):
 def test_automatic_choices(kind, precision, ranks, steps, recordable, expected):
     trainer = SimpleNamespace(
         strategy=SimpleNamespace(root_device=torch.device(kind)),
-        precision=precision, world_size=ranks, max_steps=steps, callbacks=[],
+        precision=precision, world_size=ranks, max_steps=steps, callbacks=[], _detect_anomaly=False,
     )  # fmt: skip
     assert choose(ComputeConfig(), trainer, recordable) == Choices(*expected)
 
@@ -382,6 +421,7 @@ def test_a_callback_that_looks_into_a_step_prevents_graphs():
     trainer = SimpleNamespace(
         strategy=SimpleNamespace(root_device=torch.device("cuda")),
         precision="32-true", world_size=1, max_steps=10, callbacks=[Foreign(), Looks()],
+        _detect_anomaly=False,
     )  # fmt: skip
     assert choose(ComputeConfig(), trainer, True) == Choices(graph=False, compile=False)
     with pytest.raises(UserError, match="Looks, which looks into a step"):
@@ -425,6 +465,57 @@ def test_held_out_trajectories(synthetic):
             losses.append(stage.row_losses(batch).view(2, -1).sum(dim=1)[expert])
     expected = float(torch.stack(losses).mean())
     assert float(trainer.callback_metrics["val/loss"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_ranks_have_as_many_rounds_of_validation(synthetic):
+    """A rank without any would end the others; surplus rounds count nothing."""
+    _, data = training("stage 1", synthetic, validation_trajectories=1)
+    found = []
+    for rank in range(4):
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=4)
+        (loader,) = data.val_dataloader()
+        found.append([(r.chunk.inputs(0).task_index.tolist(), r.counted.tolist()) for r in loader])
+    assert [len(rounds) for rounds in found] == [1, 1, 1, 1]
+    counted = [tasks[0] for rounds in found for tasks, (counts,) in rounds if counts]
+    assert counted == [0, 1, 2] and found[3] == [([2] * 6, [False])]
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_resident_data_is_cast_as_batches_are(synthetic, precision):
+    weights = []
+    for resident in ("on", "off"):
+        stage, data = training("stage 1", synthetic, resident=resident)
+        data.place(torch.device("cpu"), 0)
+        fit(stage, data, steps=3, precision=precision)
+        weights.append([t.float() for t in stage.model.state_dict().values()])
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+
+
+def test_a_stage_that_is_trained_can_be_copied(synthetic):
+    """As callbacks do that average weights."""
+    stage, data = training("stage 1", synthetic)
+    fit(stage, data, steps=2)
+    copied = copy.deepcopy(stage)
+    assert copied.engine.stage is copied and copied.model is not stage.model
+    fit(copied, training("stage 1", synthetic)[1], steps=3)
+
+
+def test_steps_up_to_the_fatal_one_are_logged(synthetic):
+    stage, data = training("stage 1", synthetic)
+    stage.config = replace(SLOW, max_bad_steps=1)
+    stage.set_compute(ComputeConfig(steps_per_call=6))
+    draw = data.plan.at
+
+    def spoiled(step, *ranks):
+        draws = draw(step, *ranks)
+        return draws._replace(loss_weight=draws.loss_weight * (float("nan") if step > 1 else 1))
+
+    data.plan.at, notes = spoiled, Notes()
+    with pytest.raises(RunError, match="not finite at step 3, after 1 such steps"):
+        fit(stage, data, logger=notes)
+    counts = {step: v["train/bad_steps"] for step, v in notes.found if "train/bad_steps" in v}
+    assert counts == {3: 1, 4: 2}  # values are logged once their step is done
+    assert [step for step, values in notes.found if "train/loss" in values] == [2]
 
 
 def test_too_many_held_out_trajectories_are_refused(synthetic):

@@ -16,9 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from imports import OFFICIAL, import_from, left_alone
 from test_import_pickles import chunk_of, episodes
+from wrong_datasets import NUMBERS, TYPES, assert_consistent, make_wrong
 
 from m3dt.config import Config, LoaderConfig, ModelConfig, load_config
-from m3dt.data import DatasetStore, M3DTDataModule, TaskStream
+from m3dt.data import DatasetStore, M3DTDataModule, TaskContext, TaskStream
 from m3dt.data.verify import verify
 from m3dt.tasks import get_task
 from m3dt.utils.errors import UserError
@@ -127,6 +128,34 @@ def test_datasets(sound, data):
         assert problems or after == before or name == "dataset.json"
 
 
+@fuzz
+@given(st.data())
+def test_wrong_datasets(sound, data):
+    """Refused by name, or consistent; whatever training reads of the others is finite."""
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(shutil.copytree(sound, Path(parent) / "data"))
+        make_wrong(data, folder)
+        try:
+            problems = verify(folder)["problems"]
+        except UserError as error:
+            problems = [str(error)]
+        assert all(str(folder) in problem or "unknown task" in problem for problem in problems)
+        if not problems:
+            assert_consistent(folder)
+        try:
+            store = DatasetStore.open(folder, SYNTHETIC_TASKS)
+            model = ModelConfig(n_embd=8, n_head=1, context_length=5, prompt_length=3)
+            streams = TaskStream(0, (0, 1, 2))
+            module = M3DTDataModule(store, LoaderConfig(batch_size=8), model, 0, 1, streams)
+            batches = [module.batch(step) for step in range(3)]
+            context = TaskContext.from_store(store, LoaderConfig(), model)
+        except UserError as error:
+            assert problems or "lacks" in str(error)
+            return
+        read = [t for batch in batches for t in (*batch.segment, *batch.prompt)]
+        assert all(tensor.isfinite().all() for tensor in (*read, *context.tensors().values()))
+
+
 SUCCESSES = (
     np.array(True), np.zeros(5, bool), np.ones(3), np.array("yes"), np.array(np.nan),
     np.array([[1, 0]]),
@@ -156,6 +185,23 @@ def npz(data):
     return source, "npz"
 
 
+def wrong_episode(data):
+    """Whole npz files whose arrays have other types, shapes or values."""
+    source = Path(tempfile.mkdtemp())
+    shutil.copytree(OFFICIAL, source, dirs_exist_ok=True)
+    path = data.draw(st.sampled_from(sorted(source.rglob("*.npz"))))
+    arrays = dict(np.load(path))
+    name = data.draw(st.sampled_from(sorted(arrays)))
+    array = arrays[name].astype(data.draw(TYPES))
+    place = tuple(data.draw(st.integers(0, size - 1)) for size in array.shape)
+    with np.errstate(all="ignore"):
+        array[place] = np.asarray(data.draw(NUMBERS)).astype(array.dtype)
+    shapes = {"same": array, "rank": array[None], "short": array[1:], "flat": array.ravel()}
+    arrays[name] = shapes[data.draw(st.sampled_from(sorted(shapes)))]
+    np.savez(path, **arrays)
+    return source, "npz"
+
+
 def promptdt(data):
     rng, spec = np.random.default_rng(0), get_task("ant-dir-3")
     source = Path(tempfile.mkdtemp())
@@ -172,7 +218,9 @@ def tdmpc2(data):
     return source, "tdmpc2"
 
 
-@pytest.mark.parametrize("damaged", [npz, promptdt, tdmpc2], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "damaged", [npz, wrong_episode, promptdt, tdmpc2], ids=lambda kind: kind.__name__
+)
 @fuzz
 @given(data=st.data())
 def test_imports(damaged, data):

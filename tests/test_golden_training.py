@@ -120,7 +120,9 @@ def test_kmeans_runs_as_recorded():
 class RecordedSteps(pl.LightningDataModule):
     """Stands for the DataModule: its batches are the recorded ones, a step per chunk."""
 
-    largest_chunk = 1
+    def largest_chunk(self, ahead):
+        return 1
+
     gather = None  # batches are ready
     validates = False
 

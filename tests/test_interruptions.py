@@ -1,6 +1,7 @@
 """Stages killed, resumed, spread over processes: they end as if nothing had happened."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -9,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import h5py
 import lightning.pytorch as pl
 import pytest
 import torch
@@ -18,12 +18,13 @@ from test_stages import FAST, data_for, fresh_model, train
 
 from m3dt import training
 from m3dt.config import load_config
-from m3dt.data import DatasetStore
 from m3dt.runs.registry import Registry
 from m3dt.stages import BackboneStage
 from m3dt.training.multi_device import shards_of
 from m3dt.training.resume import AtomicCheckpointIO, newest_checkpoint, remove_older
 from m3dt.utils.console import make_console
+
+MOMENTS = "callbacks.moments={class: moments.Moments}"
 
 
 @pytest.mark.parametrize(
@@ -67,12 +68,14 @@ def interrupt(*args, **kwargs):
     raise KeyboardInterrupt
 
 
-def test_a_gradient_that_is_not_finite_stops_the_run(data, tmp_path, capsys):
-    broken = shutil.copytree(data, tmp_path / "data")
-    store = DatasetStore.open(broken, ["reach-v2"]).tasks[0]
-    with h5py.File(broken / "reach-v2.hdf5", "r+") as file:
-        file["actions"][: store.num_training_steps] = float("nan")
-    assert call("stage1", tmp_path / "run", broken, "stage1.max_bad_steps=2") == 1
+def test_a_gradient_that_is_not_finite_stops_the_run(data, tmp_path, capsys, monkeypatch):
+    losses = BackboneStage.row_losses
+
+    def broken(stage, batch):
+        return losses(stage, batch) * torch.where(batch.task_index == 0, float("nan"), 1.0)
+
+    monkeypatch.setattr(BackboneStage, "row_losses", broken)
+    assert call("stage1", tmp_path / "run", data, "stage1.max_bad_steps=2") == 1
     message = capsys.readouterr().err
     # Every third step is of the broken task: 0, 3 and, one too many, 6.
     assert "not finite at step 6, after 2 such steps were skipped." in message
@@ -103,7 +106,9 @@ def test_a_step_that_is_not_finite_is_skipped(synthetic):
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "Ctrl-C"]
+    ("number", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)],
+    ids=["SIGTERM", "Ctrl-C", "SIGHUP"],
 )
 def test_a_signal_saves_and_ends(finished, data, tmp_path, number, code):
     """Between two steps, checkpoints being rare; the next run ends in the same bits.
@@ -130,6 +135,44 @@ def test_a_signal_saves_and_ends(finished, data, tmp_path, number, code):
     assert call("stage1", run, data, rare) == 0
     backbones = [Registry(folder).get("backbone", "main") for folder in (run, finished)]
     assert backbones[0].hash == backbones[1].hash
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=["SIGTERM", "SIGHUP"]
+)
+def test_a_signal_before_the_first_step(data, tmp_path, moments, number, code):
+    """Lightning takes any exit for Ctrl-C; the code is that of the signal all the same."""
+    moments["train start", 0] = lambda trainer: os.kill(os.getpid(), number)
+    with pytest.raises(SystemExit) as leaving:
+        call("stage1", tmp_path, data, MOMENTS, "loader.num_workers=2")
+    assert leaving.value.code == code
+    assert not multiprocessing.active_children()
+
+
+def test_an_ignored_signal_stays_ignored(data, tmp_path, moments):
+    """Under `nohup`, a terminal that closes does not end the training."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        moments["start", 1] = lambda trainer: os.kill(os.getpid(), signal.SIGHUP)
+        assert call("stage1", tmp_path, data, MOMENTS, "stage1.max_steps=2") == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_worker_that_dies_ends_the_training(data, tmp_path, moments, capsys):
+    """As the system's memory killer ends one: no other one is waited for, and nothing is lost."""
+
+    def kill(trainer):
+        multiprocessing.active_children()[0].kill()
+
+    moments["end", 10] = kill
+    assert call("stage1", tmp_path, data, MOMENTS, "loader.num_workers=2") == 1
+    (line,) = (ln for ln in capsys.readouterr().err.splitlines() if ln.startswith("m3dt: "))
+    assert "a process that prepares batches died: DataLoader worker" in line
+    assert "loader.num_workers=0" in line
+    assert not multiprocessing.active_children()
+    moments.clear()
+    assert call("stage1", tmp_path, data, MOMENTS) == 0
 
 
 def test_two_checkpoints_are_kept(tmp_path):

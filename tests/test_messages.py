@@ -1,12 +1,18 @@
 """What a user did wrong is one line on stderr and exit code 2."""
 
+import errno
+import os
 import shutil
+import subprocess
+import sys
+import warnings
 
 import pytest
 from conftest import write_dataset
 from quick_run import QUICK, TASKS, call
 
 from m3dt.cli import main
+from m3dt.cli.parser import make_parser
 from m3dt.data.format import DatasetIndex
 
 
@@ -69,6 +75,99 @@ def test_one_clear_message_each(error_of, finished, data, tmp_path):
     assert "typo: no folder" in error_of("collect", *QUICK, *typo)
     assert "collect.trajectories=7" in error_of("collect", *QUICK, folder, "collect.trajectories=7")
     assert not (tmp_path / "run").exists() and not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "trainer.limit_train_batches=0.5",
+        "trainer.precision=16-true",
+        "trainer.precision=64-true",
+        "trainer.precision=16-mixed",
+        "trainer.precision=transformer-engine",
+        "trainer.log_every_n_steps=often",
+        "trainer.strategy=ddp_spawn",
+    ],
+)
+def test_arguments_that_a_training_refuses(error_of, data, tmp_path, override, capsys):
+    """When Lightning fits, or at the first product; 16-mixed would be bf16-mixed on a CPU."""
+    capsys.readouterr()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        message = error_of("stage1", *QUICK, f"data={data}", f"run={tmp_path}", override)
+    assert f"override '{override}': " in message and f"{override}: " in message
+
+
+def test_too_little_memory_is_one_message(data, tmp_path, capsys):
+    """The allocators of torch and numpy have errors of their own."""
+    command = ["stage1", *QUICK, f"data={data}", f"run={tmp_path}"]
+    for size in ("loader.batch_size=100000000000000", "model.max_timesteps=10000000000000"):
+        assert main([*command, size]) == 1
+        assert capsys.readouterr().err.startswith("m3dt: not enough memory. Choose a smaller")
+
+
+def test_errors_of_others_are_one_message(monkeypatch, capsys):
+    def fail(error):
+        def listing(*arguments):
+            raise error
+
+        monkeypatch.setattr("m3dt.cli.listings.print_tasks", listing)
+        return main(["tasks"]), capsys.readouterr().err
+
+    assert fail(OSError(errno.ENAMETOOLONG, "File name too long", "x")) == (
+        2, "m3dt: x: File name too long\n"
+    )  # fmt: skip
+    assert fail(OSError(errno.ENOLCK, "No locks available")) == (2, "m3dt: No locks available\n")
+    code, message = fail(KeyError("who"))
+    assert code == 1 and message.startswith("m3dt: unexpected KeyError: 'who' (test_messages.py, ")
+    monkeypatch.setenv("M3DT_TRACEBACK", "1")
+    with pytest.raises(KeyError):
+        fail(KeyError("who"))
+
+
+def test_a_task_is_listed_once(error_of, data, tmp_path):
+    twice = "tasks=[reach-v2,cup-catch,reach-v2]"
+    message = error_of("stage1", *QUICK, f"data={data}", f"run={tmp_path}", twice)
+    assert message == f"m3dt: override '{twice}': tasks: reach-v2 is listed more than once\n"
+
+
+def test_names_are_printed_as_they_are(tmp_path, capsys):
+    """Brackets are no markup and colons no pictures."""
+    folder = write_dataset(tmp_path / "d[bold] :bug: [/red]", TASKS)
+    assert main(["verify", str(folder)]) == 0
+    assert f"{folder}: 3 tasks" in capsys.readouterr().out
+
+
+def test_terminals_without_the_letter_get_another(tmp_path):
+    """In messages and in errors; ASCII is the encoding of many batch systems."""
+    folder = write_dataset(tmp_path / "d\u00e4t", TASKS)
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    for path, code in ((folder, 0), (tmp_path / "g\u00f6ne", 2)):
+        command = [sys.executable, "-m", "m3dt", "verify", str(path)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == code and path.name.replace(path.name[1], "?") in (
+            done.stderr if code else done.stdout
+        )
+        assert "Traceback" not in done.stderr
+
+
+def test_lists_may_have_spaces():
+    parsed = make_parser().parse_args(["evaluate", "--models", " router, backbone ,"])
+    assert parsed.models == ["router", "backbone"]
+
+
+@pytest.mark.parametrize("backend", ["egle", "glfw"])
+def test_what_films_need_is_known_before(error_of, finished, data, monkeypatch, backend):
+    """A task that exists, and a back end that works."""
+    monkeypatch.setattr("m3dt.tasks.rendering.can_render", lambda name: name == "egl")
+    command = ["evaluate", *QUICK, f"data={data}", f"run={finished}", "--film"]
+    evaluated = (finished / "evaluation").exists()
+    assert "unknown task 'cup-cath'. Did you mean 'cup-catch'" in error_of(*command, "cup-cath")
+    monkeypatch.setenv("MUJOCO_GL", backend)
+    assert f"MUJOCO_GL={backend} " in error_of(*command, "cup-catch")
+    if backend == "egle":  # no simulator would start
+        assert "Did you mean 'egl'?" in error_of(*command[:-1])
+    assert (finished / "evaluation").exists() == evaluated
 
 
 def lone_backbone(finished, tmp_path):

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import write_dataset
 
 from m3dt.cli import main
 from m3dt.study import load_study
@@ -103,6 +104,13 @@ def test_every_command_refuses_a_folder_first(command, tmp_path, monkeypatch, ca
     monkeypatch.chdir(tmp_path)
     assert main([*command, "--json", str(tmp_path)]) == 2
     assert "is a folder. Give the name of a file." in capsys.readouterr().err
+
+
+def test_a_printed_result_is_alone_on_the_standard_output(tmp_path, capsys):
+    folder = write_dataset(tmp_path / "data", ["reach-v2"])
+    assert main(["describe", str(folder), "--json", "-"]) == 0
+    told = capsys.readouterr()
+    assert list(json.loads(told.out)) == ["reach-v2"] and "quartiles" in told.err
 
 
 @pytest.mark.parametrize("name", ["-", "pipe"])

@@ -10,14 +10,11 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 import torch
-from quick_run import QUICK, STEPS, TASKS, call
+from quick_run import STEPS, TASKS, call
 
 import m3dt
 from m3dt.cli import main
-from m3dt.config import load_config
-from m3dt.evaluation.run_scores import run_model, score_models
 from m3dt.runs import Entry, Registry
-from m3dt.utils.console import make_console
 
 
 def test_stages_fill_the_registry(finished, capsys):
@@ -34,6 +31,20 @@ def test_stages_fill_the_registry(finished, capsys):
     assert main(["registry", str(finished)]) == 0
     assert "router/main" in capsys.readouterr().out
     assert not (finished / "checkpoints" / "stage1").exists()
+
+
+def test_grouping_measures_on_the_resident_dataset(finished, data, tmp_path, capsys):
+    run = shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(run / "registry" / "grouping")
+    assert call("group", run, data, "loader.resident=on", "grouping.memory_gb=1e-4") == 0
+    assert "million transitions" in capsys.readouterr().out
+    grouping, before = (Registry(r).get("grouping", "main") for r in (run, finished))
+    assert grouping.metrics == before.metrics
+    name = "agreement_gram"
+    gram, expected = (
+        Registry(r).tensors(e)[name] for r, e in ((run, grouping), (finished, before))
+    )
+    torch.testing.assert_close(gram, expected, rtol=1e-4, atol=1e-6 * float(expected.max()))
 
 
 def test_repeating_changes_nothing_and_says_so(finished, data, capsys):
@@ -191,14 +202,14 @@ def test_registered_is_said_of_what_the_registry_holds(data, tmp_path, monkeypat
     assert "no backbone/main in" in told.err and "registered" not in told.out
 
 
-def test_results_can_go_to_another_folder(finished, data, tmp_path):
+def test_results_can_go_to_another_folder(finished, data, tmp_path, capsys):
     """As of a run that somebody else keeps, and that cannot be written."""
-    config = load_config("quickstart", [*QUICK, f"data={data}", f"run={finished}"])
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
-    model = run_model(config, "random")
-    console = make_console()
-    (first,) = score_models(config, [model], console, tmp_path / "out")
+    out = tmp_path / "out"
+    words = ["--models", "random", "--out", str(out), "evaluation.seed=4"]
+    assert call("evaluate", finished, data, *words) == 0
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
-    assert (tmp_path / "out" / "logs" / "evaluation" / "random").is_dir()
-    (again,) = score_models(config, [model], console, tmp_path / "out")
-    assert not first.stored and again.stored and again.result == first.result
+    assert (out / "evaluation" / "random.json").is_file()
+    assert (out / "logs" / "evaluation" / "random").is_dir()
+    assert call("evaluate", finished, data, *words) == 0
+    assert "Nothing to do" in capsys.readouterr().out

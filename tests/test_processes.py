@@ -1,13 +1,24 @@
 """How many CPUs and how much memory a process may use, and how many threads torch takes of them."""
 
 import math
+import multiprocessing
 import os
+import signal
+import time
 
 import pytest
 import torch
 
 from m3dt.utils import processes
-from m3dt.utils.processes import available_cpus, available_memory, num_workers, threads_within_quota
+from m3dt.utils.processes import (
+    SPAWN,
+    available_cpus,
+    available_memory,
+    no_children_left,
+    num_workers,
+    signals_held,
+    threads_within_quota,
+)
 
 
 def system(root, groups, files):
@@ -92,3 +103,38 @@ def test_workers_and_threads_follow_the_available_cpus(monkeypatch):
     with threads_within_quota():
         assert torch.get_num_threads() == 2
     torch.set_num_threads(threads)
+
+
+def test_children_that_hold_signals_back_are_not_waited_for():
+    with no_children_left():
+        with signals_held():
+            child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+            child.start()
+        child.terminate()
+        child.join(0.1)
+        assert child.is_alive()
+    assert child.exitcode == -signal.SIGKILL
+
+
+def test_spawned_processes_never_see_ctrl_c():
+    """From their first instruction: a traceback of an import would reach the terminal."""
+    child = SPAWN.Process(target=time.sleep, args=(600,))
+    child.start()
+    os.kill(child.pid, signal.SIGINT)
+    child.join(0.3)
+    assert child.is_alive()
+    child.terminate()
+    child.join(10)
+    assert child.exitcode == -signal.SIGTERM
+
+
+def test_held_signals_arrive_afterwards():
+    received = []
+    before = signal.signal(signal.SIGHUP, lambda number, frame: received.append(number))
+    try:
+        with signals_held():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert received == []
+        assert received == [signal.SIGHUP]
+    finally:
+        signal.signal(signal.SIGHUP, before)

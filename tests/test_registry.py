@@ -236,7 +236,7 @@ def test_tensors_of_another_model_are_refused(change, message, tmp_path):
 
 def test_a_width_beyond_memory_is_compared_before_it_is_allocated(tmp_path):
     registry = Registry(tmp_path)
-    wide = {**SETTINGS, "model": {**SETTINGS["model"], "n_embd": 2**20}}
+    wide = {**SETTINGS, "model": {**SETTINGS["model"], "n_embd": 2**14}}
     described = replace(entry("backbone", "main"), settings=wide)
     root = registry.save(described, PromptDT(MODEL).state_dict())
     with pytest.raises(UserError, match="has shape"):
@@ -261,6 +261,21 @@ def test_a_refusal_of_the_system_is_no_damage(code, file, tmp_path, monkeypatch)
         with pytest.raises(UserError, match=os.strerror(code)) as refused:
             read()
         assert file in str(refused.value) and "Delete" not in str(refused.value)
+
+
+@pytest.mark.parametrize("file", ["entry.json", "weights.safetensors"])
+def test_a_pipe_in_a_registry_is_not_waited_for(file, tmp_path):
+    registry = Registry(tmp_path)
+    save_backbone(registry)
+    path = tmp_path / "registry/backbone/main" / file
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=f"{file}: is a FIFO"):
+        registry.find("backbone", "main")
+    path.unlink()
+    if file == "weights.safetensors":
+        with pytest.raises(UserError, match=f"lacks {file}"):
+            registry.find("backbone", "main")
 
 
 def test_a_registry_that_may_not_be_listed_is_not_empty(tmp_path, monkeypatch):

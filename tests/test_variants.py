@@ -16,7 +16,7 @@ from m3dt.config import (
     MoEConfig,
     load_config,
 )
-from m3dt.data import Batch, TaskStream
+from m3dt.data import Draws, TaskStream
 from m3dt.models import PromptDT, add_mixtures, capturable, fast, make_model
 from m3dt.models.plain import Router
 from m3dt.models.variants.top_k import TopKRouter
@@ -107,7 +107,8 @@ def test_big_experts_draw_the_same_dropout(synthetic, one_thread, shortcuts, rou
     experts.load_expert(1, experts.weights_of(0))
     stage = BaselineStage(model, FAST, 0)
     stage.set_compute(ComputeConfig(shortcuts=shortcuts))
-    batch = Batch.concatenate([data_for(synthetic, 1).batch(0).with_own_prompts()] * 2)
+    data = data_for(synthetic, 1)
+    batch = data.gather(Draws.join([data.draws(0).with_own_prompts()] * 2))
     outputs = []
     for trunk in experts.trunks:
         trunk.ln_f.register_forward_hook(lambda module, inputs, output: outputs.append(output))

@@ -8,14 +8,14 @@ from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
 
-import h5py
 import numpy as np
 
-from m3dt.bench.measuring import Row, make_row, resident_bytes, seconds_of
+from m3dt.bench.devices import resident_bytes
+from m3dt.bench.measuring import Row, make_row, seconds_of
 from m3dt.bench.steps import BATCH, PAPER
+from m3dt.bench.synthetic import write_random_task
 from m3dt.config import LoaderConfig
 from m3dt.data import DatasetStore, M3DTDataModule, TaskStream
-from m3dt.data.format import SCHEMA_VERSION
 from m3dt.data.store import TaskStore
 from m3dt.tasks import TASKS, TaskSpec
 
@@ -28,7 +28,7 @@ def batches_row(num_tasks: int, trajectories: int) -> Row:
     Files have the shapes of the 160 tasks in turn, and random trajectories of full length.
     """
     with tempfile.TemporaryDirectory(prefix="m3dt-bench-") as folder:
-        files = _write_dataset(Path(folder), num_tasks, trajectories)
+        files = _write_files(Path(folder), num_tasks, trajectories)
         size = sum(path.stat().st_size for path, _ in files)
         before, start = resident_bytes(), time.perf_counter()
         module = _open(Path(folder), files)
@@ -42,12 +42,12 @@ def batches_row(num_tasks: int, trajectories: int) -> Row:
     return {**row, "opened_seconds": opened}
 
 
-def _write_dataset(folder: Path, num_tasks: int, trajectories: int) -> list[tuple[Path, TaskSpec]]:
+def _write_files(folder: Path, num_tasks: int, trajectories: int) -> list[tuple[Path, TaskSpec]]:
     rng = np.random.default_rng(0)
     specs = islice(cycle(TASKS.values()), num_tasks)
     files = [(folder / f"{number}.hdf5", spec) for number, spec in enumerate(specs)]
     for path, spec in files:
-        _write_task(path, spec, trajectories, rng)
+        write_random_task(path, spec, trajectories, rng)
     os.sync()  # otherwise the system writes to disk during the measurement
     for path, _ in files:
         _read_through(path)
@@ -67,18 +67,3 @@ def _read_through(path: Path) -> None:
     with path.open("rb", buffering=0) as file:
         while file.readinto(buffer):
             pass
-
-
-def _write_task(path: Path, spec: TaskSpec, trajectories: int, rng: np.random.Generator) -> None:
-    """Write random trajectories of a task in the real format."""
-    steps = trajectories * spec.horizon
-    with h5py.File(path, "w") as file:
-        for name, width in (("observations", spec.state_dim), ("actions", spec.action_dim)):
-            file[name] = rng.standard_normal((steps, width), dtype=np.float32)
-        file["rewards"] = rng.standard_normal(steps, dtype=np.float32)
-        file["episode_ends"] = np.arange(1, trajectories + 1) * spec.horizon
-        file["episode_returns"] = np.zeros(trajectories, np.float32)
-        file["successes"] = np.zeros(trajectories, np.uint8)
-        file.attrs["schema_version"] = SCHEMA_VERSION
-        file.attrs["state_mean"] = np.zeros(spec.state_dim)
-        file.attrs["state_std"] = np.ones(spec.state_dim)

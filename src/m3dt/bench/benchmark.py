@@ -2,61 +2,74 @@
 
 from collections.abc import Iterator, Sequence
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from m3dt.bench.batches import batches_row
+from m3dt.bench.devices import Machine, describe_machine
 from m3dt.bench.growth import scaling_rows
-from m3dt.bench.measuring import BenchResult, Machine, Row, cpu_name, gemm, in_own_process
+from m3dt.bench.measuring import BenchResult, Row, in_own_process
 from m3dt.bench.method_costs import methods_rows
-from m3dt.bench.steps import PRECISIONS, act, measure_training, stage_trainings
+from m3dt.bench.steps import act, measure_training, stage_trainings
 from m3dt.tasks import TASKS
 from m3dt.utils.processes import single_threaded
 
 ROWS = ("stages", "data", "acting", "scaling", "methods")
 
 
-def bench(rows: Sequence[str], trajectories: int, console: Console) -> BenchResult:
+def bench(
+    rows: Sequence[str], trajectories: int, console: Console, device: str = "cpu"
+) -> BenchResult:
     """Run some of `ROWS` on one thread and print tables.
 
-    `trajectories` is the size of the synthetic dataset of row `data`, per task.
+    Args:
+        rows: Names among `ROWS`.
+        trajectories: Size of the synthetic dataset of row `data`, per task.
+        console: Receives the rows and their table.
+        device: Where models train and act.
     """
     with single_threaded():  # CPU seconds of one thread are comparable on a busy machine
-        peak = {str(dtype).removeprefix("torch."): gemm(dtype) for dtype in PRECISIONS.values()}
-        machine: Machine = {
-            "cpu": cpu_name(), "torch": torch.__version__, "threads": 1, "gemm_gflops": peak
-        }  # fmt: skip
+        machine = in_own_process(_describe, device)
+        peak = machine["gemm_gflops"]
         console.print(
-            f"{machine['cpu']}, one thread: products of 2048 x 2048 matrices at "
+            f"{machine['device']}, one thread: products of large matrices at "
             f"{peak['float32']:.0f} GFLOP/s in float32, {peak['bfloat16']:.0f} in bfloat16"
         )
         measured = []
-        for row in _measure(rows, trajectories, peak, console):
+        for row in _measure(rows, trajectories, peak, console, device):
             ms = 1e3 * row["median_seconds"]
             console.print(f"  {row['name']} {_distinction(row)}: {ms:.4g} ms")
             measured.append(row)
         if measured:
             console.print(_table(measured))
         if "methods" in rows:
-            measured += methods_rows(console)
+            measured += methods_rows(console, device)
     return {"machine": machine, "rows": measured}
 
 
 def _measure(
-    rows: Sequence[str], trajectories: int, peak: dict[str, float], console: Console
+    rows: Sequence[str],
+    trajectories: int,
+    peak: dict[str, float],
+    console: Console,
+    device: str,
 ) -> Iterator[Row]:
     if "stages" in rows:
         for training in stage_trainings():
-            yield in_own_process(measure_training, training, peak)
+            yield in_own_process(measure_training, training, peak, device)
     if "acting" in rows:
         for num_experts in (0, 40):
-            yield in_own_process(act, num_experts, 10, peak["float32"], True)
+            yield in_own_process(act, num_experts, 10, peak["float32"], True, device)
     if "data" in rows:
         console.print(f"writing {len(TASKS)} tasks x {trajectories} trajectories ...")
         yield {**batches_row(len(TASKS), trajectories), "name": "data"}
     if "scaling" in rows:
-        yield from scaling_rows(peak)
+        yield from scaling_rows(peak, device)
+
+
+def _describe(device: str) -> Machine:
+    with single_threaded():  # a new process begins with as many threads as cores
+        return describe_machine(device)
 
 
 def _distinction(row: Row) -> str:

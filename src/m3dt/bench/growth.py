@@ -13,9 +13,11 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from m3dt.bench.batches import batches_row
-from m3dt.bench.measuring import Row, in_own_process, make_row, peak_bytes, seconds_of
+from m3dt.bench.devices import Meter
+from m3dt.bench.measuring import Row, in_own_process, make_row, seconds_of
 from m3dt.bench.steps import (
     BATCH,
+    PAPER,
     Training,
     act,
     build_stage,
@@ -35,19 +37,19 @@ EPISODES = (1, 4, 16, 64, 256)
 RANKS = (1, 2)
 
 
-def scaling_rows(gemm_gflops: dict[str, float]) -> Iterator[Row]:
-    """Measure each point in a process of its own."""
+def scaling_rows(gemm_gflops: dict[str, float], device: str = "cpu") -> Iterator[Row]:
+    """Measure each point in a process of its own; batches, grouping and ranks use the CPU."""
     for num_experts in EXPERTS:
         training = Training("experts", 3, num_experts, 1, plain=False)
-        yield in_own_process(measure_training, training, gemm_gflops)
+        yield in_own_process(measure_training, training, gemm_gflops, device)
     for width in WIDTHS:
         training = Training("width", 1, repeats=2, n_embd=width, plain=False)
-        yield in_own_process(measure_training, training, gemm_gflops)
+        yield in_own_process(measure_training, training, gemm_gflops, device)
     for num_tasks in TASKS:
         yield in_own_process(batches_row, num_tasks, 10)
         yield in_own_process(grouping_row, num_tasks)
     for episodes in EPISODES:
-        row = in_own_process(act, 0, episodes, gemm_gflops["float32"], False)
+        row = in_own_process(act, 0, episodes, gemm_gflops["float32"], False, device)
         yield {**row, "name": "environments"}
     for ranks in RANKS:
         yield ranks_row(ranks)
@@ -61,7 +63,7 @@ def grouping_row(num_tasks: int) -> Row:
         lambda: gradient_groups(vectors @ vectors.T, num_tasks // 4, restarts=40, seed=0)
     )
     config = {"num_tasks": num_tasks}
-    return make_row("tasks, grouping", config, seconds, num_tasks, peak_bytes())
+    return make_row("tasks, grouping", config, seconds, num_tasks, Meter().peak_bytes())
 
 
 def ranks_row(ranks: int) -> Row:
@@ -90,7 +92,7 @@ def _rank(rank: int, ranks: int, store: str) -> tuple[float, int]:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{store}", timedelta(seconds=300), ranks, rank)
     try:
-        stage = build_stage(Training("ranks", 1))
+        stage = build_stage(1, 0, PAPER)
         assert isinstance(stage, BackboneStage)
         batch = random_batch(BATCH // ranks)
         wrapped = DistributedDataParallel(_Predictions(stage))
@@ -99,6 +101,6 @@ def _rank(rank: int, ranks: int, store: str) -> tuple[float, int]:
         for _ in range(10):
             dist.barrier()
             seconds.append(seconds_of(step, time.perf_counter))
-        return median(seconds[2:]), peak_bytes()
+        return median(seconds[2:]), Meter().peak_bytes()
     finally:
         dist.destroy_process_group()

@@ -1,15 +1,11 @@
-"""The rows that `m3dt bench` writes, and tools of measurement: clocks, memory, processes."""
+"""The rows that `m3dt bench` writes, and how they are timed."""
 
-import platform
-import resource
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from statistics import median
 from typing import Any, NotRequired, ParamSpec, TypedDict, TypeVar
 
-import torch
-
+from m3dt.bench.devices import Machine
 from m3dt.utils.processes import process_pool
 
 Arguments = ParamSpec("Arguments")
@@ -40,15 +36,6 @@ class Row(TypedDict):
     note: str
 
 
-class Machine(TypedDict):
-    """The machine, with GFLOP/s of matrix products by precision."""
-
-    cpu: str
-    torch: str
-    threads: int
-    gemm_gflops: dict[str, float]
-
-
 class BenchResult(TypedDict):
     """Everything that `m3dt bench --json` writes."""
 
@@ -72,11 +59,16 @@ def make_row(
     }
 
 
-def median_seconds(step: Callable[[], object], repeats: int, warmup: int = 3) -> float:
-    """Return the median CPU seconds of a step, which other load on the machine changes little."""
+def median_seconds(
+    step: Callable[[], object],
+    repeats: int,
+    warmup: int = 3,
+    clock: Callable[[], float] = time.process_time,
+) -> float:
+    """Return the median seconds of a step, by default of CPU time."""
     for _ in range(warmup):
         step()
-    return alternate_seconds([step], repeats)[0]
+    return alternate_seconds([step], repeats, clock)[0]
 
 
 def seconds_of(step: Callable[[], object], clock: Callable[[], float] = time.process_time) -> float:
@@ -86,49 +78,45 @@ def seconds_of(step: Callable[[], object], clock: Callable[[], float] = time.pro
     return clock() - start
 
 
-def alternate_seconds(steps: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """Return the median CPU seconds of each of several steps, which the caller has warmed up.
+def alternate_seconds(
+    steps: Sequence[Callable[[], object]],
+    repeats: int,
+    clock: Callable[[], float] = time.process_time,
+) -> list[float]:
+    """Return the median seconds of each of several steps, which the caller has warmed up.
 
     The steps take turns, so that other load on the machine affects all of them equally.
     """
     seconds: list[list[float]] = [[] for _ in steps]
     for _ in range(repeats):
         for step, times in zip(steps, seconds, strict=True):
-            times.append(seconds_of(step))
+            times.append(seconds_of(step, clock))
     return [median(times) for times in seconds]
-
-
-def gemm(dtype: torch.dtype, size: int = 2048) -> float:
-    """Return the GFLOP/s of square matrix products."""
-    a = torch.randn(size, size, dtype=dtype)
-    return 2 * size**3 / median_seconds(lambda: a @ a, 7) / 1e9
-
-
-def resident_bytes() -> int:
-    """Return the resident memory of this process."""
-    status = Path("/proc/self/status").read_text()
-    line = next(line for line in status.splitlines() if line.startswith("VmRSS"))
-    return int(line.split()[1]) * 1024
-
-
-def peak_bytes() -> int:
-    """Return the peak resident memory of this process."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def cpu_name() -> str:
-    """Return the processor's name."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def in_own_process(
     function: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
 ) -> Result:
     """Call a function in a fresh process, whose peak memory is that of the call alone."""
+    return in_own_process_within(None, function, *args, **kwargs)
+
+
+def in_own_process_within(
+    limit: float | None,
+    function: Callable[Arguments, Result],
+    *args: Arguments.args,
+    **kwargs: Arguments.kwargs,
+) -> Result:
+    """Call a function in a fresh process that is killed after `limit` seconds.
+
+    Raises:
+        TimeoutError: It was killed.
+    """
     with process_pool(1) as pool:
-        return pool.submit(function, *args, **kwargs).result()
+        called = pool.submit(function, *args, **kwargs)
+        try:
+            return called.result(limit)
+        except TimeoutError:
+            for process in list((pool._processes or {}).values()):
+                process.kill()  # it may catch SIGTERM, or wait for a device
+            raise

@@ -4,7 +4,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from m3dt.bench.measuring import Row, in_own_process, make_row, median_seconds, peak_bytes
+from m3dt.bench.devices import Meter
+from m3dt.bench.measuring import Row, in_own_process, make_row, median_seconds
 from m3dt.bench.steps import random_batch, training_step
 from m3dt.config import Config, load_config
 from m3dt.models import PromptDT, add_mixtures
@@ -30,21 +31,21 @@ TRAININGS = (
 """Name, method, and the part of it that trains; grouping changes none of the measurements."""
 
 
-def methods_rows(console: Console) -> list[Row]:
+def methods_rows(console: Console, device: str = "cpu") -> list[Row]:
     """Measure all methods, each training in a process of its own, and print a table."""
     rows = []
     trainings = [(size, *training) for size in SIZES for training in TRAININGS]
     with progress_bar(console, "trainings") as bar:
         shown = bar.add_task("timing methods", total=len(trainings))
         for size, name, method, part in trainings:
-            rows.append(in_own_process(measure_method, name, method, size, part))
+            rows.append(in_own_process(measure_method, name, method, size, part, device))
             bar.advance(shown)
     console.print(_table(rows))
     return rows
 
 
 def _table(rows: list[Row]) -> Table:
-    table = Table(title="optimiser steps of each method, one thread", title_justify="left")
+    table = Table(title="optimiser steps of each method", title_justify="left")
     for column in ("trains", "size", "parameters", "trained", "s per step", "memory GB"):
         table.add_column(column, justify="left" if column in ("trains", "size") else "right")
     for row in rows:
@@ -55,25 +56,25 @@ def _table(rows: list[Row]) -> Table:
     return table
 
 
-def measure_method(name: str, method: str, size: str, part: str) -> Row:
+def measure_method(name: str, method: str, size: str, part: str, device: str = "cpu") -> Row:
     """Time an optimiser step of a training in this process, with prompts of 5 steps."""
     torch.set_num_threads(1)
     overrides = [f"method={method}", f"size={size}", "model.prompt_length=5"]
     config = load_config("mt160", overrides)
-    stage = stage_of(config, part)
-    batch = random_batch(
-        config.loader.batch_size, config.model.context_length, config.model.prompt_length
-    )
-    seconds = median_seconds(training_step(stage, batch), repeats=3, warmup=1)
+    stage, meter, model = stage_of(config, part).to(device), Meter(device), config.model
+    B = config.loader.batch_size
+    batch = random_batch(B, model.context_length, model.prompt_length, device)
+    seconds = median_seconds(training_step(stage, batch), 3, 1, meter.now)
     shown = {
         "method": method,
         "size": size,
         "trains": part,
         "n_embd": config.model.n_embd,
         "parameters": stage.model.num_parameters(),
+        "device": device,
         "trained": sum(parameter.numel() for parameter in stage.trainable().values()),
     }
-    return make_row(name, shown, seconds, config.loader.batch_size, peak_bytes())
+    return make_row(name, shown, seconds, B, meter.peak_bytes())
 
 
 def stage_of(config: Config, part: str) -> Stage:

@@ -6,9 +6,11 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
-from m3dt.bench.measuring import Row, alternate_seconds, make_row, median_seconds, peak_bytes
+from m3dt.bench.devices import PRECISIONS, Meter
+from m3dt.bench.measuring import Row, alternate_seconds, make_row, median_seconds
 from m3dt.config import ComputeConfig, FrozenStageConfig, ModelConfig
 from m3dt.data import Batch, Segment
 from m3dt.models import PromptDT, add_mixtures, fast
@@ -18,7 +20,6 @@ from m3dt.stages.stage import plain_predictions
 # The paper's size, with the prompt length of the authors' code.
 PAPER = ModelConfig(prompt_length=5)
 BATCH = 16
-PRECISIONS = {"float32": torch.float32, "bf16-mixed": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -54,25 +55,29 @@ def stage_trainings() -> list[Training]:
     return [*STAGES, *lower]
 
 
-def measure_training(training: Training, gemm_gflops: dict[str, float]) -> Row:
-    """Time a training in this process; `gemm_gflops` is the machine's peak by precision."""
+def measure_training(training: Training, gemm_gflops: dict[str, float], device: str = "cpu") -> Row:
+    """Time a training in this process; `gemm_gflops` is the device's peak by precision."""
     torch.set_num_threads(1)
-    dtype, stage = PRECISIONS[training.precision], build_stage(training)
-    batch = random_batch(BATCH)
+    dtype, meter = PRECISIONS[training.precision], Meter(device)
+    model = replace(PAPER, n_embd=training.n_embd)
+    stage = build_stage(training.stage, training.num_experts, model).to(device)
+    batch = random_batch(BATCH, device=device)
     steps, flops, memory = [training_step(stage, batch, dtype)], [], []
     if training.plain:
         plain = partial(plain_predictions, stage.model, batch)
         steps.append(training_step(stage, batch, dtype, plain))
     for step in steps:
+        meter.reset()
         flops.append(count_flops(step))
-        memory.append(peak_bytes())
-    seconds = alternate_seconds(steps, training.repeats)
+        memory.append(meter.peak_bytes())
+    seconds = alternate_seconds(steps, training.repeats, meter.now)
     config = {
         "num_experts": training.num_experts,
         "precision": training.precision,
         "n_embd": training.n_embd,
         "n_layer": PAPER.n_layer,
         "batch_size": BATCH,
+        "device": device,
     }
     row = make_row(training.name, config, seconds[0], BATCH, memory[0])
     row["model_flops"], row["performed_flops"] = flops[-1], flops[0]
@@ -83,14 +88,14 @@ def measure_training(training: Training, gemm_gflops: dict[str, float]) -> Row:
     return row
 
 
-def build_stage(training: Training) -> Stage:
-    """Return a stage with fresh weights."""
-    model, config = PromptDT(replace(PAPER, n_embd=training.n_embd)), FrozenStageConfig()
-    if training.stage == 1:
+def build_stage(number: int, num_experts: int, sizes: ModelConfig) -> Stage:
+    """Return stage 1, 2 or 3 with fresh weights."""
+    model, config = PromptDT(sizes), FrozenStageConfig()
+    if number == 1:
         return BackboneStage(model, config, 0)
-    add_mixtures(model, training.num_experts, routed=training.stage == 3)
-    if training.stage == 2:
-        return ExpertStage(model, config, 0, range(training.num_experts))
+    add_mixtures(model, num_experts, routed=number == 3)
+    if number == 2:
+        return ExpertStage(model, config, 0, range(num_experts))
     return RouterStage(model, config, 0)
 
 
@@ -106,13 +111,13 @@ def training_step(
     """
     stage.set_compute(ComputeConfig())
     stage.train()
-    parameters = list(stage.trainable().values())
+    parameters, device = list(stage.trainable().values()), batch.loss_weight.device.type
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
 
     def step() -> None:
         optimizer.zero_grad()
         stage.begin_step(batch)
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
             actions = predictions() if predictions else stage.predictions(batch)
             loss = row_losses(actions, batch).sum()
         loss.backward()
@@ -123,30 +128,37 @@ def training_step(
     return step
 
 
-def act(num_experts: int, episodes: int, gemm_gflops: float, compare: bool) -> Row:
-    """Time one action in each of several episodes, in CPU seconds per action on one thread.
+def act(
+    num_experts: int, episodes: int, gemm_gflops: float, compare: bool, device: str = "cpu"
+) -> Row:
+    """Time one action in each of several episodes; on a CPU, on one thread.
 
     The episodes act together, with encoded prompts and a full context. `gemm_gflops` is the
-    machine's peak in float32. With `compare`, the plain method is timed too, which takes one
+    device's peak in float32. With `compare`, the plain method is timed too, which takes one
     episode at a time and has the prompt in every sequence. Without experts, the backbone acts.
     """
     torch.set_num_threads(1)
-    model, compute = PromptDT(PAPER), ComputeConfig()
+    model, compute, meter = PromptDT(PAPER), ComputeConfig(), Meter(device)
     if num_experts:
         add_mixtures(model, num_experts, routed=True)
-    model.eval()
-    batch, single = random_batch(episodes), random_batch(1)
+    model.eval().to(device)
+    batch, single = random_batch(episodes, device=device), random_batch(1, device=device)
     with torch.inference_mode():
         prompt = fast.encode_prompt(model, batch.row_prompts(), None, compute)
         together = partial(fast.act, model, batch.segment, prompt, compute)
         alone = partial(plain_predictions, model, single)
-        flops, memory = count_flops(together), peak_bytes()
+        flops, memory = count_flops(together), meter.peak_bytes()
         plain_flops = count_flops(alone) * episodes
         if compare:
-            seconds, plain_seconds = alternate_seconds((together, alone), 7)
+            seconds, plain_seconds = alternate_seconds((together, alone), 7, meter.now)
         else:
-            seconds = median_seconds(together, 3, warmup=1)
-    config = {**asdict(PAPER), "num_experts": num_experts, "environments": episodes}
+            seconds = median_seconds(together, 3, 1, meter.now)
+    config = {
+        **asdict(PAPER),
+        "num_experts": num_experts,
+        "environments": episodes,
+        "device": device,
+    }
     row = make_row("acting", config, seconds / episodes, 1, memory)
     row["model_flops"], row["performed_flops"] = plain_flops, flops
     row["utilization"] = flops / seconds / 1e9 / gemm_gflops
@@ -163,7 +175,9 @@ def count_flops(step: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def random_batch(B: int, T: int = PAPER.context_length, P: int = PAPER.prompt_length) -> Batch:
+def random_batch(
+    B: int, T: int = PAPER.context_length, P: int = PAPER.prompt_length, device: str = "cpu"
+) -> Batch:
     """Return B random segments of T steps with two prompts of P steps, of one task."""
 
     def segment(rows: int, length: int) -> Segment:
@@ -175,4 +189,5 @@ def random_batch(B: int, T: int = PAPER.context_length, P: int = PAPER.prompt_le
     weight = torch.full((B,), 1 / (B * T * 4))
     mask = (torch.arange(8) < 4).float().expand(B, 8)
     which, task = torch.arange(B) % 2, torch.zeros(B, dtype=torch.long)
-    return Batch(segment(B, T), segment(2, P), which, mask, weight, task)
+    batch = Batch(segment(B, T), segment(2, P), which, mask, weight, task)
+    return tree_map(lambda tensor: tensor.to(device), batch)

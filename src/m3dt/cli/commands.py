@@ -65,12 +65,13 @@ def verify(options: argparse.Namespace, console: Console) -> None:
     report = verify(options.folder)
     if options.json:
         output_json(options.json, report)
-    for problem in report["problems"]:
-        console.print(f"  [red]{problem}[/]")
+    for style, lines in (("yellow", report["notes"]), ("red", report["problems"])):
+        for line in lines:
+            console.print(f"  {line}", style=style)
     if report["problems"]:
         raise UserError(
             f"{options.folder}: {len(report['problems'])} problems. Delete these files and "
-            "run `m3dt collect` again."
+            "run `m3dt collect` again, or import them again."
         )
     console.print(
         f"{options.folder}: {report['tasks']} tasks, {report['trajectories']} trajectories, "
@@ -94,7 +95,7 @@ def evaluate(options: argparse.Namespace, console: Console) -> None:
     from m3dt.config import load_config
 
     config = load_config(options.conf, options.overrides)
-    evaluate_run(config, options.models, options.json, console, options.film)
+    evaluate_run(config, options.models, options.json, console, options.film, options.out)
 
 
 def study(options: argparse.Namespace, console: Console) -> None:
@@ -170,14 +171,21 @@ def doctor(options: argparse.Namespace, console: Console) -> None:
 
 
 def bench(options: argparse.Namespace, console: Console) -> None:
-    """Benchmark training steps, data and acting."""
+    """Benchmark training steps, data and acting, or everything that a GPU can be asked."""
+    if options.gpu:
+        from m3dt.bench.gpu.gpu_command import bench_gpu
+
+        bench_gpu(options.json, options.seconds, console)
+        return
     from m3dt.bench import ROWS, bench
+    from m3dt.bench.devices import check_device
     from m3dt.utils.output_files import check_output, output_json
 
     if not options.rows or not set(options.rows) <= set(ROWS):
         raise UserError(f"--rows {','.join(options.rows)}: choose among {', '.join(ROWS)}")
     if options.json:
         check_output(options.json)
-    result = bench(options.rows, options.trajectories, console)
+    check_device(options.device)
+    result = bench(options.rows, options.trajectories, console, options.device)
     if options.json:
         output_json(options.json, result)

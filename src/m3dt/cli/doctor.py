@@ -2,37 +2,31 @@
 
 import os
 import platform
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib import metadata
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from m3dt.config import Config
 from m3dt.data.format import INDEX, DatasetIndex
 from m3dt.data.store import DatasetStore
 from m3dt.runs.registry import Registry
 from m3dt.tasks import SIMULATORS, tasks_of
+from m3dt.tasks.rendering import OFF, can_render, chosen_backend
 from m3dt.training.resume import interrupted_stages
 from m3dt.utils.errors import RunError, UserError
 from m3dt.utils.files import TEMPORARY_SUFFIX, free_space
 from m3dt.utils.processes import available_cpus, threads_within_quota
+from m3dt.version import version_of
 
 OK, NOTE, FAILED = "ok", "note", "failed"
 _COLORS = {OK: "green", NOTE: "yellow", FAILED: "red"}
 _LOWEST_FREE = 2**30  # bytes; a checkpoint of the large models needs more
-_RENDER = """
-import mujoco
-model = mujoco.MjModel.from_xml_string('<mujoco><worldbody><geom size="1"/></worldbody></mujoco>')
-renderer = mujoco.Renderer(model, 8, 8)
-renderer.update_scene(mujoco.MjData(model))
-renderer.render()
-"""
 
 
 @dataclass(frozen=True)
@@ -62,7 +56,7 @@ def doctor(config: Config, console: Console) -> list[Finding]:
     for column in ("", "check", "found", "remedy"):
         table.add_column(column, overflow="fold")
     for finding in findings:
-        status = f"[{_COLORS[finding.status]}]{finding.status}[/]"
+        status = Text(finding.status, style=_COLORS[finding.status])
         table.add_row(status, finding.check, finding.found, finding.remedy)
     console.print(table)
     failed = [finding.check for finding in findings if finding.status == FAILED]
@@ -75,8 +69,8 @@ def _versions(config: Config) -> Iterator[Finding]:
     known, missing = [f"Python {platform.python_version()}"], []
     for name in ("m3dt", "torch", "lightning", *SIMULATORS):
         try:
-            known.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
+            known.append(f"{name} {version_of(name)}")
+        except PackageNotFoundError:
             missing.append(name)
     found = ", ".join(known)
     if missing:
@@ -108,16 +102,9 @@ def _devices(config: Config) -> Iterator[Finding]:
 
 
 def _rendering(config: Config) -> Iterator[Finding]:
-    """Render a picture in a process of its own, which a wrong driver may crash."""
-    chosen = (os.environ.get("MUJOCO_GL") or "disable").lower()
-    for backend in [chosen] if chosen not in ("disable", "disabled", "off") else ["egl", "osmesa"]:
-        command = [sys.executable, "-c", _RENDER]
-        environment = {**os.environ, "MUJOCO_GL": backend, "PYOPENGL_PLATFORM": backend}
-        try:
-            drawn = subprocess.run(command, env=environment, capture_output=True, timeout=60)
-        except subprocess.TimeoutExpired:
-            continue
-        if drawn.returncode == 0:
+    chosen = chosen_backend()
+    for backend in [chosen] if chosen not in OFF else ["egl", "osmesa"]:
+        if can_render(backend):
             remedy = "" if backend == chosen else f"MUJOCO_GL={backend} before a command"
             yield Finding("rendering", OK, f"{backend} works", remedy)
             return

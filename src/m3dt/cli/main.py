@@ -1,48 +1,74 @@
 """Entry point: parse, run, and turn errors into one message and an exit code."""
 
 import argparse
-import errno
 import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType
 
-from m3dt.cli.parser import make_parser
-from m3dt.utils.console import make_console
-from m3dt.utils.errors import RunError, UserError
+from m3dt.utils.errors import RunError, UserError, is_out_of_memory
 
-# Full disks and folders that cannot be written: one message, no traceback.
-_ENVIRONMENT_ERRORS = {
-    errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EISDIR, errno.ENOSPC, errno.ENOTDIR,
-    errno.EPERM, errno.EROFS
-}  # fmt: skip
+_SHOW_TRACEBACK = "M3DT_TRACEBACK"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0 done, 2 wrong input, 1 any other error."""
-    options = _parse(arguments)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _exit)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no messages of libraries on import
     try:
-        options.command(options, make_console())
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, _exit)
+            if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as `nohup` leaves it
+                signal.signal(signal.SIGHUP, _exit)
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no messages of libraries on import
+        return _run(arguments)
     except UserError as error:
         return _fail(str(error), 2)
     except RunError as error:
         return _fail(str(error), 1)
-    except OSError as error:
-        if error.errno not in _ENVIRONMENT_ERRORS:
-            raise
-        return _fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror, 2)
     except KeyboardInterrupt:
         return _fail("interrupted; no file is damaged, and the same command continues.", 130)
+    except Exception as error:
+        if os.environ.get(_SHOW_TRACEBACK):
+            raise
+        return _fail(*_foreign(error))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    from m3dt.utils.console import make_console, replace_unprintable
+    from m3dt.utils.output_files import STANDARD_OUTPUT
+
+    replace_unprintable(sys.stdout, sys.stderr)
+    options = _parse(arguments)
+    result_is_printed = STANDARD_OUTPUT in vars(options).values()
+    options.command(options, make_console(stderr=result_is_printed))
     return 0
+
+
+def _foreign(error: Exception) -> tuple[str, int]:
+    """Return one message about an error that is not ours, and the exit code."""
+    if is_out_of_memory(error):
+        first = str(error).strip().splitlines() or [""]
+        return f"not enough memory. Choose a smaller model or batch. ({first[0]})", 1
+    if isinstance(error, BrokenPipeError):
+        return "the output was closed before its end.", 1
+    if isinstance(error, OSError) and error.strerror:  # of files, folders, disks
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror, 2
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    last = (str(error).strip().splitlines() or [""])[-1]
+    return (
+        f"unexpected {type(error).__name__}: {last} ({os.path.basename(frame.filename)}, line "
+        f"{frame.lineno}). The same command with {_SHOW_TRACEBACK}=1 shows where it arose.",
+        1,
+    )
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the arguments; overrides may follow options, which argparse alone does not allow."""
+    from m3dt.cli.parser import make_parser
+
     parser = make_parser()
     options, rest = parser.parse_known_args(arguments)
     if any(word.startswith("-") for word in rest) or (rest and not hasattr(options, "overrides")):
@@ -52,8 +78,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _fail(message: str | None, code: int) -> int:
-    print(f"m3dt: {message}", file=sys.stderr)
+def _fail(message: str, code: int) -> int:
+    with suppress(BrokenPipeError):
+        print(f"m3dt: {message}", file=sys.stderr)
     return code
 
 

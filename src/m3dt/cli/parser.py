@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from m3dt.cli import commands
+from m3dt.utils.paths import user_path
 from m3dt.version import __version__
 
 Argument = tuple[tuple[str, ...], dict[str, Any]]  # names and settings of `add_argument`
@@ -50,7 +51,8 @@ def _positive(word: str) -> int:
 
 
 def _words(text: str) -> list[str]:
-    return [word for word in text.split(",") if word]
+    words = (word.strip() for word in text.split(","))
+    return [word for word in words if word]
 
 
 def _argument(*names: str, **settings: Any) -> Argument:
@@ -58,7 +60,7 @@ def _argument(*names: str, **settings: Any) -> Argument:
 
 
 def _path(*names: str, help: str | None = None, **settings: Any) -> Argument:
-    return names, {"type": Path, "help": help, **settings}
+    return names, {"type": user_path, "help": help, **settings}
 
 
 _CONFIGURED = (
@@ -68,7 +70,7 @@ _CONFIGURED = (
 _DATA = _path("data", metavar="DATA", help="folder of our dataset")
 _TASKS = _argument("--tasks", type=_words, default="", metavar="LIST",
                    help="comma-separated; default all")  # fmt: skip
-_JSON = _path("--json", metavar="FILE", help="write the result as JSON")
+_JSON = _path("--json", metavar="FILE", help="write the result as JSON; - prints it")
 
 COMMANDS = (
     Command("collect", commands.collect, "record trajectories in the simulators", _CONFIGURED),
@@ -101,6 +103,7 @@ COMMANDS = (
                   help="comma-separated: random, backbone, router, oracle, expert:K, "
                   "baseline:METHOD; default: the method's model, as far as it is trained"),
         _JSON,
+        _path("--out", metavar="FOLDER", help="where results go; default: the run's folder"),
         _argument("--film", type=_words, default="", metavar="TASKS",
                   help="tasks to write an animation of"),
     )),
@@ -152,6 +155,12 @@ COMMANDS = (
                   help="stages, data, acting, scaling, methods"),
         _argument("--trajectories", type=int, default=200, metavar="N",
                   help="trajectories per task of row data"),
+        _argument("--device", default="cpu", choices=("cpu", "cuda"),
+                  help="where models train and act"),
+        _argument("--gpu", action="store_true",
+                  help="instead: equality checks and times on a GPU, into results/gpu.json"),
+        _argument("--seconds", type=_positive, default=520, metavar="N",
+                  help="with --gpu: begin nothing after them"),
         _JSON,
     )),
 )  # fmt: skip

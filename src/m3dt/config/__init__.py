@@ -1,7 +1,14 @@
 """From YAML files and `key=value` overrides to one checked, typed configuration."""
 
 from m3dt.config.fields import weight_settings
-from m3dt.config.load import find_conf, load_config, read_yaml, save_config, shipped_confs
+from m3dt.config.load import (
+    find_conf,
+    find_study,
+    load_config,
+    read_yaml,
+    save_config,
+    shipped_confs,
+)
 from m3dt.config.presets import BASELINES, METHODS, SIZES
 from m3dt.config.schema import (
     CollectConfig,
@@ -35,6 +42,7 @@ __all__ = [
     "SIZES",
     "StageConfig",
     "find_conf",
+    "find_study",
     "load_config",
     "read_yaml",
     "save_config",

@@ -16,8 +16,10 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any, TypeVar
 
 from m3dt.utils.errors import UserError, nearest
+from m3dt.utils.paths import user_path
 
 IGNORED = "omegaconf_ignore"  # OmegaConf's mark of a field that is not a setting
+_PATH = "path"  # our mark of one that names a file or a folder
 _LIMITS = {
     "low": (operator.ge, "{} or more"),
     "above": (operator.gt, "more than {}"),
@@ -41,6 +43,8 @@ class Range:
         """Return what is wrong with a value, or an empty string."""
         if isinstance(value, float) and not math.isfinite(value):
             return "" if value in (self.low, self.high) else "must be a finite number"
+        if isinstance(value, int) and value >= 2**63:
+            return "must be less than 2^63"
         given = {name: limit for name in _LIMITS if (limit := getattr(self, name)) is not None}
         if all(_LIMITS[name][0](value, limit) for name, limit in given.items()):
             return ""
@@ -66,6 +70,11 @@ def setting(default: T, rule: Range | Choices | None = None, weights: bool = Tru
     `weights` says whether it can change a bit of the weights that a training makes.
     """
     return field(default=default, metadata={"rule": rule, "weights": weights})
+
+
+def path_setting(default: str = "") -> str:
+    """Declare a file or a folder, in which `~` is a home folder; see `setting`."""
+    return field(default=default, metadata={_PATH: True})
 
 
 def number(default: Number, weights: bool = True, **limits: float) -> Number:
@@ -97,6 +106,8 @@ class Section:
 
     def __post_init__(self) -> None:
         for name, declared in settings_of(self).items():
+            if declared.metadata.get(_PATH) and getattr(self, name):
+                setattr(self, name, str(user_path(getattr(self, name))))
             rule = declared.metadata.get("rule")
             problem = rule.problem(getattr(self, name)) if rule else ""
             if problem:

@@ -13,16 +13,20 @@ from m3dt.config.presets import BASELINES, COMPAT, METHODS, SIZES, size_preset
 from m3dt.config.schema import Config
 from m3dt.utils.errors import UserError, nearest
 from m3dt.utils.files import atomic_path
+from m3dt.utils.paths import user_path
 
 # The working directory's, then the package's.
 CONF_FOLDERS = (Path("conf"), Path(__file__).resolve().parents[1] / "conf")
+RUN_CONFIG = "config.yaml"  # a run's configuration, in its folder
 
 # Arguments of the Trainer that m3dt sets from the other sections.
 _OUR_TRAINER_ARGUMENTS = {
-    "accumulate_grad_batches", "callbacks", "check_val_every_n_epoch", "default_root_dir",
-    "enable_model_summary", "enable_progress_bar", "fast_dev_run", "gradient_clip_algorithm",
-    "gradient_clip_val", "limit_val_batches", "logger", "max_epochs", "max_steps", "max_time",
-    "num_sanity_val_steps", "plugins", "use_distributed_sampler", "val_check_interval",
+    "accumulate_grad_batches", "barebones", "callbacks", "check_val_every_n_epoch",
+    "default_root_dir", "enable_checkpointing", "enable_model_summary", "enable_progress_bar",
+    "fast_dev_run", "gradient_clip_algorithm", "gradient_clip_val", "limit_val_batches", "logger",
+    "max_epochs", "max_steps", "max_time", "min_epochs", "min_steps", "num_sanity_val_steps",
+    "overfit_batches", "plugins", "reload_dataloaders_every_n_epochs", "use_distributed_sampler",
+    "val_check_interval",
 }  # fmt: skip
 _KINDS = {
     int: "a whole number", float: "a number", bool: "true or false", str: "text",
@@ -47,7 +51,7 @@ def find_conf(name: str) -> Path:
         UserError: There is no such configuration.
     """
     if name.endswith((".yaml", ".yml")) or "/" in name:
-        path = Path(name)
+        path = user_path(name)
         if not path.is_file():
             raise UserError(f"--conf {name}: no such file")
         return path
@@ -56,6 +60,21 @@ def find_conf(name: str) -> Path:
         known = ", ".join(sorted(confs))
         raise UserError(f"--conf {name}: no such configuration.{nearest(name, confs)} ({known})")
     return confs[name]
+
+
+def find_study(written: Path) -> Path:
+    """Return a study file, given by path or by the name of one in `conf/study`.
+
+    Raises:
+        UserError: There is no such study.
+    """
+    if written.is_file():
+        return written
+    studies = {p.stem: p for c in reversed(CONF_FOLDERS) for p in c.glob("study/*.yaml")}
+    if written.parent not in (Path(), Path("conf/study")) or written.stem not in studies:
+        known = f"{nearest(written.stem, studies)} ({', '.join(sorted(studies))})"
+        raise UserError(f"{written}: no such file.{known}")
+    return studies[written.stem]
 
 
 def load_config(conf: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -76,7 +95,7 @@ def load_config(conf: str | Path, overrides: Sequence[str] = ()) -> Config:
         _merge(merged, layer, source)
     merged.conf = path.stem
     config = _build(merged, schema, sources)
-    config.run = config.run or _default_run(config)
+    config.run = _run_beside(path, sources) or config.run or _default_run(config)
     config.data = config.data or f"data/{config.suite}"
     _check_trainer(config)
     return config
@@ -105,10 +124,10 @@ def read_yaml(path: Path) -> DictConfig:
 
 def _layers(path: Path, overrides: Sequence[str]) -> list[_Layer]:
     """Return all layers of a configuration, in the order in which they are merged."""
-    base = path.with_name("base.yaml")
-    if not base.is_file():  # a user's own configuration may be anywhere
-        base = find_conf("base")
+    base = CONF_FOLDERS[-1] / "base.yaml"  # in a working directory, it may be of another project
     groups = [[(str(file), read_yaml(file))] for file in dict.fromkeys((base, path))]
+    if not groups[-1][0][1]:
+        raise UserError(f"{path}: is empty. Name at least a suite, such as `suite: mt10`.")
     groups.append([_parse_override(override) for override in overrides])
     method = _last("method", [layer for group in groups for layer in group]) or Config.method
     return [layer for group in groups for layer in (*_presets(group, method), *group)]
@@ -200,6 +219,12 @@ def _build(merged: DictConfig, schema: Config, sources: Sources) -> Config:
     except (OmegaConfBaseException, TypeError, ValueError) as error:
         key = str(getattr(error, "full_key", ""))
         raise UserError(f"{sources.of(key)}: {key}: {_reason(error)}") from None
+
+
+def _run_beside(path: Path, sources: Sources) -> str:
+    """Return the folder of a run whose own configuration is read, as the run may have moved."""
+    written = sources.of("run") == str(path) and path.name == RUN_CONFIG
+    return str(path.parent) if written and (path.parent / "registry").is_dir() else ""
 
 
 def _default_run(config: Config) -> str:

@@ -6,12 +6,23 @@ Defaults are the paper's (section 5, tables 4 and 5) unless a comment says other
 from dataclasses import dataclass, field
 from typing import Any
 
-from m3dt.config.fields import IGNORED, Section, SettingError, Sources, choice, number, setting
+from m3dt.config.fields import (
+    IGNORED,
+    Section,
+    SettingError,
+    Sources,
+    choice,
+    number,
+    path_setting,
+    setting,
+)
 from m3dt.config.presets import BASELINES, COMPAT, METHODS, SIZES
 
 # Widths to which every task's states and actions are padded (paper section 3).
 STATE_DIM = 39
 ACTION_DIM = 8
+
+LARGEST_MODEL = 10**12  # weights of the blocks
 
 MOE_TRAININGS = ("frozen_experts", "unfrozen_experts", "ungrouped")
 
@@ -51,6 +62,15 @@ class ModelConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        width, hidden = self.attention_width or self.n_embd, self.mlp_width or 4 * self.n_embd
+        size = self.n_layer * self.n_embd * (4 * width + 2 * hidden)
+        if size > LARGEST_MODEL:
+            raise SettingError(
+                self,
+                f"{{}}, {{}}: {size:.1e} weights are more than any machine holds",
+                "n_layer",
+                "n_embd",
+            )
         split = "attention_width" if self.attention_width else "n_embd"
         if getattr(self, split) % self.n_head:
             raise SettingError(self, "{} is not a multiple of {}", split, "n_head")
@@ -85,7 +105,7 @@ class CollectConfig(Section):
     """Trajectories per task. The last 2 serve as prompts."""
     workers: int = number(0, low=0)
     """Number of processes that collect. 0 means one per available CPU."""
-    policies: str = ""
+    policies: str = path_setting()
     """Folder of behaviour policies that take precedence over the package's (`m3dt behaviour`)."""
     seed: int = number(0, low=0)
     """Seed of the environments and of the policies' noise."""
@@ -270,13 +290,13 @@ class ComputeConfig(Section):
     other and needs little memory. `wide` runs all as one feed-forward network. `together` runs one
     batched product, as does `in_turn` while experts train. `auto` means `in_turn` on a CPU and
     `wide` elsewhere."""
-    # The next three change no bit of the weights, only when Python and the device meet.
+    # The next two change no bit of the weights, only when Python and the device meet.
     steps_per_call: int = number(0, low=0, weights=False)
     """Most optimiser steps per call of `training_step`. 0 means as many as take about a second. No
     call runs past a checkpoint, a record of a callback, a validation or the end."""
     graph: str = choice("auto", ("auto", "on", "off"), weights=False)
     """Whether a step is recorded once as a CUDA graph and then replayed. `auto` turns it on on a
-    single GPU, except in float16."""
+    single GPU, except in float16. Unless it is `off`, so are gradients that are measured."""
     compile: str = choice("auto", ("auto", "on", "off"))
     """Whether `torch.compile` fuses the operations of a step, which changes rounding. `auto` turns
     it on on a GPU, except in float16, for trainings of 20,000 steps or more; compiling takes up to
@@ -289,10 +309,10 @@ class Config(Section):
 
     conf: str = "base"
     """Name of the experiment, set by `--conf`."""
-    run: str = ""
+    run: str = path_setting()
     """Folder of checkpoints, registry and logs. Empty means runs/<conf>, and runs/<conf>-<method>
     for a variant of M3DT."""
-    data: str = ""
+    data: str = path_setting()
     """Folder of the dataset. Empty means data/<suite>."""
     seed: int = number(0, low=0)
     """Seed of initial weights, batches, dropout and task groups."""
@@ -303,7 +323,7 @@ class Config(Section):
     48 experts (table 4)."""
     compat: str = choice("none", tuple(COMPAT))
     """`official` sets what the authors' checkpoints and datasets need."""
-    reuse: str = ""
+    reuse: str = path_setting()
     """Folder of another run. Models that the same settings, data and parents would make are copied
     from it instead of trained again, and so are their scores."""
     force: bool = False

@@ -42,6 +42,15 @@ class Batch(NamedTuple):
         """Number of segments, B."""
         return len(self.loss_weight)
 
+    def cast(self, dtype: torch.dtype) -> Batch:
+        """Return the batch with its floating-point tensors in another precision."""
+
+        def convert(tensor: Tensor) -> Tensor:
+            return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+        segment, prompt = (Segment(*map(convert, part)) for part in (self.segment, self.prompt))
+        return Batch(segment, prompt, *map(convert, self[2:]))
+
     def row_prompts(self) -> Segment:
         """Return each row's prompt, (B, P, ...)."""
         return self.prompt.take(self.prompt_rows)

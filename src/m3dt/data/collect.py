@@ -6,7 +6,6 @@ import json
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from importlib import metadata
 from multiprocessing.queues import Queue
 from pathlib import Path
 from queue import Empty
@@ -31,6 +30,7 @@ from m3dt.utils.console import progress_bar
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import free_space, remove_temporaries, sole_writer
 from m3dt.utils.processes import num_workers, process_pool
+from m3dt.version import version_of
 
 _MAX_ATTEMPTS = 5  # per demonstration
 
@@ -51,7 +51,7 @@ def collect(
     for task in missing:
         provenance(get_task(task), config.seed, library)  # fail early if a policy is missing
     if not missing:
-        console.print(f"[green]{folder}[/] contains all {len(tasks)} tasks: nothing to collect.")
+        console.print(f"{folder} contains all {len(tasks)} tasks: nothing to collect.")
         return index
     with sole_writer(folder):
         index = _read_index(folder, tasks, config)  # another process may have added tasks
@@ -65,7 +65,7 @@ def collect(
 
 def _read_index(folder: Path, tasks: Sequence[str], config: CollectConfig) -> DatasetIndex:
     """Return the index, without those of the tasks that need collecting again."""
-    versions = {name: metadata.version(name) for name in (*SIMULATORS, "m3dt")}
+    versions = {name: version_of(name) for name in (*SIMULATORS, "m3dt")}
     if not (folder / INDEX).exists():
         return DatasetIndex({}, versions)
     index = DatasetIndex.read(folder)

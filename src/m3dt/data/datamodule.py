@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 
 import lightning.pytorch as pl
@@ -14,8 +15,8 @@ from m3dt.data.draws import DrawPlan, Draws, ExpertStreams, TaskStream
 from m3dt.data.loading import (
     Chunks,
     ChunkSampler,
+    ShieldedLoader,
     ValidationRounds,
-    leave_signals_to_the_parent,
 )
 from m3dt.data.mapped import MappedData
 from m3dt.data.resident import BYTES_PER_STEP, ResidentData
@@ -77,6 +78,8 @@ class M3DTDataModule(pl.LightningDataModule):
             return ""
         shown = f"{self._num_steps() / 1e6:.2f} million transitions, {size / 2**30:.2f} GiB"
         if device.type == "cuda":
+            gc.collect()  # what an earlier stage held
+            torch.cuda.empty_cache()
             free, _ = torch.cuda.mem_get_info(device)
             if size + 8 * model_bytes > 0.8 * free:
                 problem = f"{shown}, leave too little of {free / 2**30:.1f} GiB for training"
@@ -127,10 +130,12 @@ class M3DTDataModule(pl.LightningDataModule):
         """Memory that the dataset takes on the training device."""
         return 0 if self._resident is None else BYTES_PER_STEP * self._num_steps()
 
-    @property
-    def largest_chunk(self) -> int:
-        """Most steps of a chunk: batches that are gathered ahead take memory, draws hardly any."""
-        if self._resident is not None:
+    def largest_chunk(self, ahead: bool) -> int:
+        """Return the most steps of a chunk, so that what is prepared ahead takes little memory.
+
+        `ahead` says whether batches are to be counted, whatever is prepared: draws take hardly any.
+        """
+        if self._resident is not None and not ahead:
             return 1000
         rows = self.loader.batch_size * len(self.streams)
         steps = self.model.context_length + self.model.prompt_length
@@ -146,13 +151,12 @@ class M3DTDataModule(pl.LightningDataModule):
             )
         on_gpu = trainer.strategy.root_device.type == "cuda"
         mapped = self._mapped if self._resident is None else None
-        return DataLoader(
+        return ShieldedLoader(
             Chunks(self.plan, mapped, trainer.global_rank, trainer.world_size),
             batch_size=None,
             sampler=ChunkSampler(trainer, lambda step: self.chunk_steps(step)),
             # A GPU should not wait for the process that drives it to prepare batches.
             num_workers=self.loader.num_workers or int(on_gpu),
-            worker_init_fn=leave_signals_to_the_parent,
             pin_memory=on_gpu,
         )
 
@@ -169,7 +173,8 @@ class M3DTDataModule(pl.LightningDataModule):
             return []
         mapped = self._mapped if self._resident is None else None
         rounds = range(max(len(stream.tasks) for stream in self.streams))
-        mine = list(rounds)[trainer.global_rank :: trainer.world_size]
+        each = -(-len(rounds) // trainer.world_size)  # a rank without data would end the others
+        mine = [trainer.global_rank + i * trainer.world_size for i in range(each)]
         return [DataLoader(ValidationRounds(self.plan, mapped), batch_size=None, sampler=mine)]
 
     def _num_steps(self) -> int:

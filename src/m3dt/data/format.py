@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
 from m3dt.behaviour.ladder import BehaviourDescription
+from m3dt.data.values import unsound
 from m3dt.tasks import TASKS, TaskSpec, Trajectory
-from m3dt.utils.errors import UserError
+from m3dt.utils.errors import RunError, UserError
 from m3dt.utils.files import atomic_path, fingerprint, sha256, write_json
+from m3dt.utils.regular_files import regular_file
 
 SCHEMA_VERSION = 1
 INDEX = "dataset.json"
@@ -28,6 +32,7 @@ class Provenance(BehaviourDescription, total=False):
     seed: int
     format: str
     source: str
+    clipped_actions: int  # number of steps whose actions an import moved into [-1, 1]
 
 
 @dataclass(frozen=True)
@@ -75,20 +80,82 @@ class DatasetIndex:
             UserError: It is missing, not valid, or of another schema version.
         """
         path = folder / INDEX
-        if not path.is_file():
-            raise UserError(f"{folder}: no dataset here. Collect one with `m3dt collect`.")
         try:
-            content = json.loads(path.read_text())
+            text = regular_file(path, folder).read_bytes()
+        except FileNotFoundError:
+            raise UserError(
+                f"{folder}: no dataset here. Collect one with `m3dt collect`."
+            ) from None
+        try:
+            content = json.loads(text, object_pairs_hook=_without_repeats)
             version = content["schema_version"]
             if version == SCHEMA_VERSION:
-                tasks = {name: TaskEntry(**entry) for name, entry in content["tasks"].items()}
-                return cls(tasks, content["versions"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+                return cls(_checked_tasks(content["tasks"]), _checked_versions(content["versions"]))
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"{path}: not a dataset index ({error!r})") from None
         raise UserError(
-            f"{path}: schema version {version}, but this m3dt reads {SCHEMA_VERSION}. "
+            f"{path}: schema version {version!r}, but this m3dt reads {SCHEMA_VERSION}. "
             "Update m3dt or collect the dataset again."
         )
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"{', '.join(map(repr, repeated))} is there twice")
+    return dict(pairs)
+
+
+def _checked_tasks(content: Any) -> dict[str, TaskEntry]:
+    if not isinstance(content, dict):
+        raise TypeError(f"'tasks' is {content!r:.60}")
+    tasks = {name: _checked_entry(name, entry) for name, entry in content.items()}
+    files: dict[str, str] = {}
+    for name, entry in tasks.items():
+        other = files.setdefault(entry.file, name)
+        if other != name:
+            raise ValueError(f"{other} and {name} are both in {entry.file}")
+    return tasks
+
+
+def _checked_entry(task: str, content: Any) -> TaskEntry:
+    """Return a task's entry after checking the type and range of each field."""
+    if not isinstance(content, dict):
+        raise TypeError(f"{task} is {content!r:.60}")
+    entry = TaskEntry(**content)
+    rate, returns = entry.success_rate, entry.return_quartiles
+    sound = {
+        "file": isinstance(entry.file, str) and _is_plain_name(entry.file),
+        "env_id": isinstance(entry.env_id, str),
+        "trajectories": type(entry.trajectories) is int and entry.trajectories > NUM_PROMPTS,
+        "steps": type(entry.steps) is int and 0 < entry.steps < 2**63,
+        "sha256": isinstance(entry.sha256, str),
+        "return_quartiles": isinstance(returns, list)
+        and len(returns) == len(_QUARTILES)
+        and all(map(_is_number, returns)),
+        "success_rate": rate is None or (_is_number(rate) and 0 <= rate <= 1),
+        "made_by": isinstance(entry.made_by, dict),
+    }
+    wrong = [f"{name} of {task} is {content[name]!r:.60}" for name in sound if not sound[name]]
+    if wrong:
+        raise ValueError("; ".join(wrong))
+    return entry
+
+
+def _checked_versions(content: Any) -> dict[str, str]:
+    if not isinstance(content, dict) or not all(isinstance(v, str) for v in content.values()):
+        raise TypeError(f"'versions' is {content!r:.60}")
+    return content
+
+
+def _is_plain_name(file: str) -> bool:
+    """Return whether a file is named without its folder."""
+    return file not in ("", ".", "..") and not set("/\\\0") & set(file)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def write_task(
@@ -98,8 +165,20 @@ def write_task(
 
     Datasets are contiguous and uncompressed, so that readers can map them into memory. Attributes
     hold mean and standard deviation of the states over the training trajectories.
+
+    Raises:
+        RunError: A value is not finite.
     """
+    for number, trajectory in enumerate(trajectories):
+        for name in ("observations", "actions", "rewards"):
+            found = unsound(name, getattr(trajectory, name))
+            if found:
+                what, step = found
+                raise RunError(f"{spec.name}: {what} in trajectory {number} at step {step}")
     arrays = _concatenate(trajectories)
+    success_known = all(t.success is not None for t in trajectories)
+    if not success_known:
+        arrays["successes"][:] = 0
     ends = arrays["episode_ends"]
     training = arrays["observations"][: ends[-1 - NUM_PROMPTS]].astype(np.float64)
     path = folder / f"{spec.name}.hdf5"
@@ -112,18 +191,26 @@ def write_task(
             file.attrs["env_id"] = spec.env_id
             file.attrs["state_mean"] = training.mean(axis=0)
             file.attrs["state_std"] = training.std(axis=0)
-    quartiles = np.quantile(arrays["episode_returns"], _QUARTILES)
-    success_known = all(t.success is not None for t in trajectories)
     return TaskEntry(
         file=path.name,
         env_id=spec.env_id,
         trajectories=len(trajectories),
         steps=int(ends[-1]),
         sha256=sha256(path),
-        return_quartiles=[round(float(value), 2) for value in quartiles],
-        success_rate=round(float(arrays["successes"].mean()), 4) if success_known else None,
+        return_quartiles=quartiles(arrays["episode_returns"]),
+        success_rate=success_rate(arrays["successes"]) if success_known else None,
         made_by=made_by,
     )
+
+
+def quartiles(returns: np.ndarray) -> list[float]:
+    """Return smallest, 25 %, median, 75 % and largest episode return."""
+    return [round(float(value), 2) for value in np.quantile(returns, _QUARTILES)]
+
+
+def success_rate(successes: np.ndarray) -> float:
+    """Return the share of successful episodes."""
+    return round(float(successes.mean()), 4)
 
 
 def _concatenate(trajectories: Sequence[Trajectory]) -> dict[str, np.ndarray]:

@@ -5,18 +5,18 @@ Letters: E streams.
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from m3dt.data.batch import Batch
 from m3dt.data.draws import DrawPlan, Draws
 from m3dt.data.mapped import MappedData
+from m3dt.utils.processes import signals_held
 
 
 class Chunk(NamedTuple):
@@ -40,12 +40,19 @@ class ValidationRound(NamedTuple):
     """A held-out batch of one task per stream."""
 
     chunk: Chunk  # of one batch
-    counted: Tensor  # (E,) of bool; False for a stream whose tasks were all seen before
+    counted: Tensor  # (E,) of bool; False where a stream has no task of the round's number
 
 
-def leave_signals_to_the_parent(worker: int) -> None:
-    """Go on where a signal reaches all of a job: the parent ends the step, then its workers."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+class ShieldedLoader(DataLoader[Any]):
+    """A data loader whose workers go on where a signal reaches all of a job.
+
+    The parent ends its step, then its workers. They inherit the signals that are held while they
+    start, so SIGTERM does not end them either: see `no_children_left`.
+    """
+
+    def __iter__(self) -> Any:
+        with signals_held():
+            return super().__iter__()
 
 
 class ChunkSampler(Sampler[tuple[int, int]]):
@@ -67,7 +74,7 @@ def _gather(draws: list[Draws], first: int, mapped: MappedData | None) -> Chunk:
     """Return draws as they are where the device gathers, and batches otherwise."""
     if mapped is None:
         return Chunk(first, Draws.stack(draws), [])
-    return Chunk(first, None, [mapped.gather(d) for d in draws])
+    return Chunk(first, None, mapped.gather_all(draws))
 
 
 class Chunks(Dataset[Chunk]):

@@ -31,13 +31,21 @@ class MappedData:
 
     def gather(self, draws: Draws) -> Batch:
         """Return the rows of a batch."""
+        return self.gather_all([draws])[0]
+
+    def gather_all(self, draws: Sequence[Draws]) -> list[Batch]:
+        """Return the rows of several batches; pages of the files are unmapped only after them."""
+        batches = [self._read(d) for d in draws]
+        for task in torch.cat([d.task for d in draws]).unique().tolist():
+            self.samplers[task].store.release()
+        return batches
+
+    def _read(self, draws: Draws) -> Batch:
         tasks, begin = draws.task.numpy(), draws.begin.numpy()
         changes = np.flatnonzero(np.diff(tasks)) + 1  # rows of a task are neighbours
         parts = []
         for task, own in zip(tasks[[0, *changes]], np.split(begin, changes), strict=True):
-            sampler = self.samplers[task]
-            parts.append(sampler.rows(own, self.length))
-            sampler.store.release()
+            parts.append(self.samplers[task].rows(own, self.length))
         task_index, number = draws.prompts.unbind(1)
         return Batch(
             Rows.join(parts).segment(),

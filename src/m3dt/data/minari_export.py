@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from m3dt.data.format import DatasetIndex
+from m3dt.data.soundness import value_problems
 from m3dt.data.store import DatasetStore, TaskStore
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import sole_writer, staging_folder
@@ -27,8 +28,8 @@ def export_minari(folder: Path, target: Path, names: Sequence[str]) -> list[str]
     observation after the last action: we did not record it, so the last one is repeated.
 
     Raises:
-        UserError: There is no dataset, a task is missing or already in the target, or minari is not
-            installed.
+        UserError: There is no dataset, a task is missing, already in the target or holds values
+            that `m3dt verify` refuses, or minari is not installed.
     """
     if find_spec("minari") is None:
         raise UserError("Minari datasets need minari: pip install 'm3dt[minari]'")
@@ -38,6 +39,12 @@ def export_minari(folder: Path, target: Path, names: Sequence[str]) -> list[str]
     taken = [t for t in tasks if (target / _dataset_id(t)).exists()]
     if taken:
         raise UserError(f"{target}: already holds {', '.join(taken)}. Export to another folder.")
+    for task in store.tasks:
+        problem = next(value_problems(task, slice(0, len(task.rewards))), None)
+        if problem:
+            raise UserError(
+                f"{task.path}: {problem}. Such data are not exported: collect or import it again."
+            )
     with sole_writer(target), staging_folder(target) as staging:
         with _environment_variable(_ROOT, str(staging.resolve())):
             for task in store.tasks:

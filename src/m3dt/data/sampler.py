@@ -8,7 +8,10 @@ import numpy as np
 from m3dt.config.schema import LoaderConfig
 from m3dt.data.format import NUM_PROMPTS
 from m3dt.data.inputs import Rows, TaskInputs
+from m3dt.data.soundness import value_problems
 from m3dt.data.store import TaskStore, normalizations
+from m3dt.data.values import LARGEST
+from m3dt.utils.errors import UserError
 
 
 class TaskSampler:
@@ -45,6 +48,7 @@ class TaskSampler:
         arrays = (store.observations, store.actions, returns, timesteps)
         states, actions, returns, timesteps = (array[None] for array in arrays)
         rows = self.inputs.prepare(states, actions, returns, timesteps, real)
+        self._require_finite(rows)
         first = (array[:, :1] for array in (states, actions, returns, timesteps, ~real))
         nothing = self.inputs.prepare(*first)
         return rows, np.repeat(lengths, lengths) - timesteps, nothing.states[0, 0]
@@ -73,12 +77,30 @@ class TaskSampler:
         real = column >= 0
         column = np.maximum(column, 0)
         index = begin[:, None] + column
-        return inputs.prepare(
+        rows = inputs.prepare(
             store.observations[index],
             store.actions[index],
             self._returns_to_go(trajectory, begin, column),
             index - self._starts[trajectory][:, None],
             real,
+        )
+        self._require_finite(rows)
+        return rows
+
+    def _require_finite(self, rows: Rows) -> None:
+        """Search the task's file for the value that made rows not finite.
+
+        Raises:
+            UserError: The rows are not finite.
+        """
+        if all(np.isfinite(array).all() for array in rows[:3]):
+            return
+        problem = next(
+            value_problems(self.store, slice(0, len(self.store.rewards)), action_limit=LARGEST),
+            "prepared states, actions or returns are not finite",
+        )
+        raise UserError(
+            f"{self.store.path}: {problem}. Run `m3dt verify {self.store.path.parent}`."
         )
 
     def _returns_to_go(

@@ -11,6 +11,8 @@ import numpy as np
 
 from m3dt.data.format import DatasetIndex
 from m3dt.data.store import DatasetStore, TaskStore
+from m3dt.data.values import unsound
+from m3dt.utils.errors import UserError
 
 # Lower bound of standard deviations: the original statistics have rounding errors of this size.
 CONSTANT = 0.005
@@ -61,7 +63,7 @@ def describe(folder: Path) -> dict[str, TaskDescription]:
     """Describe the tasks of a dataset, by name.
 
     Raises:
-        UserError: There is no dataset.
+        UserError: There is no dataset, or it is not sound.
     """
     index = DatasetIndex.read(folder)
     store = DatasetStore.open(folder, list(index.tasks))
@@ -81,6 +83,9 @@ def describe(folder: Path) -> dict[str, TaskDescription]:
 def _states(task: TaskStore) -> list[list[float]]:
     every = -(-task.num_training_steps // _SAMPLE)
     sample = task.observations[: task.num_training_steps : every]
+    found = unsound("observations", sample)
+    if found:
+        raise UserError(f"{task.path}: {found[0]}. Run `m3dt verify {task.path.parent}`.")
     low, high = np.quantile(sample, _QUANTILES, axis=0)
     rows = np.stack((task.state_mean, task.state_std, low, high), axis=1)  # (S, 4)
     return [[float(f"{value:.5g}") for value in row] for row in rows]

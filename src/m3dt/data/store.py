@@ -13,13 +13,25 @@ import numpy as np
 
 from m3dt.config.schema import ACTION_DIM, STATE_DIM, LoaderConfig
 from m3dt.data.format import NUM_PROMPTS, DatasetIndex
+from m3dt.data.hdf5 import open_hdf5
+from m3dt.data.soundness import opening_problems
+from m3dt.data.values import unusual_returns
 from m3dt.tasks import TaskSpec, get_task
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import sha256
 
-_MAPPED_RANKS = {"observations": 2, "actions": 2, "rewards": 1}
+# Rank and type of each dataset of a task's file. Those in MAPPED stay in the file.
+_LAYOUT = {
+    "observations": (2, np.float32),
+    "actions": (2, np.float32),
+    "rewards": (1, np.float32),
+    "episode_ends": (1, np.int64),
+    "episode_returns": (1, np.float32),
+    "successes": (1, np.uint8),
+}
+_MAPPED = ("observations", "actions", "rewards")
+_STATISTICS = ("state_mean", "state_std")
 _OFFICIAL_OFFSET = 1e-6  # the authors add it to every standard deviation
-_READ = ("episode_ends", "episode_returns", "successes")
 
 
 @dataclass(frozen=True)
@@ -70,30 +82,34 @@ class TaskStore:
         """Number of transitions in the training trajectories, which precede the prompts."""
         return int(self.episode_ends[-1 - NUM_PROMPTS])
 
+    def locate(self, transition: int) -> tuple[int, int]:
+        """Return the trajectory of a transition, and its step within it."""
+        trajectory = int(np.searchsorted(self.episode_ends, transition, side="right"))
+        return trajectory, transition - int(self.episode_starts[trajectory])
+
     @classmethod
     def open(cls, path: Path, spec: TaskSpec) -> TaskStore:
-        """Map a task's file into memory.
+        """Map a task's file into memory, after checking all that costs no time.
+
+        These are its layout, the trajectories, the statistics, the returns and the prompts.
+        `verify` checks the rest.
 
         Raises:
-            UserError: The file is missing, truncated, or has another layout or other widths.
+            UserError: The file is missing, damaged, of another task or layout, or holds values that
+                cannot be right.
         """
         remedy = f"Delete it and run `m3dt collect` with data={path.parent} again."
         try:
-            with h5py.File(path, "r") as file:
-                placed = {name: _placement(file, name, r) for name, r in _MAPPED_RANKS.items()}
-                small = {name: file[name][()] for name in _READ}
-                mean, std = file.attrs["state_mean"][()], file.attrs["state_std"][()]
+            with open_hdf5(path, remedy, path.parent) as file:
+                datasets = {name: _dataset(file, name) for name in _LAYOUT}
+                placed = {name: _placement(datasets[name]) for name in _MAPPED}
+                small = {name: datasets[name][()] for name in _LAYOUT if name not in _MAPPED}
+                attributes = dict(file.attrs)
         except FileNotFoundError:
             raise UserError(
                 f"{path}: the dataset lists this file, but it is missing. "
                 f"Run `m3dt collect` with data={path.parent} again."
             ) from None
-        except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-            raise UserError(f"{path}: damaged or not a task file ({error}). {remedy}") from None
-        size = path.stat().st_size
-        for name, (offset, shape) in placed.items():
-            if offset + 4 * int(np.prod(shape)) > size:
-                raise UserError(f"{path}: truncated inside '{name}'. {remedy}")
         with path.open("rb") as opened:
             mapping = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
         if hasattr(mmap, "MADV_RANDOM"):
@@ -102,33 +118,31 @@ class TaskStore:
             name: np.ndarray(shape, np.float32, buffer=mapping, offset=offset)
             for name, (offset, shape) in placed.items()
         }
-        store = cls(spec, path, mapping, **mapped, **small, state_mean=mean, state_std=std)
-        store._check(path)
+        statistics = {name: np.asarray(attributes.get(name)) for name in _STATISTICS}
+        store = cls(spec, path, mapping, **mapped, **small, **statistics)
+        problem = next(opening_problems(store, attributes), None)
+        if problem:
+            raise UserError(f"{path}: {problem}. {remedy}")
         return store
 
-    def _check(self, path: Path) -> None:
-        """Compare the widths with the task's, and the trajectories with the transitions."""
-        steps = len(self.rewards)
-        widths = {"observations": self.spec.state_dim, "actions": self.spec.action_dim}
-        for name, width in widths.items():
-            found, shape = getattr(self, name).shape, (steps, width)
-            if found != shape:
-                raise UserError(f"{path}: '{name}' is {found}, but {self.spec.name} has {shape}")
-        lengths = np.diff(self.episode_ends, prepend=0)
-        if len(lengths) <= NUM_PROMPTS or lengths.min() < 1 or self.episode_ends[-1] != steps:
-            raise UserError(
-                f"{path}: 'episode_ends' does not divide {steps} steps into trajectories, "
-                f"at least {NUM_PROMPTS + 1} of one step or more"
-            )
 
-
-def _placement(file: h5py.File, name: str, rank: int) -> tuple[int, tuple[int, ...]]:
-    """Return a dataset's offset in the file, in bytes, and its shape."""
+def _dataset(file: h5py.File, name: str) -> h5py.Dataset:
+    """Return a dataset of a task's file whose bytes lie together in the file, as its type says."""
+    rank, dtype = _LAYOUT[name]
     dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset) or dataset.dtype != dtype or dataset.ndim != rank:
+        raise ValueError(f"'{name}' must be {np.dtype(dtype)} of rank {rank}")
     offset = dataset.id.get_offset()
-    if offset is None or dataset.dtype != np.float32 or dataset.ndim != rank:
-        raise ValueError(f"'{name}' must be contiguous, uncompressed float32 of rank {rank}")
-    return offset, dataset.shape
+    if dataset.size and (dataset.chunks or offset is None):
+        raise ValueError(f"'{name}' must be contiguous and uncompressed")
+    if dataset.size and offset + dataset.nbytes > file.id.get_filesize():
+        raise ValueError(f"truncated inside '{name}'")
+    return dataset
+
+
+def _placement(dataset: h5py.Dataset) -> tuple[int, tuple[int, ...]]:
+    """Return a dataset's offset in the file, in bytes, and its shape."""
+    return dataset.id.get_offset() or 0, dataset.shape
 
 
 @dataclass(frozen=True)
@@ -170,6 +184,11 @@ class DatasetStore:
                     "the damaged files and run `m3dt collect` again, or import them again."
                 )
         return cls(folder, tuple(tasks), index.checksum(names))
+
+    def notes(self) -> list[str]:
+        """Return findings about the returns that a user should know, one sentence each."""
+        found = (unusual_returns(task.spec, task.episode_returns) for task in self.tasks)
+        return [note for note in found if note]
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,12 @@ class BadSteps:
 
     Attributes:
         count: Bad steps so far.
+        overflows: Gradients in a row, up to now, that were not finite.
     """
 
     def __init__(self) -> None:
         self.count = 0
-        self._overflows = 0  # of float16 gradients, in a row
+        self.overflows = 0
 
     def is_bad(self, loss: float, norm: float, float16: bool) -> bool:
         """Count a step if its loss or gradient is not finite, and tell whether it is so.
@@ -26,8 +27,8 @@ class BadSteps:
             norm: Of its gradient.
             float16: Whether gradients are scaled, so that the scaler skips their overflows.
         """
-        self._overflows = 0 if math.isfinite(norm) else self._overflows + 1
-        overflow = float16 and self._overflows <= _MOST_OVERFLOWS and math.isfinite(loss)
+        self.overflows = 0 if math.isfinite(norm) else self.overflows + 1
+        overflow = float16 and self.overflows <= _MOST_OVERFLOWS and math.isfinite(loss)
         bad = not (math.isfinite(norm) or overflow)
         self.count += bad
         return bad

@@ -5,13 +5,10 @@ from dataclasses import dataclass
 import lightning.pytorch as pl
 
 from m3dt.config import ComputeConfig
+from m3dt.engine.hooks import INNER_HOOKS, has_hook
 from m3dt.utils.errors import UserError
 
 _REPAYS_COMPILING = 20_000  # steps: compiling takes up to a minute and saves milliseconds a step
-
-
-# Hooks that are called within a step.
-_INNER_HOOKS = ("on_before_backward", "on_after_backward", "on_before_optimizer_step")
 
 
 @dataclass(frozen=True)
@@ -51,6 +48,8 @@ def choose(compute: ComputeConfig, trainer: pl.Trainer, recordable: bool) -> Cho
     )
     if not obstacle and trainer.world_size > 1:
         obstacle = "works on one device alone"
+    elif not obstacle and trainer._detect_anomaly:
+        obstacle = "does not work with trainer.detect_anomaly, which waits for the device"
     elif not obstacle and (watching := find_watcher(trainer)):
         obstacle = f"does not work with {watching}, which looks into a step"
     elif not obstacle and not recordable:
@@ -62,8 +61,5 @@ def choose(compute: ComputeConfig, trainer: pl.Trainer, recordable: bool) -> Cho
 
 def find_watcher(trainer: pl.Trainer) -> str:
     """Return the class of a callback that Lightning would call within a step, or nothing."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        kind = type(callback)
-        if any(getattr(kind, name) is not getattr(pl.Callback, name) for name in _INNER_HOOKS):
-            return kind.__name__
-    return ""
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return next((type(c).__name__ for c in callbacks if has_hook(c, *INNER_HOOKS)), "")

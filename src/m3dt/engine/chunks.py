@@ -10,16 +10,9 @@ from collections.abc import Callable, Iterable
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 
-_SECONDS = 0.75  # of a call
-# Hooks that Lightning calls once or more often per step.
-_STEP_HOOKS = (
-    "on_train_batch_start",
-    "on_train_batch_end",
-    "on_before_backward",
-    "on_after_backward",
-    "on_before_optimizer_step",
-)
+from m3dt.engine.hooks import INNER_HOOKS, STEP_HOOKS, has_hook
 
+_SECONDS = 0.75  # of a call
 NextStep = Callable[[int], int | None]
 
 
@@ -47,7 +40,8 @@ class ChunkPlan:
         self.automatic = steps_per_call == 0
         self.most = min(largest, steps_per_call or largest)
         self._next_steps = [*further, *map(_next_step_of, getattr(trainer, "callbacks", ()))]
-        if trainer.limit_train_batches != 1.0:
+        limit = trainer.limit_train_batches
+        if isinstance(limit, int) or limit != 1.0:
             self.most = 1  # it counts calls
         self._current = 1 if self.automatic else self.most
 
@@ -69,8 +63,6 @@ def _next_step_of(callback: pl.Callback) -> NextStep:
         return declared
     if isinstance(callback, ModelCheckpoint):
         return lambda step: next_multiple(step, callback._every_n_train_steps)
-    hooks = (getattr(type(callback), name) for name in _STEP_HOOKS)
-    plain = (getattr(pl.Callback, name) for name in _STEP_HOOKS)
-    if isinstance(callback, Timer) or all(a is b for a, b in zip(hooks, plain, strict=True)):
+    if isinstance(callback, Timer) or not has_hook(callback, *STEP_HOOKS, *INNER_HOOKS):
         return lambda step: None
     return lambda step: step + 1

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
@@ -31,13 +34,19 @@ class Engine:
         self.compute = ComputeConfig()
         self.bad_steps = BadSteps()
         self._choices = Choices(graph=False, compile=False)
+        self._trainer: pl.Trainer | None = None
         self._plan: ChunkPlan | None = None
         self._steps: Steps | None = None
 
-    @property
-    def prepared(self) -> bool:
-        """Whether `prepare` was called."""
-        return self._plan is not None
+    def __deepcopy__(self, memo: dict[int, Any]) -> Engine:
+        """Copy the settings alone, for callbacks that copy a stage to average its weights."""
+        copied = Engine(copy.deepcopy(self.stage, memo))
+        copied.compute = self.compute
+        return copied
+
+    def prepared_for(self, trainer: pl.Trainer) -> bool:
+        """Tell whether `prepare` was called with this trainer."""
+        return self._trainer is trainer
 
     def prepare(self, trainer: pl.Trainer, data: M3DTDataModule) -> str:
         """Decide how steps run and plan the chunks, before the trainer fits.
@@ -48,10 +57,13 @@ class Engine:
         Raises:
             UserError: The settings ask for what this device cannot do.
         """
+        self._trainer = trainer
         self._choices = choose(self.compute, trainer, capturable(self.stage.model))
         interval = self.stage.config.validate_every if data.validates else 0
         further = [self.stage.next_step, lambda step: next_multiple(step, interval)]
-        self._plan = ChunkPlan(trainer, self.compute.steps_per_call, data.largest_chunk, further)
+        # Ranks must agree, also where the data fits on some devices alone.
+        largest = data.largest_chunk(ahead=trainer.world_size > 1)
+        self._plan = ChunkPlan(trainer, self.compute.steps_per_call, largest, further)
         data.chunk_steps = self._plan
         return f"{self.stage.title}: {self._choices}" if str(self._choices) else ""
 
@@ -66,6 +78,10 @@ class Engine:
             )
         self._steps = Steps(stage, trainer, optimizer, data.gather, self._choices)
 
+    def finish(self) -> None:
+        """Let go of the graph and what it holds on the device."""
+        self._steps = None
+
     def take(self, chunk: Chunk) -> dict[str, Tensor]:
         """Take the steps of a chunk.
 
@@ -79,20 +95,21 @@ class Engine:
         assert self._steps is not None and self._plan is not None
         taken = self._steps.run(chunk)
         self._plan.adapt(taken.seconds, chunk.num_steps)
-        bad = self._count_bad_steps(chunk, taken)
-        self._log(chunk.first, taken, bad)
+        bad = self._count_bad_steps(taken)
+        most = self.stage.config.max_bad_steps
+        fatal = next((number for number, count in bad.items() if count > most), None)
+        self._log(chunk.first, taken, bad, chunk.num_steps if fatal is None else fatal + 1)
+        if fatal is not None:
+            raise self._too_many(chunk, taken, fatal)
         losses = torch.tensor(taken.losses)
         return {"loss": losses[-1], "losses": losses}
 
-    def _count_bad_steps(self, chunk: Chunk, taken: Taken) -> dict[int, int]:
+    def _count_bad_steps(self, taken: Taken) -> dict[int, int]:
         """Return the number of bad steps so far at each bad step of a chunk."""
-        counts, most = {}, self.stage.config.max_bad_steps
-        float16 = str(self.stage.trainer.precision) == "16-mixed"
+        counts, float16 = {}, str(self.stage.trainer.precision) == "16-mixed"
         for number, (loss, norm) in enumerate(zip(taken.losses, taken.norms, strict=True)):
             if self.bad_steps.is_bad(loss, norm, float16):
                 counts[number] = self.bad_steps.count
-                if self.bad_steps.count > most:
-                    raise self._too_many(chunk, taken, number)
         return counts
 
     def _too_many(self, chunk: Chunk, taken: Taken, number: int) -> RunError:
@@ -110,11 +127,12 @@ class Engine:
             "the learning rate, or look at the data with `m3dt verify`."
         )
 
-    def _log(self, first: int, taken: Taken, bad: dict[int, int]) -> None:
-        """Write the values of steps, each at the number of steps done by then."""
+    def _log(self, first: int, taken: Taken, bad: dict[int, int], steps: int) -> None:
+        """Write the values of a chunk's first steps, each at the number of steps done by then."""
         trainer, last = self.stage.trainer, {}
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        for number, (loss, norm) in enumerate(zip(taken.losses, taken.norms, strict=True)):
+        values = zip(taken.losses[:steps], taken.norms[:steps], strict=True)
+        for number, (loss, norm) in enumerate(values):
             done = first + number + 1
             last = {"train/loss": loss, "train/gradient_norm": norm}
             wanted = {"learning_rate": self.stage.learning_rate(done - 1), **last}

@@ -75,9 +75,7 @@ class Steps:
         if self._compiled:  # a compiled pass would do it in each step
             self.stage.prepare_forward_pass()
         for number in range(chunk.num_steps):
-            self._seed(self.stage.seed_of(chunk.first + number))
-            rate = self.stage.learning_rate(chunk.first + number)
-            records.append(self._take(chunk.inputs(number), rate))
+            records.append(self._take(chunk.inputs(number), chunk.first + number))
         count_steps(self.trainer, chunk.num_steps)
         rows, norms = (torch.stack(tensors) for tensors in zip(*records, strict=True))
         losses = rows.sum(dim=1) / self.stage.num_losses
@@ -90,30 +88,36 @@ class Steps:
         *shared, seconds = mean.tolist()
         return Taken(shared, measured[1].tolist(), seconds, rows)
 
+    def _take(self, inputs: Draws | Batch, number: int) -> tuple[Tensor, Tensor]:
+        """Take the step of a number, as a graph if that was chosen."""
+        value = self.stage.learning_rate(number)
+        on_cuda = self.device.type == "cuda"  # there it is float32, with a graph and without
+        rate = torch.full((), value, device=self.device) if on_cuda else value
+        if self._graphed is not None and not self._graphed.recorded:
+            self._held.fill_(1.0)  # recording runs the step, which must change nothing
+            self._graphed.record(inputs, rate)
+            self._held.zero_()
+        self._seed(self.stage.seed_of(number))
+        if self._graphed is None:
+            return self.step(inputs, rate)
+        rows, norm = self._graphed(inputs, rate)
+        return rows.clone(), norm.clone()
+
     def _seed(self, seed: int) -> None:
         """Seed the device's default generator; `torch.manual_seed` seeds all, which takes 1 ms."""
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
-        else:
+        elif self.device.type == "cpu":
             torch.default_generator.manual_seed(seed)
-
-    def _take(self, inputs: Draws | Batch, rate: float) -> tuple[Tensor, Tensor]:
-        if self._graphed is None:
-            return self.step(inputs, rate)
-        shown = torch.full((), rate, device=self.device)
-        if not self._graphed.recorded:
-            self._held.fill_(1.0)  # recording runs the step, which must change nothing
-            self._graphed.record(inputs, shown)
-            self._held.zero_()
-        rows, norm = self._graphed(inputs, shown)
-        return rows.clone(), norm.clone()
+        else:
+            torch.manual_seed(seed)
 
     def step(self, inputs: Draws | Batch, rate: float | Tensor) -> tuple[Tensor, Tensor]:
         """Take one step.
 
         Args:
             inputs: The batch, or its draws.
-            rate: The learning rate; a tensor in a graph.
+            rate: The learning rate; a tensor on a CUDA device.
 
         Returns:
             What each row adds to the loss, (B,), and the norm of the gradient before clipping.
@@ -123,7 +127,8 @@ class Steps:
             callback.on_before_optimizer_step(self.trainer, self.stage, self.optimizer)
         self._update(norm, rate)
         self.stage.end_step()
-        self.optimizer.zero_grad()
+        for parameter in self.parameters:
+            parameter.grad = None
         return rows, norm
 
     def gradient(self, inputs: Draws | Batch) -> tuple[Tensor, Tensor]:

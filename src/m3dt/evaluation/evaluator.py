@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Hashable, Sequence
 from dataclasses import astuple, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from m3dt.utils.console import make_console, progress_bar
 from m3dt.utils.files import parse_json, reading
 from m3dt.utils.processes import num_workers
 from m3dt.utils.products import warn_of_other_products
+from m3dt.version import version_of
 
 
 def evaluate(
@@ -101,7 +101,7 @@ def evaluate_policy(
         "episodes": config.episodes,
         "env_steps_per_second": sum(episode.env_steps for episode in new) / seconds,
         "seed": config.seed,
-        "versions": {name: metadata.version(name) for name in ("m3dt", "torch", *SIMULATORS)},
+        "versions": {name: version_of(name) for name in ("m3dt", "torch", *SIMULATORS)},
     }
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from m3dt.tasks.workers import WorkerPool
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import atomic_path, fingerprint, read_json, write_json
 from m3dt.utils.processes import num_workers
+from m3dt.version import version_of
 
 # Settings by which experiments differ, few enough for the HParams page.
 _HYPERPARAMETERS = (
@@ -198,7 +198,7 @@ def _key(config: Config, model: RunModel) -> str:
     """Return the key of everything that a model's scores depend on."""
     settings: dict[str, Any] = asdict(config.evaluation)
     del settings["workers"]  # changes no score
-    versions = {name: metadata.version(name) for name in SIMULATORS}
+    versions = {name: version_of(name) for name in SIMULATORS}
     return fingerprint([settings, list(tasks_of(config)), model.info, versions])
 
 

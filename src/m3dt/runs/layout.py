@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from m3dt.config.load import read_yaml
+from m3dt.config.load import RUN_CONFIG, read_yaml
 from m3dt.utils.errors import UserError
 
-CONFIG = "config.yaml"  # the run's configuration, as last given
+CONFIG = RUN_CONFIG
 _OTHER_NAMES = {"registry", "checkpoints", "logs", "evaluation", "scores.json"}
 
 

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -19,6 +18,9 @@ from m3dt.runs.entries import ENTRY, KINDS, Entry, read_entry
 from m3dt.runs.tensors import not_finite
 from m3dt.utils.errors import RunError, UserError
 from m3dt.utils.files import atomic_folder, exists, reading, sha256, write_json
+from m3dt.utils.paths import user_path
+from m3dt.utils.regular_files import regular_file
+from m3dt.version import version_of
 
 MAIN = "main"  # name of a run's backbone, grouping and router
 _PACKAGES = ("m3dt", "torch", "lightning", "numpy")
@@ -28,7 +30,7 @@ class Registry:
     """The models of one run, in `<run>/registry/<kind>/<name>/`."""
 
     def __init__(self, run: str | Path) -> None:
-        self.run = Path(run).expanduser()
+        self.run = user_path(run)
         self.folder = self.run / "registry"
 
     def save(
@@ -57,7 +59,7 @@ class Registry:
                 contiguous = {n: t.detach().cpu().contiguous() for n, t in tensors.items()}
                 save_file(contiguous, folder / f"{stem}.safetensors")
             files = {path.name: sha256(path) for path in sorted(folder.iterdir())}
-            versions = {name: metadata.version(name) for name in _PACKAGES}
+            versions = {name: version_of(name) for name in _PACKAGES}
             versions = {"python": platform.python_version(), **versions}
             sealed = entry.sealed(files=files, commit=_commit(), versions=versions)
             write_json(folder / ENTRY, asdict(sealed))
@@ -82,11 +84,13 @@ class Registry:
         folder = self.folder / kind / name
         entry, remedy = read_entry(folder / ENTRY), f"Delete {folder} and train it again."
         for file, digest in entry.files.items():
-            with reading(folder / file):
-                if not exists(folder / file):
-                    raise UserError(f"{folder}: lacks {file}. {remedy}")
-                if sha256(folder / file) != digest:
-                    raise UserError(f"{folder / file}: does not match its checksum. {remedy}")
+            try:
+                path = regular_file(folder / file)
+            except FileNotFoundError:
+                raise UserError(f"{folder}: lacks {file}. {remedy}") from None
+            with reading(path):
+                if sha256(path) != digest:
+                    raise UserError(f"{path}: does not match its checksum. {remedy}")
         return entry
 
     def get(self, kind: str, name: str) -> Entry:

@@ -18,6 +18,9 @@ from m3dt.engine.graph import graphed
 from m3dt.stages.stage import Stage
 from m3dt.utils.processes import available_memory
 
+# Gradients that come together: few launches on a GPU, and small temporary results.
+_TOGETHER = 16
+
 # Tasks and the number of their probe batch -> gradient, (num_params,).
 ProbeGradient = Callable[[Sequence[int], int], Tensor]
 
@@ -90,16 +93,16 @@ def gradient_memory(device: torch.device, data: M3DTDataModule) -> int:
 
 
 class GradientRows:
-    """Gradients as the rows of a matrix, in blocks that fit in memory; iterate as often as needed.
+    """Gradients as the rows of a matrix, a few at a time; iterate as often as needed.
 
-    Where all fit at once, they are computed once and kept. Otherwise each pass computes them anew,
-    into the memory of the block before.
+    Where all fit in memory, they are computed once and kept. Otherwise each pass computes them
+    anew. Either way the same rows come together, if there is memory for that.
 
     Args:
         gradient: Returns the gradient of a number, (num_params,).
         count: How many gradients there are, with the numbers 0, 1, ...
         parameters: What the gradients are of.
-        memory: Bytes for one block, which has at least one row.
+        memory: Bytes for gradients; one is always held.
     """
 
     def __init__(
@@ -113,17 +116,19 @@ class GradientRows:
         self.count = count
         first, *others = parameters
         size = sum(p.numel() for p in (first, *others))
-        rows = min(count, max(1, memory // (size * first.element_size())))
-        self._block = first.new_empty(rows, size)
-        self._kept = False
+        fitting = max(1, memory // (size * first.element_size()))
+        self._step = min(_TOGETHER, fitting)
+        self._keeps = count <= fitting
+        self._matrix = first.new_empty(count if self._keeps else self._step, size)
+        self._computed = False
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
-        """Yield the numbers of each block, and their gradients, (rows, num_params)."""
-        for begin in range(0, self.count, len(self._block) or 1):
-            end = min(begin + len(self._block), self.count)
-            block = self._block[: end - begin]
-            if not self._kept:
-                for number, row in zip(range(begin, end), block, strict=True):
+        """Yield the numbers of some gradients, and these gradients, (rows, num_params)."""
+        for begin in range(0, self.count, self._step):
+            end = min(begin + self._step, self.count)
+            rows = self._matrix[begin:end] if self._keeps else self._matrix[: end - begin]
+            if not self._computed:
+                for number, row in zip(range(begin, end), rows, strict=True):
                     row.copy_(self.gradient(number))
-            self._kept = len(block) == self.count
-            yield slice(begin, end), block
+            yield slice(begin, end), rows
+        self._computed = self._keeps

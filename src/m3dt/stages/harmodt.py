@@ -101,17 +101,17 @@ class HarmoStage(BaselineStage):
         mean = torch.zeros(self.masks.size, device=self.device)
         memory = gradient_memory(self.device, data)
         with probe_gradients(self, data) as gradient:
-            rows = GradientRows(
+            gradients = GradientRows(
                 lambda task: self.masked_gradient(gradient, task, index),
                 self.num_tasks,
                 self.trainable().values(),
                 memory,
             )
-            for _, block in rows:
-                for row in block:  # one by one: the same bits however they are cut into blocks
+            for _, rows in gradients:
+                for row in rows:
                     mean += row / self.num_tasks
-            for tasks, block in rows:
-                for task, row in zip(range(tasks.start, tasks.stop), block, strict=True):
+            for tasks, rows in gradients:
+                for task, row in zip(range(tasks.start, tasks.stop), rows, strict=True):
                     mask, importance = self.masks.flat(task), self.importance(row)
                     revised = exchange(mask, row * mean, importance, self.harmo.gamma, count)
                     self.masks.put(task, revised)

@@ -99,7 +99,8 @@ class Stage(pl.LightningModule):
         return self.forward_pass(self.model, batch)
 
     def row_losses(self, batch: Batch) -> Tensor:
-        """Return what each row adds to the loss, (B,)."""
+        """Return what each row adds to the loss, (B,), in the precision of the weights."""
+        batch = batch.cast(self.model.predict_action.weight.dtype)
         return row_losses(self.predictions(batch), batch)
 
     def loss(self, batch: Batch) -> Tensor:
@@ -151,20 +152,23 @@ class Stage(pl.LightningModule):
         )
 
     def on_fit_start(self) -> None:
-        if not self.engine.prepared:
+        if not self.engine.prepared_for(self.trainer):
             self.engine.prepare(self.trainer, self.trainer.datamodule)  # type: ignore[attr-defined]
 
     def on_train_start(self) -> None:
         self.engine.start()
 
+    def on_train_end(self) -> None:
+        self.engine.finish()
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         kept = {f"model.{name}" for name in self.trainable()}
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: state[name] for name in state if name in kept}
-        checkpoint["bad_steps"] = self.engine.bad_steps.count
+        checkpoint["bad_steps"] = vars(self.engine.bad_steps)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.engine.bad_steps.count = checkpoint.get("bad_steps", 0)
+        vars(self.engine.bad_steps).update(checkpoint.get("bad_steps", {}))
 
 
 def nothing() -> None:

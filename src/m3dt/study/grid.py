@@ -9,9 +9,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from m3dt.config import Config, load_config, read_yaml
+from m3dt.config import Config, find_study, load_config, read_yaml
 from m3dt.utils.errors import UserError, nearest
 from m3dt.utils.files import fingerprint
+from m3dt.utils.paths import user_path
 
 SCORES = "scores.json"  # the evaluation of a cell's own model, in the folder of its run
 _PART_KEYS = ("grid", "set", "only", "reuse", "models")
@@ -68,12 +69,11 @@ def load_study(path: Path, overrides: Sequence[str]) -> Study:
     Raises:
         UserError: The file cannot be read, or the configuration of a cell is wrong.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file. Studies are in conf/study/.")
+    path = find_study(path)
     content: Any = OmegaConf.to_container(read_yaml(path))
     _check_keys(path, content, _STUDY_KEYS)
     conf = str(content.get("conf", "quickstart"))
-    runs = Path(content.get("runs") or f"runs/{path.stem}")
+    runs = user_path(content.get("runs") or f"runs/{path.stem}")
     cells: dict[str, Cell] = {}
     for name, part in _parts(path, content).items():
         texts = [*(content.get("set") or []), *(part.get("set") or []), *overrides]
@@ -127,7 +127,7 @@ def _cells(
         filled = [_fill(path, str(text), values) for text in (*texts, *given, *own)]
         overrides = (*filled, f"run={runs / name}")
         source = _fill(path, str(part.get("reuse") or ""), values)
-        reuse = Path(source) if source and Path(source) != runs / name else None
+        reuse = user_path(source) if source and user_path(source) != runs / name else None
         key = _key(load_config(conf, overrides), models)
         cells.append(Cell(part_name, name, values, overrides, reuse, models, key))
     return cells

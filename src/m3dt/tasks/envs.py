@@ -1,6 +1,5 @@
 """The environments of all tasks: their base class, one function that builds any, and episodes."""
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +7,7 @@ import gymnasium
 import numpy as np
 
 from m3dt.tasks.catalog import TaskSpec, get_task
-from m3dt.utils.errors import UserError
+from m3dt.tasks.rendering import check_backend_name, check_rendering
 
 
 class TaskEnv(gymnasium.Env):
@@ -58,11 +57,10 @@ class TaskEnv(gymnasium.Env):
         """Return a frame of the current state, (height, width, 3) uint8.
 
         Raises:
-            UserError: No rendering back end was chosen before the first import of m3dt.
+            UserError: No rendering back end that works was chosen before the first import of m3dt.
         """
-        if os.environ.get("MUJOCO_GL", "disable").lower() in ("disable", "disabled", "off"):
-            remedy = "set MUJOCO_GL=egl or MUJOCO_GL=osmesa before Python starts"
-            raise UserError(f"rendering is off: {remedy}")
+        if self._renderer is None:
+            check_rendering()
         import mujoco
 
         model, data = self._simulation()
@@ -100,9 +98,10 @@ def make_env(name: str, seed: int = 0) -> TaskEnv:
     starts another one. The simulator is imported here: reading data and training never load it.
 
     Raises:
-        UserError: The task is unknown.
+        UserError: The task is unknown, or MUJOCO_GL names no rendering back end.
     """
     spec = get_task(name)
+    check_backend_name()
     if spec.domain == "metaworld":
         from m3dt.tasks.metaworld import MetaWorldEnv
 

@@ -49,10 +49,17 @@ def tasks_of(config: Config) -> tuple[str, ...]:
     key = "tasks" if config.tasks else "suite"
     try:
         if config.tasks:
-            return tuple(dict.fromkeys(get_task(name).name for name in config.tasks))
+            return _distinct([get_task(name).name for name in config.tasks])
         return suite(config.suite, config.suite_seed)
     except UserError as error:
         raise UserError(f"{config.sources.of(key)}: {key}: {error}") from None
+
+
+def _distinct(names: list[str]) -> tuple[str, ...]:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"{', '.join(twice)} is listed more than once")
+    return tuple(names)
 
 
 def suite(name: str, seed: int = 0) -> tuple[str, ...]:

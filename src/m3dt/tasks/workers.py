@@ -5,8 +5,6 @@ Letters: S state dim.
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
 import threading
 import traceback
 from collections.abc import Sequence
@@ -20,8 +18,9 @@ import numpy as np
 
 from m3dt.tasks import make_env
 from m3dt.tasks.envs import TaskEnv
+from m3dt.tasks.rendering import check_backend_name
 from m3dt.utils.errors import RunError
-from m3dt.utils.processes import check_may_start_processes, end_with_parent
+from m3dt.utils.processes import SPAWN, check_may_start_processes, end_with_parent
 
 # Environments that a worker keeps for reuse; one of Meta-World takes about 20 MB.
 _MAX_FREE = 50
@@ -59,6 +58,7 @@ class WorkerPool:
 
     def __init__(self, num_workers: int) -> None:
         check_may_start_processes()
+        check_backend_name()  # each worker would fail
         pairs = [_start() for _ in range(num_workers)]
         self.connections = [connection for connection, _ in pairs]
         self.locks = [threading.Lock() for _ in pairs]  # a connection takes one sender at a time
@@ -130,9 +130,8 @@ class WorkerPool:
 
 
 def _start() -> tuple[Connection, SpawnProcess]:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs,), daemon=True)
+    ours, theirs = SPAWN.Pipe()
+    process = SPAWN.Process(target=_serve, args=(theirs,), daemon=True)
     process.start()
     theirs.close()
     return ours, process
@@ -173,7 +172,6 @@ def _take(free: list[TaskEnv], task: str) -> TaskEnv:
 
 def _serve(connection: Connection) -> None:
     """Answer commands until the other end closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     end_with_parent()
     with suppress(OSError):  # the evaluation is over already
         connection.send(None)  # the worker has started

@@ -7,7 +7,7 @@ from m3dt.data.format import INDEX
 from m3dt.runs import Entry, Registry
 from m3dt.runs.layout import check_run_folder
 from m3dt.training.fingerprint import changed_settings
-from m3dt.training.resume import is_first_rank, wait_for
+from m3dt.training.ranks import is_first_rank, wait_for
 from m3dt.training.run import Run
 from m3dt.utils.errors import UserError
 
@@ -27,8 +27,9 @@ def find_finished(run: Run, kind: str, name: str, settings: dict[str, Any]) -> E
         changed = "data" if entry.dataset != run.store.checksum else ""
     if changed:
         raise UserError(
-            f"{run.folder}: {entry.key} was made with other settings: {changed}. Give another "
-            f"run=FOLDER, or delete {run.registry.folder / kind / name}."
+            f"{run.folder}: {entry.key} was made with other settings: {changed}. A "
+            f"finished training is not extended. Give another run=FOLDER, where reuse={run.folder} "
+            f"takes what stays the same, or delete {run.registry.folder / kind / name}."
         )
     return entry
 
@@ -60,5 +61,5 @@ def _reused(run: Run, kind: str, name: str, settings: dict[str, Any]) -> Entry |
     check_run_folder(run.folder)
     if is_first_rank():
         run.registry.adopt(other, entry)
-    wait_for(lambda: run.registry.has(kind, name))  # the first rank copies for all
+    wait_for(lambda: run.registry.has(kind, name), run.folder)  # the first rank copies for all
     return run.registry.get(kind, name)

@@ -16,8 +16,9 @@ from m3dt.training.checkpointing import CheckpointCallback
 from m3dt.training.resume import FORCED, check_resume, check_space, newest_checkpoint, step_of
 from m3dt.training.run import Fitted
 from m3dt.training.signals import Signals, plain_exits
-from m3dt.training.trainer import make_trainer, quiet_training
+from m3dt.training.trainer import arguments_refused, make_trainer, quiet_training
 from m3dt.utils.errors import RunError
+from m3dt.utils.processes import no_children_left
 
 
 @runtime_checkable
@@ -60,22 +61,32 @@ def fit(
     forced = check_resume(folder, settings, config.force, console)  # the trainer took its arguments
     check_space(folder, stage.model, stage.config, start)
     if checkpoint:
-        console.print(f"resuming [bold]{name}[/] at step {start}")
+        console.print(f"resuming {name} at step {start}")
     stage.set_compute(config.compute)
     size = sum(parameter.nbytes for parameter in stage.model.parameters())
     decided = data.place(trainer.strategy.root_device, size), stage.engine.prepare(trainer, data)
     for line in filter(None, decided):
         console.print(line)
-    with quiet_training(), plain_exits(trainer, signals, config.run, name, checkpoint, console):
+    with (
+        no_children_left(),
+        quiet_training(),
+        plain_exits(trainer, signals, config.run, name, checkpoint, console),
+        arguments_refused(config, lambda: trainer.global_step > start),
+    ):
         trainer.fit(stage, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    if trainer.global_step < stage.config.max_steps and not trainer.should_stop:
-        raise RunError(
-            f"{name} ended early, at step {trainer.global_step} of {stage.config.max_steps}"
-        )
+    _check_end(trainer, stage, name)
     selected = _keep_selected(stage, callbacks)
     step = trainer.global_step if selected is None else selected
     measured = {FORCED: forced} if forced else {}
     return Fitted(step, {**measured, **_measured(trainer, callbacks)})
+
+
+def _check_end(trainer: pl.Trainer, stage: Stage, name: str) -> None:
+    """Refuse a training that ended before its last step, unless a callback stopped it."""
+    if trainer.global_step < stage.config.max_steps and not trainer.should_stop:
+        raise RunError(
+            f"{name} ended early, at step {trainer.global_step} of {stage.config.max_steps}"
+        )
 
 
 def _keep_selected(stage: Stage, callbacks: Sequence[pl.Callback]) -> int | None:

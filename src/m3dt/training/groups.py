@@ -12,7 +12,7 @@ from m3dt.stages import BackboneStage
 from m3dt.stages.grouping import agreement_gram, gradient_groups, random_groups
 from m3dt.training.job import Job
 from m3dt.training.parents import build_backbone, check_num_experts, trained_backbone
-from m3dt.training.resume import is_first_rank, wait_for
+from m3dt.training.ranks import is_first_rank, wait_for
 from m3dt.training.run import Fitted, Product, Run
 
 
@@ -26,7 +26,8 @@ class GroupingJob(Job):
         check_num_experts(run)
         self.parents = [trained_backbone(run, "group")]
         if not is_first_rank():
-            wait_for(lambda: run.registry.has(self.kind, MAIN))  # the first rank groups for all
+            # The first rank groups for all.
+            wait_for(lambda: run.registry.has(self.kind, MAIN), run.folder)
 
     def settings(self) -> dict[str, Any]:
         return self.run.settings("grouping", "moe.num_experts")

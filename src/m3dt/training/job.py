@@ -11,7 +11,7 @@ from m3dt.training.callbacks import build_callbacks, deciding_settings
 from m3dt.training.fingerprint import precision
 from m3dt.training.finished import find_finished
 from m3dt.training.fit import fit
-from m3dt.training.resume import is_first_rank
+from m3dt.training.ranks import is_first_rank
 from m3dt.training.run import Fitted, Product, Run
 from m3dt.utils.errors import RunError
 

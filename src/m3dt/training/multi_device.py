@@ -4,7 +4,6 @@ Experts do not depend on each other, so the processes exchange nothing.
 """
 
 import ctypes
-import os
 import signal
 import subprocess
 import sys
@@ -13,12 +12,9 @@ from collections.abc import Sequence
 import torch
 
 from m3dt.config import Config, save_config
-from m3dt.training.resume import is_first_rank, wait_for
+from m3dt.training.ranks import is_first_rank, wait_for
 from m3dt.training.run import Run
 from m3dt.utils.errors import RunError, UserError
-
-# What Lightning sets for the ranks of a distributed training, which these processes are not.
-_RANKS = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")
 
 # Loaded in the parent: a child must not load libraries between fork and exec.
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -65,14 +61,13 @@ def train_on_devices(run: Run, names: Sequence[str], devices: Sequence[int]) -> 
         RunError: Some of them failed; the experts of the others are registered.
     """
     if not is_first_rank():
-        wait_for(lambda: all(run.registry.has("expert", name) for name in names))
+        wait_for(lambda: all(run.registry.has("expert", name) for name in names), run.folder)
         return
     run.begin()
     mine = run.config.stage2.shard.replace("/", "-of-")
     file = run.checkpoints / f"stage2-{mine}.yaml"
     save_config(run.config, file)
     on_gpu = torch.cuda.is_available() and run.config.trainer.get("accelerator") != "cpu"
-    environment = {key: value for key, value in os.environ.items() if key not in _RANKS}
     shards = shards_of(run.config.stage2.shard, len(devices))
     codes: dict[str, int] = {}
     processes = {}
@@ -81,7 +76,7 @@ def train_on_devices(run: Run, names: Sequence[str], devices: Sequence[int]) -> 
             own = f"trainer.devices={f'[{device}]' if on_gpu else 1}"
             words = ["--conf", str(file), f"stage2.shard={shard}", own, "trainer.strategy=auto"]
             command = [sys.executable, "-m", "m3dt", "stage2", *words]
-            processes[shard] = subprocess.Popen(command, env=environment, preexec_fn=_with_parent)
+            processes[shard] = subprocess.Popen(command, preexec_fn=_with_parent)
         codes = {shard: process.wait() for shard, process in processes.items()}
     finally:
         for process in processes.values():

@@ -4,24 +4,21 @@ The folder lives from the first step of a stage until its weights are registered
 """
 
 import json
-import os
 import shutil
-import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
 from m3dt.config import StageConfig
 from m3dt.training.fingerprint import differences
-from m3dt.utils.errors import RunError, UserError
+from m3dt.training.ranks import is_first_rank, wait_for_all
+from m3dt.utils.errors import UserError
 from m3dt.utils.files import (
     atomic_path,
     free_space,
@@ -173,7 +170,7 @@ def check_resume(
                 "resume, delete the folder to start over, or give another run=FOLDER. force=true "
                 "resumes all the same, which is recorded with the model."
             )
-        console.print(f"[yellow]{folder.name} goes on with other settings[/]: {changed}")
+        console.print(f"{folder.name} goes on with other settings: {changed}", style="yellow")
         forced = [*forced, changed]
     if is_first_rank() and found != settings:
         write_json(folder / SETTINGS, {**settings, **({FORCED: forced} if forced else {})})
@@ -202,27 +199,3 @@ def check_space(folder: Path, model: torch.nn.Module, config: StageConfig, start
             f"{folder}: {free / 2**20:,.0f} MiB are free, but checkpoints take {wanted} times "
             f"{size / 2**20:,.1f} MiB. Free space, or give run=FOLDER on another disk."
         )
-
-
-def is_first_rank() -> bool:
-    """Tell whether this process writes the files that all ranks share."""
-    return getattr(rank_zero_only, "rank", 0) == 0
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Wait for work that the first rank does for all.
-
-    Raises:
-        RunError: The process that started this one has ended, and with it the first rank.
-    """
-    parent = os.getppid()
-    while not condition():
-        if os.getppid() != parent:
-            raise RunError("the first process has ended.")
-        time.sleep(0.5)
-
-
-def wait_for_all() -> None:
-    """Wait until every rank gets here."""
-    if dist.is_available() and dist.is_initialized():
-        dist.barrier()

@@ -16,7 +16,8 @@ from m3dt.runs import Entry, Registry
 from m3dt.runs.layout import CONFIG, check_run_folder
 from m3dt.tasks import tasks_of
 from m3dt.training.fingerprint import device_settings, fingerprint_settings
-from m3dt.training.resume import is_first_rank, training_folder
+from m3dt.training.ranks import is_first_rank
+from m3dt.training.resume import training_folder
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import remove_temporaries
 
@@ -67,6 +68,8 @@ class Run:
         if self._store is None:
             config = self.config
             self._store = DatasetStore.open(config.data, self.tasks, config.check_data)
+            for line in self._store.notes():
+                self.console.print(line, style="yellow", markup=False)
         return self._store
 
     def settings(self, *sections: str) -> dict[str, Any]:

@@ -14,14 +14,16 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
-from m3dt.utils.errors import UserError
+from m3dt.utils.errors import RunError, UserError
+
+ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(Exception):
     """A signal asked the process to end, and a checkpoint is written.
 
     Attributes:
-        signal: SIGTERM or SIGINT.
+        signal: SIGHUP, SIGINT or SIGTERM.
     """
 
     def __init__(self, number: int) -> None:
@@ -30,10 +32,11 @@ class Interrupted(Exception):
 
 
 class Signals:
-    """SIGTERM and Ctrl-C during a training, which ends after its running step.
+    """SIGTERM, Ctrl-C and SIGHUP (a closed terminal) during a training.
 
-    A second Ctrl-C does not wait for the step. Whoever runs the trainer calls `restore` afterwards
-    in any case, and looks at `received`.
+    Training ends after the running step; a second Ctrl-C does not wait for it. A signal that is
+    ignored stays so, as `nohup` asks. Whoever runs the trainer calls `restore` afterwards in any
+    case, and looks at `received`.
 
     Attributes:
         received: The last signal that came, or 0.
@@ -42,10 +45,11 @@ class Signals:
     def __init__(self) -> None:
         self.received = 0
         # As they are before Lightning sets its own, which it means to take back too.
-        self._owners = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+        handlers = {n: signal.getsignal(n) for n in ENDING}
+        self._owners = {n: h for n, h in handlers.items() if h != signal.SIG_IGN}
 
     def catch(self) -> None:
-        """Replace the handlers of both signals."""
+        """Replace the handlers."""
         if threading.current_thread() is threading.main_thread():
             for number in self._owners:
                 signal.signal(number, self._receive)
@@ -83,6 +87,7 @@ def plain_exits(
 
     Raises:
         UserError: The checkpoint is not ours, or the disk is full.
+        RunError: A process that prepares batches died.
     """
     try:
         yield
@@ -95,24 +100,35 @@ def plain_exits(
         ) from None
     except SIGTERMException:  # before the first step
         raise SystemExit(128 + signal.SIGTERM) from None
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise UserError(
-            f"{run}: {error.strerror}. The newest checkpoint is whole: free space, and the same "
-            "command goes on from there."
-        ) from None
-    except SystemExit:
-        if trainer.interrupted:  # Lightning turns Ctrl-C into exit code 1
+    except SystemExit as leaving:
+        if trainer.interrupted and leaving.code == 1:  # Lightning turns Ctrl-C into it
             raise KeyboardInterrupt from None
         raise
+    except Exception as error:
+        raise _plain(error, run, stage) from None
     finally:
         signals.restore()
     if signals.received:  # after the last step: training is over, but what follows it is not
         _leave(signals.received)
 
 
+def _plain(error: Exception, run: str, stage: str) -> Exception:
+    """Return our error for one of the loader's processes or of the disk, and any other as it is."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(
+            f"{run}: {error.strerror}. The newest checkpoint is whole: free space, and the same "
+            "command goes on from there."
+        )
+    reason = str(error).strip().splitlines() or [""]
+    if "DataLoader worker" in reason[0]:  # the cause is in the last line, after its traceback
+        return RunError(
+            f"{stage}: a process that prepares batches died: {reason[-1]} The same command goes "
+            "on from the newest checkpoint; where memory is short, set loader.num_workers=0."
+        )
+    return error
+
+
 def _leave(number: int) -> NoReturn:
-    if number == signal.SIGTERM:
-        raise SystemExit(128 + signal.SIGTERM) from None
-    raise KeyboardInterrupt from None
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt from None
+    raise SystemExit(128 + number) from None

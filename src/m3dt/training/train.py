@@ -7,6 +7,7 @@ from m3dt.training.groups import GroupingJob
 from m3dt.training.job import Job, complete
 from m3dt.training.jobs import BackboneJob, BaselineJob, ExpertsJob, RouterJob
 from m3dt.training.parents import check_has_stages
+from m3dt.training.ranks import taking_place
 from m3dt.training.run import Run
 from m3dt.utils.processes import threads_within_quota
 from m3dt.utils.products import warn_of_other_products
@@ -34,7 +35,7 @@ def train(config: Config, command: str, console: Console) -> None:
     """
     warn_of_other_products()
     run = Run(config, console)
-    with threads_within_quota():
+    with threads_within_quota(), taking_place(config):
         if command == "train" and config.method in BASELINES:
             complete(BaselineJob(run))
             return

@@ -3,22 +3,30 @@
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from m3dt.config import Config
 from m3dt.stages import Stage
+from m3dt.training.fingerprint import precision
+from m3dt.training.ranks import launcher_plugins
 from m3dt.training.resume import AtomicCheckpointIO
-from m3dt.utils.errors import UserError
+from m3dt.utils.errors import RunError, UserError, is_out_of_memory
 from m3dt.utils.processes import quiet_writers
 
+# Arguments that explain no error.
+_USUAL = {"accelerator": "auto", "devices": 1, "precision": "32-true"}
 _EXPECTED_WARNINGS = (  # about what is done on purpose, here and in Lightning
+    ".*constructed with capturable=True.*",
+    ".*ModelCheckpoint with manual optimization.*",
     ".*LeafSpec.*",
     r".*module\(s\) in eval mode at the start of training.*",
     ".*does not have many workers.*",
@@ -50,6 +58,12 @@ def make_trainer(
     """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    for callback in callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback._train_time_interval is not None:
+            raise UserError(
+                "ModelCheckpoint with train_time_interval never saves here. Set checkpoint_minutes "
+                "of the stage, or every_n_train_steps."
+            )
     # A value that is known after k steps is logged at k, and a checkpoint of step k contains it.
     purged = start + 1 if start else 0
     logger = StepLogger(
@@ -57,13 +71,13 @@ def make_trainer(
     )
     settings: dict[str, Any] = {"log_every_n_steps": 20, **config.trainer}
     validates = config.loader.validation_trajectories > 0
-    try:
-        return pl.Trainer(
+    with arguments_refused(config):
+        trainer = pl.Trainer(
             max_steps=stage.config.max_steps,
             max_epochs=-1,
             logger=logger,
             callbacks=callbacks,
-            plugins=[AtomicCheckpointIO()],
+            plugins=[AtomicCheckpointIO(), *launcher_plugins(config)],
             default_root_dir=folder,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -74,20 +88,55 @@ def make_trainer(
             num_sanity_val_steps=0,
             **settings,
         )
-    except (MisconfigurationException, ValueError, TypeError) as error:
-        raise _refusal(config, error) from None
+    asked = precision(config)
+    if trainer.precision != asked:  # Lightning takes another one where the device lacks it
+        raise UserError(
+            f"{config.sources.of('trainer.precision')}: trainer.precision={asked}: this device "
+            f"would train in {trainer.precision}. Ask for that, or for 32-true."
+        )
+    return trainer
 
 
-def _refusal(config: Config, error: Exception) -> UserError:
-    """Return the error that names the arguments that Lightning's message mentions, or else all."""
-    quoted = {
-        key: value
-        for key, value in config.trainer.items()
-        if re.search(rf"(?<!\w)({key}|{re.escape(str(value))})(?!\w)", str(error))
-    }
-    given = {f"trainer.{key}": value for key, value in (quoted or config.trainer).items()}
-    named = ", ".join(f"{key}={value}" for key, value in given.items())
-    return UserError(f"{config.sources.of(*given)}: {named}: {error}")
+@contextmanager
+def arguments_refused(
+    config: Config, started: Callable[[], bool] = lambda: False
+) -> Iterator[None]:
+    """Turn an error before the first step into one that names the Trainer's arguments.
+
+    Lightning refuses some of them when it builds a Trainer, others when it fits, and some
+    precisions show in the first product. An error that no argument of the user explains passes.
+
+    Args:
+        config: The experiment.
+        started: Tells whether a step was taken.
+
+    Raises:
+        UserError: Names the arguments that the error mentions, or else all that the user gave.
+    """
+    try:
+        yield
+    except (UserError, RunError):
+        raise
+    except Exception as error:
+        given = {k: v for k, v in config.trainer.items() if _USUAL.get(k) != v}
+        expected = isinstance(error, MisconfigurationException | ValueError | TypeError)
+        foreign = isinstance(error, OSError | UnpicklingError) or is_out_of_memory(error)
+        if started() or foreign or not (given or expected) or "DataLoader" in str(error):
+            raise
+        raise _refusal(config, given or config.trainer, error) from None
+
+
+def _refusal(config: Config, given: Mapping[str, Any], error: Exception) -> UserError:
+    def mentioned(words: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments whose key or other word the error's message contains."""
+        patterns = {key: rf"(?<!\w){re.escape(str(word))}(?!\w)" for key, word in words.items()}
+        return {key: given[key] for key in words if re.search(patterns[key], str(error))}
+
+    chosen = mentioned({key: key for key in given}) or mentioned(given) or given
+    named = {f"trainer.{key}": value for key, value in chosen.items()}
+    shown = ", ".join(f"{key}={value}" for key, value in named.items())
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return UserError(f"{config.sources.of(*named)}: {shown}: {reason}")
 
 
 @contextmanager

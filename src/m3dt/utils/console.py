@@ -1,5 +1,8 @@
 """Terminal output: the console and its progress bars."""
 
+import io
+from typing import TextIO
+
 from rich import progress
 from rich.console import Console
 from rich.text import Text
@@ -17,9 +20,20 @@ class RateColumn(progress.ProgressColumn):
         return Text(f"{rate:.1f} {self.unit}/s", style="cyan")
 
 
-def make_console() -> Console:
-    """Return a console; its tables keep a readable width in log files."""
-    console = Console(highlight=False, soft_wrap=True)
+def replace_unprintable(*streams: TextIO) -> None:
+    """Have streams print `?` for what their encoding lacks, such as an umlaut in ASCII."""
+    for stream in streams:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def make_console(stderr: bool = False) -> Console:
+    """Return a console that prints words as they are, also a folder called `d[bold]`.
+
+    Its tables keep a readable width in log files. It prints to the standard error stream where a
+    result goes to the standard output.
+    """
+    console = Console(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = 120  # else rich squeezes tables into 80 columns
     return console
@@ -28,7 +42,7 @@ def make_console() -> Console:
 def progress_bar(console: Console, unit: str) -> progress.Progress:
     """Return a progress bar with rate and time left; it is hidden without a terminal."""
     return progress.Progress(
-        progress.TextColumn("{task.description}"),
+        progress.TextColumn("{task.description}", markup=False),
         progress.BarColumn(),
         progress.MofNCompleteColumn(),
         RateColumn(unit),

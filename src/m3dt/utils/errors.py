@@ -3,6 +3,14 @@
 import difflib
 from collections.abc import Iterable
 
+_ALLOCATION = (
+    "DefaultCPUAllocator",
+    "Storage size calculation overflowed",
+    "out of memory",
+    "Maximum allowed dimension exceeded",
+    "array is too big",
+)
+
 
 class UserError(ValueError):
     """Wrong user input (exit code 2). The message says what, where and the remedy."""
@@ -10,6 +18,16 @@ class UserError(ValueError):
 
 class RunError(RuntimeError):
     """Work that had to stop although the input was valid (exit code 1)."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an allocation failed; torch and numpy have several errors for it."""
+    text = str(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError | ValueError | OverflowError) and any(
+        words in text for words in _ALLOCATION
+    )
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from m3dt.utils.errors import UserError
+from m3dt.utils.regular_files import regular_file
 
 # Only a killed process leaves files with this suffix. They are never read and may be deleted.
 TEMPORARY_SUFFIX = ".tmp"
@@ -175,7 +176,7 @@ def read_json(path: Path, finite: bool = False) -> Any:
         ValueError: It is not JSON, or not all numbers are finite although they must be.
     """
     with reading(path):
-        content = path.read_bytes()
+        content = regular_file(path).read_bytes()
     return parse_json(content, finite)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import atomic_path, nearest_existing
 
-_STANDARD_OUTPUT = Path("-")
+STANDARD_OUTPUT = Path("-")
 
 
 def check_output(path: Path) -> None:
@@ -19,7 +19,7 @@ def check_output(path: Path) -> None:
     Raises:
         UserError: It is a folder, or it or its folder cannot be written.
     """
-    if path == _STANDARD_OUTPUT:
+    if path == STANDARD_OUTPUT:
         return
     try:
         if path.is_dir():
@@ -43,7 +43,7 @@ def write_output(path: Path, text: str) -> None:
     """
     check_output(path)
     try:
-        if path == _STANDARD_OUTPUT or _is_standard_output(path):
+        if path == STANDARD_OUTPUT or _is_standard_output(path):
             sys.stdout.write(text)
             sys.stdout.flush()
         elif is_stream(path):
@@ -63,7 +63,7 @@ def output_json(path: Path, value: Any) -> None:
 
 def is_stream(path: Path) -> bool:
     """Tell whether an output is the standard output, a pipe or a device."""
-    if path == _STANDARD_OUTPUT:
+    if path == STANDARD_OUTPUT:
         return True
     try:
         mode = path.stat().st_mode

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +80,72 @@ def _quota(folder: Path) -> list[float]:
 
 
 @contextmanager
+def signals_held(*numbers: signal.Signals) -> Iterator[None]:
+    """Hold signals back from this thread for a moment; they arrive afterwards.
+
+    Processes that start meanwhile hold them back for good, also while they import modules.
+
+    Args:
+        numbers: By default all that ask a process to save or to end.
+    """
+    asked = numbers or (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, asked)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _QuietProcess(SpawnProcess):
+    """A spawned process without Ctrl-C, which is for the parent, from its first instruction."""
+
+    def start(self) -> None:
+        resource_tracker.ensure_running()  # it starts with the first process, and lets Ctrl-C in
+        with signals_held(signal.SIGINT):
+            super().start()
+
+
+class _QuietSpawn(SpawnContext):
+    Process = _QuietProcess
+
+
+SPAWN = _QuietSpawn()
+"""Spawns the processes of pools; Ctrl-C never reaches them, and `terminate` does."""
+
+
+@contextmanager
+def no_children_left() -> Iterator[None]:
+    """Kill what child processes of `multiprocessing` outlive the block that started them.
+
+    At the exit of Python, `multiprocessing` sends them SIGTERM and waits; a child that holds
+    signals back would be waited for without end.
+    """
+    before = set(multiprocessing.active_children())
+    try:
+        yield
+    finally:
+        left = set(multiprocessing.active_children()) - before
+        with _deaths_unseen():
+            for process in left:
+                process.kill()
+            for process in left:
+                process.join()
+
+
+@contextmanager
+def _deaths_unseen() -> Iterator[None]:
+    """Call no handler of SIGCHLD: torch's raises an error where a worker of a loader was killed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
+
+
+@contextmanager
 def process_pool(
     workers: int, initializer: Callable[..., None] | None = None, *arguments: Any
 ) -> Iterator[ProcessPoolExecutor]:
@@ -86,8 +154,7 @@ def process_pool(
     The initializer is called once in each process; it and its arguments must be picklable.
     """
     check_may_start_processes()
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, _initialize, (initializer, arguments))
+    pool = ProcessPoolExecutor(workers, SPAWN, _initialize, (initializer, arguments))
     try:
         yield pool
     except BaseException:
@@ -100,7 +167,6 @@ def process_pool(
 
 
 def _initialize(initializer: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     end_with_parent()
     if initializer is not None:
         initializer(*arguments)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from m3dt.data.values import unsound
 from m3dt.tasks import TaskSpec, Trajectory
 from m3dt.utils.errors import UserError
 
@@ -47,16 +48,23 @@ def checked_trajectory(spec: TaskSpec, where: str, arrays: Mapping[str, Any]) ->
 
 
 def _numbers(where: str, name: str, value: Any) -> np.ndarray:
+    if isinstance(value, Mapping):
+        raise UserError(
+            f"{where}: '{name}' is a dictionary (space Dict) of {', '.join(map(repr, value))}. "
+            "Join those that the task's observations or actions consist of to one array, for "
+            "example with gymnasium's FlattenObservation, and export the dataset again."
+        )
     try:
         array = np.asarray(value)
     except ValueError:
         raise UserError(f"{where}: '{name}' is ragged, not one array") from None
     if array.dtype.kind not in "fiub":
         raise UserError(f"{where}: '{name}' holds {array.dtype}, not numbers")
-    array = array.astype(np.float32)
-    if not np.isfinite(array).all():
-        row = int(np.argwhere(~np.isfinite(np.atleast_1d(array)))[0][0])
-        raise UserError(f"{where}: '{name}' is not finite, first at step {row}")
+    with np.errstate(over="ignore"):  # infinite numbers are refused below
+        array = array.astype(np.float32)
+    found = unsound(name, array)
+    if found:
+        raise UserError(f"{where}: {found[0]}, first at step {found[1]}")
     return array
 
 

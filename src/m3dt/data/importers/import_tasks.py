@@ -2,12 +2,15 @@
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 
 from m3dt.data.format import INDEX, NUM_PROMPTS, DatasetIndex, Provenance, TaskEntry, write_task
 from m3dt.data.importers.readers import Tasks, read_minari, read_npz, read_promptdt, read_tdmpc2
+from m3dt.data.values import unusual_returns
 from m3dt.tasks import Trajectory, get_task
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import sole_writer, staging_folder
@@ -42,8 +45,7 @@ def import_dataset(
             if task in index.tasks:
                 raise UserError(f"{folder}: already holds {task}. Import into another folder.")
             entries[task] = _write(staging, source, format, task, trajectories)
-            steps = entries[task].steps
-            console.print(f"  {task:28s} {len(trajectories)} trajectories, {steps} steps")
+            _report(task, entries[task], trajectories, console)
         # Files first: a file that the index does not list yet does no harm.
         for task, entry in entries.items():
             os.replace(staging / entry.file, folder / entry.file)
@@ -60,5 +62,25 @@ def _write(
             f"{source}: {len(trajectories)} episodes of {task}, but at least {NUM_PROMPTS + 1} are "
             "needed: the last two are prompts"
         )
+    clipped = sum(int((np.abs(t.actions) > 1).any(axis=1).sum()) for t in trajectories)
+    inside = [replace(t, actions=t.actions.clip(-1, 1)) for t in trajectories]
     made_by: Provenance = {"behaviour": "imported", "format": format, "source": source.name}
-    return write_task(staging, get_task(task), trajectories, made_by)
+    if clipped:
+        made_by["clipped_actions"] = clipped
+    return write_task(staging, get_task(task), inside, made_by)
+
+
+def _report(
+    task: str, entry: TaskEntry, trajectories: Sequence[Trajectory], console: Console
+) -> None:
+    console.print(f"  {task:28s} {entry.trajectories} trajectories, {entry.steps} steps")
+    clipped = entry.made_by.get("clipped_actions")
+    if clipped:
+        line = (
+            f"{task}: the actions of {clipped} of {entry.steps} steps were outside [-1, 1] and "
+            "were clipped, as the environments do."
+        )
+        console.print(f"  {line}", style="yellow", markup=False)
+    unusual = unusual_returns(get_task(task), np.array([t.episode_return for t in trajectories]))
+    if unusual:
+        console.print(f"  {unusual}", style="yellow", markup=False)

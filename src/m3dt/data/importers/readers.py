@@ -13,10 +13,13 @@ import numpy as np
 import torch
 
 from m3dt.data.format import NUM_PROMPTS
+from m3dt.data.hdf5 import open_hdf5, own_items
+from m3dt.data.importers.archives import LARGEST_EPISODE, check_sizes
 from m3dt.data.importers.checks import checked_trajectory
 from m3dt.data.importers.unpickle import load_pickle, load_torch
 from m3dt.tasks import TASKS, Trajectory, get_task
 from m3dt.utils.errors import UserError
+from m3dt.utils.regular_files import regular_file
 
 Tasks = Iterator[tuple[str, list[Trajectory]]]
 _PROMPTDT_NAME = re.compile(r"(cheetah_vel|ant_dir)-(\d+)-([a-z]+)\.pkl")
@@ -26,10 +29,14 @@ _CHUNK_RANKS = {"obs": 3, "action": 3, "reward": 2, "task": 2}
 def read_npz(source: Path, names: Sequence[str]) -> Tasks:
     """Read the M3DT authors' format: `<task>/<i>.npz`, one episode per file, numbered from 0.
 
+    The source is the folder of all tasks or that of one.
     Files contain `observations` (T, 39), `actions` (T, 8) and `rewards` (T,), padded with zeros.
     The last two episodes of a task are its prompts.
     """
-    folders = {path.name: path for path in sorted(source.iterdir()) if path.is_dir()}
+    if not source.is_dir():
+        raise UserError(f"{source}: expected the folder that holds <task>/<i>.npz")
+    parts = [source] if source.name in TASKS else sorted(source.iterdir())
+    folders = {path.name: path for path in parts if path.is_dir()}
     found = [name for name in TASKS if name in folders]
     if not found:
         raise UserError(f"{source}: no folder is named after a task (expected <task>/<i>.npz)")
@@ -49,8 +56,11 @@ def _numbered_files(folder: Path) -> list[Path]:
 
 def _load_npz(path: Path) -> dict[str, np.ndarray]:
     try:
+        check_sizes(path, LARGEST_EPISODE)
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
+    except UserError:
+        raise
     except Exception as error:  # numpy, zipfile and tokenize raise many kinds
         raise UserError(f"{path}: damaged or not an npz file ({error})") from None
 
@@ -78,15 +88,19 @@ def read_promptdt(source: Path, names: Sequence[str]) -> Tasks:
 
 
 def _promptdt_files(source: Path) -> dict[str, Path]:
-    """Return the files of training episodes, by task name."""
+    """Return the files of training episodes, by task name. The source may be one of them."""
     files: dict[str, Path] = {}
-    for path in sorted(source.rglob("*.pkl")):
+    for path in sorted(source.rglob("*.pkl")) if source.is_dir() else [source]:
         match = _PROMPTDT_NAME.fullmatch(path.name)
         if match:
             name = f"{match[1].replace('_', '-')}-{match[2]}"
             if name in files:
-                both = f"{files[name].name} and {path.name}"
-                raise UserError(f"{source}: {both} are the same task, {name}")
+                both = f"{files[name].relative_to(source)} and {path.relative_to(source)}"
+                raise UserError(
+                    f"{source}: {both} are the same task, {name}. Choose one: give the file itself "
+                    "as the source, or a folder that holds one file per task. To join them, "
+                    "write the list of all their episodes to one such file."
+                )
             files[name] = path
     return files
 
@@ -139,7 +153,12 @@ def _chunk(path: Path) -> dict[str, np.ndarray]:
         tensor = content.get(name) if isinstance(content, dict) else None
         if not isinstance(tensor, torch.Tensor) or tensor.ndim != rank:
             raise UserError(f"{path}: '{name}' must be a tensor of rank {rank}")
-        chunk[name] = (tensor if name == "task" else tensor.detach().float()).numpy()
+        numbers = not tensor.is_floating_point() if name == "task" else not tensor.is_complex()
+        if not numbers:
+            raise UserError(f"{path}: '{name}' holds {tensor.dtype}")
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise UserError(f"{path}: '{name}' repeats its values to {tuple(tensor.shape)}")
+        chunk[name] = (tensor.long() if name == "task" else tensor.detach().float()).numpy()
     if len({array.shape[:2] for array in chunk.values()}) != 1:
         shapes = ", ".join(f"{name} {array.shape}" for name, array in chunk.items())
         raise UserError(f"{path}: numbers of episodes and steps differ: {shapes}")
@@ -160,9 +179,7 @@ def read_minari(source: Path, names: Sequence[str]) -> Tasks:
     if len(names) != 1:
         raise UserError("a Minari dataset holds one task: name it with --tasks TASK")
     spec = get_task(names[0])
-    folder = source if source.name == "data" else source / "data"
-    if not folder.is_dir():
-        raise UserError(f"{source}: no Minari dataset (expected data/main_data.hdf5 in it)")
+    folder = _minari_folder(source)
     try:
         dataset = minari.MinariDataset(folder)
         episodes = list(dataset.iterate_episodes())
@@ -171,14 +188,41 @@ def read_minari(source: Path, names: Sequence[str]) -> Tasks:
     trajectories = []
     for episode in episodes:
         observations = episode.observations
+        is_array = isinstance(observations, np.ndarray)
         arrays = {
-            "observations": observations[:-1] if isinstance(observations, np.ndarray) else None,
+            "observations": observations[:-1] if is_array else observations,
             "actions": episode.actions,
             "rewards": episode.rewards,
             "success": (episode.infos or {}).get("success"),
         }
         trajectories.append(checked_trajectory(spec, f"{source}, episode {episode.id}", arrays))
     yield spec.name, trajectories
+
+
+def _minari_folder(source: Path) -> Path:
+    """Return the folder of a Minari dataset's files, after checking them.
+
+    The source is the dataset's folder, the folder `data` in it, or a file in that.
+    """
+    folder = source if source.is_dir() else source.parent
+    folder = folder if folder.name == "data" else folder / "data"
+    if not folder.is_dir():
+        raise UserError(f"{source}: no Minari dataset (expected data/main_data.hdf5 in it)")
+    for path in sorted(folder.rglob("*")):
+        if not path.is_dir():
+            regular_file(path)
+        if path.suffix == ".hdf5":
+            with open_hdf5(path, "Export the dataset again.") as file:
+                for item in own_items(file):
+                    _require_episode_size(item)
+    return folder
+
+
+def _require_episode_size(item: Any) -> None:
+    size = getattr(item, "nbytes", 0)  # groups have none
+    if size > LARGEST_EPISODE:
+        name = item.name.lstrip("/")
+        raise ValueError(f"'{name}' takes {size:,} bytes, more than {LARGEST_EPISODE:,}")
 
 
 def _chosen(found: Sequence[str], names: Sequence[str], source: Path) -> Sequence[str]:

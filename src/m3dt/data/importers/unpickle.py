@@ -5,7 +5,6 @@ need.
 """
 
 import pickle
-import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, BinaryIO
@@ -13,7 +12,9 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
+from m3dt.data.importers.archives import check_sizes
 from m3dt.utils.errors import UserError
+from m3dt.utils.regular_files import regular_file
 
 _BUILTINS = {("_codecs", "encode"), ("collections", "OrderedDict"), ("numpy", "dtype")}
 _CORES = ("numpy.core", "numpy._core")
@@ -107,8 +108,12 @@ def load_pickle(path: Path) -> Any:
     Raises:
         UserError: It is damaged, or names anything but arrays.
     """
-    with path.open("rb") as file:
-        return _guarded(path, lambda: _Unpickler(file).load())
+    return _guarded(path, lambda: _load_file(path))
+
+
+def _load_file(path: Path) -> Any:
+    with regular_file(path).open("rb") as file:
+        return _Unpickler(file).load()
 
 
 def load_torch(path: Path) -> Any:
@@ -124,9 +129,9 @@ def load_torch(path: Path) -> Any:
 
 
 def _load_archive(path: Path, module: Any) -> Any:
-    with zipfile.ZipFile(path) as archive:
-        if any(name.endswith("constants.pkl") for name in archive.namelist()):
-            raise pickle.UnpicklingError("it is a TorchScript program, not data")
+    names = check_sizes(path, path.stat().st_size)  # torch compresses nothing
+    if any(name.endswith("constants.pkl") for name in names):
+        raise pickle.UnpicklingError("it is a TorchScript program, not data")
     return torch.load(path, map_location="cpu", pickle_module=module, weights_only=False, mmap=True)
 
 
@@ -137,6 +142,8 @@ def _torch_load(file: BinaryIO, **options: Any) -> Any:
 def _guarded(path: Path, read: Any) -> Any:
     try:
         return read()
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except Exception as error:  # damaged bytes can raise anything
