@@ -1,5 +1,6 @@
 """Stages killed, resumed, spread over processes: they end as if nothing had happened."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -173,6 +174,29 @@ def test_a_worker_that_dies_ends_the_training(data, tmp_path, moments, capsys):
     assert not multiprocessing.active_children()
     moments.clear()
     assert call("stage1", tmp_path, data, MOMENTS) == 0
+
+
+def test_what_workers_cannot_send_ends_the_training(data, tmp_path, monkeypatch, capsys):
+    """As with a full /dev/shm, which `multiprocessing` prints, then waits for ever."""
+
+    def full(storage):
+        raise RuntimeError("unable to allocate shared memory: No space left on device (28)")
+
+    monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", full)
+    assert call("stage1", tmp_path, data, "loader.num_workers=2") == 1
+    (line,) = (ln for ln in capsys.readouterr().err.splitlines() if ln.startswith("m3dt: "))
+    assert "died: RuntimeError: unable to allocate shared memory: No space left" in line
+    assert not multiprocessing.active_children()
+
+
+def test_memory_that_cannot_be_shared_is_known_before(data, tmp_path, monkeypatch, capsys):
+    def refuse():
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(multiprocessing, "Queue", refuse)
+    assert call("stage1", tmp_path, data, "loader.num_workers=2") == 2
+    (line,) = (ln for ln in capsys.readouterr().err.splitlines() if ln.startswith("m3dt: "))
+    assert "loader.num_workers=2" in line and "/dev/shm (Read-only file system)" in line
 
 
 def test_two_checkpoints_are_kept(tmp_path):

@@ -17,6 +17,7 @@ from m3dt.data.loading import (
     ChunkSampler,
     ShieldedLoader,
     ValidationRounds,
+    pass_errors_on,
 )
 from m3dt.data.mapped import MappedData
 from m3dt.data.resident import BYTES_PER_STEP, ResidentData
@@ -157,6 +158,7 @@ class M3DTDataModule(pl.LightningDataModule):
             sampler=ChunkSampler(trainer, lambda step: self.chunk_steps(step)),
             # A GPU should not wait for the process that drives it to prepare batches.
             num_workers=self.loader.num_workers or int(on_gpu),
+            worker_init_fn=pass_errors_on,
             pin_memory=on_gpu,
         )
 

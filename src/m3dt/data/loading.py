@@ -5,17 +5,21 @@ Letters: E streams.
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Iterator
+from multiprocessing.queues import Queue
 from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
+from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from m3dt.data.batch import Batch
 from m3dt.data.draws import DrawPlan, Draws
 from m3dt.data.mapped import MappedData
+from m3dt.utils.errors import UserError
 from m3dt.utils.processes import signals_held
 
 
@@ -48,11 +52,34 @@ class ShieldedLoader(DataLoader[Any]):
 
     The parent ends its step, then its workers. They inherit the signals that are held while they
     start, so SIGTERM does not end them either: see `no_children_left`.
+
+    Raises:
+        UserError: The system lets processes share no memory.
     """
 
     def __iter__(self) -> Any:
+        try:
+            _ = [multiprocessing.Queue() for _ in range(self.num_workers + 1)]
+        except OSError as error:
+            raise UserError(
+                f"loader.num_workers={self.num_workers}: processes cannot share memory in /dev/shm "
+                f"({error.strerror}). Give it space, or set loader.num_workers=0."
+            ) from None
         with signals_held():
             return super().__iter__()
+
+
+def pass_errors_on(worker: int) -> None:
+    """Have the training process raise what a worker's queue cannot send, such as a full /dev/shm.
+
+    `multiprocessing` prints it and drops the batch, for which the training would wait for ever.
+    """
+
+    def send_error(queue: Any, error: Exception, item: Any) -> None:
+        number, _ = item
+        queue.put((number, ExceptionWrapper(where=f"in DataLoader worker process {worker}")))
+
+    Queue._on_queue_feeder_error = send_error  # type: ignore[attr-defined]
 
 
 class ChunkSampler(Sampler[tuple[int, int]]):

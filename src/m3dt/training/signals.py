@@ -120,6 +120,8 @@ def _plain(error: Exception, run: str, stage: str) -> Exception:
             "command goes on from there."
         )
     reason = str(error).strip().splitlines() or [""]
+    if isinstance(error, UserError) and reason[0].startswith("Caught UserError in DataLoader"):
+        return UserError(reason[-1].partition(": ")[2])
     if "DataLoader worker" in reason[0]:  # the cause is in the last line, after its traceback
         return RunError(
             f"{stage}: a process that prepares batches died: {reason[-1]} The same command goes "

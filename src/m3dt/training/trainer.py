@@ -117,13 +117,23 @@ def arguments_refused(
         yield
     except (UserError, RunError):
         raise
-    except Exception as error:
+    except Exception as raised:
+        error = _before_teardown(raised)
+        if isinstance(error, UserError | RunError):
+            raise error from None
         given = {k: v for k, v in config.trainer.items() if _USUAL.get(k) != v}
         expected = isinstance(error, MisconfigurationException | ValueError | TypeError)
         foreign = isinstance(error, OSError | UnpicklingError) or is_out_of_memory(error)
         if started() or foreign or not (given or expected) or "DataLoader" in str(error):
-            raise
+            raise error from None
         raise _refusal(config, given or config.trainer, error) from None
+
+
+def _before_teardown(error: Exception) -> Exception:
+    """Return what ended a fit where Lightning's teardown then failed for want of a loader."""
+    while "combined_loader" in str(error) and isinstance(error.__context__, Exception):
+        error = error.__context__
+    return error
 
 
 def _refusal(config: Config, given: Mapping[str, Any], error: Exception) -> UserError:
