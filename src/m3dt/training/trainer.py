@@ -40,6 +40,16 @@ class StepLogger(TensorBoardLogger):
         super().log_metrics({k: v for k, v in metrics.items() if k != "epoch"}, step)
 
 
+def _check_callbacks(callbacks: list[pl.Callback]) -> None:
+    """Refuse a callback that would do nothing without a word."""
+    for callback in callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback._train_time_interval is not None:
+            raise UserError(
+                "ModelCheckpoint with train_time_interval never saves here. Set checkpoint_minutes "
+                "of the stage, or every_n_train_steps."
+            )
+
+
 def make_trainer(
     config: Config, stage: Stage, callbacks: list[pl.Callback], folder: Path, start: int
 ) -> pl.Trainer:
@@ -58,12 +68,7 @@ def make_trainer(
     """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for callback in callbacks:
-        if isinstance(callback, ModelCheckpoint) and callback._train_time_interval is not None:
-            raise UserError(
-                "ModelCheckpoint with train_time_interval never saves here. Set checkpoint_minutes "
-                "of the stage, or every_n_train_steps."
-            )
+    _check_callbacks(callbacks)
     # A value that is known after k steps is logged at k, and a checkpoint of step k contains it.
     purged = start + 1 if start else 0
     logger = StepLogger(
