@@ -9,7 +9,7 @@ from rich.console import Console
 from m3dt.config import EvaluationConfig
 from m3dt.data import M3DTDataModule, TaskContext
 from m3dt.plots.tensorboard import score_scalars
-from m3dt.runs.registry import Entry
+from m3dt.runs.entries import Entry
 from m3dt.stages import Stage, evaluation_mode
 
 from .recorder import Recorder

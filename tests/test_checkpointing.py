@@ -1,5 +1,8 @@
 """When checkpoints are written, which of them stay, and that they change no training."""
 
+import errno
+import io
+import os
 import shutil
 from dataclasses import replace
 
@@ -176,3 +179,18 @@ def test_a_checkpoint_waits_for_the_validation_of_its_step(
         states.append(stage.model.state_dict())
     assert seen == validated
     assert all(torch.equal(states[0][name], states[2][name]) for name in states[0])
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO, errno.EMFILE])
+def test_a_checkpoint_that_the_system_will_not_read_is_not_passed_over(tmp_path, monkeypatch, code):
+    """An older one, or none, would lose its steps."""
+    for step in (5, 10):
+        torch.save({}, tmp_path / f"step{step}.ckpt")
+    assert resume.newest_checkpoint(tmp_path) == tmp_path / "step10.ckpt"
+
+    def refuse(path, *args, **kwargs):
+        raise OSError(code, os.strerror(code), str(path))
+
+    monkeypatch.setattr(io, "open", refuse)
+    with pytest.raises(UserError, match=f"step10.ckpt: cannot be read .{os.strerror(code)}"):
+        resume.newest_checkpoint(tmp_path)

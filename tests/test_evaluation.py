@@ -1,10 +1,13 @@
 """Scores, intervals, rollouts."""
 
+import copy
 import math
+import multiprocessing
 import os
 import queue
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -23,20 +26,22 @@ from m3dt.evaluation import (
     RandomPolicy,
     TaskResult,
     evaluate_policy,
+    film,
+    run_scores,
     summarize,
 )
 from m3dt.evaluation.actor import Actor
 from m3dt.evaluation.agent import Agent
-from m3dt.evaluation.evaluator import make_groups
+from m3dt.evaluation.evaluator import Journal, make_groups
 from m3dt.evaluation.policies import pass_size
 from m3dt.evaluation.scheduler import RolloutScheduler
 from m3dt.evaluation.scores import bootstrap_interval, wilson_interval
-from m3dt.evaluation.sessions import AgentSession, EpisodeGroup, episode_seed
-from m3dt.models import PromptDT, add_mixtures, fast
-from m3dt.runs.registry import Entry
+from m3dt.evaluation.sessions import AgentSession, EpisodeGroup, episode_seed, predict
+from m3dt.models import PromptDT, add_mixtures, fast, make_model
+from m3dt.runs.entries import Entry
 from m3dt.tasks.workers import GroupEnvironments, Transition
 from m3dt.utils.console import make_console
-from m3dt.utils.errors import UserError
+from m3dt.utils.errors import RunError, UserError
 from m3dt.utils.processes import single_threaded
 
 MODEL = ModelConfig(n_layer=2, n_head=2, n_embd=16, context_length=4, prompt_length=3)
@@ -392,6 +397,166 @@ def test_groups_wait_for_a_full_batch():
     assert batches == [3, 2]
     assert set(played) == set(groups)
     assert all(played[g] == [Episode("ant-dir-3", *g.episodes, 1.0, True, 1)] for g in groups)
+
+
+class BrokenPool(LatePool):
+    """At step 3, episode 1 of each group has a reward or an observation that is not finite."""
+
+    def __init__(self, reward=1.0, observed=0.0):
+        super().__init__()
+        self.reward, self.observed, self.steps = reward, observed, 0
+
+    def reset(self, worker, attempt, task, seeds):
+        self.answers.put((worker, Transition(attempt, np.zeros((2, 27)))))
+
+    def step(self, worker, attempt, actions):
+        self.steps += 1
+        true, rewards, observations = np.ones(2, bool), np.ones(2), np.zeros((2, 27))
+        if self.steps == 3:
+            rewards[1], observations[1, 5] = self.reward, self.observed
+        answer = Transition(attempt, observations, rewards, true, true, done=self.steps == 9)
+        self.answers.put((worker, answer))
+
+    def receive(self, timeout):
+        with suppress(queue.Empty):
+            return [self.answers.get(timeout=0.2)]
+        return []
+
+
+class Diverged(RandomPolicy):
+    """Its third action in episode 1 is not finite."""
+
+    def __init__(self, value):
+        self.value, self.acted = value, 0
+
+    def act(self, sessions):
+        self.acted += 1
+        actions = super().act(sessions)
+        actions[0][1, 2] = self.value if self.acted == 3 else 0
+        return actions
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("what", ["reward", "observation", "action"])
+def test_no_score_is_made_of_values_that_are_not_finite(what, value):
+    """They end an evaluation with task, episode and step."""
+    broken = {"reward": {"reward": value}, "observation": {"observed": value}, "action": {}}
+    pool, policy = BrokenPool(**broken[what]), RandomPolicy()
+    if what == "action":
+        policy = Diverged(value)
+    (group,) = make_groups(["ant-dir-3"], episodes=2, size=2)
+    step = 3 if what == "observation" else 2  # the third action leads to observation 3
+    with pytest.raises(RunError, match=f"ant-dir-3, episode 1, step {step}: .*{what} is not"):
+        list(RolloutScheduler(pool, policy, [group], seed=0).run())
+
+
+@pytest.mark.parametrize(
+    ("reward", "observed", "what"),
+    [(-1e42, 0.0, "return-to-go"), (1.0, 1e39, "normalised observation")],
+)
+def test_inputs_that_overflow_end_an_episode(agent, reward, observed, what):
+    """Numbers of the simulators that float32 cannot hold."""
+    session = AgentPolicy(agent).begin(EpisodeGroup("push-v2", (4, 7)), 0)
+    session.observe(np.zeros((2, 39)), None)
+    predict([session])
+    with np.errstate(over="ignore"):
+        session.observe(np.array([[0.0] * 39, [observed] * 39]), np.array([0.0, reward]))
+        with pytest.raises(RunError, match=f"push-v2, episode 7, step 1: the {what} is not finite"):
+            predict([session])
+
+
+def test_a_model_that_answers_nan_has_no_score(agent):
+    """Before, cheetah-vel gave it 100."""
+    broken = copy.deepcopy(agent)
+    broken.model.predict_action.weight.data[:] = torch.nan
+    with pytest.raises(RunError, match="reach-v2, episode 0, step 0: the action is not finite"):
+        m3dt.evaluate(broken, ["reach-v2"], 1, EvaluationConfig(tile=1, workers=1))
+    with pytest.raises(RunError, match="the action is not finite"):
+        film_without_frames(AgentPolicy(broken))
+
+
+def film_without_frames(policy):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("m3dt.tasks.envs.TaskEnv.render", lambda self: np.zeros((2, 2, 3)))
+        film(policy, "reach-v2")
+
+
+@pytest.mark.parametrize("task", SYNTHETIC_TASKS + ("cheetah-vel-7",))
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_return_that_is_not_finite_has_no_score(task, value):
+    with pytest.raises(RunError, match=f"{task}: a return of {value} has no score"):
+        summarize([Episode(task, 0, value, True, 200)])
+
+
+def test_episodes_and_results_that_are_not_finite_are_not_taken_from_files(tmp_path):
+    path = tmp_path / "episodes.jsonl"
+    first, second = (
+        '["k", [["reach-v2", 0, NaN, true, 5]]]',
+        '["k", [["reach-v2", 1, 2, true, 5]]]',
+    )
+    path.write_text(f"{first}\n{second}")
+    assert [e.number for (e,) in Journal(path, "k").episodes.values()] == [1]
+    path.write_bytes(b"\xff\n" + second.encode() + b"\n" + b"[" * 10**5)
+    assert [e.number for (e,) in Journal(path, "k").episodes.values()] == [1]
+    result = tmp_path / "router.json"
+    for content in ('{"key": "k", "result": {"score": NaN}}', "[" * 10**5, "[1]", "\x80"):
+        result.write_bytes(content.encode("latin-1"))
+        assert run_scores._read(result, "k") is None
+    result.write_text('{"key": "k", "result": {"score": 1.0}}')
+    assert run_scores._read(result, "k") == {"score": 1.0}
+
+
+def test_a_daemonic_process_is_told_the_remedy(monkeypatch):
+    """A worker of `multiprocessing.Pool` may start no processes."""
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
+    with pytest.raises(UserError, match="multiprocessing.Pool cannot start.*ProcessPoolExecutor"):
+        evaluate_policy(RandomPolicy(), ["ant-dir-3"], EvaluationConfig(), make_console())
+
+
+def test_acting_does_not_depend_on_the_default_type(agent):
+    """Models are float32, and so are their actions, whatever type torch makes by default."""
+
+    def acted():
+        torch.manual_seed(0)
+        model = make_model(MODEL)
+        add_mixtures(model, 2, routed=True)
+        for mixture in model.mixtures:
+            mixture.experts.reset([1, 2])
+        session = AgentPolicy(replace(agent, model=model.eval())).begin(group, 0)
+        session.observe(np.ones((2, 39)), None)
+        return {p.dtype for p in model.parameters()}, predict([session])[0]
+
+    group = EpisodeGroup("push-v2", (0, 1))
+    _, expected = acted()
+    torch.set_default_dtype(torch.float64)
+    try:
+        types, actions = acted()
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert types == {torch.float32}
+    np.testing.assert_array_equal(actions, expected)
+
+
+@pytest.mark.parametrize(
+    ("first", "environment", "warned"),
+    [
+        ("torch.ones(4, 4) @ torch.ones(4, 4)", {}, True),
+        ("pass", {}, False),
+        ("torch.ones(4, 4) @ torch.ones(4, 4)", {"MKL_CBWR": "AUTO,STRICT"}, False),
+        ("torch.ones(4, 4) @ torch.ones(4, 4)", {"MKL_CBWR": "COMPATIBLE"}, False),
+    ],
+)
+def test_products_before_the_import_are_noticed(first, environment, warned):
+    """MKL reads MKL_CBWR at its first product; a score of another mode is not given silently."""
+    script = f"import torch; {first}; import m3dt; m3dt.load('/nowhere')"
+    inherited = {k: v for k, v in os.environ.items() if k != "MKL_CBWR"}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=inherited | environment, capture_output=True, text=True)
+    assert "holds no trained model" in done.stderr
+    assert ("torch computed before m3dt was imported" in done.stderr) == (
+        warned and "mkl" in torch.__config__.show().lower()
+    )
 
 
 def test_a_raising_policy_is_reported():

@@ -14,7 +14,8 @@ from m3dt.config import BASELINES, METHODS, load_config, save_config
 from m3dt.evaluation import OraclePolicy
 from m3dt.evaluation.agent import Agent
 from m3dt.models import PromptDT, add_mixtures
-from m3dt.runs.registry import Entry, Registry
+from m3dt.runs.entries import Entry
+from m3dt.runs.registry import Registry
 from m3dt.utils.errors import UserError
 
 VARIANTS = [m for m in METHODS if m.startswith("m3dt-") and m != "m3dt-end-to-end"]

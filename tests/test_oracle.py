@@ -16,7 +16,8 @@ from m3dt.models import PromptDT, add_mixtures, fast
 from m3dt.models.fast import EncodedPrompt
 from m3dt.models.fast.chosen_experts import run_gathered, run_row_by_row
 from m3dt.models.plain import ExpertBank
-from m3dt.runs.registry import Entry, Registry
+from m3dt.runs.entries import Entry
+from m3dt.runs.registry import Registry
 from m3dt.tasks import get_task
 from m3dt.utils.errors import UserError
 from m3dt.utils.processes import single_threaded

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -13,7 +14,7 @@ from quick_run import STEPS, TASKS, call
 
 import m3dt
 from m3dt.cli import main
-from m3dt.runs.registry import Registry
+from m3dt.runs import Entry, Registry
 
 
 def test_stages_fill_the_registry(finished, capsys):
@@ -60,7 +61,7 @@ def test_settings_newer_than_a_run_had_their_defaults(finished, data, tmp_path, 
     path = run / "registry" / "backbone" / "main" / "entry.json"
     entry = json.loads(path.read_text())
     del entry["settings"]["model"]["residual"], entry["settings"]["stage1"]["weight_decay"]
-    path.write_text(json.dumps(entry))
+    path.write_text(json.dumps(asdict(Entry(**entry).sealed())))
     assert call("stage1", run, data) == 0
     assert "Nothing to do" in capsys.readouterr().out
     assert call("stage1", run, data, "model.residual=official") == 2
@@ -167,3 +168,48 @@ def test_command_help_lists_the_commands():
     assert result.returncode == 0
     for name in ("collect", "verify", "stage1", "group", "stage2", "stage3", "evaluate"):
         assert name in result.stdout
+
+
+def test_another_number_of_threads_is_refused_on_resuming(data, tmp_path, monkeypatch, capsys):
+    """The last bits of products depend on it; the message names the variable that sets it."""
+    run, short = tmp_path / "run", ["stage1.max_steps=2", "callbacks.conflict=null"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # torch has read it before
+    before = torch.get_num_threads()
+
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    try:
+        torch.set_num_threads(2)
+        with monkeypatch.context() as patch:
+            patch.setattr(Registry, "save", interrupt)
+            assert call("stage1", run, data, *short) == 130
+        torch.set_num_threads(1)
+        assert call("stage1", run, data, *short) == 2
+        assert "trainer.OMP_NUM_THREADS was 2, is 1" in capsys.readouterr().err
+        torch.set_num_threads(2)
+        assert call("stage1", run, data, *short) == 0
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_registered_is_said_of_what_the_registry_holds(data, tmp_path, monkeypatch, capsys):
+    """Here the process takes itself for another than the first rank, which registers."""
+    monkeypatch.setattr("m3dt.training.job.is_first_rank", lambda: False)
+    few = ("stage1.max_steps=2", "callbacks.conflict=null")
+    assert call("stage1", tmp_path / "run", data, *few) == 1
+    told = capsys.readouterr()
+    assert "no backbone/main in" in told.err and "registered" not in told.out
+
+
+def test_results_can_go_to_another_folder(finished, data, tmp_path, capsys):
+    """As of a run that somebody else keeps, and that cannot be written."""
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    out = tmp_path / "out"
+    words = ["--models", "random", "--out", str(out), "evaluation.seed=4"]
+    assert call("evaluate", finished, data, *words) == 0
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+    assert (out / "evaluation" / "random.json").is_file()
+    assert (out / "logs" / "evaluation" / "random").is_dir()
+    assert call("evaluate", finished, data, *words) == 0
+    assert "Nothing to do" in capsys.readouterr().out

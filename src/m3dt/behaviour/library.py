@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from m3dt.behaviour.network import Network, input_dim, load_networks
 from m3dt.tasks import TaskSpec
 from m3dt.utils.errors import UserError
-from m3dt.utils.files import sha256, write_json
+from m3dt.utils.files import reading, sha256, write_json
 
 BEST = "best"
 SHIPPED = Path(__file__).parent / "trained"
@@ -77,12 +77,15 @@ class Library:
         """
         path = self.path(spec)
         try:
-            networks = load_networks(path)
+            with reading(path):
+                networks = load_networks(path)
             widths = {(len(net.mean), len(net.biases[-1])) for net in networks.values()}
             expected = (input_dim(spec), spec.action_dim)
             if BEST not in networks or widths != {expected}:
                 raise ValueError(f"inputs and actions {widths}, expected {expected}")
-        except (SafetensorError, OSError, KeyError, ValueError, IndexError) as error:
+        except UserError:
+            raise
+        except (SafetensorError, KeyError, ValueError, IndexError) as error:
             raise UserError(f"{path}: not the policies of {spec.name} ({error})") from None
         return dict(sorted(networks.items(), key=lambda item: (item[0] == BEST, item[0])))
 

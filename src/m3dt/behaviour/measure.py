@@ -1,6 +1,7 @@
 """Measure the behaviour policies in the real environments."""
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from m3dt.behaviour.library import Library
 from m3dt.behaviour.player import Player
 from m3dt.tasks import DOMAINS, TASKS, get_task, paper_score
 from m3dt.utils.console import progress_bar
-from m3dt.utils.files import atomic_path
+from m3dt.utils.output_files import check_output, write_output
 from m3dt.utils.processes import num_workers, process_pool
 
 
@@ -91,6 +92,8 @@ def measure_and_show(
     Raises:
         UserError: A task is unknown or has no behaviour policy.
     """
+    if csv_file:
+        check_output(csv_file)
     tasks = [get_task(name).name for name in names] or list(TASKS)
     results = measure(tasks, episodes, Library(library), console)
     table = Table("task", "score", "return", "success", "random return", "paper, single task")
@@ -110,9 +113,10 @@ def measure_and_show(
 
 def write_measurements(path: Path, measurements: Sequence[Measurement]) -> None:
     """Write measurements as CSV, with two decimals."""
-    with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(Measurement.__dataclass_fields__))
-        writer.writeheader()
-        for measurement in measurements:
-            row = vars(measurement).items()
-            writer.writerow({k: round(v, 2) if isinstance(v, float) else v for k, v in row})
+    lines = io.StringIO()
+    writer = csv.DictWriter(lines, list(Measurement.__dataclass_fields__))
+    writer.writeheader()
+    for measurement in measurements:
+        row = vars(measurement).items()
+        writer.writerow({k: round(v, 2) if isinstance(v, float) else v for k, v in row})
+    write_output(path, lines.getvalue())

@@ -17,8 +17,9 @@ from m3dt.checkpoints.official_names import (
 )
 from m3dt.config import ModelConfig, load_config
 from m3dt.runs import MAIN, check_parent
+from m3dt.runs.entries import Entry
 from m3dt.runs.layout import CONFIG
-from m3dt.runs.registry import Entry, Registry
+from m3dt.runs.registry import Registry
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import atomic_path
 
@@ -35,7 +36,7 @@ def export_checkpoint(run: Path, target: Path, console: Console) -> None:
     if not (run / CONFIG).is_file():
         raise UserError(f"{run}: has no {CONFIG}, which names its suite")
     suite, seed = load_config(str(run / CONFIG)).suite, backbone.seed
-    model = ModelConfig(**backbone.settings["model"])
+    model = backbone.model
     entries = registry.entries()
     experts = [entry for entry in entries if entry.kind == "expert"]
     routers = [entry for entry in entries if entry.kind == "router"]

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from m3dt.checkpoints.official_files import (
     Weights,
-    check_tensors,
     model_sizes,
     read_expert,
     read_file,
@@ -26,8 +25,10 @@ from m3dt.data import DatasetStore, TaskContext
 from m3dt.data.format import INDEX
 from m3dt.models import PromptDT
 from m3dt.runs import MAIN
+from m3dt.runs.entries import Entry
 from m3dt.runs.layout import CONFIG, check_run_folder
-from m3dt.runs.registry import Entry, Registry
+from m3dt.runs.registry import Registry
+from m3dt.runs.tensors import check_tensors
 from m3dt.tasks import tasks_of
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import sha256, sole_writer, staging_folder

@@ -20,6 +20,7 @@ from m3dt.checkpoints.official_names import (
 from m3dt.config import ModelConfig
 from m3dt.config.schema import ACTION_DIM, STATE_DIM
 from m3dt.models import PromptDT, add_mixtures
+from m3dt.runs.tensors import check_tensors
 from m3dt.utils.errors import UserError
 
 Weights = dict[str, Tensor]
@@ -164,18 +165,3 @@ def _expected(model: ModelConfig, num_experts: int, part: str) -> Weights:
         else:
             found |= {f"{i}.{part}.{name}": tensor for name, tensor in tensors.items()}
     return found
-
-
-def check_tensors(path: Path, found: Mapping[str, Any], expected: Mapping[str, Tensor]) -> None:
-    """Refuse tensors with unexpected names, shapes or types, and numbers that are not finite."""
-    for name in (*expected, *found):
-        if name not in found:
-            raise UserError(f"{path}: lacks {name}")
-        tensor = found[name]
-        if name not in expected or not isinstance(tensor, Tensor):
-            raise UserError(f"{path}: {name} has no place in this model")
-        if tensor.shape != expected[name].shape:
-            shapes = f"{tuple(tensor.shape)}, not {tuple(expected[name].shape)}"
-            raise UserError(f"{path}: {name} has shape {shapes}")
-        if not tensor.is_floating_point() or not tensor.isfinite().all():
-            raise UserError(f"{path}: {name} does not hold finite numbers")

@@ -58,11 +58,13 @@ def describe(options: argparse.Namespace, console: Console) -> None:
 def verify(options: argparse.Namespace, console: Console) -> None:
     """Check every file of a dataset."""
     from m3dt.data.verify import verify
-    from m3dt.utils.files import write_json
+    from m3dt.utils.output_files import check_output, output_json
 
+    if options.json:
+        check_output(options.json)
     report = verify(options.folder)
     if options.json:
-        write_json(options.json, report)
+        output_json(options.json, report)
     for style, lines in (("yellow", report["notes"]), ("red", report["problems"])):
         for line in lines:
             console.print(f"  {line}", style=style)
@@ -93,7 +95,7 @@ def evaluate(options: argparse.Namespace, console: Console) -> None:
     from m3dt.config import load_config
 
     config = load_config(options.conf, options.overrides)
-    evaluate_run(config, options.models, options.json, console, options.film)
+    evaluate_run(config, options.models, options.json, console, options.film, options.out)
 
 
 def study(options: argparse.Namespace, console: Console) -> None:
@@ -177,11 +179,13 @@ def bench(options: argparse.Namespace, console: Console) -> None:
         return
     from m3dt.bench import ROWS, bench
     from m3dt.bench.devices import check_device
-    from m3dt.utils.files import write_json
+    from m3dt.utils.output_files import check_output, output_json
 
     if not options.rows or not set(options.rows) <= set(ROWS):
         raise UserError(f"--rows {','.join(options.rows)}: choose among {', '.join(ROWS)}")
+    if options.json:
+        check_output(options.json)
     check_device(options.device)
     result = bench(options.rows, options.trajectories, console, options.device)
     if options.json:
-        write_json(options.json, result)
+        output_json(options.json, result)

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from m3dt.data.statistics import compare_scales, describe, outliers
 from m3dt.tasks import DOMAINS, get_task, paper_score, suite
-from m3dt.utils.files import write_json
+from m3dt.utils.output_files import check_output, output_json
 
 
 def print_tasks(name: str, seed: int, console: Console) -> None:
@@ -34,6 +34,8 @@ def print_dataset(folder: Path, json_file: Path | None, console: Console) -> Non
     Raises:
         UserError: The dataset does not exist.
     """
+    if json_file:
+        check_output(json_file)
     description = describe(folder)
     table = Table("task", "behaviour", "trajectories", "returns: quartiles", "success")
     for task, described in description.items():
@@ -56,4 +58,4 @@ def print_dataset(folder: Path, json_file: Path | None, console: Console) -> Non
         "scale by more than a factor of 3"
     )
     if json_file:
-        write_json(json_file, description)
+        output_json(json_file, description)

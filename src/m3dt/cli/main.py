@@ -38,10 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> int:
     from m3dt.utils.console import make_console, replace_unprintable
+    from m3dt.utils.output_files import STANDARD_OUTPUT
 
     replace_unprintable(sys.stdout, sys.stderr)
     options = _parse(arguments)
-    options.command(options, make_console())
+    result_is_printed = STANDARD_OUTPUT in vars(options).values()
+    options.command(options, make_console(stderr=result_is_printed))
     return 0
 
 

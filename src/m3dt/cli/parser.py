@@ -70,7 +70,7 @@ _CONFIGURED = (
 _DATA = _path("data", metavar="DATA", help="folder of our dataset")
 _TASKS = _argument("--tasks", type=_words, default="", metavar="LIST",
                    help="comma-separated; default all")  # fmt: skip
-_JSON = _path("--json", metavar="FILE", help="write the result as JSON")
+_JSON = _path("--json", metavar="FILE", help="write the result as JSON; - prints it")
 
 COMMANDS = (
     Command("collect", commands.collect, "record trajectories in the simulators", _CONFIGURED),
@@ -103,6 +103,7 @@ COMMANDS = (
                   help="comma-separated: random, backbone, router, oracle, expert:K, "
                   "baseline:METHOD; default: the method's model, as far as it is trained"),
         _JSON,
+        _path("--out", metavar="FOLDER", help="where results go; default: the run's folder"),
         _argument("--film", type=_words, default="", metavar="TASKS",
                   help="tasks to write an animation of"),
     )),

@@ -15,7 +15,7 @@ from m3dt.runs.registry import Registry
 from m3dt.tasks import get_task
 from m3dt.tasks.rendering import check_rendering
 from m3dt.utils.errors import UserError
-from m3dt.utils.files import check_writable, write_json
+from m3dt.utils.output_files import check_output, output_json
 
 
 def evaluate_run(
@@ -24,31 +24,33 @@ def evaluate_run(
     json_file: Path | None,
     console: Console,
     films: Sequence[str] = (),
+    out: Path | None = None,
 ) -> None:
     """Evaluate models of a run, print a table, and write the last one's result as JSON.
 
     `names` are as for `run_model`; empty for the model of the configured method. `films` are tasks
-    in which the last model is filmed.
+    in which the last model is filmed. Results go into the folder `out`, by default the run's.
 
     Raises:
         UserError: The run lacks a model, a name is unknown, or films cannot be rendered.
     """
     run = Path(config.run)
     check_run_folder(run)
-    for path in filter(None, (run / "evaluation", json_file)):
-        check_writable(path)
+    out = out or run
+    for path in filter(None, (out / "evaluation" / "scores", json_file)):
+        check_output(path)
     if films:
         films = [get_task(task).name for task in films]
         check_rendering()
     models = [run_model(config, name) for name in names or [""]]
-    scores = score_models(config, models, console)
+    scores = score_models(config, models, console, out)
     if json_file is not None:
-        write_json(json_file, scores[-1].result)
+        output_json(json_file, scores[-1].result)
     console.print(score_table(scores))
     if all(score.stored for score in scores):
         console.print("These models were evaluated before. Nothing to do.")
     for task in films:
-        console.print(f"filmed {film_model(config, models[-1], task)}")
+        console.print(f"filmed {film_model(config, models[-1], task, out)}")
 
 
 def score_table(scores: Sequence[ModelScore]) -> Table:
@@ -85,11 +87,13 @@ def show_registry(run: Path, json_file: Path | None, console: Console) -> None:
     Raises:
         UserError: The folder holds no registry, or an entry is damaged.
     """
+    if json_file is not None:
+        check_output(json_file)
     entries = Registry(run).entries()
     if not entries:
         raise UserError(f"{run}: holds no registered model")
     if json_file is not None:
-        write_json(json_file, {"run": str(run), "entries": [asdict(e) for e in entries]})
+        output_json(json_file, {"run": str(run), "entries": [asdict(e) for e in entries]})
     columns = ("model", "step", "tasks", "hash", "parents")
     table = Table(*columns, title=f"models of {run}", title_justify="left")
     for entry in entries:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from m3dt.config import LoaderConfig, ModelConfig
+from m3dt.config.schema import ACTION_DIM, STATE_DIM
 from m3dt.data.batch import Segment
 from m3dt.data.format import NUM_PROMPTS
 from m3dt.data.inputs import Rows, TaskInputs
@@ -39,12 +40,13 @@ class TaskContext:
         samplers = [TaskSampler(task, loader, model.max_timesteps) for task in store.tasks]
         all_prompts = np.arange(NUM_PROMPTS)
         prompts = [sampler.prompts(all_prompts, model.prompt_length) for sampler in samplers]
+        best = [float(task.episode_returns.max()) for task in store.tasks]
         stacked = Rows(*map(np.stack, zip(*prompts, strict=True)))
         return cls(
             tuple(task.spec.name for task in store.tasks),
             torch.from_numpy(np.stack([s.inputs.normalization.mean for s in samplers])),
             torch.from_numpy(np.stack([s.inputs.normalization.std for s in samplers])),
-            torch.tensor([float(task.episode_returns.max()) for task in store.tasks]),
+            torch.tensor(best, dtype=torch.float32),
             stacked.segment(),
         )
 
@@ -86,6 +88,22 @@ class TaskContext:
             "best_return": self.best_return,
             **{f"prompts.{name}": tensor for name, tensor in self.prompts._asdict().items()},
         }
+
+    @staticmethod
+    def expected_tensors(num_tasks: int, prompt_length: int) -> dict[str, Tensor]:
+        """Return tensors without values that have the names, shapes and types of `tensors`."""
+        steps, single = (num_tasks, NUM_PROMPTS, prompt_length), torch.float32
+        with torch.device("meta"):
+            prompts = Segment(
+                torch.empty(*steps, STATE_DIM, dtype=single),
+                torch.empty(*steps, ACTION_DIM, dtype=single),
+                torch.empty(*steps, 1, dtype=single),
+                torch.empty(steps, dtype=torch.int64),
+                torch.empty(steps, dtype=single),
+            )
+            states = torch.empty(num_tasks, STATE_DIM, dtype=single)
+            best = torch.empty(num_tasks, dtype=single)
+        return TaskContext((), states, states, best, prompts).tensors()
 
     @classmethod
     def from_tensors(cls, tasks: Sequence[str], tensors: dict[str, Tensor]) -> TaskContext:

@@ -7,14 +7,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from m3dt.config import MoEConfig
 from m3dt.data.batch import Segment
 from m3dt.data.context import TaskContext
 from m3dt.models import PromptDT
 from m3dt.models.variants.task_masks import TaskMasks
 from m3dt.runs.assemble import build_model
-from m3dt.runs.registry import MAIN, Entry, Registry
+from m3dt.runs.entries import Entry
+from m3dt.runs.registry import MAIN, Registry
+from m3dt.runs.tensors import check_tensors
 from m3dt.utils.errors import UserError
+from m3dt.utils.products import warn_of_other_products
 
 ACTING_KINDS = ("router", "expert", "backbone", "baseline")  # in the order of preference
 _METHODS = {
@@ -49,7 +51,7 @@ class Agent:
         entry = self.entry
         if entry.kind != "router":
             return _METHODS[entry.name if entry.kind == "baseline" else entry.kind]
-        moe = MoEConfig(**entry.settings["moe"])
+        moe = entry.moe()
         grouping = entry.settings.get("grouping")
         name = "M3DT" + (f"-{grouping['method'].capitalize()}" if grouping else "")
         name += ", big experts" if moe.expert == "trunk" else ""
@@ -132,6 +134,7 @@ def load(
     Raises:
         UserError: The run has no such model, or its parts do not belong together.
     """
+    warn_of_other_products()
     registry = Registry(run)
     entry = _choose_entry(registry, kind, name)
     root = entry if entry.kind == "baseline" else registry.get("backbone", MAIN)
@@ -144,14 +147,26 @@ def make_agent(
     """Add to a model the data of its tasks, which its root holds."""
     context = TaskContext.empty()
     if "tasks.safetensors" in root.files:
-        context = TaskContext.from_tensors(root.tasks, registry.tensors(root, "tasks"))
+        expected = TaskContext.expected_tensors(len(root.tasks), root.model.prompt_length)
+        found = _checked(registry, root, "tasks", expected)
+        context = TaskContext.from_tensors(root.tasks, found)
     masks = None
     if "masks.safetensors" in entry.files:
-        masks = TaskMasks(model, registry.tensors(entry, "masks")["packed"])
+        packed = TaskMasks.expected(model, len(entry.tasks))
+        masks = TaskMasks(model, _checked(registry, entry, "masks", {"packed": packed})["packed"])
     history = root.settings.get("history", "real_dims")  # `all_dims` for imported models
     # Experts that do not train may be kept in another layout.
     model = model.eval().requires_grad_(False).to(device)
     return Agent(model, entry, context, str(registry.run), masks, history)
+
+
+def _checked(
+    registry: Registry, entry: Entry, stem: str, expected: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return a group of tensors of an entry, which must be as expected."""
+    tensors = registry.tensors(entry, stem)
+    check_tensors(registry.file(entry, stem), tensors, expected)
+    return tensors
 
 
 def _choose_entry(registry: Registry, kind: str | None, name: str | None) -> Entry:

@@ -21,7 +21,9 @@ from m3dt.evaluation.sessions import EpisodeGroup
 from m3dt.tasks import SIMULATORS
 from m3dt.tasks.workers import WorkerPool
 from m3dt.utils.console import make_console, progress_bar
+from m3dt.utils.files import parse_json, reading
 from m3dt.utils.processes import num_workers
+from m3dt.utils.products import warn_of_other_products
 from m3dt.version import version_of
 
 
@@ -41,7 +43,7 @@ def evaluate(
 
     Raises:
         UserError: The agent was not trained on a task.
-        RunError: Environments failed twice.
+        RunError: Environments failed twice, or a value is not finite.
     """
     config = replace(config or EvaluationConfig(), episodes=episodes)
     names = list(tasks or agent.context.tasks)
@@ -71,8 +73,9 @@ def evaluate_policy(
     in the journal, and those it holds already are not played.
 
     Raises:
-        RunError: Environments failed twice.
+        RunError: Environments failed twice, or a value is not finite.
     """
+    warn_of_other_products()
     if pool is None:
         with WorkerPool(num_workers(config.workers)) as own:
             return evaluate_policy(policy, tasks, config, console, own, journal)
@@ -130,12 +133,13 @@ class Journal:
         self.key = key
         self.episodes: dict[EpisodeGroup, list[Episode]] = {}  # the finished ones
         if path.is_file():
-            self._read(path.read_text().splitlines())
+            with reading(path):
+                self._read(path.read_text(errors="replace").splitlines())
 
     def _read(self, lines: Sequence[str]) -> None:
         for line in lines:
             try:
-                key, rows = json.loads(line)
+                key, rows = parse_json(line, finite=True)
                 episodes = [Episode(*values) for values in rows]
                 group = EpisodeGroup(episodes[0].task, tuple(e.number for e in episodes))
             except (ValueError, TypeError, IndexError):

@@ -10,7 +10,8 @@ from m3dt.evaluation.agent import make_agent
 from m3dt.evaluation.policies import AgentPolicy
 from m3dt.runs import MAIN
 from m3dt.runs.assemble import build_experts
-from m3dt.runs.registry import Entry, Registry
+from m3dt.runs.entries import Entry
+from m3dt.runs.registry import Registry
 from m3dt.utils.errors import UserError
 
 

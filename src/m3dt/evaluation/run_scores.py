@@ -1,6 +1,5 @@
 """Find and evaluate the models of a run: results are stored, reused, and shown in TensorBoard."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from operator import attrgetter
@@ -21,7 +20,7 @@ from m3dt.runs import MAIN, inference_device
 from m3dt.tasks import SIMULATORS, get_task, tasks_of
 from m3dt.tasks.workers import WorkerPool
 from m3dt.utils.errors import UserError
-from m3dt.utils.files import atomic_path, fingerprint, write_json
+from m3dt.utils.files import atomic_path, fingerprint, read_json, write_json
 from m3dt.utils.processes import num_workers
 from m3dt.version import version_of
 
@@ -106,64 +105,79 @@ class ModelScore:
     stored: bool
 
 
-def score_models(config: Config, models: Sequence[RunModel], console: Console) -> list[ModelScore]:
+def score_models(
+    config: Config, models: Sequence[RunModel], console: Console, folder: Path | None = None
+) -> list[ModelScore]:
     """Return the scores of models, evaluating those that have no stored result.
 
     A stored result counts if it is of the same weights, tasks, settings and simulators; it may be
-    in the run's folder or in that of the run `reuse`.
+    in the folder of results, in the run's, or in that of the run `reuse`.
+
+    Args:
+        config: The experiment.
+        models: Its models.
+        console: Receives progress.
+        folder: Where results and TensorBoard pages go; by default the run's folder.
 
     Raises:
-        RunError: Environments failed twice.
+        RunError: Environments failed twice, or a value was not finite.
     """
-    stored = {model.name: _stored_result(config, model) for model in models}
+    folder = folder or Path(config.run)
+    stored = {model.name: _stored_result(config, model, folder) for model in models}
     results = {name: result for name, result in stored.items() if result is not None}
     missing = {model.name: model for model in models if model.name not in results}
     if missing:
         with WorkerPool(num_workers(config.evaluation.workers)) as pool:
             for name, model in missing.items():
-                results[name] = _evaluate(config, model, pool, console)
+                results[name] = _evaluate(config, model, pool, console, folder)
     return [ModelScore(m.name, results[m.name], m.name not in missing) for m in models]
 
 
-def film_model(config: Config, model: RunModel, task: str) -> Path:
+def film_model(config: Config, model: RunModel, task: str, folder: Path | None = None) -> Path:
     """Film an episode of a model; return the path of the GIF, which TensorBoard shows too.
+
+    Both go into a folder, by default the run's.
 
     Raises:
         UserError: Rendering is off, or the task is unknown.
     """
     frames = film(model.policy, get_task(task).name, config.evaluation.seed)
     gif = animation(frames)
-    path = _file(config, model).with_name(f"{model.file_name}-{task}.gif")
+    folder = folder or Path(config.run)
+    path = _file(folder, model).with_name(f"{model.file_name}-{task}.gif")
     with atomic_path(path) as temporary:
         temporary.write_bytes(gif)
-    write_video(Path(config.run), model.name, task, model.info["step"], gif, frames.shape[1:3])
+    write_video(folder, model.name, task, model.info["step"], gif, frames.shape[1:3])
     return path
 
 
-def _evaluate(config: Config, model: RunModel, pool: WorkerPool, console: Console) -> RunResult:
+def _evaluate(
+    config: Config, model: RunModel, pool: WorkerPool, console: Console, folder: Path
+) -> RunResult:
     """Evaluate a model and store its result."""
-    file, key = _file(config, model), _key(config, model)
+    file, key = _file(folder, model), _key(config, model)
     journal = Journal(file.with_suffix(f".{key[:8]}.episodes.jsonl"), key)
     tasks = tasks_of(config)
     scores = evaluate_policy(model.policy, tasks, config.evaluation, console, pool, journal)
     result: RunResult = {"run": config.run, **model.info, **scores}
     write_json(file, {"key": key, "result": result})
     journal.delete()
-    run, settings = Path(config.run), {key: attrgetter(key)(config) for key in _HYPERPARAMETERS}
-    write_scores(run, model.name, model.info["step"], result)
-    write_hyperparameters(run, model.name, settings, result)
+    settings = {key: attrgetter(key)(config) for key in _HYPERPARAMETERS}
+    write_scores(folder, model.name, model.info["step"], result)
+    write_hyperparameters(folder, model.name, settings, result)
     return result
 
 
-def _stored_result(config: Config, model: RunModel) -> RunResult | None:
-    """Return the model's result from the run's folder, or copied from that of the run `reuse`."""
-    file, key = _file(config, model), _key(config, model)
+def _stored_result(config: Config, model: RunModel, folder: Path) -> RunResult | None:
+    """Return a model's stored result, copied into the folder if it was elsewhere."""
+    file, key = _file(folder, model), _key(config, model)
     result = _read(file, key)
-    if result is None and config.reuse:
-        result = _read(Path(config.reuse) / "evaluation" / file.name, key)
-        if result is not None:
-            result["run"] = config.run
-            write_json(file, {"key": key, "result": result})
+    for other in (config.run, config.reuse):
+        if result is None and other:
+            result = _read(_file(Path(other), model), key)
+            if result is not None:
+                result["run"] = config.run
+                write_json(file, {"key": key, "result": result})
     return result
 
 
@@ -172,9 +186,11 @@ def _read(file: Path, key: str) -> RunResult | None:
     if not file.is_file():
         return None
     try:
-        stored = json.loads(file.read_text())
+        stored = read_json(file, finite=True)
         return stored["result"] if stored["key"] == key else None
-    except (json.JSONDecodeError, KeyError, TypeError):
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError):
         return None
 
 
@@ -186,6 +202,6 @@ def _key(config: Config, model: RunModel) -> str:
     return fingerprint([settings, list(tasks_of(config)), model.info, versions])
 
 
-def _file(config: Config, model: RunModel) -> Path:
-    """Return the file of a model's result."""
-    return Path(config.run) / "evaluation" / f"{model.file_name}.json"
+def _file(folder: Path, model: RunModel) -> Path:
+    """Return the file of a model's result in a folder of results, such as a run's."""
+    return folder / "evaluation" / f"{model.file_name}.json"

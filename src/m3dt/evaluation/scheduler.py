@@ -11,7 +11,7 @@ import numpy as np
 
 from m3dt.evaluation.policies import Policy
 from m3dt.evaluation.scores import Episode
-from m3dt.evaluation.sessions import EpisodeGroup, Session
+from m3dt.evaluation.sessions import EpisodeGroup, Session, check_finite
 from m3dt.tasks.workers import Failure, Transition, WorkerPool
 from m3dt.utils.errors import RunError
 from m3dt.utils.processes import single_threaded_pool
@@ -35,12 +35,20 @@ class _Attempt:
     returns: np.ndarray  # (episodes,), like the next two: the outcome so far
     successes: np.ndarray
     env_steps: np.ndarray
+    step: int = -1  # number of the newest observation
     stepping: bool = True  # by its worker; otherwise the policy has its observation
 
     def add(self, transition: Transition) -> None:
-        """Add the outcome of a step."""
+        """Add the outcome of a step.
+
+        Raises:
+            RunError: A reward or an observation is not finite.
+        """
+        self.step += 1
+        check_finite("an observation", transition.observations, self.group, self.step)
         if transition.rewards is not None:
             assert transition.successes is not None and transition.played is not None
+            check_finite("the reward", transition.rewards, self.group, self.step - 1)
             self.returns += transition.rewards
             self.successes |= transition.successes
             self.env_steps += transition.played
@@ -87,7 +95,8 @@ class RolloutScheduler:
         """Yield each group with its episodes as it finishes.
 
         Raises:
-            RunError: Some groups failed twice; all others have been yielded.
+            RunError: Some groups failed twice; all others have been yielded. Or a reward, an
+                observation or an action is not finite.
         """
         with single_threaded_pool(self.policy.num_threads) as threads:
             acting: list[Future[None]] = []
@@ -194,6 +203,7 @@ class RolloutScheduler:
     def _act(self, batch: Sequence[_Attempt]) -> None:
         actions = self.policy.act([attempt.session for attempt in batch])
         for attempt, chosen in zip(batch, actions, strict=True):
+            check_finite("the action", chosen, attempt.group, attempt.step)
             attempt.stepping = True
             self.pool.step(attempt.worker, attempt.number, chosen)
 

@@ -17,6 +17,7 @@ from m3dt.data.inputs import Rows
 from m3dt.evaluation.actor import Actor
 from m3dt.models.fast import EncodedPrompt
 from m3dt.tasks import get_task
+from m3dt.utils.errors import RunError
 
 
 class EpisodeGroup(NamedTuple):
@@ -28,6 +29,21 @@ class EpisodeGroup(NamedTuple):
     def seeds(self, seed: int) -> list[int]:
         """Return the seed of each episode, keyed by (seed, task, episode)."""
         return [episode_seed(seed, self.task, episode) for episode in self.episodes]
+
+
+def check_finite(what: str, values: np.ndarray, group: EpisodeGroup, step: int) -> None:
+    """Check what was seen or chosen at a step of a group, (episodes, ...).
+
+    Raises:
+        RunError: A value is not finite: no score is made of such an episode.
+    """
+    finite = np.isfinite(values).reshape(len(group.episodes), -1).all(axis=1)
+    if not finite.all():
+        episode = group.episodes[int(np.argmin(finite))]
+        raise RunError(
+            f"{group.task}, episode {episode}, step {step}: {what} is not finite. "
+            "No score is made of it."
+        )
 
 
 def episode_seed(seed: int, task: str, episode: int) -> int:
@@ -81,6 +97,7 @@ class AgentSession(Session):
         expert: int | None = None,
     ) -> None:
         self.actor = actor
+        self.group = group
         config = actor.model.config
         self.inputs = context.inputs(group.task, config.max_timesteps)
         self.spec = get_task(group.task)
@@ -110,12 +127,18 @@ class AgentSession(Session):
         """Return the model's inputs at the current step, (episodes, T, ...).
 
         The newest action is not chosen yet; it is zero, and causality hides it.
+
+        Raises:
+            RunError: The newest input is not finite.
         """
         seen = slice(self.t, self.padding + self.t + 1)
         returns_to_go = self.returns_to_go[:, seen]
         steps = np.broadcast_to(self.steps[seen], returns_to_go.shape)
         states, actions = self.states[:, seen], self.actions[:, seen]
-        return self.inputs.prepare(states, actions, returns_to_go, steps, real=steps >= 0)
+        rows = self.inputs.prepare(states, actions, returns_to_go, steps, real=steps >= 0)
+        check_finite("the normalised observation", rows.states[:, -1], self.group, self.t)
+        check_finite("the return-to-go", rows.returns_to_go[:, -1], self.group, self.t)
+        return rows
 
     def choose(self, actions: np.ndarray) -> np.ndarray:
         """Record the model's actions, (episodes, 8), and return them in the task's native width."""

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from m3dt.evaluation.policies import Policy
-from m3dt.evaluation.sessions import EpisodeGroup
+from m3dt.evaluation.sessions import EpisodeGroup, check_finite
 from m3dt.tasks import make_env
 
 _FRAMES_PER_SECOND = 20
@@ -20,6 +20,7 @@ def film(policy: Policy[Any], task: str, seed: int = 0, max_frames: int = 120) -
 
     Raises:
         UserError: Rendering is off.
+        RunError: An action is not finite.
     """
     env = make_env(task)
     group = EpisodeGroup(task, (0,))
@@ -30,6 +31,7 @@ def film(policy: Policy[Any], task: str, seed: int = 0, max_frames: int = 120) -
         while not ended:
             session.observe(observation[None], rewards)
             ((action,),) = policy.act([session])
+            check_finite("the action", action[None], group, len(frames) - 1)
             observation, reward, terminated, truncated, _ = env.step(action)
             rewards = np.array([reward])
             ended = terminated or truncated

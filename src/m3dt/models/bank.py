@@ -38,7 +38,7 @@ class Bank(nn.Module):
             generator = torch.Generator().manual_seed(seed)
             for name, parameter in self.named_parameters():
                 if name.endswith("_weight"):
-                    fresh = torch.empty(parameter.shape[1:])
+                    fresh = torch.empty(parameter.shape[1:], dtype=parameter.dtype)
                     fresh.normal_(std=0.02, generator=generator)
                     parameter[e] = fresh.to(parameter.device)
                 else:

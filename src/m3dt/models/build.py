@@ -1,5 +1,10 @@
 """Choose the classes that a configuration asks for: the plain model, or a variant of it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
 from m3dt.config import ModelConfig, MoEConfig
 from m3dt.models.plain import ExpertBank, Mixture, PromptDT, Router
 from m3dt.models.variants.big_experts import TrunkBank, TrunkMixture
@@ -14,7 +19,8 @@ def make_model(config: ModelConfig, num_tasks: int = 0) -> PromptDT:
         config: Sizes, dropout and variant.
         num_tasks: Number of tasks, N; only needed with `task_embedding`.
     """
-    return MTDT(config, num_tasks) if config.task_embedding else PromptDT(config)
+    with _single_precision():
+        return MTDT(config, num_tasks) if config.task_embedding else PromptDT(config)
 
 
 def add_mixtures(
@@ -28,7 +34,11 @@ def add_mixtures(
         routed: Whether routers weigh them; else batches come in E parts, one per expert.
         moe: Kind of experts and of routing; by default the paper's.
     """
-    moe = moe or MoEConfig(num_experts)
+    with _single_precision():
+        _add_mixtures(model, num_experts, routed, moe or MoEConfig(num_experts))
+
+
+def _add_mixtures(model: PromptDT, num_experts: int, routed: bool, moe: MoEConfig) -> None:
     if moe.expert == "trunk":
         trunks = TrunkBank(model.config, num_experts)
         router = _make_router(model.config, num_experts, moe.top_k) if routed else None
@@ -42,3 +52,14 @@ def add_mixtures(
 
 def _make_router(config: ModelConfig, num_experts: int, top_k: int) -> Router:
     return TopKRouter(config, num_experts, top_k) if top_k else Router(config, num_experts)
+
+
+@contextmanager
+def _single_precision() -> Iterator[None]:
+    """Make new tensors float32, whatever default the process has set."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

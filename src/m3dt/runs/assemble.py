@@ -5,9 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from m3dt.config import Config, ModelConfig, MoEConfig
+from m3dt.config import Config
 from m3dt.models import PromptDT, add_mixtures, make_model
-from m3dt.runs.registry import Entry, Registry
+from m3dt.runs.entries import Entry
+from m3dt.runs.registry import Registry
+from m3dt.runs.tensors import check_tensors
 from m3dt.utils.errors import UserError
 
 
@@ -31,7 +33,7 @@ def build_model(registry: Registry, root: Entry, entry: Entry) -> PromptDT:
     """
     if entry.kind == "expert":
         return build_experts(registry, root, [entry])
-    model = _build_root(registry, root)
+    model = build_root(registry, root)
     if entry.key == root.key:
         return model
     check_parent(registry, entry, root)
@@ -50,55 +52,84 @@ def build_experts(registry: Registry, root: Entry, experts: Sequence[Entry]) -> 
     Raises:
         UserError: An expert was trained on another backbone, or experts are of different kinds.
     """
-    model = _build_root(registry, root)
-    first = _moe_of(experts[0], len(experts))
+    model = build_root(registry, root)
+    first = experts[0].moe(num_experts=len(experts))
     add_mixtures(model, len(experts), routed=False, moe=first)
     for number, entry in enumerate(experts):
         check_parent(registry, entry, root)
-        kind = _moe_of(entry, len(experts)).expert
+        kind = entry.moe().expert
         if kind != first.expert:
             raise UserError(
                 f"{registry.run}: {entry.key} has moe.expert={kind}, but {experts[0].key} has "
                 f"moe.expert={first.expert}. Train all experts with one of them."
             )
-        load_expert(model, number, registry.tensors(entry))
+        load_expert(model, number, registry, entry)
     return model
 
 
-def _build_root(registry: Registry, root: Entry) -> PromptDT:
-    """Build a backbone or a baseline."""
-    model = make_model(ModelConfig(**root.settings["model"]), len(root.tasks))
+def build_root(registry: Registry, root: Entry) -> PromptDT:
+    """Build a backbone or a baseline.
+
+    Raises:
+        UserError: Its tensors are not those of the model that its settings describe.
+    """
+    weights, path = registry.tensors(root), registry.file(root)
+    if root.model.n_layer > len(weights):
+        raise UserError(f"{path}: holds {len(weights)} tensors for {root.model.n_layer} blocks")
+    with torch.device("meta"):  # sizes claimed by a file must not allocate memory
+        expected = _make_root(root).state_dict()
+    check_tensors(path, weights, expected)
+    model = _make_root(root)
+    model.load_state_dict(weights)
+    return model
+
+
+def _make_root(root: Entry) -> PromptDT:
+    model = make_model(root.model, len(root.tasks))
     if root.kind == "baseline" and "moe" in root.settings:
-        moe = MoEConfig(**root.settings["moe"])
+        moe = root.moe()
         add_mixtures(model, moe.num_experts, routed=True, moe=moe)
-    model.load_state_dict(registry.tensors(root))
     return model
 
 
 def _add_router(model: PromptDT, registry: Registry, root: Entry, entry: Entry) -> None:
     """Add a router and its experts to a backbone."""
-    moe = _moe_of(entry, entry.settings["moe"]["num_experts"])
+    moe = entry.moe()
     add_mixtures(model, moe.num_experts, routed=True, moe=moe)
-    if moe.training == "frozen_experts":  # otherwise the router's entry holds experts of its own
-        keys = [key.split("/") for key in entry.parents if key.startswith("expert/")]
-        for number, (kind, name) in enumerate(keys):
-            expert = registry.get(kind, name)
-            check_parent(registry, entry, expert)
-            check_parent(registry, expert, root)
-            load_expert(model, number, registry.tensors(expert))
+    trained = moe.training != "frozen_experts"  # then the router's entry holds experts of its own
+    keys = [key.split("/") for key in entry.parents if key.startswith("expert/")]
+    if not trained and len(keys) != moe.num_experts:
+        raise UserError(f"{registry.run}: {entry.key} has {len(keys)} of {moe.num_experts} experts")
+    for number, (kind, name) in enumerate([] if trained else keys):
+        expert = registry.get(kind, name)
+        check_parent(registry, entry, expert)
+        check_parent(registry, expert, root)
+        load_expert(model, number, registry, expert)
+    expected = {
+        f"{layer}.{name}": tensor
+        for layer, mixture in enumerate(model.mixtures)
+        for name, tensor in mixture.state_dict().items()
+        if trained or name.startswith("router.")
+    }
     weights = registry.tensors(entry)
+    check_tensors(registry.file(entry), weights, expected)
     for layer, mixture in enumerate(model.mixtures):
-        missing, unknown = mixture.load_state_dict(_layer(weights, layer), strict=False)
-        assert not unknown and not any(name.startswith("router.") for name in missing)
+        mixture.load_state_dict(_layer(weights, layer), strict=trained)
 
 
-def _moe_of(entry: Entry, num_experts: int) -> MoEConfig:
-    """Return how an entry's experts are built; stage 2 records only some of these settings."""
-    return MoEConfig(**{**entry.settings["moe"], "num_experts": num_experts})
+def load_expert(model: PromptDT, number: int, registry: Registry, entry: Entry) -> None:
+    """Give a model's expert its trained weights.
 
-
-def load_expert(model: PromptDT, number: int, weights: dict[str, Tensor]) -> None:
-    """Give a model's expert its trained weights."""
+    Raises:
+        UserError: The entry's tensors are not those of such an expert.
+    """
+    weights = registry.tensors(entry)
+    expected = {
+        f"{layer}.{name}": tensor
+        for layer, mixture in enumerate(model.mixtures)
+        for name, tensor in mixture.experts.weights_of(number).items()
+    }
+    check_tensors(registry.file(entry), weights, expected)
     for layer, mixture in enumerate(model.mixtures):
         mixture.experts.load_expert(number, _layer(weights, layer))
 

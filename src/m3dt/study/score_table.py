@@ -12,11 +12,12 @@ from filelock import FileLock
 from rich.console import Console
 from rich.table import Table
 
-from m3dt.runs.registry import ENTRY
+from m3dt.runs.entries import ENTRY
 from m3dt.study.grid import SCORES, Cell, Study
 from m3dt.tasks import DOMAINS
 from m3dt.utils.errors import UserError
-from m3dt.utils.files import atomic_path, check_writable, write_json
+from m3dt.utils.files import atomic_path, write_json
+from m3dt.utils.output_files import check_output, is_stream
 
 Row = Mapping[str, Any]  # settings, which differ between studies, and scores
 
@@ -54,7 +55,9 @@ def check_table(study: Study, file: Path) -> None:
     Raises:
         UserError: The table has such rows, or cannot be written.
     """
-    check_writable(file)
+    check_output(file)
+    if is_stream(file):
+        raise UserError(f"{file}: a table is read and written again. Give a file.")
     kept = {row["cell"] for row in table_rows(study, file)}
     known = {cell.name for cell in study.cells}
     lost = [row["cell"] for row in _read(file) if row.get("cell") in known - kept]

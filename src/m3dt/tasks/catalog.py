@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from m3dt.utils.errors import UserError, nearest
+from m3dt.utils.errors import RunError, UserError, nearest
 
 # Packages whose versions determine how a task behaves.
 SIMULATORS = ("metaworld", "dm_control", "gymnasium", "mujoco")
@@ -31,7 +31,12 @@ class TaskSpec:
 
         Meta-World tasks score 100 if any step was a success. DMControl divides the return by its
         maximum of 1000. The locomotion domains map their range of returns to [0, 100] and clip.
+
+        Raises:
+            RunError: The return is not finite.
         """
+        if not math.isfinite(episode_return):
+            raise RunError(f"{self.name}: a return of {episode_return} has no score")
         if self.domain == "metaworld":
             return 100.0 * success
         if self.domain == "dmcontrol":

@@ -20,7 +20,7 @@ from m3dt.tasks import make_env
 from m3dt.tasks.envs import TaskEnv
 from m3dt.tasks.rendering import check_backend_name
 from m3dt.utils.errors import RunError
-from m3dt.utils.processes import SPAWN, end_with_parent
+from m3dt.utils.processes import SPAWN, check_may_start_processes, end_with_parent
 
 # Environments that a worker keeps for reuse; one of Meta-World takes about 20 MB.
 _MAX_FREE = 50
@@ -51,9 +51,13 @@ class WorkerPool:
 
     A worker that dies is replaced. One that cannot even start is not: its successor could not
     start either.
+
+    Raises:
+        UserError: This process may not start any.
     """
 
     def __init__(self, num_workers: int) -> None:
+        check_may_start_processes()
         check_backend_name()  # each worker would fail
         pairs = [_start() for _ in range(num_workers)]
         self.connections = [connection for connection, _ in pairs]

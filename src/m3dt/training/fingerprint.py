@@ -36,14 +36,25 @@ def fingerprint_settings(config: Config, tasks: Sequence[str], *sections: str) -
 
 
 def device_settings(config: Config) -> dict[str, Any]:
-    """Return how results are computed, which an exact resume must repeat: devices, precision."""
+    """Return how results are computed, which an exact resume must repeat."""
     trainer = config.trainer
     return {
         "devices": _num_devices(trainer.get("devices", 1)),
         "accelerator": inference_device(config),
         "num_nodes": trainer.get("num_nodes"),
         "precision": precision(config),
+        **_threads(config),
     }
+
+
+def _threads(config: Config) -> dict[str, int]:
+    """Return the threads of a product, by the variable that sets them.
+
+    The last bits of a CPU's products depend on them. Lightning shares the CPUs among several ranks.
+    """
+    if inference_device(config) != "cpu" or _num_devices(config.trainer.get("devices", 1)) != 1:
+        return {}
+    return {"OMP_NUM_THREADS": torch.get_num_threads()}
 
 
 def precision(config: Config) -> str:

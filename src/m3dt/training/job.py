@@ -13,6 +13,7 @@ from m3dt.training.finished import find_finished
 from m3dt.training.fit import fit
 from m3dt.training.ranks import is_first_rank
 from m3dt.training.run import Fitted, Product, Run
+from m3dt.utils.errors import RunError
 
 
 class Job(ABC):
@@ -53,6 +54,7 @@ def complete(job: Job) -> list[Entry]:
 
     Raises:
         UserError: The registry holds models made with other settings, data or parents.
+        RunError: A model was made, but the registry does not hold it.
     """
     run, settings = job.run, job.settings()
     found = {name: find_finished(run, job.kind, name, settings) for name in job.names}
@@ -62,13 +64,25 @@ def complete(job: Job) -> list[Entry]:
     missing = [name for name, entry in found.items() if entry is None]
     if missing:
         job.make(missing)
-    made = [run.registry.get(job.kind, name) for name in job.names]
+    made = [_made(job, name) for name in job.names]
     counted = len(missing or made)
     what = job.kind if counted == 1 else f"{counted} {job.kind}s"
     steps = "".join(sorted({f", step {entry.step}" for entry in made if entry.step}))
     state = "registered" if missing else "finished before. Nothing to do"
     run.console.print(f"{job.title}: " + (f"{what}{steps}: {state}." if made else job.none))
     return made
+
+
+def _made(job: Job, name: str) -> Entry:
+    """Read back a model that should be registered now."""
+    entry = job.run.registry.find(job.kind, name)
+    if entry is None:
+        raise RunError(
+            f"{job.title}: no {job.kind}/{name} in {job.run.registry.folder} after its training. "
+            "Only the first of several ranks registers models: unset RANK, SLURM_PROCID and the "
+            "like if this is no training on several devices."
+        )
+    return entry
 
 
 class TrainingJob(Job):

@@ -132,7 +132,7 @@ class RouterJob(TrainingJob):
         torch.manual_seed(derive_seed(config.seed, RouterStage.number))
         add_mixtures(model, config.moe.num_experts, routed=True, moe=config.moe)
         for number, expert in enumerate(experts):
-            load_expert(model, number, registry.tensors(expert))
+            load_expert(model, number, registry, expert)
         train_experts = config.moe.training != "frozen_experts"
         stage = RouterStage(model, config.stage3, config.seed, train_experts)
         if self.ungrouped:

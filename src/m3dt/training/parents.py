@@ -1,8 +1,9 @@
 """What a stage builds on: found, checked, or refused with the command that makes it."""
 
 from m3dt.config import BASELINES, Config
-from m3dt.models import PromptDT, make_model
+from m3dt.models import PromptDT
 from m3dt.runs import MAIN, Entry, check_parent
+from m3dt.runs.assemble import build_root
 from m3dt.training.fingerprint import changed_settings
 from m3dt.training.finished import find_finished
 from m3dt.training.run import Run
@@ -30,9 +31,7 @@ def check_num_experts(run: Run) -> None:
 
 def build_backbone(run: Run, entry: Entry) -> PromptDT:
     """Build the registered backbone."""
-    model = make_model(run.config.model)
-    model.load_state_dict(run.registry.tensors(entry))
-    return model
+    return build_root(run.registry, entry)
 
 
 def trained_backbone(run: Run, command: str) -> Entry:

@@ -19,7 +19,14 @@ from m3dt.config import StageConfig
 from m3dt.training.fingerprint import differences
 from m3dt.training.ranks import is_first_rank, wait_for_all
 from m3dt.utils.errors import UserError
-from m3dt.utils.files import atomic_path, free_space, remove_temporaries, sole_writer, write_json
+from m3dt.utils.files import (
+    atomic_path,
+    free_space,
+    reading,
+    remove_temporaries,
+    sole_writer,
+    write_json,
+)
 
 SETTINGS = "settings.json"
 FORCED = "forced"  # key of settings that changed during a training, here and in its metrics
@@ -85,13 +92,17 @@ def step_of(checkpoint: Path) -> int:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint whose content is whole, or None."""
+    """Return the newest checkpoint whose content is whole, or None.
+
+    Raises:
+        UserError: The system refuses to read one: going on without it would lose its steps.
+    """
     for path in reversed(_checkpoints(folder)):
         try:
-            with zipfile.ZipFile(path) as archive:
+            with reading(path), zipfile.ZipFile(path) as archive:
                 if archive.testzip() is None:
                     return path
-        except (OSError, zipfile.BadZipFile):
+        except zipfile.BadZipFile:
             continue
     return None
 

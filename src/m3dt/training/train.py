@@ -10,6 +10,7 @@ from m3dt.training.parents import check_has_stages
 from m3dt.training.ranks import taking_place
 from m3dt.training.run import Run
 from m3dt.utils.processes import threads_within_quota
+from m3dt.utils.products import warn_of_other_products
 
 _JOBS: dict[str, type[Job]] = {
     "stage1": BackboneJob,
@@ -32,6 +33,7 @@ def train(config: Config, command: str, console: Console) -> None:
         UserError: Settings, data or models found in the run do not fit together.
         RunError: Training stopped before its end.
     """
+    warn_of_other_products()
     run = Run(config, console)
     with threads_within_quota(), taking_place(config):
         if command == "train" and config.method in BASELINES:

@@ -27,12 +27,13 @@ def replace_unprintable(*streams: TextIO) -> None:
             stream.reconfigure(errors="replace")
 
 
-def make_console() -> Console:
+def make_console(stderr: bool = False) -> Console:
     """Return a console that prints words as they are, also a folder called `d[bold]`.
 
-    Its tables keep a readable width in log files.
+    Its tables keep a readable width in log files. It prints to the standard error stream where a
+    result goes to the standard output.
     """
-    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+    console = Console(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = 120  # else rich squeezes tables into 80 columns
     return console

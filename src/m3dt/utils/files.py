@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
-import time
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from m3dt.utils.errors import UserError
+from m3dt.utils.regular_files import regular_file
 
 # Only a killed process leaves files with this suffix. They are never read and may be deleted.
 TEMPORARY_SUFFIX = ".tmp"
@@ -22,8 +24,8 @@ _OUR_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}" + re.escape(TEMPORARY_SUFFIX))
 
 
 def temporary_name(path: Path) -> Path:
-    """Return a new hidden name in the folder of `path`."""
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
+    """Return a new hidden name in the folder of `path`; it is no longer than a disk allows."""
+    return path.with_name(f".{path.name[:40]}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
 
 
 @contextmanager
@@ -33,8 +35,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = temporary_name(path)
     try:
         yield temporary
-        temporary.chmod(_new_file_mode())  # some writers create files that only the owner can read
-        _fsync(temporary)
+        _settle(temporary)
         os.replace(temporary, path)
         _fsync(path.parent)
     finally:
@@ -63,7 +64,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         for file in temporary.iterdir():
-            _fsync(file)
+            _settle(file)
         _fsync(temporary)
         _replace_folder(temporary, path)
         _fsync(path.parent)
@@ -86,6 +87,15 @@ def _replace_folder(new: Path, path: Path) -> None:
     shutil.rmtree(old)
 
 
+def _settle(file: Path) -> None:
+    """Bring a file to the disk, with the mode that the user's umask gives.
+
+    Some writers create files that only their owner can read.
+    """
+    file.chmod(_new_file_mode())
+    _fsync(file)
+
+
 def _fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -103,17 +113,87 @@ def _new_file_mode() -> int:
 def remove_temporaries(folder: Path, older_than: float = 0.0) -> None:
     """Delete the half-written files and folders that killed processes left in `folder`.
 
-    Its subfolders are not searched. A minimum age in s spares what other processes write now.
+    Its subfolders are not searched. A minimum age in s spares what other processes write now. It is
+    measured by the clock of the disk, since that of this machine may be wrong.
     """
-    for path in folder.glob(f".*{TEMPORARY_SUFFIX}"):
-        if not _OUR_TEMPORARY.fullmatch(path.name):
-            continue
-        if older_than and time.time() - path.stat().st_mtime < older_than:
-            continue
+    found = [p for p in folder.glob(f".*{TEMPORARY_SUFFIX}") if _OUR_TEMPORARY.fullmatch(p.name)]
+    if found and older_than:
+        newest = _disk_time(folder) - older_than
+        found = [path for path in found if _changed(path) <= newest]
+    for path in found:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def _disk_time(folder: Path) -> float:
+    """Return the time at which a file that is written now counts as changed."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b"\0")
+        file.flush()
+        return os.fstat(file.fileno()).st_mtime
+
+
+def _changed(path: Path) -> float:
+    """Return when a file, or the newest file of a folder, was changed; infinity if it is gone."""
+    try:
+        return max(p.stat().st_mtime for p in (path, *path.glob("*")))
+    except FileNotFoundError:
+        return math.inf
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Report that a file cannot be read by the reason that the system gives.
+
+    Such a file may be whole: nobody should be told that it is damaged.
+
+    Raises:
+        UserError: The system refuses.
+    """
+    try:
+        yield
+    except OSError as error:
+        place = error.filename or path
+        raise UserError(f"{place}: cannot be read ({error.strerror or error}).") from None
+
+
+def exists(path: Path) -> bool:
+    """Return whether there is a file or folder; a refusal of the system is an error, not a no."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def read_json(path: Path, finite: bool = False) -> Any:
+    """Return the content of a JSON file.
+
+    Raises:
+        UserError: The system refuses to read it.
+        ValueError: It is not JSON, or not all numbers are finite although they must be.
+    """
+    with reading(path):
+        content = regular_file(path).read_bytes()
+    return parse_json(content, finite)
+
+
+def parse_json(content: str | bytes, finite: bool = False) -> Any:
+    """Return a JSON value.
+
+    Raises:
+        ValueError: It is not JSON, or not all numbers are finite although they must be.
+    """
+    try:
+        return json.loads(content, parse_constant=_refuse_constant if finite else None)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"holds {name}")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -148,13 +228,16 @@ def sole_writer(folder: Path) -> Iterator[None]:
         raise UserError(
             f"{folder}: cannot be written ({error.strerror}). Give another folder."
         ) from None
-    lock = FileLock(folder / ".lock", timeout=0)
+    lock = FileLock(folder / ".lock", timeout=0, mode=_new_file_mode())
     try:
         lock.acquire()
     except Timeout:
         raise UserError(
             f"{folder}: another m3dt is writing here. Wait for it to end, or give another folder."
         ) from None
+    except (OSError, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{folder}: cannot be locked ({reason}). Give another folder.") from None
     try:
         yield
     finally:
@@ -177,21 +260,11 @@ def staging_folder(parent: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def check_writable(file: Path) -> None:
-    """Check that a file can be written, before the work whose result it will hold.
-
-    Raises:
-        UserError: Its folder, or the nearest existing parent, cannot be written.
-    """
-    existing = _nearest_existing(file.absolute().parent)
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise UserError(f"{file}: cannot be written. Give another file.")
-
-
 def free_space(folder: Path) -> int:
     """Return the free bytes on a folder's disk; the folder need not exist yet."""
-    return shutil.disk_usage(_nearest_existing(folder.absolute())).free
+    return shutil.disk_usage(nearest_existing(folder.absolute())).free
 
 
-def _nearest_existing(path: Path) -> Path:
+def nearest_existing(path: Path) -> Path:
+    """Return a path, or the nearest folder above it that exists."""
     return next(p for p in (path, *path.parents) if p.exists())

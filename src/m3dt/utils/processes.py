@@ -13,6 +13,8 @@ from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from typing import Any
 
+from m3dt.utils.errors import UserError
+
 
 def num_workers(requested: int = 0) -> int:
     """Return the requested number of workers, or one per available CPU where it is 0."""
@@ -151,6 +153,7 @@ def process_pool(
 
     The initializer is called once in each process; it and its arguments must be picklable.
     """
+    check_may_start_processes()
     pool = ProcessPoolExecutor(workers, SPAWN, _initialize, (initializer, arguments))
     try:
         yield pool
@@ -167,6 +170,20 @@ def _initialize(initializer: Callable[..., None] | None, arguments: tuple[Any, .
     end_with_parent()
     if initializer is not None:
         initializer(*arguments)
+
+
+def check_may_start_processes() -> None:
+    """Check that this process may have child processes of `multiprocessing`.
+
+    Raises:
+        UserError: It is a daemonic process, such as a worker of `multiprocessing.Pool`.
+    """
+    if multiprocessing.current_process().daemon:
+        raise UserError(
+            "simulations run in processes of their own, which a worker of multiprocessing.Pool "
+            "cannot start. Evaluate in the main process, or in a worker of "
+            "concurrent.futures.ProcessPoolExecutor."
+        )
 
 
 def end_with_parent() -> None:

@@ -10,7 +10,7 @@ from m3dt.bench.gpu.gpu_table import markdown
 from m3dt.bench.gpu.outcomes import NEEDS_GPU, not_passed
 from m3dt.bench.gpu.site import Sizes
 from m3dt.utils.errors import RunError, UserError
-from m3dt.utils.files import check_writable, write_json
+from m3dt.utils.output_files import check_output, output_json
 
 RESULT = Path("results/gpu.json")
 
@@ -29,13 +29,13 @@ def bench_gpu(file: Path | None, seconds: float, console: Console) -> None:
     """
     if not torch.cuda.is_available():
         if file is not None:
-            write_json(file, nothing_measured(Sizes(), NEEDS_GPU))
+            output_json(file, nothing_measured(Sizes(), NEEDS_GPU))
         raise UserError(
             f"--gpu {NEEDS_GPU}, and torch {torch.__version__} finds none. Without --gpu, "
             "`m3dt bench` measures on the CPU."
         )
     file = file or RESULT
-    check_writable(file)
+    check_output(file)
     result = gpu_bench("cuda", Sizes(), Budget(seconds), console, file)
     console.print(markdown(result), markup=False)
     bad = not_passed(result["outcomes"])

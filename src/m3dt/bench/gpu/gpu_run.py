@@ -17,7 +17,7 @@ from m3dt.bench.gpu.outcomes import FAILED, OK, Outcome, failure, not_measured, 
 from m3dt.bench.gpu.parts import Part, all_parts
 from m3dt.bench.gpu.site import Site, Sizes
 from m3dt.bench.measuring import in_own_process_within
-from m3dt.utils.files import write_json
+from m3dt.utils.output_files import output_json
 from m3dt.utils.processes import num_workers
 
 NO_TIME = "no time left"
@@ -77,7 +77,7 @@ def gpu_bench(
             for each in found:
                 _show(each, console)
             if file:
-                write_json(file, result)
+                output_json(file, result)
     return result
 
 

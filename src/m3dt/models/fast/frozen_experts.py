@@ -34,7 +34,7 @@ class MixFrozenExperts(torch.autograd.Function):
             (tokens, D) in float32.
         """
         w1, _, w2, _ = weights
-        mixed = torch.zeros(x.shape, device=x.device)
+        mixed = torch.zeros(x.shape, dtype=gates.dtype, device=x.device)
         wanted = any(ctx.needs_input_grad[:2])
         outputs, units = [], []
         for e in range(len(w1)):

@@ -59,6 +59,12 @@ class TaskMasks:
         assert packed.shape[1] == (self.size + 7) // 8, "masks of another model"
         self.packed = packed
 
+    @staticmethod
+    def expected(model: PromptDT, num_tasks: int) -> Tensor:
+        """Return a tensor without values that has the shape and type of `packed`."""
+        size = sum(parameter.numel() for parameter in maskable(model).values())
+        return torch.empty(num_tasks, (size + 7) // 8, dtype=torch.uint8, device="meta")
+
     @classmethod
     def draw(cls, model: PromptDT, num_tasks: int, sparsity: float, seed: int) -> TaskMasks:
         """Draw each task's mask from its own seed, with densities by `erk_densities`."""
