@@ -11,7 +11,7 @@ from quick_run import QUICK
 import m3dt
 from m3dt.cli import main
 from m3dt.config import BASELINES, METHODS, load_config, save_config
-from m3dt.evaluation import OraclePolicy
+from m3dt.evaluation import ExpertsPolicy
 from m3dt.evaluation.agent import Agent
 from m3dt.models import PromptDT, add_mixtures
 from m3dt.runs.entries import Entry
@@ -157,9 +157,9 @@ def test_unfrozen_experts_start_from_stage_2_and_are_the_routers_own(
 
 
 def test_oracle_plays_each_task_with_its_own_expert(finished_quickly, data, tmp_path):
-    policy = OraclePolicy(finished_quickly)
+    policy = ExpertsPolicy(finished_quickly)
     for task in policy.agent.context.tasks:
-        assert task in policy.experts[policy.expert_for(task)].tasks
+        assert task in policy.experts[policy.chooser.numbers[task]].tasks
     scores = tmp_path / "scores.json"
     arguments = ["--models", "oracle", "--json", str(scores)]
     assert quick("evaluate", data, finished_quickly, *arguments) == 0

@@ -10,12 +10,13 @@ from conftest import SYNTHETIC_TASKS
 import m3dt
 from m3dt.config import ComputeConfig, EvaluationConfig, LoaderConfig, ModelConfig, MoEConfig
 from m3dt.data import DatasetStore, TaskContext
-from m3dt.evaluation import AgentPolicy, OraclePolicy
+from m3dt.evaluation import AgentPolicy, ExpertsPolicy
 from m3dt.evaluation.sessions import EpisodeGroup
 from m3dt.models import PromptDT, add_mixtures, fast
 from m3dt.models.fast import EncodedPrompt
 from m3dt.models.fast.chosen_experts import run_gathered, run_row_by_row
 from m3dt.models.plain import ExpertBank
+from m3dt.models.routing import Selection
 from m3dt.runs.entries import Entry
 from m3dt.runs.registry import Registry
 from m3dt.tasks import get_task
@@ -75,7 +76,7 @@ def test_one_pass_equals_each_experts_own_model(run):
 
     Rounding differs, because products of one token and of many add up in different orders.
     """
-    oracle = OraclePolicy(run, RULES)
+    oracle = ExpertsPolicy(run, RULES)
     owner = {entry.tasks[0]: entry.name for entry in Registry(run).entries()[1:]}
     alone = {t: AgentPolicy(m3dt.load(run, "expert", owner[t]), RULES) for t in SYNTHETIC_TASKS}
     groups = [EpisodeGroup(task, (0, 1)) for task in SYNTHETIC_TASKS]
@@ -95,12 +96,12 @@ def test_one_pass_equals_each_experts_own_model(run):
 
 def test_the_choice_of_the_expert_matters(run, monkeypatch):
     """Otherwise the tests here would pass with any choice."""
-    oracle = OraclePolicy(run, RULES)
+    oracle = ExpertsPolicy(run, RULES)
     group = EpisodeGroup(SYNTHETIC_TASKS[0], (0, 1))
     seen = observations(np.random.default_rng(0), group.task, 2)
     actions = []
     for expert in range(3):
-        monkeypatch.setattr(oracle, "expert_for", lambda task, expert=expert: expert)
+        monkeypatch.setattr(oracle.chooser, "numbers", dict.fromkeys(SYNTHETIC_TASKS, expert))
         session = oracle.begin(group, 0)
         session.observe(seen, None)
         actions += oracle.act([session])
@@ -109,7 +110,7 @@ def test_the_choice_of_the_expert_matters(run, monkeypatch):
 
 
 def test_a_row_does_not_depend_on_the_other_rows_experts(run):
-    policy = OraclePolicy(run, RULES)
+    policy = ExpertsPolicy(run, RULES)
     groups = [EpisodeGroup(task, (e,)) for e, task in enumerate(SYNTHETIC_TASKS * 2)]
     rng = np.random.default_rng(1)
     with single_threaded():
@@ -125,47 +126,60 @@ def test_a_row_does_not_depend_on_the_other_rows_experts(run):
 
 
 @pytest.mark.parametrize("run_chosen", [run_row_by_row, run_gathered])
-def test_chosen_experts_equal_the_plain_bank(run_chosen):
+@pytest.mark.parametrize("K", [1, 3])
+def test_chosen_experts_equal_the_plain_bank(run_chosen, K):
+    """Each row gets the weighted sum of its own experts; some weights are 0."""
     torch.manual_seed(0)
     bank = perturbed(ExpertBank(MODEL, 4)).eval()
-    x, expert = torch.randn(5, 6, 16), torch.tensor([3, 0, 0, 2, 3])
+    x, numbers = torch.randn(5, 6, 16), torch.stack([torch.randperm(4)[:K] for _ in range(5)])
+    weights = torch.rand(5, K) * (torch.arange(K) < 2)
     with torch.no_grad():
-        expected = torch.stack([bank(e, row) for e, row in zip(expert, x, strict=True)])
-        torch.testing.assert_close(run_chosen(bank, x, expert), expected)
+        rows = zip(x, numbers, weights, strict=True)
+        expected = torch.stack(
+            [
+                sum(w * bank(e, row) for e, w in zip(own, shares, strict=True))
+                for row, own, shares in rows
+            ]
+        )
+        torch.testing.assert_close(run_chosen(bank, x, numbers, weights), expected)
 
 
 def test_the_code_for_devices_reads_nothing_back(run):
     """On torch's meta device, a read of a value or a tensor left on the CPU raises."""
-    oracle = OraclePolicy(run, RULES)
+    oracle = ExpertsPolicy(run, RULES)
     model, prompts = oracle.agent.model.to("meta"), oracle.agent.context.prompts
     prompt = type(prompts)(*(tensor[0].to("meta") for tensor in prompts))
     rows = torch.zeros(len(prompt.states), dtype=torch.int64, device="meta")
     with torch.inference_mode():
-        encoded = fast.encode_prompt(model, prompt, rows, ComputeConfig(), rows)
+        each = rows[:, None, None].expand(-1, len(model.mixtures), 1)
+        chosen = Selection(each, torch.ones(each.shape, device="meta"))
+        encoded = fast.encode_prompt(model, prompt, rows, ComputeConfig(), chosen)
         assert fast.act(model, prompt, encoded, ComputeConfig()).shape == (len(rows), 8)
 
 
 def test_encoded_prompts_keep_their_fields_together():
-    """Rows that are joined and taken keep keys, values, mask, task and expert."""
+    """Rows that are joined and taken keep keys, values, mask, task and experts."""
 
     def prompt(*numbers):
         rows = torch.tensor(numbers)
         keys = rows[:, None, None, None] + torch.zeros(1, 2, 3, 4)
-        return EncodedPrompt([(keys, -keys)], rows[:, None] % 2 == torch.arange(2), rows, 10 * rows)
+        chosen = Selection(10 * rows[:, None, None], rows[:, None, None] / 2)
+        return EncodedPrompt([(keys, -keys)], rows[:, None] % 2 == torch.arange(2), rows, chosen)
 
     taken = EncodedPrompt.join([prompt(1, 2), prompt(3), prompt(4, 5)]).take(torch.tensor([4, 0]))
     expected = prompt(5, 1)
     assert torch.equal(taken.key_values[0][0], expected.key_values[0][0])
     assert torch.equal(taken.key_values[0][1], expected.key_values[0][1])
     assert taken.valid.tolist() == [[False, True]] * 2
-    assert (taken.task_index.tolist(), taken.expert.tolist()) == ([5, 1], [50, 10])
+    assert taken.task_index.tolist() == [5, 1]
+    assert [t.flatten().tolist() for t in taken.selection] == [[50, 10], [2.5, 0.5]]
     without = EncodedPrompt(None, None, torch.tensor([7]))
     assert EncodedPrompt.join([without, without]).take(torch.tensor([1]))[:2] == (None, None)
-    assert EncodedPrompt.join([without, without]).expert is None
+    assert EncodedPrompt.join([without, without]).selection is None
 
 
 def test_the_oracle_counts_what_acts(run):
-    assert OraclePolicy(run).num_parameters() == m3dt.load(run, "expert").model.num_parameters()
+    assert ExpertsPolicy(run).num_parameters() == m3dt.load(run, "expert").model.num_parameters()
 
 
 def test_the_oracle_refuses_what_it_cannot_choose(synthetic, tmp_path):
@@ -173,16 +187,16 @@ def test_the_oracle_refuses_what_it_cannot_choose(synthetic, tmp_path):
     registry = Registry(run)
     backbone = registry.get("backbone", "main")
     with pytest.raises(UserError, match="no expert was trained on push-v2"):
-        OraclePolicy(run).expert_for("push-v2")
+        ExpertsPolicy(run).check("push-v2")
     save_expert(registry, backbone, "trunk", "3", ["push-v2"])
     with pytest.raises(UserError, match="expert/3 has moe.expert=trunk, but expert/0 has moe.exp"):
-        OraclePolicy(run)
+        ExpertsPolicy(run)
     save_expert(registry, backbone, "ffn", "3", ["push-v2", SYNTHETIC_TASKS[0]])
     with pytest.raises(UserError, match=f"{SYNTHETIC_TASKS[0]} belongs to several experts"):
-        OraclePolicy(run)
+        ExpertsPolicy(run)
     save_expert(registry, backbone, "ffn", "3", ["push-v2"])
     registry.save(backbone, PromptDT(MODEL).state_dict())
     with pytest.raises(UserError, match="was trained on another backbone/main"):
-        OraclePolicy(run)
-    with pytest.raises(UserError, match="has no experts for an oracle"):
-        OraclePolicy(tmp_path / "nothing")
+        ExpertsPolicy(run)
+    with pytest.raises(UserError, match="has no experts for 'oracle'"):
+        ExpertsPolicy(tmp_path / "nothing")

@@ -30,11 +30,11 @@ MODEL = ModelConfig(n_layer=2, n_head=2, n_embd=16, context_length=6, prompt_len
 FAST = FrozenStageConfig(max_steps=5, learning_rate=1e-2, warmup_steps=2)
 
 
-def data_for(synthetic, stage, streams=None, **loader):
+def data_for(synthetic, stage, streams=None, ends=False, **loader):
     store = DatasetStore.open(synthetic, SYNTHETIC_TASKS)
     loader = LoaderConfig(**{"batch_size": 6, **loader})
     streams = ExpertStreams(tuple(streams)) if streams else TaskStream(0, (0, 1, 2))
-    return M3DTDataModule(store, loader, MODEL, 0, stage, streams)
+    return M3DTDataModule(store, loader, MODEL, 0, stage, streams, ends)
 
 
 def train(stage, data, steps=5, callbacks=(), **arguments):

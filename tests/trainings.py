@@ -4,13 +4,23 @@ from dataclasses import replace
 
 import lightning.pytorch as pl
 import torch
+from conftest import SYNTHETIC_TASKS
 from lightning.pytorch.loggers.logger import DummyLogger
 from test_stages import FAST, MODEL, data_for, fresh_model
 
 from m3dt.config import HarmoConfig, MoEConfig
-from m3dt.data import TaskStream
+from m3dt.config.schema import STATE_DIM
+from m3dt.data import TaskContext, TaskStream
 from m3dt.models import add_mixtures, make_model
-from m3dt.stages import BackboneStage, BaselineStage, ExpertStage, HarmoStage, RouterStage
+from m3dt.models.routing import PromptRouter
+from m3dt.stages import (
+    BackboneStage,
+    BaselineStage,
+    ExpertStage,
+    HarmoStage,
+    PromptRouterStage,
+    RouterStage,
+)
 
 GROUPS = [TaskStream(0, (0, 2)), TaskStream(1, (1,))]
 SLOW = replace(FAST, max_steps=12, warmup_steps=4)
@@ -30,6 +40,19 @@ def mtdt():
     return make_model(replace(MODEL, task_embedding=5), 3)
 
 
+def by_prompts():
+    torch.manual_seed(2)
+    model = fresh_model()
+    model.prompt_router = PromptRouter(2, hidden=8)
+    tasks = len(SYNTHETIC_TASKS)
+    context = replace(
+        TaskContext.empty(),
+        state_mean=torch.randn(tasks, STATE_DIM),
+        state_std=1 + torch.rand(tasks, STATE_DIM),
+    )
+    return PromptRouterStage(model, SLOW, 0, context, [0, 1, 0])
+
+
 # Every training: its stage, the number that keys its batches, and whether experts share batches.
 TRAININGS = {
     "stage 1": (lambda: BackboneStage(fresh_model(), SLOW, 0), 1, False),
@@ -46,6 +69,7 @@ TRAININGS = {
     "Prompt-DT": (lambda: BaselineStage(fresh_model(), SLOW, 0), 0, False),
     "MTDT": (lambda: BaselineStage(mtdt(), SLOW, 0), 0, False),
     "HarmoDT": (lambda: HarmoStage(fresh_model(), SLOW, 0, HARMO, 3), 0, False),
+    "by prompts": (lambda: by_prompts(), 4, False),
     "end to end": (lambda: BaselineStage(with_experts(True), SLOW, 0), 0, False),
 }
 
@@ -54,7 +78,8 @@ def training(name, synthetic, sampling="one_task", **loader):
     """Return the stage and the data of a training."""
     make, number, experts = TRAININGS[name]
     streams = GROUPS if experts else None
-    return make(), data_for(synthetic, number, streams, sampling=sampling, **loader)
+    ends = number == PromptRouterStage.number
+    return make(), data_for(synthetic, number, streams, ends=ends, sampling=sampling, **loader)
 
 
 class Notes(DummyLogger):

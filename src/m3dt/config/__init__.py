@@ -22,6 +22,7 @@ from m3dt.config.schema import (
     LoaderConfig,
     ModelConfig,
     MoEConfig,
+    PromptRouterConfig,
     StageConfig,
 )
 
@@ -39,6 +40,7 @@ __all__ = [
     "METHODS",
     "MoEConfig",
     "ModelConfig",
+    "PromptRouterConfig",
     "SIZES",
     "StageConfig",
     "find_conf",

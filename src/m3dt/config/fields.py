@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from collections.abc import Iterable
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, TypeVar
@@ -53,15 +54,17 @@ class Range:
 
 @dataclass(frozen=True)
 class Choices:
-    """The words that a setting may have."""
+    """The words that a setting may have; with `numbers`, also a whole number of 1 or more."""
 
     words: tuple[str, ...]
+    numbers: bool = False
 
     def problem(self, value: str) -> str:
         """Return what is wrong with a value, or an empty string."""
-        if value in self.words:
+        if value in self.words or (self.numbers and re.fullmatch(r"[1-9]\d{0,8}", value)):
             return ""
-        return f"is not one of {', '.join(self.words)}.{nearest(str(value), self.words)}"
+        known = ", ".join((*self.words, *(["a number"] if self.numbers else [])))
+        return f"is not one of {known}.{nearest(str(value), self.words)}"
 
 
 def setting(default: T, rule: Range | Choices | None = None, weights: bool = True) -> T:
@@ -82,9 +85,11 @@ def number(default: Number, weights: bool = True, **limits: float) -> Number:
     return setting(default, Range(**limits), weights)
 
 
-def choice(default: str, words: tuple[str, ...], weights: bool = True) -> str:
-    """Declare a setting that is one of a few words; see `setting`."""
-    return setting(default, Choices(words), weights)
+def choice(
+    default: str, words: tuple[str, ...], weights: bool = True, numbers: bool = False
+) -> str:
+    """Declare a setting that is one of a few words, or a number; see `Choices` and `setting`."""
+    return setting(default, Choices(words, numbers), weights)
 
 
 class SettingError(ValueError):

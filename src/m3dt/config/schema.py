@@ -87,6 +87,9 @@ class MoEConfig(Section):
     the backbone's embeddings and its prediction head (big experts)."""
     top_k: int = number(0, low=0)
     """Number of experts per token, chosen by noisy top-k. 0 uses all experts."""
+    router: str = choice("token", ("token", "prompt"))
+    """What stage 3 trains to weigh the experts. `token`, the paper's: a router per block, for each
+    token. `prompt`: one router that chooses experts once per episode, by the raw prompt."""
     training: str = choice("frozen_experts", MOE_TRAININGS)
     """What stage 3 trains. `frozen_experts`: only the router. `unfrozen_experts`: the router and
     the experts of stage 2. `ungrouped`: the router and fresh experts, without stage 2."""
@@ -95,6 +98,10 @@ class MoEConfig(Section):
         super().__post_init__()
         if self.top_k > self.num_experts:
             raise SettingError(self, "{} is more than {}", "top_k", "num_experts")
+        if self.router == "prompt" and (self.top_k or self.training != "frozen_experts"):
+            problem = "{} does not go with {}, {}: it is trained apart from the experts. Choose "
+            problem += "evaluation.experts for their number."
+            raise SettingError(self, problem, "router", "top_k", "training")
 
 
 @dataclass
@@ -205,6 +212,30 @@ class ExpertStageConfig(FrozenStageConfig):
 
 
 @dataclass
+class PromptRouterConfig(StageConfig):
+    """The training of the router that chooses experts by the prompt (`moe.router=prompt`)."""
+
+    max_steps: int = number(2000, low=1)
+    """Number of optimiser steps."""
+    learning_rate: float = number(1e-3, above=0)
+    """Learning rate of AdamW after the warm-up."""
+    weight_decay: float = number(1e-2, low=0)
+    """Weight decay of AdamW."""
+    warmup_steps: int = number(50, low=0)
+    """Number of steps over which the learning rate rises linearly."""
+    decay: str = choice("cosine", ("none", "cosine"))
+    """As for the stages."""
+    gradient_clip: float = number(1.0, above=0)
+    """Largest global norm of the gradient."""
+    batch_size: int = number(256, low=1)
+    """Prompts per optimiser step, of as many tasks as there are, in turn."""
+    checkpoint_every: int = number(500, low=1, weights=False)
+    """Number of steps between two checkpoints."""
+    hidden: int = number(256, low=1)
+    """Width of the hidden layer."""
+
+
+@dataclass
 class GroupingConfig(Section):
     """How tasks are divided among the experts (paper section 4.2, appendix C)."""
 
@@ -268,6 +299,19 @@ class EvaluationConfig(Section):
     for the authors' models."""
     seed: int = number(0, low=0)
     """Seed of the environments."""
+    gates: str = choice("auto", ("auto", "token", "episode"))
+    """When a trained router weighs the experts. `token`: at each token, as the paper does.
+    `episode`: once, by its mean gates over the prompt. `auto` means `token`; a router by prompts
+    always chooses once per episode."""
+    experts: str = choice("auto", ("auto", "all"), numbers=True)
+    """How many experts act, those of the largest gates: `all`, or a number. `auto`: all of a token
+    router; of a router by prompts the fewest whose gates sum to 0.9, at most 4."""
+    prompts: str = path_setting()
+    """Folder of a dataset whose trajectories serve as prompts. Empty means the agent's own
+    prompts."""
+    prompt_return: float = number(1.0, low=0, high=1)
+    """With `prompts`: the return of the trajectories that are chosen, from 0, the lowest in the
+    task's data, to 1, the highest."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -349,6 +393,8 @@ class Config(Section):
     """Training of the experts."""
     stage3: FrozenStageConfig = field(default_factory=FrozenStageConfig)
     """Training of the router."""
+    prompt_router: PromptRouterConfig = field(default_factory=PromptRouterConfig)
+    """Training of the router by prompts, in place of stage 3."""
     # As many steps as the three stages have together.
     baseline: StageConfig = field(default_factory=lambda: StageConfig(max_steps=1_000_000))
     """Training of a method without stages."""

@@ -32,6 +32,8 @@ class TaskContext:
     state_std: Tensor  # (N, S)
     best_return: Tensor  # (N,), largest episode return in the data
     prompts: Segment  # (N, prompts per task, P, ...), prepared
+    prompt_mean: Tensor  # (N, S), of the states' normalisation in prompts
+    prompt_std: Tensor  # (N, S)
 
     @classmethod
     def from_store(
@@ -44,17 +46,17 @@ class TaskContext:
         stacked = Rows(*map(np.stack, zip(*prompts, strict=True)))
         return cls(
             tuple(task.spec.name for task in store.tasks),
-            torch.from_numpy(np.stack([s.inputs.normalization.mean for s in samplers])),
-            torch.from_numpy(np.stack([s.inputs.normalization.std for s in samplers])),
+            *_stacked([sampler.inputs.normalization for sampler in samplers]),
             torch.tensor(best, dtype=torch.float32),
             stacked.segment(),
+            *_stacked([sampler.prompt_inputs.normalization for sampler in samplers]),
         )
 
     @classmethod
     def empty(cls) -> TaskContext:
         """Return the context of a model that was imported without data: it knows no task."""
         none = torch.zeros(0)
-        return cls((), none, none, none, Segment(none, none, none, none, none))
+        return cls((), none, none, none, Segment(none, none, none, none, none), none, none)
 
     def index(self, task: str) -> int:
         """Return the position of a task.
@@ -86,6 +88,8 @@ class TaskContext:
             "state_mean": self.state_mean,
             "state_std": self.state_std,
             "best_return": self.best_return,
+            "prompt_mean": self.prompt_mean,
+            "prompt_std": self.prompt_std,
             **{f"prompts.{name}": tensor for name, tensor in self.prompts._asdict().items()},
         }
 
@@ -103,10 +107,17 @@ class TaskContext:
             )
             states = torch.empty(num_tasks, STATE_DIM, dtype=single)
             best = torch.empty(num_tasks, dtype=single)
-        return TaskContext((), states, states, best, prompts).tensors()
+        return TaskContext((), states, states, best, prompts, states, states).tensors()
 
     @classmethod
     def from_tensors(cls, tasks: Sequence[str], tensors: dict[str, Tensor]) -> TaskContext:
         prompts = Segment(*(tensors[f"prompts.{name}"] for name in Segment._fields))
-        mean, std, best = (tensors[name] for name in ("state_mean", "state_std", "best_return"))
-        return cls(tuple(tasks), mean, std, best, prompts)
+        names = ("state_mean", "state_std", "best_return", "prompt_mean", "prompt_std")
+        mean, std, best, *of_prompts = (tensors[name] for name in names)
+        return cls(tuple(tasks), mean, std, best, prompts, *of_prompts)
+
+
+def _stacked(normalizations: Sequence[Normalization]) -> tuple[Tensor, Tensor]:
+    """Return means and standard deviations of several tasks, (N, S) each."""
+    means, stds = ([getattr(n, name) for n in normalizations] for name in ("mean", "std"))
+    return torch.from_numpy(np.stack(means)), torch.from_numpy(np.stack(stds))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import lightning.pytorch as pl
 import torch
@@ -30,8 +31,9 @@ _LARGEST_CHUNK = 2**26  # bytes of batches that are gathered ahead from files
 class M3DTDataModule(pl.LightningDataModule):
     """Serves the batches of one stage, in chunks of one or more steps.
 
-    Nothing needs saving to resume. The stage is 1, 2 or 3, or 0 for a baseline. The streams are one
-    over all tasks, or one per expert.
+    Nothing needs saving to resume. The stage is 1, 2 or 3, 4 for the router by prompts, or 0 for a
+    baseline. The streams are one over all tasks, or one per expert. With `ends`, segments are cut
+    as prompts are, and have their length.
 
     Attributes:
         plan: Draws the rows of each batch.
@@ -46,12 +48,15 @@ class M3DTDataModule(pl.LightningDataModule):
         seed: int,
         stage: int,
         streams: TaskStream | ExpertStreams,
+        ends: bool = False,
     ) -> None:
         super().__init__()
+        if ends:
+            model = replace(model, context_length=model.prompt_length)
         self.store = store
         self.loader = loader
         self.model = model
-        self.plan = DrawPlan(store.tasks, loader, model.context_length, seed, stage, streams)
+        self.plan = DrawPlan(store.tasks, loader, model.context_length, seed, stage, streams, ends)
         self.chunk_steps: Callable[[int], int] = lambda step: 1
         self._mapped = MappedData(store.tasks, loader, model)
         self._resident: ResidentData | None = None

@@ -102,6 +102,14 @@ class Trajectories:
         begin = self.starts[number] + drawn - self._before[number]
         return begin, self.ends[number] - begin
 
+    def draw_ends(
+        self, rng: np.random.Generator, size: int, length: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Draw trajectories uniformly, to be cut as prompts of `length` steps are; see `draw`."""
+        number = rng.integers(0, len(self.ends), size=size)
+        begin = np.maximum(self.ends[number] - 1 - length, self.starts[number])
+        return begin, self.ends[number] - begin
+
 
 def split_trajectories(store: TaskStore, held_out: int) -> tuple[Trajectories, Trajectories]:
     """Return the trajectories of a task to train on, and those held out for validation.
@@ -125,6 +133,9 @@ def split_trajectories(store: TaskStore, held_out: int) -> tuple[Trajectories, T
 class DrawPlan:
     """Draws the rows of every batch of one stage, and of probe and validation batches.
 
+    Rows are segments of `length` timesteps that begin at any transition, or, with `ends`, the last
+    `length` steps before the final one of trajectories, as prompts are cut.
+
     Batch s is drawn from a generator seeded by (seed, stage, stream, s). Each rank takes its share
     of the rows, so the world size changes no batch.
     """
@@ -137,9 +148,11 @@ class DrawPlan:
         seed: int,
         stage: int,
         streams: TaskStream | ExpertStreams,
+        ends: bool = False,
     ) -> None:
         self.loader = loader
         self.length = length  # timesteps of a segment
+        self.ends = ends
         self.seed = seed
         self.stage = stage
         self.streams = streams.streams if isinstance(streams, ExpertStreams) else (streams,)
@@ -192,7 +205,10 @@ class DrawPlan:
         columns: list[tuple[np.ndarray, ...]] = []
         offset = 0
         for number, (task, size) in enumerate(sizes.items()):
-            begin, left = trajectories[task].draw(rng, size)
+            if self.ends:
+                begin, left = trajectories[task].draw_ends(rng, size, self.length)
+            else:
+                begin, left = trajectories[task].draw(rng, size)
             which = rng.integers(0, NUM_PROMPTS, size=size)
             # A mean over the task's real entries in the global batch, then over the tasks. Ranks
             # average their gradients, hence the factor world_size.

@@ -13,6 +13,7 @@ from m3dt.data.inputs import Rows
 from m3dt.engine.graph import graphed
 from m3dt.models import PromptDT, fast
 from m3dt.models.fast import EncodedPrompt
+from m3dt.models.routing import Selection
 
 COMPUTE = ComputeConfig()  # agents act with the default shortcuts
 
@@ -31,9 +32,11 @@ class Actor:
         kind, lower = self.device.type, precision == "bf16-mixed"
 
         # These hold no reference to this object: a model is freed as soon as nobody uses it.
-        def encode(prompt: Segment, task_index: Tensor, expert: Tensor | None) -> EncodedPrompt:
+        def encode(
+            prompt: Segment, task_index: Tensor, selection: Selection | None
+        ) -> EncodedPrompt:
             with torch.autocast(kind, torch.bfloat16, enabled=lower):
-                return fast.encode_prompt(model, prompt, task_index, COMPUTE, expert)
+                return fast.encode_prompt(model, prompt, task_index, COMPUTE, selection)
 
         def act(segment: Segment, prompt: EncodedPrompt) -> Tensor:
             with torch.autocast(kind, torch.bfloat16, enabled=lower):
@@ -42,18 +45,24 @@ class Actor:
         self._encode = encode
         self._act = graphed(act, enabled=kind == "cuda")
 
-    @torch.inference_mode()
-    def encode(self, prompt: Segment, task: int, expert: int | None) -> EncodedPrompt:
-        """Run the prompts of one task's episodes, (episodes, P, ...).
+    def place(self, prompt: Segment) -> Segment:
+        """Copy prompts to the model's device."""
+        return Segment(*(tensor.to(self.device) for tensor in prompt))
 
-        `task` is the task's position in the suite, `expert` the number of the expert that acts in
-        it, if no router weighs them.
+    @torch.inference_mode()
+    def encode(self, prompt: Segment, task: int, selection: Selection | None) -> EncodedPrompt:
+        """Run placed prompts of one task's episodes, (episodes, P, ...).
+
+        `task` is the task's position in the suite. The selection names the experts that act until
+        the episodes end, unless routers weigh all of them at each token.
         """
-        prompt = Segment(*(tensor.to(self.device) for tensor in prompt))
-        size = (len(prompt.states),)
-        task_index = prompt.timesteps.new_full(size, task)
-        chosen = None if expert is None else prompt.timesteps.new_full(size, expert)
-        return self._encode(prompt, task_index, chosen)
+        task_index = prompt.timesteps.new_full((len(prompt.states),), task)
+        return self._encode(prompt, task_index, selection)
+
+    @torch.inference_mode()
+    def prompt_gates(self, prompt: Segment) -> Tensor:
+        """Average the routers' gates over placed prompts, (episodes, mixtures, experts)."""
+        return fast.prompt_gates(self.model, prompt, COMPUTE)
 
     @torch.inference_mode()
     def act(self, rows: Rows, prompt: EncodedPrompt) -> np.ndarray:

@@ -10,6 +10,14 @@ from torch import Tensor
 from m3dt.data.batch import Segment
 from m3dt.data.context import TaskContext
 from m3dt.models import PromptDT
+from m3dt.models.routing import (
+    GivenGates,
+    PromptRouter,
+    dense_gates,
+    prompt_features,
+    select,
+    with_routers,
+)
 from m3dt.models.variants.task_masks import TaskMasks
 from m3dt.runs.assemble import build_model
 from m3dt.runs.entries import Entry
@@ -56,6 +64,7 @@ class Agent:
         name = "M3DT" + (f"-{grouping['method'].capitalize()}" if grouping else "")
         name += ", big experts" if moe.expert == "trunk" else ""
         name += f", top-{moe.top_k}" if moe.top_k else ""
+        name += ", by prompt" if moe.router == "prompt" else ""
         return name + _VARIANTS.get(moe.training, "")
 
     def model_for(self, task: str) -> PromptDT:
@@ -77,7 +86,8 @@ class Agent:
         Args:
             segment: The trajectories so far, (B, T, ...).
             prompt: A prompt for each of them, (B, P, ...).
-            task: Name of their task; HarmoDT and MTDT need it.
+            task: Name of their task; HarmoDT, MTDT and routers by prompts need it, these because
+                they read states as they were before normalisation.
 
         Returns:
             Actions in [-1, 1], (B, T, A).
@@ -85,13 +95,40 @@ class Agent:
         Raises:
             UserError: The method needs the task's name, or was not trained on the task.
         """
-        if self.masks is None and not self.model.config.task_embedding:
+        by_prompt = self.model.prompt_router is not None
+        if self.masks is None and not self.model.config.task_embedding and not by_prompt:
             return self.model(segment, prompt)
         if task is None:
             raise UserError(f"{self.entry.key} needs the name of the task: give task=...")
+        if by_prompt:
+            numbers, weights = select(self.gates(prompt, task), "auto")
+            assert numbers is not None
+            chosen = dense_gates(numbers, weights, self.entry.moe().num_experts)
+            routers = [GivenGates(chosen) for _ in self.model.mixtures]
+            return with_routers(self.model, routers)(segment, prompt)
         states = segment.states
         index = torch.full((len(states),), self.context.index(task), device=states.device)
         return self.model_for(task)(segment, prompt, index)
+
+    def gates(self, prompt: Segment, task: str) -> Tensor:
+        """Return the gates that a router by prompts gives to episodes of a task.
+
+        Args:
+            prompt: A prompt for each of them, (B, P, ...).
+            task: Name of the task.
+
+        Returns:
+            (B, E).
+
+        Raises:
+            UserError: The agent was not trained on the task.
+        """
+        router, context = self.model.prompt_router, self.context
+        assert isinstance(router, PromptRouter), "this agent has no router by prompts"
+        index, size = context.index(task), (len(prompt.states), -1)
+        both = (context.prompt_mean[index], context.prompt_std[index])
+        mean, std = (tensor.to(prompt.states.device).expand(size) for tensor in both)
+        return router(prompt_features(prompt, mean, std))
 
     def predict_actions(
         self,

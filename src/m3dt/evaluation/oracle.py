@@ -1,22 +1,24 @@
-"""The oracle of figure 8: it knows which expert was trained on a task."""
+"""All experts of a run in one model, without a router: for the oracle of figure 8 and controls."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from m3dt.config import EvaluationConfig
 from m3dt.evaluation.agent import make_agent
+from m3dt.evaluation.gates import AtRandom, ByGroup, Chooser, Evenly
 from m3dt.evaluation.policies import AgentPolicy
 from m3dt.runs import MAIN
-from m3dt.runs.assemble import build_experts
-from m3dt.runs.entries import Entry
+from m3dt.runs.assemble import build_experts, expert_numbers
 from m3dt.runs.registry import Registry
 from m3dt.utils.errors import UserError
 
+RULES = ("oracle", "even", "random-expert")
+"""Who acts in a task: its own group's expert, all experts with equal weights, one by chance."""
 
-class OraclePolicy(AgentPolicy):
-    """In each task, the backbone acts with the expert of the task's own group.
+
+class ExpertsPolicy(AgentPolicy):
+    """The backbone acts with experts that a rule chooses.
 
     One model holds all experts, so episodes of all tasks share its passes.
 
@@ -24,10 +26,11 @@ class OraclePolicy(AgentPolicy):
         run: The run's folder.
         rules: As for `AgentPolicy`.
         device: Where the model goes.
+        rule: One of `RULES`.
 
     Raises:
-        UserError: The run has no experts, a task belongs to several of them, or an expert was
-            trained on another backbone.
+        UserError: The run has no experts, an expert was trained on another backbone, or, for the
+            oracle, a task belongs to several of them.
     """
 
     def __init__(
@@ -35,41 +38,33 @@ class OraclePolicy(AgentPolicy):
         run: str | Path,
         rules: EvaluationConfig | None = None,
         device: str | torch.device = "cpu",
+        rule: str = "oracle",
     ) -> None:
-        registry = Registry(run)
+        registry, rules = Registry(run), rules or EvaluationConfig()
         self.experts = [entry for entry in registry.entries() if entry.kind == "expert"]
         if not self.experts:
-            raise UserError(f"{run}: has no experts for an oracle. Run `m3dt stage2` first.")
-        self._numbers = expert_numbers(str(run), self.experts)
+            raise UserError(f"{run}: has no experts for '{rule}'. Run `m3dt stage2` first.")
+        E = len(self.experts)
+        chooser: Chooser
+        if rule == "oracle":
+            chooser = ByGroup(expert_numbers(str(run), self.experts), E, str(run))
+        else:
+            chooser = Evenly(E) if rule == "even" else AtRandom(E, rules.seed)
+        self._acting = E if rule == "even" else 1
         root = registry.get("backbone", MAIN)
         model = build_experts(registry, root, self.experts)
-        super().__init__(make_agent(registry, root, root, model, device), rules, "oracle")
+        if rule == "even" and model.big_experts is not None:
+            raise UserError("--models even: of big experts whose gates are held, one acts")
+        super().__init__(make_agent(registry, root, root, model, device), rules, rule, chooser)
 
-    def expert_for(self, task: str) -> int:
-        if task not in self._numbers:
-            raise UserError(f"{self.agent.run}: no expert was trained on {task}")
-        return self._numbers[task]
+    def check(self, task: str) -> None:
+        """Refuse a task for which the rule has no expert, before any simulator starts."""
+        if isinstance(self.chooser, ByGroup):
+            self.chooser.check(task)
 
     def num_parameters(self) -> int:
-        """Count the parameters that act in a task: the backbone's and one expert's."""
+        """Count the parameters that act in a task: the backbone's and its experts'."""
         banks = [mixture.experts for mixture in self.agent.model.mixtures]
         of_experts = sum(p.numel() for bank in banks for p in bank.parameters())
-        return self.agent.model.num_parameters() - of_experts + of_experts // len(self.experts)
-
-
-def expert_numbers(run: str, experts: Sequence[Entry]) -> dict[str, int]:
-    """Return the position of each task's expert.
-
-    Raises:
-        UserError: A task belongs to several experts.
-    """
-    numbers: dict[str, int] = {}
-    for number, entry in enumerate(experts):
-        for task in entry.tasks:
-            if task in numbers:
-                raise UserError(
-                    f"{run}: {task} belongs to several experts, so an oracle cannot choose. "
-                    "Imported experts do not record which tasks they were trained on."
-                )
-            numbers[task] = number
-    return numbers
+        acting = of_experts // len(self.experts) * self._acting
+        return self.agent.model.num_parameters() - of_experts + acting

@@ -13,6 +13,7 @@ import numpy as np
 from m3dt.config import EvaluationConfig
 from m3dt.evaluation.actor import Actor
 from m3dt.evaluation.agent import Agent
+from m3dt.evaluation.gates import Chooser, chooser_of, with_largest_gates
 from m3dt.evaluation.sessions import AgentSession, EpisodeGroup, RandomSession, Session, predict
 from m3dt.models import PromptDT
 from m3dt.tasks import get_task
@@ -62,22 +63,34 @@ class AgentPolicy(Policy[AgentSession]):
 
     An agent with masks has a different model for each task: only episodes of one group share its
     forward passes. The rules set the target return, the memory of actions (`auto`: as suits the
-    agent), the precision, and how many episodes share a forward pass.
+    agent), the precision, which experts act, and how many episodes share a forward pass.
+
+    Args:
+        agent: The agent.
+        rules: Settings; by default those of the schema.
+        name: In tables and files.
+        chooser: Chooses experts once per episode; by default as the agent and the rules say.
     """
 
     def __init__(
-        self, agent: Agent, rules: EvaluationConfig | None = None, name: str = "agent"
+        self,
+        agent: Agent,
+        rules: EvaluationConfig | None = None,
+        name: str = "agent",
+        chooser: Chooser | None = None,
     ) -> None:
         self.rules = rules or EvaluationConfig()
         self.agent = agent
         self.name = name
+        self.chooser = chooser or chooser_of(agent, self.rules)
         history = self.rules.history
         self.history = agent.history if history == "auto" else history
         device = next(agent.model.parameters()).device
         self.num_threads = num_workers() if device.type == "cpu" else 1
         if agent.masks is None:
             self.batch_size = pass_size(self.rules, len(agent.context.tasks), device.type)
-            self._actor: Actor | None = self._make_actor(agent.model)
+            model = with_largest_gates(agent.model, self.rules)
+            self._actor: Actor | None = self._make_actor(model)
         else:
             self.batch_size = self.rules.tile
             self._actor = None
@@ -89,8 +102,8 @@ class AgentPolicy(Policy[AgentSession]):
         actor = self._actor or self._masked.get(task)
         if actor is None:
             actor = self._masked[task] = self._make_actor(self.agent.model_for(task))
-        target, expert = self.target_return(task), self.expert_for(task)
-        return AgentSession(actor, context, group, target, self.history, expert)
+        target = self.target_return(task)
+        return AgentSession(actor, context, group, target, self.history, self.chooser)
 
     def act(self, sessions: Sequence[AgentSession]) -> list[np.ndarray]:
         actions = predict(sessions)
@@ -98,10 +111,6 @@ class AgentPolicy(Policy[AgentSession]):
 
     def batch_key(self, task: str) -> Hashable:
         return task if self.agent.masks else None
-
-    def expert_for(self, task: str) -> int | None:
-        """Return the number of the expert that acts in a task, if no router weighs them."""
-        return None
 
     def target_return(self, task: str) -> float:
         """Return the return that the agent is asked for."""

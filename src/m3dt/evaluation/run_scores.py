@@ -11,12 +11,12 @@ from rich.console import Console
 from m3dt.config import BASELINES, Config
 from m3dt.evaluation.agent import ACTING_KINDS, load
 from m3dt.evaluation.evaluator import Journal, evaluate_policy
-from m3dt.evaluation.oracle import OraclePolicy
+from m3dt.evaluation.oracle import RULES, ExpertsPolicy
 from m3dt.evaluation.policies import AgentPolicy, Policy, RandomPolicy
 from m3dt.evaluation.scores import ModelInfo, RunResult
 from m3dt.evaluation.video import animation, film
 from m3dt.plots.tensorboard import write_hyperparameters, write_scores, write_video
-from m3dt.runs import MAIN, inference_device
+from m3dt.runs import BY_PROMPT, MAIN, inference_device
 from m3dt.tasks import SIMULATORS, get_task, tasks_of
 from m3dt.tasks.workers import WorkerPool
 from m3dt.utils.errors import UserError
@@ -54,8 +54,10 @@ class RunModel:
 def run_model(config: Config, name: str) -> RunModel:
     """Load a model of a run.
 
-    The name is `random`, `backbone`, `router`, `oracle`, `expert:K` or `baseline:METHOD`, or empty
-    for the model of the configured method, as far as it is trained.
+    The name is `random`, `backbone`, `router`, `expert:K`, `baseline:METHOD`, or one of `oracle`,
+    `even` and `random-expert`, rules that choose among the experts; or empty for the model of the
+    configured method, as far as it is trained. `router` means the router of `moe.router`,
+    `router:main` and `router:prompt` the one by tokens and by prompts.
 
     Raises:
         UserError: The run lacks the model, or the name is unknown.
@@ -63,13 +65,15 @@ def run_model(config: Config, name: str) -> RunModel:
     if name == "random":
         info: ModelInfo = {"method": "random", "num_parameters": 0, "weights": "", "step": 0}
         return RunModel(RandomPolicy(), info)
-    if name == "oracle":
-        return _oracle(config)
+    if name in RULES:
+        return _experts(config, name)
     if not name and config.method in BASELINES:
         name = f"baseline:{config.method}"
     kind, _, number = name.partition(":")
+    if not number and config.moe.router == "prompt" and kind in ("", "router"):
+        kind, number = "router", BY_PROMPT
     if kind not in ("", *ACTING_KINDS):
-        choices = "random, backbone, router, oracle, expert:K, baseline:METHOD"
+        choices = f"random, backbone, router, {', '.join(RULES)}, expert:K, baseline:METHOD"
         raise UserError(f"--models {name}: choose among {choices}")
     agent = load(config.run, kind or None, number or None, inference_device(config))
     entry = agent.entry
@@ -83,12 +87,12 @@ def run_model(config: Config, name: str) -> RunModel:
     return RunModel(AgentPolicy(agent, config.evaluation, label), info)
 
 
-def _oracle(config: Config) -> RunModel:
-    policy = OraclePolicy(config.run, config.evaluation, inference_device(config))
+def _experts(config: Config, rule: str) -> RunModel:
+    policy = ExpertsPolicy(config.run, config.evaluation, inference_device(config), rule)
     for task in tasks_of(config):
-        policy.expert_for(task)  # refuses a task without expert before any simulator starts
+        policy.check(task)  # refuses a task without expert before any simulator starts
     info: ModelInfo = {
-        "method": "oracle",
+        "method": rule,
         "num_parameters": policy.num_parameters(),
         "weights": [expert.hash for expert in policy.experts],
         "step": policy.experts[0].step,

@@ -15,6 +15,7 @@ from m3dt.data.context import TaskContext
 from m3dt.data.format import NUM_PROMPTS
 from m3dt.data.inputs import Rows
 from m3dt.evaluation.actor import Actor
+from m3dt.evaluation.gates import Chooser
 from m3dt.models.fast import EncodedPrompt
 from m3dt.tasks import get_task
 from m3dt.utils.errors import RunError
@@ -84,7 +85,7 @@ class AgentSession(Session):
     """The history of a group in native widths; the model sees its last `context_length` steps.
 
     `history` says which dimensions of past actions are remembered, as in `evaluation.history`.
-    `expert` is the number of the expert that acts, if no router weighs the model's experts.
+    `chooser` says which experts act, unless routers weigh all of them at each token.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class AgentSession(Session):
         group: EpisodeGroup,
         target_return: float,
         history: str,
-        expert: int | None = None,
+        chooser: Chooser | None = None,
     ) -> None:
         self.actor = actor
         self.group = group
@@ -113,8 +114,11 @@ class AgentSession(Session):
         self.t = -1
         # Each episode's prompt runs through the model once for the whole rollout.
         task, which = context.index(group.task), np.array(group.episodes) % NUM_PROMPTS
-        prompt = Segment(*(tensor[task][which] for tensor in context.prompts))
-        self.prompt = actor.encode(prompt, task, expert)
+        prompt = actor.place(Segment(*(tensor[task][which] for tensor in context.prompts)))
+        selection = None
+        if chooser is not None:
+            selection = chooser(actor, prompt, group.task, group.episodes)
+        self.prompt = actor.encode(prompt, task, selection)
 
     def observe(self, observations: np.ndarray, rewards: np.ndarray | None) -> None:
         self.t += 1

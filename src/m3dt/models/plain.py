@@ -110,7 +110,9 @@ class Mixture(nn.Module):
     an expert trains alike whichever others are there. In stage 3 the weighted sum drops them.
     """
 
-    def __init__(self, experts: Bank, router: Router | None) -> None:
+    router: nn.Module | None
+
+    def __init__(self, experts: Bank, router: nn.Module | None) -> None:
         super().__init__()
         self.num_experts = experts.num_experts
         self.experts = experts
@@ -215,6 +217,7 @@ class PromptDT(nn.Module):
         self.add_task_input()
         self.transformer = Transformer(config)
         self.big_experts: nn.Module | None = None  # a variant: added to the last hidden state
+        self.prompt_router: nn.Module | None = None  # a variant: chooses experts by the prompt
         self.predict_action = nn.Linear(config.n_embd, ACTION_DIM)
         # The paper counts these heads, and the authors' checkpoints hold them; no loss trains them.
         self.predict_state = nn.Linear(config.n_embd, STATE_DIM).requires_grad_(False)

@@ -2,9 +2,10 @@
 
 from m3dt.runs.assemble import build_model, check_parent, inference_device, load_expert
 from m3dt.runs.entries import Entry
-from m3dt.runs.registry import MAIN, Registry
+from m3dt.runs.registry import BY_PROMPT, MAIN, Registry
 
 __all__ = [
+    "BY_PROMPT",
     "MAIN",
     "Entry",
     "Registry",

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from m3dt.config import Config
 from m3dt.models import PromptDT, add_mixtures, make_model
+from m3dt.models.routing import PromptRouter
 from m3dt.runs.entries import Entry
 from m3dt.runs.registry import Registry
 from m3dt.runs.tensors import check_tensors
@@ -33,10 +34,12 @@ def build_model(registry: Registry, root: Entry, entry: Entry) -> PromptDT:
     """
     if entry.kind == "expert":
         return build_experts(registry, root, [entry])
-    model = build_root(registry, root)
     if entry.key == root.key:
-        return model
+        return build_root(registry, root)
     check_parent(registry, entry, root)
+    if entry.moe().router == "prompt":
+        return _with_prompt_router(registry, root, entry)
+    model = build_root(registry, root)
     _add_router(model, registry, root, entry)
     return model
 
@@ -92,17 +95,41 @@ def _make_root(root: Entry) -> PromptDT:
     return model
 
 
+def _with_prompt_router(registry: Registry, root: Entry, entry: Entry) -> PromptDT:
+    """Put a backbone, experts and the router that chooses them by prompts together."""
+    experts = _parent_experts(registry, entry)
+    model = build_experts(registry, root, experts)
+    weights = registry.tensors(entry)
+    router = PromptRouter(len(experts), entry.prompt_router.hidden)
+    check_tensors(registry.file(entry), weights, router.state_dict())
+    router.load_state_dict(weights)
+    model.prompt_router = router
+    return model
+
+
+def _parent_experts(registry: Registry, entry: Entry) -> list[Entry]:
+    """Return the experts that a router was trained with, in its order.
+
+    Raises:
+        UserError: Some are missing, or were trained again since.
+    """
+    keys = [key.split("/") for key in entry.parents if key.startswith("expert/")]
+    wanted = entry.moe().num_experts
+    if len(keys) != wanted:
+        raise UserError(f"{registry.run}: {entry.key} has {len(keys)} of {wanted} experts")
+    experts = [registry.get(kind, name) for kind, name in keys]
+    for expert in experts:
+        check_parent(registry, entry, expert)
+    return experts
+
+
 def _add_router(model: PromptDT, registry: Registry, root: Entry, entry: Entry) -> None:
     """Add a router and its experts to a backbone."""
     moe = entry.moe()
     add_mixtures(model, moe.num_experts, routed=True, moe=moe)
     trained = moe.training != "frozen_experts"  # then the router's entry holds experts of its own
-    keys = [key.split("/") for key in entry.parents if key.startswith("expert/")]
-    if not trained and len(keys) != moe.num_experts:
-        raise UserError(f"{registry.run}: {entry.key} has {len(keys)} of {moe.num_experts} experts")
-    for number, (kind, name) in enumerate([] if trained else keys):
-        expert = registry.get(kind, name)
-        check_parent(registry, entry, expert)
+    experts = [] if trained else _parent_experts(registry, entry)
+    for number, expert in enumerate(experts):
         check_parent(registry, expert, root)
         load_expert(model, number, registry, expert)
     expected = {
@@ -147,3 +174,21 @@ def check_parent(registry: Registry, entry: Entry, parent: Entry) -> None:
 def _layer(weights: dict[str, Tensor], layer: int) -> dict[str, Tensor]:
     prefix = f"{layer}."
     return {n.removeprefix(prefix): t for n, t in weights.items() if n.startswith(prefix)}
+
+
+def expert_numbers(run: str, experts: Sequence[Entry]) -> dict[str, int]:
+    """Return the position of each task's expert.
+
+    Raises:
+        UserError: A task belongs to several experts.
+    """
+    numbers: dict[str, int] = {}
+    for number, entry in enumerate(experts):
+        for task in entry.tasks:
+            if task in numbers:
+                raise UserError(
+                    f"{run}: {task} belongs to several experts, so nobody knows its own. "
+                    "Imported experts do not record which tasks they were trained on."
+                )
+            numbers[task] = number
+    return numbers

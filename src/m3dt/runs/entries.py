@@ -9,14 +9,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from m3dt.config import ModelConfig, MoEConfig
+from m3dt.config import ModelConfig, MoEConfig, PromptRouterConfig
 from m3dt.config.fields import Section, settings_of
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import fingerprint, read_json
 
 KINDS = ("backbone", "grouping", "expert", "router", "baseline")
 WEIGHTS, ENTRY = "weights.safetensors", "entry.json"
-_SECTIONS: dict[str, type[Section]] = {"model": ModelConfig, "moe": MoEConfig}
+_SECTIONS: dict[str, type[Section]] = {
+    "model": ModelConfig,
+    "moe": MoEConfig,
+    "prompt_router": PromptRouterConfig,
+}
 _NEEDED = {"backbone": "model", "baseline": "model", "expert": "moe", "router": "moe"}
 _FILE = re.compile(r"[A-Za-z0-9_]+\.safetensors")
 _KEY = re.compile(rf"({'|'.join(KINDS)})/[^/.][^/]*")
@@ -83,6 +87,11 @@ class Entry:
         """Return the settings of the experts, with changes; stage 2 records only some of them."""
         own = _section(MoEConfig, "moe", self.settings)
         return MoEConfig(**{**vars(own), **changes})
+
+    @property
+    def prompt_router(self) -> PromptRouterConfig:
+        """The settings of a router by prompts."""
+        return _section(PromptRouterConfig, "prompt_router", self.settings)
 
     def sealed(self, **changes: Any) -> Entry:
         """Return the entry with changes and its digest, as it reads back from JSON."""

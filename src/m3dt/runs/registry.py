@@ -23,6 +23,7 @@ from m3dt.utils.regular_files import regular_file
 from m3dt.version import version_of
 
 MAIN = "main"  # name of a run's backbone, grouping and router
+BY_PROMPT = "prompt"  # name of a router that chooses experts by the prompt
 _PACKAGES = ("m3dt", "torch", "lightning", "numpy")
 
 

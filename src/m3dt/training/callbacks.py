@@ -10,7 +10,8 @@ import lightning.pytorch as pl
 from m3dt.config import Config
 from m3dt.utils.errors import UserError, nearest
 
-_SECTIONS = ["stage1", "stage2", "stage3", "baseline"]  # under which trainings list callbacks
+# Under which trainings list callbacks.
+_SECTIONS = ["stage1", "stage2", "stage3", "prompt_router", "baseline"]
 
 
 def build_callbacks(config: Config, stage: str) -> dict[str, pl.Callback]:

@@ -7,12 +7,15 @@ import torch
 from m3dt.config import Config
 from m3dt.data import ExpertStreams, M3DTDataModule, TaskContext, TaskStream
 from m3dt.models import add_mixtures, make_model
-from m3dt.runs import MAIN, load_expert
+from m3dt.models.routing import PromptRouter
+from m3dt.runs import BY_PROMPT, MAIN, load_expert
+from m3dt.runs.assemble import expert_numbers
 from m3dt.stages import (
     BackboneStage,
     BaselineStage,
     ExpertStage,
     HarmoStage,
+    PromptRouterStage,
     RouterStage,
     Stage,
     derive_seed,
@@ -142,6 +145,39 @@ class RouterJob(TrainingJob):
     def products(self, stage: Stage) -> Iterator[Product]:
         assert isinstance(stage, RouterStage)
         yield Product(MAIN, stage.weights(), self.run.tasks)
+
+
+class PromptRouterJob(TrainingJob):
+    """In place of stage 3: the router by prompts, on the groups of the experts' tasks."""
+
+    title, kind, section = "router by prompts", "router", "prompt_router"
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        self.names = (BY_PROMPT,)
+        backbone = trained_backbone(run, "stage3")
+        self.parents = [backbone, *trained_experts(run, backbone)]
+
+    def sections(self) -> tuple[str, ...]:
+        return ("grouping", "moe", "prompt_router")
+
+    def build(self, missing: Sequence[str]) -> tuple[Stage, M3DTDataModule]:
+        run, config = self.run, self.run.config
+        data = run.prompt_batches()
+        backbone, *experts = self.parents
+        model = build_backbone(run, backbone)
+        torch.manual_seed(derive_seed(config.seed, PromptRouterStage.number))
+        model.prompt_router = PromptRouter(len(experts), config.prompt_router.hidden)
+        numbers = expert_numbers(str(run.folder), experts)
+        groups = [numbers[task] for task in run.tasks]
+        context = TaskContext.from_store(run.store, config.loader, config.model)
+        stage = PromptRouterStage(model, config.prompt_router, config.seed, context, groups)
+        stage.standardize(data)
+        return stage, data
+
+    def products(self, stage: Stage) -> Iterator[Product]:
+        assert isinstance(stage, PromptRouterStage)
+        yield Product(BY_PROMPT, stage.weights(), self.run.tasks)
 
 
 class BaselineJob(TrainingJob):

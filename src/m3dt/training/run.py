@@ -22,7 +22,8 @@ from m3dt.utils.errors import UserError
 from m3dt.utils.files import remove_temporaries
 
 _ABANDONED = 3600  # seconds after which another process's temporary file is taken for a leftover
-_STAGES = ("baseline", "stage1", "stage2", "stage3")  # by the number that keys their batches
+# By the number that keys their batches.
+_STAGES = ("baseline", "stage1", "stage2", "stage3", "prompt_router")
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,15 @@ class Run:
         loader, number = replace(config.loader, batch_size=own), _STAGES.index(stage)
         chosen = streams or TaskStream(0, tuple(range(len(self.tasks))))
         return M3DTDataModule(self.store, loader, config.model, config.seed, number, chosen)
+
+    def prompt_batches(self) -> M3DTDataModule:
+        """Return the batches of the router by prompts: pieces of all tasks' trajectories."""
+        config, everything = self.config, TaskStream(0, tuple(range(len(self.tasks))))
+        size, number = config.prompt_router.batch_size, _STAGES.index("prompt_router")
+        loader = replace(config.loader, batch_size=size, sampling="mixed", tasks_per_batch=0)
+        return M3DTDataModule(
+            self.store, loader, config.model, config.seed, number, everything, ends=True
+        )
 
     def describe(
         self,

@@ -5,7 +5,13 @@ from rich.console import Console
 from m3dt.config import BASELINES, Config
 from m3dt.training.groups import GroupingJob
 from m3dt.training.job import Job, complete
-from m3dt.training.jobs import BackboneJob, BaselineJob, ExpertsJob, RouterJob
+from m3dt.training.jobs import (
+    BackboneJob,
+    BaselineJob,
+    ExpertsJob,
+    PromptRouterJob,
+    RouterJob,
+)
 from m3dt.training.parents import check_has_stages
 from m3dt.training.ranks import taking_place
 from m3dt.training.run import Run
@@ -41,4 +47,5 @@ def train(config: Config, command: str, console: Console) -> None:
             return
         check_has_stages(config)
         for name in ("stage1", "stage2", "stage3") if command == "train" else (command,):
-            complete(_JOBS[name](run))
+            by_prompt = name == "stage3" and config.moe.router == "prompt"
+            complete(PromptRouterJob(run) if by_prompt else _JOBS[name](run))

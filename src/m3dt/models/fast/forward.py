@@ -13,6 +13,7 @@ from m3dt.models.fast.prompts import EncodedPrompt, KeyValues
 from m3dt.models.fast.transformer import ALL, run_transformer
 from m3dt.models.fast.trunk_mixture import run_big_experts
 from m3dt.models.plain import STATE_TOKEN, TOKENS_PER_STEP, PromptDT, token_mask
+from m3dt.models.routing import Selection, mean_gates, watched_gates
 from m3dt.models.variants.big_experts import TrunkMixture
 from m3dt.models.variants.mtdt import MTDT
 
@@ -46,7 +47,7 @@ def encode_prompt(
     prompt: Segment,
     task_index: Tensor | None,
     compute: ComputeConfig,
-    expert: Tensor | None = None,
+    selection: Selection | None = None,
 ) -> EncodedPrompt:
     """Run a prompt alone: no later token can change it, because attention is causal.
 
@@ -55,16 +56,23 @@ def encode_prompt(
         prompt: (B, P, ...).
         task_index: Position of each row's task, (B,), for models that read it.
         compute: How results are computed.
-        expert: Number of the expert that serves each row, (B,), for experts without a router. It
-            also serves the tokens after the prompt.
+        selection: The experts of each row, in place of a router. They also serve the tokens after
+            the prompt.
     """
     if isinstance(model, MTDT):
         return EncodedPrompt(None, None, task_index)
     valid = token_mask(prompt)
     # The last block's keys and values are enough, so no hidden state is read.
     x = model.prompt_embed(prompt)
-    _, key_values = _run(model, x, valid, compute, NO_TOKENS, expert=expert)
-    return EncodedPrompt(key_values, valid, task_index, expert)
+    _, key_values = _run(model, x, valid, compute, NO_TOKENS, selection=selection)
+    return EncodedPrompt(key_values, valid, task_index, selection)
+
+
+def prompt_gates(model: PromptDT, prompt: Segment, compute: ComputeConfig) -> Tensor:
+    """Average the gates of a model's routers over the real tokens of prompts, (B, M, E)."""
+    with watched_gates(model) as gates:
+        _run(model, model.prompt_embed(prompt), token_mask(prompt), compute)
+    return mean_gates(gates, prompt)
 
 
 def act(model: PromptDT, segment: Segment, prompt: EncodedPrompt, compute: ComputeConfig) -> Tensor:
@@ -86,7 +94,7 @@ def _after(
     """Predict actions of a segment after an encoded prompt; `read` counts the segment's tokens."""
     x, valid = model.embed_segment(segment, prompt.task_index), token_mask(segment)
     cache, cache_valid = prompt.key_values, prompt.valid
-    hidden, _ = _run(model, x, valid, compute, read, cache, cache_valid, prompt.expert)
+    hidden, _ = _run(model, x, valid, compute, read, cache, cache_valid, prompt.selection)
     return _actions(model, hidden)
 
 
@@ -102,19 +110,19 @@ def _run(
     read: slice = ALL,
     cache: KeyValues | None = None,
     cache_valid: Tensor | None = None,
-    expert: Tensor | None = None,
+    selection: Selection | None = None,
 ) -> tuple[Tensor, KeyValues]:
     """Run the transformer, and big experts if there are any: as `run_transformer`."""
     n_layer, big = model.config.n_layer, model.big_experts
     own = None if cache is None else cache[:n_layer]
     hidden, key_values = run_transformer(
-        model.transformer, x, valid, compute, own, cache_valid, read, expert
+        model.transformer, x, valid, compute, own, cache_valid, read, selection
     )
     if big is None:
         return hidden, key_values
     assert isinstance(big, TrunkMixture)
     theirs = None if cache is None else cache[n_layer:]
     more, others = run_big_experts(
-        big, hidden, x, valid, compute, theirs, cache_valid, read, expert
+        big, hidden, x, valid, compute, theirs, cache_valid, read, selection
     )
     return hidden + more, key_values + others

@@ -16,16 +16,24 @@ from m3dt.models.plain import ExpertBank, Mixture, PromptDT
 
 
 def run_mixture(
-    mixture: Mixture, x: Tensor, compute: ComputeConfig, expert: Tensor | None = None
+    mixture: Mixture,
+    x: Tensor,
+    compute: ComputeConfig,
+    chosen: tuple[Tensor | None, Tensor] | None = None,
 ) -> Tensor:
     """Return what a block's experts add: (B, L, D) -> (B, L, D).
 
-    It is as in `Mixture.forward`, unless `expert` names one per row, (B,) of int64.
+    It is as in `Mixture.forward`, unless each row has chosen experts with weights, (B, K) each, or
+    all have weights, (B, E).
     """
     experts = mixture.experts
     assert isinstance(experts, ExpertBank)
-    if expert is not None:
-        return run_chosen(experts, x, expert)
+    if chosen is not None:
+        numbers, weights = chosen
+        if numbers is None:
+            gates = weights[:, None].expand(-1, x.shape[1], -1).flatten(0, 1)  # (B * L, E)
+            return mix(experts, x.flatten(0, 1), gates, compute).view_as(x)
+        return run_chosen(experts, x, numbers, weights)
     if mixture.router is None:
         parts = ExpertParts(mixture.num_experts).split(x).flatten(1, 2)  # (E, B / E * L, D)
         return drop_alike(experts.dropout, run_experts(experts, parts)).view_as(x)

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from m3dt.models.routing import Selection
+
 # Keys and values of tokens seen before, per block: two tensors (B, H, C, W / H).
 KeyValues = list[tuple[Tensor, Tensor]]
 
@@ -21,12 +23,15 @@ class EncodedPrompt(NamedTuple):
     key_values: KeyValues | None
     valid: Tensor | None  # (B, 3P) of bool
     task_index: Tensor | None = None  # (B,)
-    expert: Tensor | None = None  # (B,), number of each row's expert if no router weighs them
+    selection: Selection | None = None  # each row's experts, if no router weighs them per token
 
     def take(self, rows: Tensor) -> EncodedPrompt:
         """Return the prompts of the given rows."""
         key_values = self.key_values and [(k[rows], v[rows]) for k, v in self.key_values]
-        return EncodedPrompt(key_values, *(x if x is None else x[rows] for x in self[1:]))
+        valid, task_index = (x if x is None else x[rows] for x in self[1:3])
+        return EncodedPrompt(
+            key_values, valid, task_index, self.selection and self.selection.take(rows)
+        )
 
     @classmethod
     def join(cls, prompts: Sequence[EncodedPrompt]) -> EncodedPrompt:
@@ -38,8 +43,14 @@ class EncodedPrompt(NamedTuple):
         key_values = [
             (torch.cat([k for k, _ in layer]), torch.cat([v for _, v in layer])) for layer in layers
         ]
-        rest = zip(*(prompt[1:] for prompt in prompts), strict=True)
-        return cls(key_values or None, *map(_cat, rest))
+        selections = [prompt.selection for prompt in prompts if prompt.selection is not None]
+        assert len(selections) in (0, len(prompts)), "prompts of one model have the same fields"
+        return cls(
+            key_values or None,
+            _cat([prompt.valid for prompt in prompts]),
+            _cat([prompt.task_index for prompt in prompts]),
+            Selection.join(selections) if selections else None,
+        )
 
 
 def _cat(tensors: Sequence[Tensor | None]) -> Tensor | None:

@@ -13,6 +13,7 @@ from m3dt.models.fast.dropout import drop, dropout_mask
 from m3dt.models.fast.mixture import run_mixture
 from m3dt.models.fast.prompts import KeyValues
 from m3dt.models.plain import Attention, Block, FeedForward, Transformer, causal_mask
+from m3dt.models.routing import Selection
 
 ALL = slice(None)
 
@@ -25,7 +26,7 @@ def run_transformer(
     cache: KeyValues | None = None,
     cache_valid: Tensor | None = None,
     read: slice = ALL,
-    expert: Tensor | None = None,
+    selection: Selection | None = None,
 ) -> tuple[Tensor, KeyValues]:
     """Run the stack causally.
 
@@ -37,7 +38,7 @@ def run_transformer(
         cache: Keys and values of a prefix, which every token sees; its batch may be 1.
         cache_valid: Prefix tokens that may be attended to, (B, C) of bool.
         read: Positions whose final hidden state is wanted. The last block computes no other.
-        expert: Number of the expert that serves each row, (B,), instead of a router.
+        selection: The experts of each row, instead of a router.
 
     Returns:
         Hidden states (B, R, D) after the final LayerNorm, and keys and values of all tokens.
@@ -50,7 +51,10 @@ def run_transformer(
         assert isinstance(block, Block)
         part = read if i == last else ALL
         own = None if cache is None else cache[i]
-        x, kv = _block(block, x, mask[:, :, part], own, part, compute, expert)
+        chosen = None
+        if selection is not None and block.mixture is not None:
+            chosen = selection.of(i)
+        x, kv = _block(block, x, mask[:, :, part], own, part, compute, chosen)
         key_values.append(kv)
     return transformer.ln_f(x), key_values
 
@@ -72,7 +76,7 @@ def _block(
     cache: tuple[Tensor, Tensor] | None,
     read: slice,
     compute: ComputeConfig,
-    expert: Tensor | None,
+    chosen: tuple[Tensor | None, Tensor] | None,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     a, key_values = _attention(block.attn, block.ln_1(x), mask, cache, read)
     h = x[:, read] + a  # (B, R, D)
@@ -81,7 +85,7 @@ def _block(
         return h + _feed_forward(block.mlp, n), key_values
     residual = n if block.residual == "official" else h
     h = residual + _feed_forward(block.mlp, n)
-    return h + run_mixture(block.mixture, n, compute, expert), key_values
+    return h + run_mixture(block.mixture, n, compute, chosen), key_values
 
 
 def _feed_forward(mlp: FeedForward, x: Tensor) -> Tensor:

@@ -15,13 +15,14 @@ from m3dt.config import ComputeConfig
 from m3dt.data.batch import ExpertParts
 from m3dt.models.fast.prompts import KeyValues
 from m3dt.models.fast.transformer import run_transformer
+from m3dt.models.routing import Selection
 from m3dt.models.variants.big_experts import TrunkMixture
 
 
 def run_big_experts(
     mixture: TrunkMixture, hidden: Tensor, x: Tensor, valid: Tensor, compute: ComputeConfig,
     cache: KeyValues | None, cache_valid: Tensor | None, read: slice,
-    expert: Tensor | None = None,
+    selection: Selection | None = None,
 ) -> tuple[Tensor, KeyValues]:  # fmt: skip
     """Return what big experts add to `hidden`, and their keys and values in turn.
 
@@ -31,19 +32,21 @@ def run_big_experts(
         x: Embedded tokens, (B, L, D).
         valid: (B, L) of bool.
         compute: As for `run_transformer`.
-        cache: Keys and values of a prefix for every expert in turn, E times as many as one has; if
-            `expert` is given, of each row's own expert.
+        cache: Keys and values of a prefix for every expert in turn, E times as many as one has;
+            with a selection, of each row's own expert.
         cache_valid: (B, C) of bool.
         read: Positions whose result is wanted.
-        expert: Number of the expert that serves each row, (B,) of int64, instead of a router.
+        selection: The expert of each row, one each, instead of a router.
     """
     E, experts = mixture.num_experts, mixture.experts
 
     def run(e: int, x: Tensor, valid: Tensor, own: KeyValues | None) -> tuple[Tensor, KeyValues]:
         return run_transformer(experts.trunk(e), x, valid, compute, own, cache_valid, read)
 
-    if expert is not None:
-        return _choose(lambda e: run(e, x, valid, cache), E, expert)
+    if selection is not None:
+        numbers, _ = selection.of(0)
+        assert numbers is not None and numbers.shape[1] == 1, "of big experts, one serves a row"
+        return _choose(lambda e: run(e, x, valid, cache), E, numbers[:, 0])
     if mixture.router is None and E > 1:  # stage 2: equal parts of the batch, no prefix
         parts = ExpertParts(E)
         rows, masks = parts.split(x), parts.split(valid)

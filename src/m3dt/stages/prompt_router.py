@@ -1,0 +1,96 @@
+"""The router by prompts: it learns which group each task is in, without running a single expert.
+
+Letters: B prompts, N tasks, E experts, S state dim.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from m3dt.config import StageConfig
+from m3dt.data import Batch, Draws, M3DTDataModule, TaskContext, ValidationRound
+from m3dt.models import PromptDT
+from m3dt.models.routing import PromptRouter, prompt_features
+from m3dt.stages.stage import Stage
+
+
+class PromptRouterStage(Stage):
+    """Trains the prompt router of a model by cross-entropy to the tasks' groups.
+
+    A batch holds pieces of trajectories, cut as prompts are. The model itself does not run.
+
+    Args:
+        model: Any model with a `prompt_router`.
+        config: The optimiser.
+        seed: Seed of the experiment.
+        context: Gives the normalisation of the tasks' states.
+        groups: The expert of each task, N numbers.
+    """
+
+    number = 4
+    mean: Tensor  # (N, S)
+    std: Tensor  # (N, S)
+    groups: Tensor  # (N,)
+
+    def __init__(
+        self,
+        model: PromptDT,
+        config: StageConfig,
+        seed: int,
+        context: TaskContext,
+        groups: Sequence[int],
+    ) -> None:
+        assert model.prompt_router is not None
+        super().__init__(model, config, seed, [model.prompt_router])
+        self.register_buffer("mean", context.state_mean, persistent=False)
+        self.register_buffer("std", context.state_std, persistent=False)
+        self.register_buffer("groups", torch.tensor(groups), persistent=False)
+        self.validation_accuracy = MeanMetric(nan_strategy="disable")
+
+    @property
+    def title(self) -> str:
+        return "router by prompts"
+
+    @property
+    def router(self) -> PromptRouter:
+        """The router that trains."""
+        router = self.model.prompt_router
+        assert isinstance(router, PromptRouter)
+        return router
+
+    def features(self, batch: Batch) -> Tensor:
+        """Return the features of a batch's segments, (B, F)."""
+        return prompt_features(
+            batch.segment, self.mean[batch.task_index], self.std[batch.task_index]
+        )
+
+    @torch.no_grad()
+    def standardize(self, data: M3DTDataModule, prompts: int = 64) -> None:
+        """Take the features' mean and deviation from a fixed batch of each task."""
+        found = []
+        for task in range(len(data.store.tasks)):
+            found.append(self.features(data.probe_batch(task, batch_size=prompts)))
+        self.router.standardize(torch.cat(found))
+
+    def row_losses(self, batch: Batch) -> Tensor:
+        """Return what each prompt adds to the mean cross-entropy, (B,)."""
+        logits = self.router.logits(self.features(batch))
+        wanted = self.groups[batch.task_index]
+        return F.cross_entropy(logits, wanted, reduction="none") / len(wanted)
+
+    def validation_step(self, held_out: ValidationRound, batch_idx: int) -> None:
+        """Log loss and accuracy on held-out trajectories: `val/loss` and `val/accuracy`."""
+        inputs = held_out.chunk.inputs(0)
+        batch = self.data.gather(inputs) if isinstance(inputs, Draws) else inputs
+        logits, wanted = self.router.logits(self.features(batch)), self.groups[batch.task_index]
+        self.validation_loss.update(F.cross_entropy(logits, wanted, reduction="none"))
+        self.validation_accuracy.update((logits.argmax(dim=1) == wanted).float())
+        self.log("val/loss", self.validation_loss, on_step=False, on_epoch=True)
+        self.log("val/accuracy", self.validation_accuracy, on_step=False, on_epoch=True)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return what was trained, with the features' mean and deviation."""
+        return self.router.state_dict()
