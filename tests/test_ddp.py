@@ -16,13 +16,14 @@ from quick_run import QUICK, call, wait_for
 from m3dt.runs.registry import Registry
 
 TWO = ("trainer.devices=2", "trainer.strategy=ddp")
-TEN = tuple(f"{stage}.max_steps=10" for stage in ("stage1", "stage2", "stage3", "baseline"))
+SECTIONS = ("stage1", "stage2", "stage3", "prompt_router", "baseline")
+TEN = tuple(f"{section}.max_steps=10" for section in SECTIONS)
 # How far weights may be apart after ten steps: sums in another order, where products are rounded
 # to 24 or to 8 bits. Adam's first steps have the length of the learning rate, whatever the
 # gradient's: where it is about 0, its sign is a matter of rounding.
 NEAR = {"32": 2e-4, "bf16-mixed": 1e-3}
 # Stage 2 trains by `make faults`: test_devices_take_different_experts compares its weights, too.
-QUICKLY = ("stage1", "stage3", "promptdt")
+QUICKLY = ("stage1", "stage3", "by-prompt", "promptdt")
 COMMANDS = (*QUICKLY, "stage2", "mtdt", "harmodt")
 
 
@@ -55,6 +56,8 @@ def test_two_processes_equal_one(data, tmp_path, command, precision):
     Stage 2 needs no DDP: each process has experts of its own.
     """
     plain = ["model.dropout=0", *TEN, f"trainer.precision={precision}"]
+    if command == "by-prompt":
+        plain, command = [*plain, "moe.router=prompt"], "stage3"
     if not command.startswith("stage"):
         plain, command = [*plain, f"method={command}"], "train"
     alone, together = tmp_path / "alone", tmp_path / "together"
@@ -65,7 +68,8 @@ def test_two_processes_equal_one(data, tmp_path, command, precision):
         shutil.copytree(alone / "registry", together / "registry")
     assert call(command, alone, data, *plain) == 0
     watch = [
-        "callbacks.same={class: test_ddp.SameOnAllRanks, stages: [stage1, stage3, baseline]}",
+        "callbacks.same={class: test_ddp.SameOnAllRanks,"
+        " stages: [stage1, stage3, prompt_router, baseline]}",
         # One rank plays while the other waits for the next step.
         "callbacks.rollouts={class: m3dt.callbacks.RolloutCallback, stages: [stage1],"
         " every_n_steps: 5, tasks: [ant-dir-6], workers: 1}",

@@ -73,7 +73,13 @@ def score_table(scores: Sequence[ModelScore]) -> Table:
     table.add_row("mean over tasks", *map(_cell, results), style="bold")
     sizes = [f"{r['num_parameters']:,}" if r["num_parameters"] else "" for r in results]
     table.add_row("parameters", *sizes)
+    table.add_row("MFLOP per action", *(_cost(r["flops_per_action"] / 1e6) for r in results))
+    table.add_row("ms per action", *(_cost(r["ms_per_action"]) for r in results))
     return table
+
+
+def _cost(value: float) -> str:
+    return f"{value:,.2f}" if value else ""
 
 
 def _cell(scores: ScoreSummary | TaskResult) -> str:

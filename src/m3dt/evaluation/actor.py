@@ -11,6 +11,7 @@ from m3dt.config import ComputeConfig
 from m3dt.data.batch import Segment
 from m3dt.data.inputs import Rows
 from m3dt.engine.graph import graphed
+from m3dt.evaluation.costs import count_flops
 from m3dt.models import PromptDT, fast
 from m3dt.models.fast import EncodedPrompt
 from m3dt.models.routing import Selection
@@ -43,6 +44,7 @@ class Actor:
                 return fast.act(model, segment, prompt, COMPUTE).float()
 
         self._encode = encode
+        self._compute = act
         self._act = graphed(act, enabled=kind == "cuda")
 
     def place(self, prompt: Segment) -> Segment:
@@ -79,3 +81,9 @@ class Actor:
                 own = prompt.take(torch.from_numpy(index).to(self.device))
             passes.append(self._act(segment, own).cpu().numpy())
         return np.concatenate(passes)[:num_rows]
+
+    @torch.inference_mode()
+    def flops(self, rows: Rows, prompt: EncodedPrompt) -> float:
+        """Return the floating-point operations of an action, mean over rows."""
+        segment = rows.segment(self.device)
+        return count_flops(lambda: self._compute(segment, prompt)) / len(rows.states)

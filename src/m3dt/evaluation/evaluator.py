@@ -100,6 +100,8 @@ def evaluate_policy(
         **summarize(in_order),
         "episodes": config.episodes,
         "env_steps_per_second": sum(episode.env_steps for episode in new) / seconds,
+        "flops_per_action": policy.flops(tasks),
+        "ms_per_action": policy.stopwatch.milliseconds,
         "seed": config.seed,
         "versions": {name: version_of(name) for name in ("m3dt", "torch", *SIMULATORS)},
     }

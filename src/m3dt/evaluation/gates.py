@@ -122,6 +122,17 @@ def chooser_of(agent: Agent, rules: EvaluationConfig) -> Chooser | None:
     return ByAverage(_number(model, experts, "all"))
 
 
+def way_of(agent: Agent, rules: EvaluationConfig) -> str:
+    """Return a word for how an agent's experts are chosen, empty for its default or no choice."""
+    model = agent.model
+    if model.prompt_router is not None:
+        return "" if rules.experts == "auto" else rules.experts
+    if not _has_routers(model):
+        return ""
+    words = ["episode"] if rules.gates == "episode" else []
+    return "-".join([*words, *([] if rules.experts in ("auto", "all") else [rules.experts])])
+
+
 def _number(model: PromptDT, experts: str, default: str) -> str:
     """Return how many experts act; of big experts, one."""
     if model.big_experts is None:

@@ -13,6 +13,7 @@ import numpy as np
 from m3dt.config import EvaluationConfig
 from m3dt.evaluation.actor import Actor
 from m3dt.evaluation.agent import Agent
+from m3dt.evaluation.costs import Stopwatch
 from m3dt.evaluation.gates import Chooser, chooser_of, with_largest_gates
 from m3dt.evaluation.sessions import AgentSession, EpisodeGroup, RandomSession, Session, predict
 from m3dt.models import PromptDT
@@ -24,6 +25,7 @@ SessionT = TypeVar("SessionT", bound=Session)
 # Rows of a forward pass, where `evaluation.batch_size` leaves them open.
 _CPU_ROWS = 10
 _GPU_ROWS = 128
+_COUNTED_TASKS = 8  # over which operations are averaged
 
 
 class Policy(ABC, Generic[SessionT]):
@@ -32,6 +34,13 @@ class Policy(ABC, Generic[SessionT]):
     name: str  # in tables and files
     num_threads: int = 1  # calls of `act` that may run at the same time
     batch_size: int = 1  # most episodes that share a call of `act`, if no group alone has more
+
+    def __init__(self) -> None:
+        self.stopwatch = Stopwatch()
+
+    def flops(self, tasks: Sequence[str]) -> float:
+        """Return the floating-point operations of an action, mean over a few of the tasks."""
+        return 0.0
 
     @abstractmethod
     def begin(self, group: EpisodeGroup, seed: int) -> SessionT:
@@ -79,6 +88,7 @@ class AgentPolicy(Policy[AgentSession]):
         name: str = "agent",
         chooser: Chooser | None = None,
     ) -> None:
+        super().__init__()
         self.rules = rules or EvaluationConfig()
         self.agent = agent
         self.name = name
@@ -106,8 +116,18 @@ class AgentPolicy(Policy[AgentSession]):
         return AgentSession(actor, context, group, target, self.history, self.chooser)
 
     def act(self, sessions: Sequence[AgentSession]) -> list[np.ndarray]:
-        actions = predict(sessions)
+        with self.stopwatch.timing(sum(len(session.remaining) for session in sessions)):
+            actions = predict(sessions)
         return [session.choose(chosen) for session, chosen in zip(sessions, actions, strict=True)]
+
+    def flops(self, tasks: Sequence[str]) -> float:
+        some = tasks[:: -(-len(tasks) // _COUNTED_TASKS)]
+        found = []
+        for task in some:
+            session = self.begin(EpisodeGroup(task, (0, 1)), 0)
+            session.observe(np.zeros(session.states[:, 0].shape, np.float32), None)
+            found.append(session.actor.flops(session.window(), session.prompt))
+        return sum(found) / len(found)
 
     def batch_key(self, task: str) -> Hashable:
         return task if self.agent.masks else None

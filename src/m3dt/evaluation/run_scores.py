@@ -11,6 +11,7 @@ from rich.console import Console
 from m3dt.config import BASELINES, Config
 from m3dt.evaluation.agent import ACTING_KINDS, load
 from m3dt.evaluation.evaluator import Journal, evaluate_policy
+from m3dt.evaluation.gates import way_of
 from m3dt.evaluation.oracle import RULES, ExpertsPolicy
 from m3dt.evaluation.policies import AgentPolicy, Policy, RandomPolicy
 from m3dt.evaluation.scores import ModelInfo, RunResult
@@ -78,6 +79,8 @@ def run_model(config: Config, name: str) -> RunModel:
     agent = load(config.run, kind or None, number or None, inference_device(config))
     entry = agent.entry
     label = entry.kind if entry.name == MAIN else f"{entry.kind}:{entry.name}"
+    way = way_of(agent, config.evaluation)
+    label += f"@{way}" if way else ""
     info = {
         "method": agent.method,
         "num_parameters": agent.model.num_parameters(),
@@ -201,7 +204,9 @@ def _read(file: Path, key: str) -> RunResult | None:
 def _key(config: Config, model: RunModel) -> str:
     """Return the key of everything that a model's scores depend on."""
     settings: dict[str, Any] = asdict(config.evaluation)
-    del settings["workers"]  # changes no score
+    for setting in ("workers", "gates", "experts"):  # the first changes no score
+        del settings[setting]
+    settings["routing"] = model.name.partition("@")[2]
     versions = {name: version_of(name) for name in SIMULATORS}
     return fingerprint([settings, list(tasks_of(config)), model.info, versions])
 

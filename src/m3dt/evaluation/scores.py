@@ -44,6 +44,10 @@ class PolicyResult(ScoreSummary):
     episodes: int
     """Episodes per task."""
     env_steps_per_second: float
+    flops_per_action: float
+    """Floating-point operations of the model, mean over a few tasks."""
+    ms_per_action: float
+    """Milliseconds of the model, of those that share a pass together; 0 if nothing was played."""
     seed: int
     versions: dict[str, str]
 

@@ -70,6 +70,20 @@ def write_groups(
             writer.add_figure("grouping/agreement", figure)
 
 
+def write_confusion(run: Path, confusion: Sequence[Sequence[float]], step: int) -> None:
+    """Write which expert's gate the prompts of each group get, (groups, experts)."""
+    numbers = [str(e) for e in range(len(confusion))]
+    figure = heat_map(
+        np.array(confusion),
+        rows=[f"group {e}" for e in numbers],
+        columns=numbers,
+        title="mean gate of the agent's prompts",
+        x_label="expert",
+    )
+    with SummaryWriter(str(run / "logs" / "prompt_router")) as writer:
+        writer.add_figure("router/confusion", figure, step)
+
+
 def write_scores(run: Path, name: str, step: int, result: Mapping[str, Any]) -> None:
     """Write the scores of a model, as a TensorBoard run of its own."""
     with SummaryWriter(str(run / "logs" / "evaluation" / name.replace(":", "-"))) as writer:

@@ -12,6 +12,7 @@ from torchmetrics import MeanMetric
 
 from m3dt.config import StageConfig
 from m3dt.data import Batch, Draws, M3DTDataModule, TaskContext, ValidationRound
+from m3dt.data.batch import Segment
 from m3dt.models import PromptDT
 from m3dt.models.routing import PromptRouter, prompt_features
 from m3dt.stages.stage import Stage
@@ -47,6 +48,7 @@ class PromptRouterStage(Stage):
         super().__init__(model, config, seed, [model.prompt_router])
         self.register_buffer("mean", context.state_mean, persistent=False)
         self.register_buffer("std", context.state_std, persistent=False)
+        self.context = context
         self.register_buffer("groups", torch.tensor(groups), persistent=False)
         self.validation_accuracy = MeanMetric(nan_strategy="disable")
 
@@ -90,6 +92,16 @@ class PromptRouterStage(Stage):
         self.validation_accuracy.update((logits.argmax(dim=1) == wanted).float())
         self.log("val/loss", self.validation_loss, on_step=False, on_epoch=True)
         self.log("val/accuracy", self.validation_accuracy, on_step=False, on_epoch=True)
+
+    @torch.no_grad()
+    def own_gates(self) -> Tensor:
+        """Return the gates of the prompts that the agent acts with, (N, prompts per task, E)."""
+        context, device = self.context, self.device
+        N, each = context.prompts.states.shape[:2]
+        prompts = Segment(*(tensor.flatten(0, 1).to(device) for tensor in context.prompts))
+        statistics = (context.prompt_mean, context.prompt_std)
+        mean, std = (tensor.repeat_interleave(each, dim=0).to(device) for tensor in statistics)
+        return self.router(prompt_features(prompts, mean, std)).unflatten(0, (N, each))
 
     def weights(self) -> dict[str, Tensor]:
         """Return what was trained, with the features' mean and deviation."""

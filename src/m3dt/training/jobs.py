@@ -6,8 +6,10 @@ import torch
 
 from m3dt.config import Config
 from m3dt.data import ExpertStreams, M3DTDataModule, TaskContext, TaskStream
+from m3dt.evaluation.gate_measures import measure_gates
 from m3dt.models import add_mixtures, make_model
 from m3dt.models.routing import PromptRouter
+from m3dt.plots.tensorboard import write_confusion
 from m3dt.runs import BY_PROMPT, MAIN, load_expert
 from m3dt.runs.assemble import expert_numbers
 from m3dt.stages import (
@@ -177,7 +179,12 @@ class PromptRouterJob(TrainingJob):
 
     def products(self, stage: Stage) -> Iterator[Product]:
         assert isinstance(stage, PromptRouterStage)
-        yield Product(BY_PROMPT, stage.weights(), self.run.tasks)
+        measured = measure_gates(stage.own_gates(), stage.groups.tolist())
+        write_confusion(self.run.folder, measured["confusion"], stage.config.max_steps)
+        shown = f"{100 * measured['accuracy']:.0f} % of the agent's prompts go to their own expert"
+        self.run.console.print(f"{self.title}: {shown}")
+        metrics = {"gates": measured}
+        yield Product(BY_PROMPT, stage.weights(), self.run.tasks, metrics=metrics)
 
 
 class BaselineJob(TrainingJob):

@@ -35,12 +35,14 @@ class Product:
         weights: Its tensors.
         tasks: Names of the tasks that it was trained on.
         extra: Further tensors, by the stem of their file.
+        metrics: What was measured of it.
     """
 
     name: str
     weights: dict[str, Tensor]
     tasks: tuple[str, ...]
     extra: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ class Run:
             self.store.checksum,
             self.config.seed,
             fitted.step,
-            fitted.metrics,
+            {**fitted.metrics, **product.metrics},
             list(product.tasks),
         )
 

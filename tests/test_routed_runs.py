@@ -1,0 +1,112 @@
+"""Routers by prompts and held gates from the command line, on trajectories from simulators."""
+
+import json
+import shutil
+import sys
+
+import pytest
+import torch
+from quick_run import QUICK, STEPS, TASKS, call, kill_after
+
+import m3dt
+from m3dt.evaluation.gate_measures import measure_gates
+from m3dt.runs import Registry
+
+BY_PROMPT = "moe.router=prompt"
+
+
+@pytest.fixture(scope="module")
+def routed(finished, data, made_once, tmp_path_factory):
+    """A run with both routers; copy before changing it."""
+
+    def train(folder):
+        shutil.copytree(finished, folder)
+        assert call("stage3", folder, data, BY_PROMPT) == 0
+
+    return shutil.copytree(made_once("routed", train), tmp_path_factory.mktemp("routed") / "run")
+
+
+def test_both_routers_live_in_one_run(routed, finished, data, capsys):
+    registry = Registry(routed)
+    entry = registry.get("router", "prompt")
+    experts = [registry.get("expert", str(k)) for k in range(2)]
+    backbone = registry.get("backbone", "main")
+    assert entry.parents == {e.key: e.hash for e in (backbone, *experts)}
+    assert entry.step == STEPS and entry.tasks == list(TASKS)
+    for other in ("router", "main"), ("backbone", "main"):
+        assert registry.get(*other).hash == Registry(finished).get(*other).hash
+    for extra in ([], [BY_PROMPT]):
+        assert call("stage3", routed, data, *extra) == 0
+        assert "Nothing to do" in capsys.readouterr().out
+
+
+def test_it_knows_its_groups(routed):
+    """Three tasks of three domains in two groups: no prompt can be mistaken."""
+    measured = Registry(routed).get("router", "prompt").metrics["gates"]
+    assert measured["accuracy"] == 1.0 and measured["own_gate"] > 0.8
+    agent = m3dt.load(routed, "router", "prompt")
+    experts = [Registry(routed).get("expert", str(k)) for k in range(2)]
+    for task in TASKS:
+        index = agent.context.index(task)
+        prompts = type(agent.context.prompts)(*(t[index] for t in agent.context.prompts))
+        gates = agent.gates(prompts, task)
+        own = next(k for k, expert in enumerate(experts) if task in expert.tasks)
+        assert (gates.argmax(dim=1) == own).all()
+
+
+def test_scores_live_beside_each_other(routed, data, tmp_path, capsys):
+    """Token gates, held gates and the router by prompts are three models of one run."""
+    ways = {
+        "router": [],
+        "router@episode": ["evaluation.gates=episode"],
+        "router@episode-1": ["evaluation.gates=episode", "evaluation.experts=1"],
+        "router-prompt": [BY_PROMPT],
+        "router-prompt@all": [BY_PROMPT, "evaluation.experts=all"],
+    }
+    flops = {}
+    for name, extra in ways.items():
+        file = tmp_path / f"{name}.json"
+        extra = [*extra, "--models", "router", "--json", str(file)]
+        assert call("evaluate", routed, data, *extra) == 0
+        assert (routed / "evaluation" / f"{name}.json").is_file()
+        flops[name] = json.loads(file.read_text())["flops_per_action"]
+        assert "MFLOP per action" in capsys.readouterr().out
+    assert flops["router@episode-1"] == flops["router-prompt"]
+    assert flops["router-prompt"] < flops["router-prompt@all"] == flops["router@episode"]
+    assert flops["router@episode"] < flops["router"]  # without the routers' own products
+    capsys.readouterr()
+    assert call("evaluate", routed, data, "--models", "router", BY_PROMPT) == 0
+    assert "evaluated before" in capsys.readouterr().out
+
+
+def test_rules_for_experts_are_models(routed, data, capsys):
+    models = "oracle,even,random-expert,backbone"
+    assert call("evaluate", routed, data, "--models", models) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("even", "random-expert"))
+
+
+def test_killed_and_resumed_equals_uninterrupted(routed, finished, data, tmp_path):
+    """kill -9 after a checkpoint; the same command ends in the same bits."""
+    run = shutil.copytree(finished, tmp_path / "run")
+    words = [*QUICK, f"data={data}", f"run={run}", BY_PROMPT]
+    command = [sys.executable, "-m", "m3dt", "stage3", *words]
+    kill_after(command, lambda: list((run / "checkpoints").rglob("step*.ckpt")))
+    assert not Registry(run).has("router", "prompt")
+    assert call("stage3", run, data, BY_PROMPT) == 0
+    assert (
+        Registry(run).get("router", "prompt").hash == Registry(routed).get("router", "prompt").hash
+    )
+
+
+def test_measures_of_gates():
+    gates = torch.tensor(
+        [[[1.0, 0.0], [1.0, 0.0]], [[0.5, 0.5], [0.25, 0.75]], [[0.0, 1.0], [1.0, 0.0]]]
+    )
+    measured = measure_gates(gates, [0, 1, 1])
+    assert measured["accuracy"] == pytest.approx(4 / 6)  # of two equal gates the first counts
+    assert measured["own_gate"] == pytest.approx((1 + 1 + 0.5 + 0.75 + 1 + 0) / 6)
+    assert measured["agreement"] == pytest.approx(1 - (0 + 0.25 + 1) / 3)
+    assert measured["confusion"] == [[1.0, 0.0], [0.4375, 0.5625]]
+    even = measure_gates(torch.full((3, 2, 4), 0.25), [0, 1, 2])
+    assert even["entropy"] == pytest.approx(1) and even["confusion"][3] == [0, 0, 0, 0]
