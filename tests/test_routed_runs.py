@@ -4,11 +4,13 @@ import json
 import shutil
 import sys
 
+import numpy as np
 import pytest
 import torch
 from quick_run import QUICK, STEPS, TASKS, call, kill_after
 
 import m3dt
+from m3dt.data import DatasetStore
 from m3dt.evaluation.gate_measures import measure_gates
 from m3dt.runs import Registry
 
@@ -84,6 +86,42 @@ def test_rules_for_experts_are_models(routed, data, capsys):
     assert call("evaluate", routed, data, "--models", models) == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in ("even", "random-expert"))
+
+
+def test_prompts_of_another_dataset(routed, data, tmp_path):
+    """Those whose returns are nearest to the one asked for, cut as the agent's own."""
+    agent = m3dt.load(routed, "router", "prompt")
+    task = TASKS[1]
+    store = DatasetStore.open(data, [task])
+    (own,) = store.tasks
+    returns = own.episode_returns
+    wanted = 0.5 * (returns.min() + returns.max())
+    first, second = sorted(range(len(returns)), key=lambda i: abs(returns[i] - wanted))[:2]
+    other = agent.prompted_by(str(data), 0.5, [task])
+    index, P = agent.context.index(task), agent.model.config.prompt_length
+    mean, std = agent.context.state_mean[index].numpy(), agent.context.state_std[index].numpy()
+    for row, trajectory in enumerate((first, second)):
+        last = own.episode_ends[trajectory] - 1
+        raw = np.zeros((P, 39), np.float32)
+        raw[:, : own.spec.state_dim] = own.observations[last - P : last]
+        found = other.context.prompts.states[index, row]
+        np.testing.assert_allclose(found, (raw - mean) / std, rtol=1e-5, atol=1e-6)
+    untouched = agent.context.index(TASKS[0])
+    for one, two in zip(agent.context.prompts, other.context.prompts, strict=True):
+        assert torch.equal(one[untouched], two[untouched])
+
+
+def test_scores_with_other_prompts_have_a_name_of_their_own(routed, data, capsys):
+    other = [f"evaluation.prompts={data}", "evaluation.prompt_return=0.5"]
+    models = ["--models", "backbone,oracle"]
+    for again in (False, True):
+        assert call("evaluate", routed, data, *models, *other) == 0
+        assert ("evaluated before" in capsys.readouterr().out) == again
+    names = {path.stem for path in (routed / "evaluation").glob("*.json")}
+    assert {"backbone@prompts-0.5", "oracle@prompts-0.5"} <= names
+    missing = ["evaluation.prompts=/nowhere"]
+    assert call("evaluate", routed, data, *models, *missing) == 2
+    assert "/nowhere" in capsys.readouterr().err
 
 
 def test_killed_and_resumed_equals_uninterrupted(routed, finished, data, tmp_path):

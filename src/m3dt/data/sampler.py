@@ -63,9 +63,13 @@ class TaskSampler:
         prompt trajectories, 0 or 1, (B,).
         """
         trajectory = len(self._starts) - NUM_PROMPTS + which
+        return self.ends(trajectory, length, self.prompt_inputs)
+
+    def ends(self, trajectory: np.ndarray, length: int, inputs: TaskInputs) -> Rows:
+        """Return the `length` steps before the final one of trajectories, (B,), as prompts are."""
         last = self.store.episode_ends[trajectory] - 1
         begin = np.maximum(last - length, self._starts[trajectory])
-        return self.segments(trajectory, begin, length, self.prompt_inputs)
+        return self.segments(trajectory, begin, length, inputs)
 
     def segments(
         self, trajectory: np.ndarray, begin: np.ndarray, length: int, inputs: TaskInputs

@@ -1,12 +1,16 @@
 """A trained model with everything it needs to act: `m3dt.load`."""
 
+from __future__ import annotations
+
 import copy
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from m3dt.data import DatasetStore
 from m3dt.data.batch import Segment
 from m3dt.data.context import TaskContext
 from m3dt.models import PromptDT
@@ -66,6 +70,16 @@ class Agent:
         name += f", top-{moe.top_k}" if moe.top_k else ""
         name += ", by prompt" if moe.router == "prompt" else ""
         return name + _VARIANTS.get(moe.training, "")
+
+    def prompted_by(self, folder: str, share: float, tasks: Sequence[str]) -> Agent:
+        """Return the agent with prompts from a dataset; see `TaskContext.with_prompts`.
+
+        Raises:
+            UserError: The dataset lacks a task, or cannot be read.
+        """
+        store = DatasetStore.open(folder, tasks)
+        context = self.context.with_prompts(store, share, self.model.config)
+        return replace(self, context=context)
 
     def model_for(self, task: str) -> PromptDT:
         """Return the model that acts in a task: a masked copy for HarmoDT.

@@ -49,7 +49,7 @@ def evaluate(
     names = list(tasks or agent.context.tasks)
     for name in names:
         agent.context.index(name)  # refuses an unknown task before any simulator starts
-    policy = AgentPolicy(agent, config, agent.entry.kind)
+    policy = AgentPolicy(agent, config, agent.entry.kind, tasks=names)
     result = evaluate_policy(policy, names, config, make_console())
     return {
         "run": agent.run,

@@ -1,5 +1,6 @@
 """All experts of a run in one model, without a router: for the oracle of figure 8 and controls."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -27,6 +28,7 @@ class ExpertsPolicy(AgentPolicy):
         rules: As for `AgentPolicy`.
         device: Where the model goes.
         rule: One of `RULES`.
+        tasks: As for `AgentPolicy`.
 
     Raises:
         UserError: The run has no experts, an expert was trained on another backbone, or, for the
@@ -39,6 +41,7 @@ class ExpertsPolicy(AgentPolicy):
         rules: EvaluationConfig | None = None,
         device: str | torch.device = "cpu",
         rule: str = "oracle",
+        tasks: Sequence[str] = (),
     ) -> None:
         registry, rules = Registry(run), rules or EvaluationConfig()
         self.experts = [entry for entry in registry.entries() if entry.kind == "expert"]
@@ -55,7 +58,9 @@ class ExpertsPolicy(AgentPolicy):
         model = build_experts(registry, root, self.experts)
         if rule == "even" and model.big_experts is not None:
             raise UserError("--models even: of big experts whose gates are held, one acts")
-        super().__init__(make_agent(registry, root, root, model, device), rules, rule, chooser)
+        super().__init__(
+            make_agent(registry, root, root, model, device), rules, rule, chooser, tasks
+        )
 
     def check(self, task: str) -> None:
         """Refuse a task for which the rule has no expert, before any simulator starts."""

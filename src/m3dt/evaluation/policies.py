@@ -79,6 +79,10 @@ class AgentPolicy(Policy[AgentSession]):
         rules: Settings; by default those of the schema.
         name: In tables and files.
         chooser: Chooses experts once per episode; by default as the agent and the rules say.
+        tasks: In which it acts, where `rules.prompts` has prompts for them alone.
+
+    Raises:
+        UserError: The rules ask for what the agent cannot do, or for prompts that are not there.
     """
 
     def __init__(
@@ -87,9 +91,13 @@ class AgentPolicy(Policy[AgentSession]):
         rules: EvaluationConfig | None = None,
         name: str = "agent",
         chooser: Chooser | None = None,
+        tasks: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.rules = rules or EvaluationConfig()
+        if self.rules.prompts:
+            own = tasks or agent.context.tasks
+            agent = agent.prompted_by(self.rules.prompts, self.rules.prompt_return, own)
         self.agent = agent
         self.name = name
         self.chooser = chooser or chooser_of(agent, self.rules)

@@ -79,21 +79,31 @@ def run_model(config: Config, name: str) -> RunModel:
     agent = load(config.run, kind or None, number or None, inference_device(config))
     entry = agent.entry
     label = entry.kind if entry.name == MAIN else f"{entry.kind}:{entry.name}"
-    way = way_of(agent, config.evaluation)
-    label += f"@{way}" if way else ""
+    label = _labelled(label, way_of(agent, config.evaluation), config)
     info = {
         "method": agent.method,
         "num_parameters": agent.model.num_parameters(),
         "weights": entry.hash,
         "step": entry.step,
     }
-    return RunModel(AgentPolicy(agent, config.evaluation, label), info)
+    policy = AgentPolicy(agent, config.evaluation, label, tasks=tasks_of(config))
+    return RunModel(policy, info)
+
+
+def _labelled(name: str, way: str, config: Config) -> str:
+    """Add to a name how experts are chosen, and whose prompts the model gets if not its own."""
+    rules = config.evaluation
+    words = [way] if way else []
+    words += [f"prompts-{rules.prompt_return:g}"] if rules.prompts else []
+    return "@".join([name, "-".join(words)]) if words else name
 
 
 def _experts(config: Config, rule: str) -> RunModel:
-    policy = ExpertsPolicy(config.run, config.evaluation, inference_device(config), rule)
-    for task in tasks_of(config):
+    device, tasks = inference_device(config), tasks_of(config)
+    policy = ExpertsPolicy(config.run, config.evaluation, device, rule, tasks)
+    for task in tasks:
         policy.check(task)  # refuses a task without expert before any simulator starts
+    policy.name = _labelled(rule, "", config)
     info: ModelInfo = {
         "method": rule,
         "num_parameters": policy.num_parameters(),
@@ -207,6 +217,8 @@ def _key(config: Config, model: RunModel) -> str:
     for setting in ("workers", "gates", "experts"):  # the first changes no score
         del settings[setting]
     settings["routing"] = model.name.partition("@")[2]
+    if settings["prompts"] and isinstance(model.policy, AgentPolicy):
+        settings["prompts"] = model.policy.agent.context.fingerprint()
     versions = {name: version_of(name) for name in SIMULATORS}
     return fingerprint([settings, list(tasks_of(config)), model.info, versions])
 
