@@ -58,8 +58,9 @@ def _measure(
         for training in stage_trainings():
             yield in_own_process(measure_training, training, peak, device)
     if "acting" in rows:
-        for num_experts in (0, 40):
-            yield in_own_process(act, num_experts, 10, peak["float32"], True, device)
+        for num_experts, chosen in ((0, 0), (40, 0), (40, 1), (40, 4), (128, 1)):
+            compare = num_experts < 128
+            yield in_own_process(act, num_experts, 10, peak["float32"], compare, device, chosen)
     if "data" in rows:
         console.print(f"writing {len(TASKS)} tasks x {trajectories} trajectories ...")
         yield {**batches_row(len(TASKS), trajectories), "name": "data"}
@@ -74,7 +75,7 @@ def _describe(device: str) -> Machine:
 
 def _distinction(row: Row) -> str:
     """Return what distinguishes a row from others of its name."""
-    keys = ["num_experts", "precision", "environments", "num_tasks", "ranks"]
+    keys = ["num_experts", "chosen", "precision", "environments", "num_tasks", "ranks"]
     if row["name"] == "width":
         keys.append("n_embd")
     config = row["config"]

@@ -7,13 +7,14 @@ from functools import partial
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
-from torch.utils.flop_counter import FlopCounterMode
 
 from m3dt.bench.devices import PRECISIONS, Meter
 from m3dt.bench.measuring import Row, alternate_seconds, make_row, median_seconds
 from m3dt.config import ComputeConfig, FrozenStageConfig, ModelConfig
 from m3dt.data import Batch, Segment
+from m3dt.evaluation.costs import count_flops
 from m3dt.models import PromptDT, add_mixtures, fast
+from m3dt.models.routing import select
 from m3dt.stages import BackboneStage, ExpertStage, RouterStage, Stage, row_losses
 from m3dt.stages.stage import plain_predictions
 
@@ -129,22 +130,32 @@ def training_step(
 
 
 def act(
-    num_experts: int, episodes: int, gemm_gflops: float, compare: bool, device: str = "cpu"
+    num_experts: int,
+    episodes: int,
+    gemm_gflops: float,
+    compare: bool,
+    device: str = "cpu",
+    chosen: int = 0,
 ) -> Row:
     """Time one action in each of several episodes; on a CPU, on one thread.
 
     The episodes act together, with encoded prompts and a full context. `gemm_gflops` is the
     device's peak in float32. With `compare`, the plain method is timed too, which takes one
-    episode at a time and has the prompt in every sequence. Without experts, the backbone acts.
+    episode at a time and has the prompt in every sequence. Without experts, the backbone acts. With
+    `chosen`, so many experts were chosen for each episode; else routers weigh all at each token.
     """
     torch.set_num_threads(1)
+    torch.manual_seed(0)
     model, compute, meter = PromptDT(PAPER), ComputeConfig(), Meter(device)
+    selection = None
     if num_experts:
         add_mixtures(model, num_experts, routed=True)
+        gates = torch.rand(episodes, PAPER.n_layer, num_experts, device=device).softmax(dim=-1)
+        selection = select(gates, str(chosen)) if chosen else None
     model.eval().to(device)
     batch, single = random_batch(episodes, device=device), random_batch(1, device=device)
     with torch.inference_mode():
-        prompt = fast.encode_prompt(model, batch.row_prompts(), None, compute)
+        prompt = fast.encode_prompt(model, batch.row_prompts(), None, compute, selection)
         together = partial(fast.act, model, batch.segment, prompt, compute)
         alone = partial(plain_predictions, model, single)
         flops, memory = count_flops(together), meter.peak_bytes()
@@ -156,6 +167,7 @@ def act(
     config = {
         **asdict(PAPER),
         "num_experts": num_experts,
+        "chosen": chosen,
         "environments": episodes,
         "device": device,
     }
@@ -166,13 +178,6 @@ def act(
         row["plain_seconds"] = plain_seconds
         row["ratio"] = plain_seconds / row["median_seconds"]
     return row
-
-
-def count_flops(step: Callable[[], object]) -> int:
-    """Count the operations of a step's matrix products, two per multiply-add."""
-    with FlopCounterMode(display=False) as counter:
-        step()
-    return counter.get_total_flops()
 
 
 def random_batch(

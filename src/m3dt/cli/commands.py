@@ -107,6 +107,14 @@ def study(options: argparse.Namespace, console: Console) -> None:
     run_study(study, file, options.shard, options.where, console)
 
 
+def compare(options: argparse.Namespace, console: Console) -> None:
+    """Compare evaluated models, paired over runs and tasks."""
+    from m3dt.study.paired import compare
+
+    models, against = options.models, options.against
+    compare(options.sources, models, against, options.margin, options.csv, console)
+
+
 def figures(options: argparse.Namespace, console: Console) -> None:
     """Draw the figures and tables of a study."""
     from m3dt.study import write_outputs

@@ -100,8 +100,8 @@ COMMANDS = (
     Command("evaluate", commands.evaluate, "evaluate models in the simulators", (
         *_CONFIGURED,
         _argument("--models", type=_words, default="", metavar="LIST",
-                  help="comma-separated: random, backbone, router, oracle, expert:K, "
-                  "baseline:METHOD; default: the method's model, as far as it is trained"),
+                  help="comma-separated: random, backbone, router, oracle, even, random-expert, "
+                  "expert:K, baseline:METHOD; default: the method's furthest trained model"),
         _JSON,
         _path("--out", metavar="FOLDER", help="where results go; default: the run's folder"),
         _argument("--film", type=_words, default="", metavar="TASKS",
@@ -113,6 +113,16 @@ COMMANDS = (
         _path("--csv", metavar="FILE", help="scores; default results/<name of the study>.csv"),
         _argument("--shard", default="0/1", metavar="I/N", help="run the I-th of N parts"),
         _argument("--where", default="", metavar="KEY=VALUE", help="run these cells only"),
+    )),
+    Command("compare", commands.compare, "compare evaluated models, paired over runs and tasks", (
+        _path("sources", nargs="+", metavar="RUN", help="runs of several seeds, or a table"),
+        _argument("--models", type=_words, default="", metavar="LIST",
+                  help="comma-separated, as files in RUN/evaluation are named; default all"),
+        _argument("--against", required=True, metavar="MODEL",
+                  help="what the others are compared with"),
+        _argument("--margin", type=float, default=1.0, metavar="POINTS",
+                  help="how much below counts as no worse; default 1"),
+        _path("--csv", metavar="FILE", help="write the score of each model, run and task"),
     )),
     Command("figures", commands.figures, "draw a study's figures and tables", (
         _path("file", nargs="?", default=Path("results/lite.csv"), metavar="FILE",

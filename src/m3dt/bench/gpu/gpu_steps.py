@@ -19,7 +19,8 @@ from m3dt.bench.gpu.workloads import (
     config_of,
     fit_workload,
 )
-from m3dt.bench.steps import count_flops, training_step
+from m3dt.bench.steps import training_step
+from m3dt.evaluation.costs import count_flops
 from m3dt.stages.stage import plain_predictions
 
 PART = "steps"
