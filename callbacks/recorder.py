@@ -13,6 +13,8 @@ from m3dt.stages import Stage
 class Recorder(pl.Callback, ABC):
     """Takes a record every `every_n_steps` optimiser steps; checkpoints carry the history.
 
+    It takes none of the router by prompts, which trains without the model that acts.
+
     Args:
         every_n_steps: Optimiser steps between records.
         batch_size: Segments of a task's fixed batch; by default the loader's.
@@ -72,6 +74,8 @@ class Recorder(pl.Callback, ABC):
 
     def _take(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Stage)
+        if not pl_module.trains_actions:
+            return
         measured = self.record(trainer, pl_module, pl_module.data)
         if measured is not None:
             self.history.append({"step": trainer.global_step, **measured})

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from m3dt.data import Batch, M3DTDataModule
 from m3dt.models.plain import token_mask
+from m3dt.models.routing import watched_gates
 from m3dt.plots import heat_map
 from m3dt.stages import Stage, evaluation_mode
 
@@ -93,12 +94,8 @@ def gate_weights(stage: Stage, batch: Batch) -> Tensor:
     """Return the gate weights of all blocks at a batch's real tokens, (tokens, E)."""
     batch = stage.transfer_batch_to_device(batch, stage.device, 0)
     prompt = batch.row_prompts()
-    seen: list[Tensor] = []
-    routers = [mixture.router for mixture in stage.model.mixtures if mixture.router is not None]
-    hooks = [r.register_forward_hook(lambda m, a, out: seen.append(out)) for r in routers]
-    stage.model(batch.segment, prompt)  # the plain model routes every token
-    for hook in hooks:
-        hook.remove()
+    with watched_gates(stage.model) as seen:
+        stage.model(batch.segment, prompt)  # the plain model routes every token
     masks = (token_mask(prompt), token_mask(batch.segment))
     real = torch.cat(masks, dim=1)  # (B, L)
     return torch.cat([gates[real] for gates in seen])

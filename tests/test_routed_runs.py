@@ -137,6 +137,14 @@ def test_killed_and_resumed_equals_uninterrupted(routed, finished, data, tmp_pat
     )
 
 
+def test_callbacks_that_measure_actions_pass_it_over(routed, finished, data, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    rollouts = "callbacks.rollouts={class: m3dt.callbacks.RolloutCallback, every_n_steps: 40}"
+    assert call("stage3", run, data, BY_PROMPT, rollouts) == 0
+    entries = [Registry(r).get("router", "prompt") for r in (run, routed)]
+    assert entries[0].hash == entries[1].hash and "rollouts" not in entries[0].metrics
+
+
 def test_measures_of_gates():
     gates = torch.tensor(
         [[[1.0, 0.0], [1.0, 0.0]], [[0.5, 0.5], [0.25, 0.75]], [[0.0, 1.0], [1.0, 0.0]]]

@@ -95,15 +95,18 @@ def show_registry(run: Path, json_file: Path | None, console: Console) -> None:
     """
     if json_file is not None:
         check_output(json_file)
-    entries = Registry(run).entries()
+    registry = Registry(run)
+    entries = registry.entries()
     if not entries:
         raise UserError(f"{run}: holds no registered model")
     if json_file is not None:
         output_json(json_file, {"run": str(run), "entries": [asdict(e) for e in entries]})
-    columns = ("model", "step", "tasks", "hash", "parents")
+    columns = ("model", "step", "tasks", "parameters", "hash", "parents")
     table = Table(*columns, title=f"models of {run}", title_justify="left")
     for entry in entries:
         parents = [f"{key}@{digest[:8]}" for key, digest in entry.parents.items()]
         shown = ", ".join(parents[:3]) + (f" and {len(parents) - 3} more" if parents[3:] else "")
-        table.add_row(entry.key, str(entry.step), str(len(entry.tasks)), entry.hash[:8], shown)
+        size = "" if entry.kind == "grouping" else f"{registry.num_parameters(entry):,}"
+        counts = (str(entry.step), str(len(entry.tasks)), size)
+        table.add_row(entry.key, *counts, entry.hash[:8], shown)
     console.print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import shutil
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -125,6 +126,12 @@ class Registry:
         if problem := not_finite(tensors):
             raise UserError(f"{path}: {problem}. Delete {path.parent} and train it again.")
         return tensors
+
+    def num_parameters(self, entry: Entry) -> int:
+        """Count the parameters in the weights of an entry, by the header of their file."""
+        path = self.file(entry)
+        with reading(path), safe_open(path, framework="pt") as file:
+            return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())
 
     def holds(self, hashes: Mapping[str, str]) -> bool:
         """Return whether the registry contains these models, by `kind/name`, with these hashes."""

@@ -32,6 +32,7 @@ class PromptRouterStage(Stage):
     """
 
     number = 4
+    trains_actions = False
     mean: Tensor  # (N, S)
     std: Tensor  # (N, S)
     groups: Tensor  # (N,)

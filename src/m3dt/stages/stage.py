@@ -39,6 +39,7 @@ class Stage(pl.LightningModule):
 
     number: int  # of the stage, 1 to 3; 0 for baselines
     num_losses = 1  # losses that are summed up: one per expert in stage 2
+    trains_actions = True  # whether the loss is of predicted actions
 
     def __init__(
         self,
