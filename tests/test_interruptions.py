@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -17,6 +18,7 @@ from quick_run import QUICK, STEPS, call, helpers_found, kill_after, listening, 
 from test_stages import FAST, data_for, fresh_model, train
 
 from m3dt import training
+from m3dt.cli import main
 from m3dt.config import load_config
 from m3dt.runs.registry import Registry
 from m3dt.stages import BackboneStage
@@ -150,6 +152,29 @@ def test_a_signal_before_the_first_step(data, tmp_path, moments, number, code):
         signal.signal(number, before)
     assert leaving.value.code == code
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
+def test_a_signal_that_becomes_another_error_keeps_its_code(monkeypatch, capsys, number, code):
+    """As in the middle of an import, whose module is then half there."""
+
+    def importing(arguments):
+        try:
+            os.kill(os.getpid(), number)
+        except BaseException:
+            raise RecursionError("maximum recursion depth exceeded") from None
+
+    monkeypatch.setattr(import_module("m3dt.cli.main"), "_run", importing)
+    before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    try:
+        signal.signal(number, signal.SIG_DFL)
+        assert main([]) == code
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    assert capsys.readouterr().err.startswith("m3dt: interrupted;")
 
 
 def test_an_ignored_signal_stays_ignored(data, tmp_path, moments):
