@@ -140,7 +140,7 @@ def interruptions(count, until, longest, rng):
 
 
 def growth(values):
-    """Return the medians of the second and of the last quarter of a series."""
+    """Return the medians of the third and of the last quarter of a series."""
     size = len(values) // 4
     assert size >= 5, "too short a stretch"
-    return median(values[size : 2 * size]), median(values[-size:])
+    return median(values[-2 * size : -size]), median(values[-size:])

@@ -3,8 +3,8 @@
 What could grow is measured in stretches without interruptions: the resident memory (without pages
 of files, which the system takes and gives back) and the open descriptors of all processes of a
 command; of a training also the CPU time and the size of its checkpoints. The median of a stretch's
-last quarter must not exceed that of its second quarter by more than the limits here, which are
-several times what undisturbed machines show.
+last quarter is compared with that of its third. Before that, memory still fills: by 35 MiB in the
+first 11,000 steps of a training, after which it stayed within 368 to 376 MiB.
 `M3DT_SOAK_MINUTES` (60) is how long the two evaluations take together.
 """
 
