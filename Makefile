@@ -89,7 +89,7 @@ test-quick: lint ## Lint and the tests that need no trained run, in a minute
 test-slow: setup ## The tests that take minutes
 	$(PYTEST) -m slow
 
-faults: setup ## Random kills and thousands of damaged inputs: about an hour
+faults: setup ## Random kills, a soak and thousands of damaged inputs: about two hours
 	$(PYTEST) -m faults
 	M3DT_FUZZ_EXAMPLES=400 $(PYTEST) tests/test_fuzz.py
 

@@ -1,8 +1,10 @@
 """A run of seconds on three domains, and processes that are killed in the middle of it."""
 
+import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 from conftest import TINY
 
@@ -36,6 +38,27 @@ def call(command, run, data, *extra):
     return main([command, *QUICK, f"data={data}", f"run={run}", *extra])
 
 
+def helpers_found():
+    """Return an environment in which processes find the modules of this folder."""
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "PYTHONPATH": path}
+
+
+def listening():
+    """Take the signals that a shell ignores in the background or under `nohup`.
+
+    Processes call it before they start: it is their `preexec_fn`.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def signal_at(step, number, **more):
+    """Return the override by which a training gets a signal; it needs `helpers_found`."""
+    given = {"class": "moments.SignalAt", "step": step, "number": int(number), **more}
+    return "callbacks.signal={" + ", ".join(f"{k}: {v}" for k, v in given.items()) + "}"
+
+
 def wait_for(condition):
     deadline = time.monotonic() + 120
     while not condition():
@@ -46,13 +69,15 @@ def wait_for(condition):
 def kill_after(command, condition):
     """Start a process, wait for a condition, and kill it with SIGKILL before it ends.
 
-    Returns the process numbers of its children.
+    It is stopped first, so that it cannot end while its children are looked for. Returns their
+    process numbers.
     """
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     deadline = time.monotonic() + 120
     while not condition():
         assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()
         time.sleep(0.002)
+    process.send_signal(signal.SIGSTOP)
     pids = ["pgrep", "-P", str(process.pid)]
     children = subprocess.run(pids, capture_output=True, text=True).stdout.split()
     process.kill()

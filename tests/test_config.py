@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import write_dataset
 from omegaconf import OmegaConf
 
 import m3dt
+from m3dt.behaviour import Library
 from m3dt.cli.parser import make_parser
 from m3dt.config import (
     Config,
@@ -25,6 +27,7 @@ from m3dt.config import (
     weight_settings,
 )
 from m3dt.config.fields import Choices, Range, Section, choice, number, settings_of
+from m3dt.data import DatasetStore
 from m3dt.runs.registry import Registry
 from m3dt.tasks import suite
 from m3dt.training import build_callbacks
@@ -351,6 +354,12 @@ def test_home_folders_are_found(tmp_path, monkeypatch):
     assert found == tuple(f"{tmp_path}/{name}" for name in ("ds", "r", "o", "p"))
     assert make_parser().parse_args(["verify", "~/ds"]).folder == tmp_path / "ds"
     assert Registry("~/r").run == tmp_path / "r"
+    write_dataset(tmp_path / "ds", ["reach-v2"])
+    assert DatasetStore.open("~/ds", ["reach-v2"]).folder == tmp_path / "ds"
+    (tmp_path / "p").mkdir()
+    assert Library("~/p").folders[0] == tmp_path / "p"
+    with pytest.raises(UserError, match=f"^{tmp_path}/r: holds no trained model"):
+        m3dt.load("~/r")
 
 
 @pytest.mark.parametrize("content", ["", "# nothing yet\n", "{}\n"])

@@ -5,13 +5,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
 import torch
-from quick_run import QUICK, call, wait_for
+from quick_run import QUICK, call, helpers_found, signal_at, wait_for
 
 from m3dt.runs.registry import Registry
 
@@ -74,14 +73,12 @@ def test_two_processes_equal_one(data, tmp_path, command, precision):
         "callbacks.rollouts={class: m3dt.callbacks.RolloutCallback, stages: [stage1],"
         " every_n_steps: 5, tasks: [ant-dir-6], workers: 1}",
     ]
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    paths = {"PYTHONPATH": path, "M3DT_TEST_WITNESS": f"{tmp_path}/witness"}
     result = subprocess.run(
         words(command, data, together, *plain, *TWO, *watch),
         capture_output=True,
         text=True,
         timeout=120,
-        env={**os.environ, **paths},
+        env={**helpers_found(), "M3DT_TEST_WITNESS": f"{tmp_path}/witness"},
     )
     assert result.returncode == 0, result.stderr[-3000:]
     assert (tmp_path / "witness").exists() == (command != "stage2")
@@ -109,25 +106,20 @@ def test_a_signal_to_one_rank_ends_all(data, tmp_path):
     run = tmp_path / "run"
     rare = ("stage1.checkpoint_every=1000000", "model.dropout=0")
     command = words("stage1", data, run, *rare, *TWO)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    wait_for(lambda: list((run / "logs" / "stage1").glob("events*")))
-    time.sleep(1)
-    pids = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout
-    (other,) = (int(pid) for pid in pids.split() if is_training(pid))
-    os.kill(other, signal.SIGTERM)
-    output = process.communicate(timeout=60)[0].decode()
-    assert process.returncode == 143, output
-    assert "Traceback" not in output
-    wait_for(lambda: not is_training(other))
-    assert len(list((run / "checkpoints" / "stage1").glob("step*.ckpt"))) == 1
+    ended = subprocess.run(
+        [*command, signal_at(33, signal.SIGTERM, rank=1)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=helpers_found(),
+    )
+    assert ended.returncode == 143, ended.stdout
+    assert "Traceback" not in ended.stdout
+    wait_for(lambda: subprocess.run(["pgrep", "-f", f"run={run}"], capture_output=True).returncode)
+    assert [p.name for p in (run / "checkpoints/stage1").glob("step*.ckpt")] == ["step33.ckpt"]
     assert subprocess.run(command, capture_output=True, timeout=120).returncode == 0
     assert call("stage1", tmp_path / "whole", data, *rare) == 0
     registries = Registry(run), Registry(tmp_path / "whole")
     found, whole = (r.tensors(r.get("backbone", "main")) for r in registries)
     for name, tensor in whole.items():
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=2e-3)
-
-
-def is_training(pid):
-    command = Path(f"/proc/{pid}/cmdline")
-    return command.exists() and b"stage1" in command.read_bytes()

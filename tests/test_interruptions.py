@@ -8,16 +8,17 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
+from importlib import import_module
 from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
 import torch
-from quick_run import QUICK, STEPS, call, kill_after, wait_for
+from quick_run import QUICK, STEPS, call, helpers_found, kill_after, listening, signal_at, wait_for
 from test_stages import FAST, data_for, fresh_model, train
 
 from m3dt import training
+from m3dt.cli import main
 from m3dt.config import load_config
 from m3dt.runs.registry import Registry
 from m3dt.stages import BackboneStage
@@ -112,27 +113,26 @@ def test_a_step_that_is_not_finite_is_skipped(synthetic):
     ids=["SIGTERM", "Ctrl-C", "SIGHUP"],
 )
 def test_a_signal_saves_and_ends(finished, data, tmp_path, number, code):
-    """Between two steps, checkpoints being rare; the next run ends in the same bits.
+    """At step 33, checkpoints being rare; the next run ends in the same bits.
 
     Terminals and schedulers send it to workers that load data, too.
     """
     run = tmp_path / "run"
     rare = "stage1.checkpoint_every=1000000"
     words = [*QUICK, f"data={data}", f"run={run}", rare, "loader.num_workers=2"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "m3dt", "stage1", *words],
+    ended = subprocess.run(
+        [sys.executable, "-m", "m3dt", "stage1", *words, signal_at(33, number, group=True)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        text=True,
+        env=helpers_found(),
         start_new_session=True,
+        preexec_fn=listening,
     )
-    wait_for(lambda: list((run / "logs" / "stage1").glob("events*")))
-    time.sleep(1)
-    os.killpg(process.pid, number)
-    output = process.communicate(timeout=60)[0].decode()
-    assert process.returncode == code, output
-    (checkpoint,) = (run / "checkpoints" / "stage1").glob("step*.ckpt")
-    assert f"saved at step {checkpoint.stem.removeprefix('step')} on {number.name}" in output
-    assert "Traceback" not in output
+    assert ended.returncode == code, ended.stdout
+    assert [p.name for p in (run / "checkpoints/stage1").glob("*.ckpt")] == ["step33.ckpt"]
+    assert f"saved at step 33 on {number.name}" in ended.stdout
+    assert "Traceback" not in ended.stdout
     assert call("stage1", run, data, rare) == 0
     backbones = [Registry(folder).get("backbone", "main") for folder in (run, finished)]
     assert backbones[0].hash == backbones[1].hash
@@ -144,10 +144,37 @@ def test_a_signal_saves_and_ends(finished, data, tmp_path, number, code):
 def test_a_signal_before_the_first_step(data, tmp_path, moments, number, code):
     """Lightning takes any exit for Ctrl-C; the code is that of the signal all the same."""
     moments["train start", 0] = lambda trainer: os.kill(os.getpid(), number)
-    with pytest.raises(SystemExit) as leaving:
-        call("stage1", tmp_path, data, MOMENTS, "loader.num_workers=2")
+    before = signal.signal(number, signal.SIG_DFL)  # else ignored under `nohup`
+    try:
+        with pytest.raises(SystemExit) as leaving:
+            call("stage1", tmp_path, data, MOMENTS, "loader.num_workers=2")
+    finally:
+        signal.signal(number, before)
     assert leaving.value.code == code
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
+def test_a_signal_that_becomes_another_error_keeps_its_code(monkeypatch, capsys, number, code):
+    """As in the middle of an import, whose module is then half there."""
+
+    def importing(arguments):
+        try:
+            os.kill(os.getpid(), number)
+        except BaseException:
+            raise RecursionError("maximum recursion depth exceeded") from None
+
+    monkeypatch.setattr(import_module("m3dt.cli.main"), "_run", importing)
+    before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    try:
+        signal.signal(number, signal.SIG_DFL)
+        assert main([]) == code
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    assert capsys.readouterr().err.startswith("m3dt: interrupted;")
 
 
 def test_an_ignored_signal_stays_ignored(data, tmp_path, moments):
@@ -243,15 +270,20 @@ def test_a_malicious_checkpoint_of_a_run_executes_nothing(data, tmp_path, capsys
 
 
 def test_a_stage_that_is_training_is_not_trained_twice(finished, data, tmp_path, capsys):
-    """Two processes would overwrite each other's checkpoints: the second is refused."""
+    """Two processes would overwrite each other's checkpoints: the second is refused.
+
+    The first is stopped meanwhile, and holds its lock.
+    """
     run = tmp_path / "run"
     command = [sys.executable, "-m", "m3dt", "stage1", *QUICK, f"data={data}", f"run={run}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     wait_for(lambda: (run / "checkpoints" / "stage1" / "settings.json").is_file())
+    process.send_signal(signal.SIGSTOP)
     assert call("stage1", run, data, "seed=5") == 2
     assert "another m3dt is writing here" in capsys.readouterr().err
     assert "seed: 0" in (run / "config.yaml").read_text()
-    output = process.communicate(timeout=60)[0].decode()
+    process.send_signal(signal.SIGCONT)
+    output = process.communicate(timeout=120)[0].decode()
     assert process.returncode == 0, output
     backbones = [Registry(folder).get("backbone", "main") for folder in (run, finished)]
     assert backbones[0].hash == backbones[1].hash

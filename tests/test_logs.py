@@ -7,14 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from quick_run import QUICK, call
+from quick_run import QUICK, call, helpers_found, signal_at
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer.record_writer import RecordWriter
 from test_stages import FAST, data_for, fresh_model, train
@@ -285,16 +284,9 @@ def test_the_last_record_of_a_stopped_training_is_written_once(
 def test_kill_9_neither_loses_nor_repeats_records(data, tmp_path):
     """A real one, in the middle of a step whose record still waits to be written."""
     whole, run = tmp_path / "whole", tmp_path / "run"
-    code = (
-        "import moments, os, signal, sys; from m3dt.cli import main\n"
-        "kill = lambda trainer: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "moments.Moments.actions = {('end', 25): kill}\n"
-        "main(sys.argv[1:])"
-    )
     words = ["stage1", *QUICK, f"data={data}", f"run={run}", *WATCHED]
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path}
-    killed = subprocess.run([sys.executable, "-c", code, *words], env=environment)
+    command = [sys.executable, "-m", "m3dt", *words, signal_at(25, signal.SIGKILL)]
+    killed = subprocess.run(command, env=helpers_found())
     assert killed.returncode == -signal.SIGKILL
     for folder in (run, whole):
         assert call("stage1", folder, data, *WATCHED) == 0

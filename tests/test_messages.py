@@ -9,11 +9,12 @@ import warnings
 
 import pytest
 from conftest import write_dataset
-from quick_run import QUICK, TASKS, call
+from quick_run import QUICK, STEPS, TASKS, call
 
 from m3dt.cli import main
 from m3dt.cli.parser import make_parser
 from m3dt.data.format import DatasetIndex
+from m3dt.runs import Registry
 
 
 @pytest.fixture
@@ -44,6 +45,22 @@ def test_later_stages_refuse_another_backbone_or_data(error_of, finished, data, 
     assert call("stage1", run, data, "stage1.max_steps=4") == 0
     message = error_of("stage2", *QUICK, f"data={data}", f"run={run}", "stage1.max_steps=4")
     assert "trained on another backbone/main" in message
+
+
+def test_a_finished_training_is_not_extended(error_of, finished, data, tmp_path):
+    """The message says so at once, and its remedy works."""
+    longer = f"stage3.max_steps={STEPS + 4}"
+    for more in ([], ["force=true"]):
+        message = error_of("stage3", *QUICK, f"data={data}", f"run={finished}", longer, *more)
+        assert f"{finished}: router/main was made with other settings" in message
+        assert f"stage3.max_steps was {STEPS}, is {STEPS + 4}" in message
+        assert "force=true resumes interrupted ones only" in message
+        assert f"another run=FOLDER, where reuse={finished} takes what stays the same" in message
+    for stage in ("stage1", "stage2", "stage3"):
+        assert call(stage, tmp_path / "run", data, longer, f"reuse={finished}") == 0
+    old, new = ({e.key: e for e in Registry(run).entries()} for run in (finished, tmp_path / "run"))
+    assert {key for key in old if old[key].hash != new[key].hash} == {"router/main"}
+    assert new["router/main"].step == STEPS + 4
 
 
 def test_one_clear_message_each(error_of, finished, data, tmp_path):

@@ -14,6 +14,7 @@ from m3dt.behaviour.network import Network, input_dim, load_networks
 from m3dt.tasks import TaskSpec
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import reading, sha256, write_json
+from m3dt.utils.paths import user_path
 
 BEST = "best"
 SHIPPED = Path(__file__).parent / "trained"
@@ -50,9 +51,10 @@ class Library:
         Raises:
             UserError: The folder does not exist.
         """
-        if folder and not Path(folder).is_dir():
-            raise UserError(f"{folder}: no folder of behaviour policies here")
-        self.folders = ([Path(folder)] if folder else []) + [SHIPPED]
+        own = [user_path(folder)] if folder else []
+        if own and not own[0].is_dir():
+            raise UserError(f"{own[0]}: no folder of behaviour policies here")
+        self.folders = [*own, SHIPPED]
 
     def path(self, spec: TaskSpec) -> Path:
         """Return the file of a task's networks.

@@ -13,24 +13,25 @@ from types import FrameType
 from m3dt.utils.errors import RunError, UserError, is_out_of_memory
 
 _SHOW_TRACEBACK = "M3DT_TRACEBACK"
+_INTERRUPTED = "interrupted; no file is damaged, and the same command continues."
+_signals: list[int] = []  # those that asked the running command to end
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0 done, 2 wrong input, 1 any other error."""
     try:
+        _signals.clear()
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, _exit)
-            if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as `nohup` leaves it
-                signal.signal(signal.SIGHUP, _exit)
+            _take_signals()
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no messages of libraries on import
         return _run(arguments)
-    except UserError as error:
-        return _fail(str(error), 2)
-    except RunError as error:
-        return _fail(str(error), 1)
     except KeyboardInterrupt:
-        return _fail("interrupted; no file is damaged, and the same command continues.", 130)
+        return _fail(_INTERRUPTED, 130)
     except Exception as error:
+        if _signals:  # what it raised came out of an import or a foreign library as another error
+            return _fail(_INTERRUPTED, 128 + _signals[-1])
+        if isinstance(error, UserError | RunError):
+            return _fail(str(error), 2 if isinstance(error, UserError) else 1)
         if os.environ.get(_SHOW_TRACEBACK):
             raise
         return _fail(*_foreign(error))
@@ -84,6 +85,17 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
+def _take_signals() -> None:
+    """Take the signals that ask a process to end, unless they are ignored, as under `nohup`."""
+    signal.signal(signal.SIGTERM, _exit)
+    for number in (signal.SIGHUP, signal.SIGINT):
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, _exit)
+
+
 def _exit(number: int, frame: FrameType | None) -> None:
     """Exit through every `finally`, so that files stay whole and workers end."""
+    _signals.append(number)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
     raise SystemExit(128 + number)

@@ -29,6 +29,7 @@ from m3dt.tasks import SIMULATORS, TaskSpec, Trajectory, get_task
 from m3dt.utils.console import progress_bar
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import free_space, remove_temporaries, sole_writer
+from m3dt.utils.paths import user_path
 from m3dt.utils.processes import num_workers, process_pool
 from m3dt.version import version_of
 
@@ -44,7 +45,7 @@ def collect(
         UserError: A task was collected with other settings or has no behaviour policy, the disk has
             too little space, or another process is writing to the folder.
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     library = Library(config.policies)
     index = _read_index(folder, tasks, config)
     missing = [task for task in tasks if task not in index.tasks]

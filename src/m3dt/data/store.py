@@ -19,6 +19,7 @@ from m3dt.data.values import unusual_returns
 from m3dt.tasks import TaskSpec, get_task
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import sha256
+from m3dt.utils.paths import user_path
 
 # Rank and type of each dataset of a task's file. Those in MAPPED stay in the file.
 _LAYOUT = {
@@ -165,7 +166,7 @@ class DatasetStore:
         Raises:
             UserError: There is no dataset, tasks are missing, or a file is damaged.
         """
-        folder = Path(folder)
+        folder = user_path(folder)
         index = DatasetIndex.read(folder)
         missing = [name for name in names if name not in index.tasks]
         if missing:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from m3dt.utils.errors import UserError
+from m3dt.utils.paths import user_path
 
 
 class ConflictRecord(TypedDict):
@@ -77,7 +78,7 @@ class Results:
         Raises:
             UserError: The file does not exist or is something else.
         """
-        file = Path(file)
+        file = user_path(file)
         if not file.is_file():
             raise UserError(
                 f"{file}: no such results. `m3dt study conf/study/{file.stem}.yaml` makes them."

@@ -27,9 +27,10 @@ def find_finished(run: Run, kind: str, name: str, settings: dict[str, Any]) -> E
         changed = "data" if entry.dataset != run.store.checksum else ""
     if changed:
         raise UserError(
-            f"{run.folder}: {entry.key} was made with other settings: {changed}. A "
-            f"finished training is not extended. Give another run=FOLDER, where reuse={run.folder} "
-            f"takes what stays the same, or delete {run.registry.folder / kind / name}."
+            f"{run.folder}: {entry.key} was made with other settings: {changed}. A finished "
+            "training is not extended; force=true resumes interrupted ones only. To train anew, "
+            f"give another run=FOLDER, where reuse={run.folder} takes what stays the same, or "
+            f"delete {run.registry.folder / kind / name}."
         )
     return entry
 

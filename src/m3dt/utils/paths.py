@@ -5,5 +5,9 @@ from pathlib import Path
 
 
 def user_path(written: str | Path) -> Path:
-    """Return a path that a user wrote; `~` is a home folder, also where no shell has seen it."""
+    """Return a path that a user wrote; `~` is a home folder, also where no shell has seen it.
+
+    Settings, options and functions that take `str | Path` pass their paths through it. Functions
+    that take a `Path` take it as it is.
+    """
     return Path(os.path.expanduser(written))
