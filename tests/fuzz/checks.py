@@ -19,6 +19,8 @@ ARRAYS = (
 
 
 def digest_of(path):
+    if not path.is_file():  # reading a FIFO would wait
+        raise FileNotFoundError(path)
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
