@@ -14,7 +14,8 @@ from fuzz.counts import COUNTS, draw_cases, parts_of
 def drawn(*names):
     """Mark a test that draws the cases of strategies by its fixture `cases`."""
     parts = [(name, part) for name in names for part in parts_of(name)]
-    return pytest.mark.parametrize("cases", parts, indirect=True)
+    ids = [f"{name} {part}" for name, part in parts]
+    return pytest.mark.parametrize("cases", parts, indirect=True, ids=ids)
 
 
 @pytest.fixture

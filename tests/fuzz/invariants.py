@@ -107,6 +107,8 @@ def run_command(*words, surroundings=None, seconds=180):
     environment = {name: value for name, value in changed.items() if value is not None}
 
     def prepare():
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a shell may ignore some
+            signal.signal(number, signal.SIG_DFL)
         for change in around.prepare:
             change()
 
