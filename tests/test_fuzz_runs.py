@@ -55,7 +55,7 @@ def list_models(run, run_words):
     file = run.parent / "models.json"
     if run_words("registry", run, "--json", file).code == 0:
         listed = {f"{e['kind']}/{e['name']}": e for e in json.loads(file.read_text())["entries"]}
-        assert listed == checks.check_registered(run)
+        assert listed == checks.check_listed(run)
 
 
 def use_models(run, made, command, run_words):
@@ -68,9 +68,8 @@ def use_models(run, made, command, run_words):
         else:
             assert not file.exists()
     elif run_words(command, *words).code == 0:
-        found = checks.check_registered(run)
         made_by = {"stage2": "expert/1", "stage3": "router/main", "train": "router/main"}
-        checks.check_lineage(found, made_by[command])
+        checks.check_lineage(checks.check_listed(run), made_by[command])
 
 
 @drawn("results")

@@ -220,3 +220,13 @@ def test_missing_experts_are_named(error_of, finished, data, tmp_path):
     shutil.rmtree(run / "registry" / "router")
     message = error_of("stage3", *QUICK, f"data={data}", f"run={run}")
     assert "1 of 2 experts are missing: 1" in message
+
+
+def test_a_deleted_working_directory_is_told(error_of, tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    message = error_of("tasks")
+    monkeypatch.chdir(tmp_path)
+    assert "the working directory cannot be read (No such file or directory)" in message

@@ -57,7 +57,7 @@ def check_dataset(folder):
         assert attributes.get("task", name) == name
 
 
-def check_registered(run):
+def check_listed(run):
     """Check every entry of a run against its files, and return the entries' contents by key."""
     found = {}
     for path in sorted((run / "registry").glob("[!.]*/[!.]*/entry.json")):
@@ -68,9 +68,16 @@ def check_registered(run):
         assert content["digest"] == hashlib.sha256(written).hexdigest()
         for name, digest in content["files"].items():
             assert digest == digest_of(folder / name), folder / name
-            for tensor in load_file(folder / name).values():
-                assert not tensor.is_floating_point() or tensor.isfinite().all(), folder / name
         found[f"{content['kind']}/{content['name']}"] = content
+    return found
+
+
+def check_registered(run):
+    """Check that all tensors of a run are finite too."""
+    found = check_listed(run)
+    for path in (run / "registry" / key / name for key in found for name in found[key]["files"]):
+        for tensor in load_file(path).values():
+            assert not tensor.is_floating_point() or tensor.isfinite().all(), path
     return found
 
 
@@ -83,8 +90,7 @@ def check_lineage(found, key):
 
 def check_agent(agent, run):
     """Check that an agent has the weights, tasks and task data of its run's files."""
-    found, key = check_registered(run), agent.entry.key
-    root = "backbone/main"
+    found, key, root = check_listed(run), agent.entry.key, "backbone/main"
     check_lineage(found, key)
     assert key == root or root in found[key]["parents"]
     assert list(agent.context.tasks) == found[root]["tasks"]

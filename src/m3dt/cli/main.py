@@ -41,10 +41,21 @@ def _run(arguments: Sequence[str] | None) -> int:
     from m3dt.utils.output_files import STANDARD_OUTPUT
 
     replace_unprintable(sys.stdout, sys.stderr)
+    _check_working_directory()
     options = _parse(arguments)
     result_is_printed = STANDARD_OUTPUT in vars(options).values()
     options.command(options, make_console(stderr=result_is_printed))
     return 0
+
+
+def _check_working_directory() -> None:
+    """Refuse to start in a folder that was deleted: MKL would end the process without a word."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UserError(
+            f"the working directory cannot be read ({error.strerror}). Change to another folder."
+        ) from None
 
 
 def _foreign(error: Exception) -> tuple[str, int]:
