@@ -402,4 +402,4 @@ def test_a_callback_in_place_of_another_is_read_back_without_its_settings(tmp_pa
     save_config(config, tmp_path / "config.yaml")
     again = load_config(tmp_path / "config.yaml")
     assert again.callbacks == config.callbacks
-    assert again.callbacks["conflict"] == {"class": "lightning.pytorch.callbacks.Timer"}
+    assert again.callbacks["conflict"] == {"class": timer}

@@ -42,9 +42,15 @@ def _run(arguments: Sequence[str] | None) -> int:
 
     replace_unprintable(sys.stdout, sys.stderr)
     _check_working_directory()
-    options = _parse(arguments)
-    result_is_printed = STANDARD_OUTPUT in vars(options).values()
-    options.command(options, make_console(stderr=result_is_printed))
+    try:
+        options = _parse(arguments)
+        result_is_printed = STANDARD_OUTPUT in vars(options).values()
+        options.command(options, make_console(stderr=result_is_printed))
+    except SystemExit as leaving:
+        if leaving.code:
+            raise  # else the help was printed
+    if sys.stdout:  # what cannot be printed is an error of ours, not of Python's exit
+        sys.stdout.flush()
     return 0
 
 
@@ -90,8 +96,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _fail(message: str, code: int) -> int:
-    with suppress(BrokenPipeError):
-        print(f"m3dt: {message}", file=sys.stderr)
+    if sys.stderr:
+        with suppress(OSError):
+            print(f"m3dt: {message}", file=sys.stderr, flush=True)
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:  # Python would try again as it exits, and print a traceback
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     return code
 
 
