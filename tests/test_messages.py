@@ -232,7 +232,7 @@ def test_a_deleted_working_directory_is_told(error_of, tmp_path, monkeypatch):
     assert "the working directory cannot be read (No such file or directory)" in message
 
 
-@pytest.mark.parametrize("words", [["tasks", "mt10"], ["--help"], ["registry", "nowhere"]])
+@pytest.mark.parametrize("words", [["tasks", "mt10"], ["registry", "nowhere"]])
 def test_an_output_that_cannot_be_written_is_one_message(words):
     """A full disk, and a reader that has gone; Python itself does not fail a second time."""
     reader, writer = os.pipe()

@@ -74,7 +74,7 @@ ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 def draw_surroundings(data, folder):
     """Draw one to three peculiarities of a process; `folder` is for its temporary files."""
-    around = Surroundings(folder=str(folder))
+    around = Surroundings(folder=str(folder), temporary=str(folder))
     kinds = st.sampled_from(PECULIARITIES)
     for kind in data.draw(st.lists(kinds, min_size=1, max_size=3, unique=True)):
         kind(data, around)
@@ -121,7 +121,7 @@ def an_output_nobody_reads(data, around):
 
 
 def a_deleted_folder(data, around):
-    gone = tempfile.mkdtemp()
+    gone = tempfile.mkdtemp(dir=around.temporary)
     around.folder = gone
     around.prepare.append(lambda: shutil.rmtree(gone))
 
@@ -137,7 +137,7 @@ def a_small_disk(data, around):
         return
     place = data.draw(st.sampled_from(["/dev/shm", "$TMPDIR"]))
     if place == "$TMPDIR":
-        around.variables["TMPDIR"] = tempfile.mkdtemp(dir=around.folder)
+        around.variables["TMPDIR"] = tempfile.mkdtemp(dir=around.temporary)
     options = data.draw(st.sampled_from(["size=4k", "size=64k", "ro"]))
     script = f'{MOUNT} -t tmpfs -o {options} tmpfs "{place}" && exec "$@"'
     around.wrapper = [*UNSHARE, script, "bash"]

@@ -51,6 +51,7 @@ class Surroundings:
         prepare: Functions that are called in the process before it becomes the command.
         wrapper: Words that go before the command.
         folder: The working directory.
+        temporary: Where strategies make folders.
         signal: A signal, and after how many seconds of work it is sent.
         stdout: A file to print to, instead of one that is read.
         heard: Whether what is printed to the standard error stream can be read.
@@ -60,6 +61,7 @@ class Surroundings:
     prepare: list = field(default_factory=list)
     wrapper: list = field(default_factory=list)
     folder: str | None = None
+    temporary: str | None = None
     signal: tuple | None = None
     stdout: str | None = None
     heard: bool = True
