@@ -96,7 +96,7 @@ def load_config(conf: str | Path, overrides: Sequence[str] = ()) -> Config:
     merged.conf = path.stem
     config = _build(merged, schema, sources)
     config.run = _run_beside(path, sources) or config.run or _default_run(config)
-    config.data = config.data or f"data/{config.suite}"
+    config.data = config.data or str(Path(f"data/{config.suite}"))
     _check_trainer(config)
     return config
 
