@@ -403,3 +403,14 @@ def test_a_callback_in_place_of_another_is_read_back_without_its_settings(tmp_pa
     again = load_config(tmp_path / "config.yaml")
     assert again.callbacks == config.callbacks
     assert again.callbacks["conflict"] == {"class": timer}
+
+
+def test_a_whole_number_beyond_all_floats_is_refused():
+    huge = f"stage1.learning_rate=1{400 * '0'}"
+    assert "stage1.learning_rate=inf must be a finite number" in error_of("quickstart", [huge])
+
+
+def test_a_default_folder_is_written_as_it_is_read_back(tmp_path):
+    config = load_config("quickstart", ["suite=''"])
+    save_config(config, tmp_path / "own.yaml")
+    assert load_config(tmp_path / "own.yaml").data == config.data
