@@ -89,9 +89,9 @@ test-quick: lint ## Lint and the tests that need no trained run, in a minute
 test-slow: setup ## The tests that take minutes
 	$(PYTEST) -m slow
 
-faults: setup ## Random kills, a soak and thousands of damaged inputs: about two hours
+faults: setup ## Random kills, a soak and 5,000 drawn inputs: about three hours
 	$(PYTEST) -m faults
-	M3DT_FUZZ_EXAMPLES=400 $(PYTEST) tests/test_fuzz.py
+	M3DT_FUZZ=all $(PYTEST) -n 2 --dist worksteal tests/test_fuzz_*.py
 
 clean: ## Remove .venv and caches; data/ and runs/ stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist src/*.egg-info

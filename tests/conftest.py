@@ -10,7 +10,9 @@ import torch
 from filelock import FileLock
 
 sys.path.insert(0, str(Path(__file__).parent))
+pytest.register_assert_rewrite("fuzz")
 
+from fuzz.fixtures import cases, made, pytest_terminal_summary  # noqa: E402, F401
 from moments import Moments  # noqa: E402
 from tensorboard.summary.writer import event_file_writer  # noqa: E402
 
@@ -24,7 +26,7 @@ from m3dt.tasks import get_task  # noqa: E402
 def pytest_collection_modifyitems(items):
     """Mark tests that collect data or train runs as long; others bear the mark themselves."""
     for item in items:
-        if not {"data", "finished"}.isdisjoint(item.fixturenames):
+        if not {"data", "finished", "made"}.isdisjoint(item.fixturenames):
             item.add_marker(pytest.mark.long)
 
 

@@ -399,3 +399,27 @@ def test_saved_config_is_read_back(tmp_path):
     again.conf = config.conf
     assert again == config
     assert set(again.sources.values()) >= {str(tmp_path / "config.yaml")}
+
+
+def test_a_callback_in_place_of_another_is_read_back_without_its_settings(tmp_path):
+    """The package's base is not merged into a run's own configuration, which is complete."""
+    timer = [
+        "callbacks.conflict=null",
+        "callbacks.conflict.class=lightning.pytorch.callbacks.Timer",
+    ]
+    config = load_config("quickstart", timer)
+    save_config(config, tmp_path / "config.yaml")
+    again = load_config(tmp_path / "config.yaml")
+    assert again.callbacks == config.callbacks
+    assert again.callbacks["conflict"] == {"class": timer}
+
+
+def test_a_whole_number_beyond_all_floats_is_refused():
+    huge = f"stage1.learning_rate=1{400 * '0'}"
+    assert "stage1.learning_rate=inf must be a finite number" in error_of("quickstart", [huge])
+
+
+def test_a_default_folder_is_written_as_it_is_read_back(tmp_path):
+    config = load_config("quickstart", ["suite=''"])
+    save_config(config, tmp_path / "own.yaml")
+    assert load_config(tmp_path / "own.yaml").data == config.data

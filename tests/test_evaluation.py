@@ -1,6 +1,7 @@
 """Scores, intervals, rollouts."""
 
 import copy
+import json
 import math
 import multiprocessing
 import os
@@ -42,6 +43,7 @@ from m3dt.runs.entries import Entry
 from m3dt.tasks.workers import GroupEnvironments, Transition
 from m3dt.utils.console import make_console
 from m3dt.utils.errors import RunError, UserError
+from m3dt.utils.files import fingerprint
 from m3dt.utils.processes import single_threaded
 
 MODEL = ModelConfig(n_layer=2, n_head=2, n_embd=16, context_length=4, prompt_length=3)
@@ -490,20 +492,34 @@ def test_a_return_that_is_not_finite_has_no_score(task, value):
 
 def test_episodes_and_results_that_are_not_finite_are_not_taken_from_files(tmp_path):
     path = tmp_path / "episodes.jsonl"
-    first, second = (
-        '["k", [["reach-v2", 0, NaN, true, 5]]]',
-        '["k", [["reach-v2", 1, 2, true, 5]]]',
-    )
+    rows = [[["reach-v2", 0, math.nan, True, 5]], [["reach-v2", 1, 2, True, 5]]]
+    first, second = (json.dumps(["k", row, fingerprint(["k", row])]) for row in rows)
     path.write_text(f"{first}\n{second}")
     assert [e.number for (e,) in Journal(path, "k").episodes.values()] == [1]
     path.write_bytes(b"\xff\n" + second.encode() + b"\n" + b"[" * 10**5)
     assert [e.number for (e,) in Journal(path, "k").episodes.values()] == [1]
     result = tmp_path / "router.json"
-    for content in ('{"key": "k", "result": {"score": NaN}}', "[" * 10**5, "[1]", "\x80"):
+    for content in ("[" * 10**5, "[1]", "\x80"):
         result.write_bytes(content.encode("latin-1"))
         assert run_scores._read(result, "k") is None
-    result.write_text('{"key": "k", "result": {"score": 1.0}}')
+    run_scores._write(result, "k", {"score": math.nan})
+    assert run_scores._read(result, "k") is None
+    run_scores._write(result, "k", {"score": 1.0})
     assert run_scores._read(result, "k") == {"score": 1.0}
+    assert run_scores._read(result, "other") is None
+
+
+def test_stored_scores_and_episodes_that_were_changed_are_not_taken(tmp_path):
+    """Not even a number within its range."""
+    result, journal = tmp_path / "router.json", Journal(tmp_path / "episodes.jsonl", "k")
+    run_scores._write(result, "k", {"score": 1.0})
+    result.write_text(result.read_text().replace("1.0", "2.0"))
+    assert run_scores._read(result, "k") is None
+    episode = Episode("reach-v2", 0, 12.5, True, 5)
+    journal.add(EpisodeGroup("reach-v2", (0,)), [episode])
+    assert list(Journal(journal.path, "k").episodes.values()) == [[episode]]
+    journal.path.write_text(journal.path.read_text().replace("12.5", "13.5"))
+    assert Journal(journal.path, "k").episodes == {}
 
 
 def test_a_daemonic_process_is_told_the_remedy(monkeypatch):

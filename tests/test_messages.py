@@ -237,3 +237,28 @@ def test_missing_experts_are_named(error_of, finished, data, tmp_path):
     shutil.rmtree(run / "registry" / "router")
     message = error_of("stage3", *QUICK, f"data={data}", f"run={run}")
     assert "1 of 2 experts are missing: 1" in message
+
+
+def test_a_deleted_working_directory_is_told(error_of, tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    message = error_of("tasks")
+    monkeypatch.chdir(tmp_path)
+    assert "the working directory cannot be read (No such file or directory)" in message
+
+
+@pytest.mark.parametrize("words", [["tasks", "mt10"], ["registry", "nowhere"]])
+def test_an_output_that_cannot_be_written_is_one_message(words):
+    """A full disk, and a reader that has gone; Python itself does not fail a second time."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open("/dev/full", "w") as full, open(writer, "w") as unread:
+        for out, code, told in ((full, 2, "No space left"), (unread, 1, "was closed before")):
+            command = [sys.executable, "-m", "m3dt", *words]
+            done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True)
+            known = words[0] != "registry"  # which fails before it prints
+            assert done.returncode == (code if known else 2)
+            assert done.stderr.startswith("m3dt: ") and done.stderr.count("\n") == 1
+            assert told in done.stderr or not known

@@ -42,10 +42,27 @@ def _run(arguments: Sequence[str] | None) -> int:
     from m3dt.utils.output_files import STANDARD_OUTPUT
 
     replace_unprintable(sys.stdout, sys.stderr)
-    options = _parse(arguments)
-    result_is_printed = STANDARD_OUTPUT in vars(options).values()
-    options.command(options, make_console(stderr=result_is_printed))
+    _check_working_directory()
+    try:
+        options = _parse(arguments)
+        result_is_printed = STANDARD_OUTPUT in vars(options).values()
+        options.command(options, make_console(stderr=result_is_printed))
+    except SystemExit as leaving:
+        if leaving.code:
+            raise  # else the help was printed
+    if sys.stdout:  # what cannot be printed is an error of ours, not of Python's exit
+        sys.stdout.flush()
     return 0
+
+
+def _check_working_directory() -> None:
+    """Refuse to start in a folder that was deleted: MKL would end the process without a word."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UserError(
+            f"the working directory cannot be read ({error.strerror}). Change to another folder."
+        ) from None
 
 
 def _foreign(error: Exception) -> tuple[str, int]:
@@ -80,8 +97,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _fail(message: str, code: int) -> int:
-    with suppress(BrokenPipeError):
-        print(f"m3dt: {message}", file=sys.stderr)
+    if sys.stderr:
+        with suppress(OSError):
+            print(f"m3dt: {message}", file=sys.stderr, flush=True)
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:  # Python would try again as it exits, and print a traceback
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     return code
 
 

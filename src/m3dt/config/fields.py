@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import operator
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, TypeVar
@@ -140,6 +141,8 @@ def from_yaml(value: Any, declared: Field[Any]) -> Any:
         return "on" if value else "off"
     if isinstance(value, float) and value.is_integer() and type(declared.default) is int:
         return int(value)
+    if type(value) is int and type(declared.default) is float and abs(value) > sys.float_info.max:
+        return math.inf if value > 0 else -math.inf  # which ranges refuse by name
     return value
 
 

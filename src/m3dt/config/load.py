@@ -96,7 +96,7 @@ def load_config(conf: str | Path, overrides: Sequence[str] = ()) -> Config:
     merged.conf = path.stem
     config = _build(merged, schema, sources)
     config.run = _run_beside(path, sources) or config.run or _default_run(config)
-    config.data = config.data or f"data/{config.suite}"
+    config.data = config.data or str(Path(f"data/{config.suite}"))
     _check_trainer(config)
     return config
 
@@ -126,8 +126,11 @@ def _layers(path: Path, overrides: Sequence[str]) -> list[_Layer]:
     """Return all layers of a configuration, in the order in which they are merged."""
     base = CONF_FOLDERS[-1] / "base.yaml"  # in a working directory, it may be of another project
     groups = [[(str(file), read_yaml(file))] for file in dict.fromkeys((base, path))]
-    if not groups[-1][0][1]:
+    own = groups[-1][0][1]
+    if not own:
         raise UserError(f"{path}: is empty. Name at least a suite, such as `suite: mt10`.")
+    if settings_of(Config()).keys() <= own.keys():  # a run's, complete: nothing is added to it
+        groups = groups[-1:]
     groups.append([_parse_override(override) for override in overrides])
     method = _last("method", [layer for group in groups for layer in group]) or Config.method
     return [layer for group in groups for layer in (*_presets(group, method), *group)]

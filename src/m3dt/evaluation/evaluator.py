@@ -21,7 +21,7 @@ from m3dt.evaluation.sessions import EpisodeGroup
 from m3dt.tasks import SIMULATORS
 from m3dt.tasks.workers import WorkerPool
 from m3dt.utils.console import make_console, progress_bar
-from m3dt.utils.files import parse_json, reading
+from m3dt.utils.files import fingerprint, parse_json, reading
 from m3dt.utils.processes import num_workers
 from m3dt.utils.products import warn_of_other_products
 from m3dt.version import version_of
@@ -124,10 +124,10 @@ def _by_batch_key(policy: Policy[Any], tasks: Sequence[str]) -> list[str]:
 
 
 class Journal:
-    """A file with one line per finished group: a key and the group's episodes.
+    """A file with one line per finished group: a key, the group's episodes, and a digest of both.
 
     The key covers everything that the episodes depend on. Lines with another key are ignored, so
-    that two evaluations may write to one file.
+    that two evaluations may write to one file. So are lines that were changed.
     """
 
     def __init__(self, path: Path, key: str) -> None:
@@ -141,19 +141,20 @@ class Journal:
     def _read(self, lines: Sequence[str]) -> None:
         for line in lines:
             try:
-                key, rows = parse_json(line, finite=True)
+                key, rows, digest = parse_json(line, finite=True)
                 episodes = [Episode(*values) for values in rows]
                 group = EpisodeGroup(episodes[0].task, tuple(e.number for e in episodes))
             except (ValueError, TypeError, IndexError):
                 continue  # a line cut short by a kill
-            if key == self.key:
+            if key == self.key and digest == fingerprint([key, rows]):
                 self.episodes[group] = episodes
 
     def add(self, group: EpisodeGroup, episodes: list[Episode]) -> None:
         """Record the episodes of a group."""
         self.episodes[group] = episodes
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        line = json.dumps([self.key, [astuple(episode) for episode in episodes]])
+        content = [self.key, [astuple(episode) for episode in episodes]]
+        line = json.dumps([*content, fingerprint(content)])
         with self.path.open("a") as file:
             file.write(f"\n{line}\n")  # the last line may lack its end after a kill
             file.flush()

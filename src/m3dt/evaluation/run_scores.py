@@ -177,7 +177,7 @@ def _evaluate(
     tasks = tasks_of(config)
     scores = evaluate_policy(model.policy, tasks, config.evaluation, console, pool, journal)
     result: RunResult = {"run": config.run, **model.info, **scores}
-    write_json(file, {"key": key, "result": result})
+    _write(file, key, result)
     journal.delete()
     settings = {key: attrgetter(key)(config) for key in _HYPERPARAMETERS}
     write_scores(folder, model.name, model.info["step"], result)
@@ -194,17 +194,23 @@ def _stored_result(config: Config, model: RunModel, folder: Path) -> RunResult |
             result = _read(_file(Path(other), model), key)
             if result is not None:
                 result["run"] = config.run
-                write_json(file, {"key": key, "result": result})
+                _write(file, key, result)
     return result
 
 
+def _write(file: Path, key: str, result: RunResult) -> None:
+    """Store a result with its key, and with a digest from which a later change is recognised."""
+    write_json(file, {"key": key, "result": result, "digest": fingerprint([key, result])})
+
+
 def _read(file: Path, key: str) -> RunResult | None:
-    """Return the result in a file, if there is one with this key."""
+    """Return the result in a file, if there is one with this key that nobody changed."""
     if not file.is_file():
         return None
     try:
         stored = read_json(file, finite=True)
-        return stored["result"] if stored["key"] == key else None
+        result: RunResult = stored["result"]
+        return result if stored["digest"] == fingerprint([key, result]) else None
     except UserError:
         raise
     except (ValueError, KeyError, TypeError):

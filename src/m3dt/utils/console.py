@@ -27,13 +27,20 @@ def replace_unprintable(*streams: TextIO) -> None:
             stream.reconfigure(errors="replace")
 
 
+class _Console(Console):
+    """Raises an error when its reader has gone, where rich would end the process silently."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # the error that is being handled
+
+
 def make_console(stderr: bool = False) -> Console:
     """Return a console that prints words as they are, also a folder called `d[bold]`.
 
     Its tables keep a readable width in log files. It prints to the standard error stream where a
     result goes to the standard output.
     """
-    console = Console(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
+    console = _Console(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = 120  # else rich squeezes tables into 80 columns
     return console

@@ -1,4 +1,4 @@
-"""Datasets that are well formed but wrong, as hypothesis draws them, and what a right one is."""
+"""Datasets that are well formed but wrong."""
 
 import json
 import os
@@ -9,37 +9,19 @@ import numpy as np
 from conftest import SYNTHETIC_TASKS
 from hypothesis import strategies as st
 
+from fuzz.checks import ARRAYS
+from fuzz.values import JSON, NUMBERS, TYPES
 from m3dt.data.format import DatasetIndex
-from m3dt.tasks import get_task
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import sha256
 
-ARRAYS = (
-    "observations", "actions", "rewards", "episode_ends", "episode_returns", "successes"
-)  # fmt: skip
 ATTRIBUTES = ("schema_version", "task", "env_id", "state_mean", "state_std")
 FIELDS = (
     "file", "env_id", "trajectories", "steps", "sha256", "return_quartiles", "success_rate",
     "made_by",
 )  # fmt: skip
 
-NUMBERS = st.one_of(
-    st.sampled_from([np.nan, np.inf, -np.inf, 3e38, -1e11, 1e10, 15.0, 1.0000001, -1.0, 0.0, 255]),
-    st.floats(width=32),
-)
-TYPES = st.sampled_from(["f2", "f4", ">f4", "f8", "i4", "i8", "u1", "u8", "?", "S3", "c8"])
 STORAGES = st.sampled_from(["contiguous", "chunked", "compressed", "unwritten"])
-JSON = st.recursive(
-    st.one_of(
-        st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8),
-        st.sampled_from(["/etc/passwd", "../data", "push-v2.hdf5", "walker-walk.hdf5", "", "."]),
-        st.just(10**400),
-    ),
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=5), st.dictionaries(st.text(max_size=5), inner, max_size=3)
-    ),
-    max_leaves=6,
-)  # fmt: skip
 
 
 def make_wrong(data, folder):
@@ -214,36 +196,3 @@ CHANGES = (
     change_value, change_value, change_attribute, replace_array, move_array, change_episodes,
     swap_files, replace_file, change_index,
 )  # fmt: skip
-
-
-def assert_consistent(folder):
-    """Check everything about a dataset that was called sound, without the code under test."""
-    tasks = json.loads((folder / "dataset.json").read_text())["tasks"]
-    assert {name for name, entry in tasks.items()} <= set(SYNTHETIC_TASKS)
-    for name, entry in tasks.items():
-        path, spec = folder / entry["file"], get_task(name)
-        assert path.resolve().parent == folder.resolve() and path.is_file()
-        assert entry["sha256"] == sha256(path) and entry["env_id"] == spec.env_id
-        with h5py.File(path) as file:
-            arrays = {array: file[array][()] for array in ARRAYS}
-            attributes = dict(file.attrs)
-        states, actions, rewards, ends, returns, successes = arrays.values()
-        assert states.shape == (len(rewards), spec.state_dim)
-        assert actions.shape == (len(rewards), spec.action_dim)
-        assert all(np.abs(array).max() <= 1e10 for array in (states, rewards, returns))
-        assert np.abs(actions).max() <= 1 + 1e-5
-        lengths = np.diff(ends, prepend=0)
-        assert (
-            3 <= len(ends) == entry["trajectories"] and ends[-1] == len(rewards) == entry["steps"]
-        )
-        assert lengths.min() >= 1 and lengths.max() <= spec.horizon
-        sums = [part.sum() for part in np.split(rewards.astype(np.float64), ends[:-1])]
-        np.testing.assert_allclose(returns, sums, rtol=1e-4, atol=2e-2)
-        assert len(successes) == len(ends) and set(successes.tolist()) <= {0, 1}
-        np.testing.assert_allclose(
-            entry["return_quartiles"], np.quantile(returns, [0, 0.25, 0.5, 0.75, 1]), atol=0.02
-        )
-        training = states[: ends[-3]].astype(np.float64)
-        np.testing.assert_allclose(attributes["state_mean"], training.mean(0), rtol=1e-4, atol=1e-4)
-        np.testing.assert_allclose(attributes["state_std"], training.std(0), rtol=1e-4, atol=1e-4)
-        assert attributes.get("task", name) == name
