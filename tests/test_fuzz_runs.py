@@ -7,7 +7,7 @@ import pytest
 from fuzz import checks, leftovers, registries
 from fuzz.fixtures import copy_of, drawn
 from fuzz.invariants import run_command, run_here
-from fuzz.sound_run import MODELS, TASKS, scores_of, words_for
+from fuzz.sound_run import BY_PROMPT, MODELS, TASKS, scores_of, words_for
 from hypothesis import strategies as st
 
 import m3dt
@@ -23,14 +23,16 @@ def test_registries(cases, made):
         with copy_of(made / "run0") as run:
             registries.make_wrong(data, run, made / "run1")
             list_models(run, run_here)
-            kind = data.draw(st.sampled_from([None, "backbone", "expert", "router"]))
+            kinds = [(None, None), ("backbone", None), ("expert", None), ("router", None)]
+            chosen = data.draw(st.sampled_from([*kinds, ("router", "prompt")]))
             try:
-                agent = m3dt.load(run, kind)
+                agent = m3dt.load(run, *chosen)
             except UserError as error:
                 assert str(error)
             else:
                 checks.check_agent(agent, run)
-            command = data.draw(st.sampled_from(["stage2", "stage3", "train", "evaluate", None]))
+            commands = ["stage2", "stage3", "by prompt", "train", "evaluate", None]
+            command = data.draw(st.sampled_from(commands))
             if command == "evaluate" and data.draw(st.integers(0, 2)):
                 command = None  # it takes seconds
             if command:
@@ -45,7 +47,8 @@ def test_registries_as_commands(cases, made):
         with copy_of(made / "run0") as run:
             registries.make_wrong(data, run, made / "run1")
             list_models(run, run_command)
-            command = data.draw(st.sampled_from(["stage2", "stage3", "train", "evaluate"]))
+            commands = ["stage2", "stage3", "by prompt", "train", "evaluate"]
+            command = data.draw(st.sampled_from(commands))
             use_models(run, made, command, run_command)
 
     cases(case)
@@ -61,15 +64,19 @@ def list_models(run, run_words):
 def use_models(run, made, command, run_words):
     """Train on the models of a run, or evaluate them."""
     words, file = words_for(run, made / "data"), run.parent / "scores.json"
+    if command == "by prompt":
+        command, words = "stage3", [*words, BY_PROMPT]
     if command == "evaluate":
         shutil.rmtree(run / "evaluation")
-        if run_words(command, *words, "--models", "router", "--json", file).code == 0:
+        models = "router:main,router@episode-1,router:prompt"
+        if run_words(command, *words, "--models", models, "--json", file).code == 0:
             checks.check_scores(json.loads(file.read_text()), TASKS)
         else:
             assert not file.exists()
     elif run_words(command, *words).code == 0:
         made_by = {"stage2": "expert/1", "stage3": "router/main", "train": "router/main"}
-        checks.check_lineage(checks.check_listed(run), made_by[command])
+        made_here = "router/prompt" if BY_PROMPT in words else made_by[command]
+        checks.check_lineage(run, made_here)
 
 
 @drawn("results")

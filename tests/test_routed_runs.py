@@ -56,29 +56,28 @@ def test_it_knows_its_groups(routed):
         assert (gates.argmax(dim=1) == own).all()
 
 
-def test_scores_live_beside_each_other(routed, data, tmp_path, capsys):
-    """Token gates, held gates and the router by prompts are three models of one run."""
-    ways = {
-        "router": [],
-        "router@episode": ["evaluation.gates=episode"],
-        "router@episode-1": ["evaluation.gates=episode", "evaluation.experts=1"],
-        "router-prompt": [BY_PROMPT],
-        "router-prompt@all": [BY_PROMPT, "evaluation.experts=all"],
-    }
+def test_scores_live_beside_each_other(routed, data, capsys):
+    """Token gates, held gates and the router by prompts are models of one run."""
+    names = ("router", "router@episode", "router@episode-1", "router:prompt", "router:prompt@all")
+    assert call("evaluate", routed, data, "--models", ",".join(names)) == 0
+    assert "MFLOP" in capsys.readouterr().out
     flops = {}
-    for name, extra in ways.items():
-        file = tmp_path / f"{name}.json"
-        extra = [*extra, "--models", "router", "--json", str(file)]
-        assert call("evaluate", routed, data, *extra) == 0
-        assert (routed / "evaluation" / f"{name}.json").is_file()
-        flops[name] = json.loads(file.read_text())["flops_per_action"]
-        assert "MFLOP per action" in capsys.readouterr().out
-    assert flops["router@episode-1"] == flops["router-prompt"]
-    assert flops["router-prompt"] < flops["router-prompt@all"] == flops["router@episode"]
+    for name in names:
+        file = routed / "evaluation" / f"{name.replace(':', '-')}.json"
+        flops[name] = json.loads(file.read_text())["result"]["flops_per_action"]
+    assert flops["router@episode-1"] == flops["router:prompt"]
+    assert flops["router:prompt"] < flops["router:prompt@all"] == flops["router@episode"]
     assert flops["router@episode"] < flops["router"]  # without the routers' own products
-    capsys.readouterr()
-    assert call("evaluate", routed, data, "--models", "router", BY_PROMPT) == 0
-    assert "evaluated before" in capsys.readouterr().out
+    for same in (
+        ["--models", "router", "evaluation.gates=episode", "evaluation.experts=1"],
+        ["--models", "router", BY_PROMPT],
+        [BY_PROMPT],
+    ):
+        assert call("evaluate", routed, data, *same) == 0
+        assert "evaluated before" in capsys.readouterr().out
+    for wrong in ("router@", "router@0", "router@token", "router@1-episode", "router@1-2"):
+        code = call("evaluate", routed, data, "--models", wrong)
+        assert code == (0 if wrong == "router@" else 2)
 
 
 def test_rules_for_experts_are_models(routed, data, capsys):

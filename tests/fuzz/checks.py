@@ -57,19 +57,24 @@ def check_dataset(folder):
         assert attributes.get("task", name) == name
 
 
+def check_entry(run, key):
+    """Check an entry of a run against its files, and return its content."""
+    folder = run / "registry" / key
+    content = json.loads((folder / "entry.json").read_text())
+    assert f"{content['kind']}/{content['name']}" == key
+    sealed = {name: value for name, value in content.items() if name != "digest"}
+    written = json.dumps(sealed, sort_keys=True).encode()
+    assert content["digest"] == hashlib.sha256(written).hexdigest()
+    for name, digest in content["files"].items():
+        assert digest == digest_of(folder / name), folder / name
+    return content
+
+
 def check_listed(run):
-    """Check every entry of a run against its files, and return the entries' contents by key."""
-    found = {}
-    for path in sorted((run / "registry").glob("[!.]*/[!.]*/entry.json")):
-        content, folder = json.loads(path.read_text()), path.parent
-        assert [content["kind"], content["name"]] == [folder.parent.name, folder.name]
-        sealed = {key: value for key, value in content.items() if key != "digest"}
-        written = json.dumps(sealed, sort_keys=True).encode()
-        assert content["digest"] == hashlib.sha256(written).hexdigest()
-        for name, digest in content["files"].items():
-            assert digest == digest_of(folder / name), folder / name
-        found[f"{content['kind']}/{content['name']}"] = content
-    return found
+    """Check all entries of a run, and return their contents by key."""
+    paths = sorted((run / "registry").glob("[!.]*/[!.]*/entry.json"))
+    keys = [f"{path.parent.parent.name}/{path.parent.name}" for path in paths]
+    return {key: check_entry(run, key) for key in keys}
 
 
 def check_registered(run):
@@ -81,17 +86,19 @@ def check_registered(run):
     return found
 
 
-def check_lineage(found, key):
-    """Check that a model and its parents were trained on what is registered now."""
+def check_lineage(run, key):
+    """Check that a model and its parents were trained on what is registered now; return all."""
+    found = {key: check_entry(run, key)}
     for parent, digest in found[key]["parents"].items():
+        found |= check_lineage(run, parent)
         assert found[parent]["files"]["weights.safetensors"] == digest, (key, parent)
-        check_lineage(found, parent)
+    return found
 
 
 def check_agent(agent, run):
     """Check that an agent has the weights, tasks and task data of its run's files."""
-    found, key, root = check_listed(run), agent.entry.key, "backbone/main"
-    check_lineage(found, key)
+    key, root = agent.entry.key, "backbone/main"
+    found = check_lineage(run, key)
     assert key == root or root in found[key]["parents"]
     assert list(agent.context.tasks) == found[root]["tasks"]
     state = agent.model.state_dict()
@@ -102,6 +109,11 @@ def check_agent(agent, run):
         assert torch.equal(tensor, data[name]), name
     if not key.startswith("router"):
         return
+    if key == "router/prompt":
+        weights = load_file(run / "registry" / key / "weights.safetensors")
+        own = agent.model.prompt_router.state_dict()
+        assert own.keys() == weights.keys()
+        assert all(torch.equal(own[name], weights[name].float()) for name in own)
     experts = [parent for parent in found[key]["parents"] if parent.startswith("expert/")]
     for number, expert in enumerate(experts):
         weights = load_file(run / "registry" / expert / "weights.safetensors")

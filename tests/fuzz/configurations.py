@@ -21,7 +21,8 @@ KEYS = st.sampled_from(
     [
         "seed", "suite", "tasks", "method", "size", "compat", "data", "run", "model",
         "model.n_embd", "model.n_head", "model.dropout", "model.residual", "moe.num_experts",
-        "moe.top_k", "loader.sampling", "loader.batch_size", "stage1.max_steps", "stage2.shard",
+        "moe.top_k", "moe.router", "evaluation.gates", "evaluation.experts", "loader.sampling",
+        "loader.batch_size", "stage1.max_steps", "stage2.shard",
         "stage3.decay", "grouping.method", "harmodt.sparsity", "evaluation.tile",
         "trainer.devices", "trainer", "callbacks.conflict", "callbacks.conflict.every_n_steps",
         "callbacks.own.class", "nothing", "model.", ".model", "model..n_embd",

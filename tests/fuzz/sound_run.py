@@ -8,14 +8,20 @@ from conftest import TINY, write_dataset
 from m3dt.cli import main
 from m3dt.evaluation.evaluator import Journal
 
+BY_PROMPT = "moe.router=prompt"
 TASKS = ("ant-dir-3", "cheetah-vel-7")  # of the shortest episodes
-MODELS = ("backbone/main", "expert/0", "expert/1", "grouping/main", "router/main")
+MODELS = (
+    "backbone/main", "expert/0", "expert/1", "grouping/main", "router/main", "router/prompt",
+)  # fmt: skip
 SHORT = [
     *TINY,
     f"tasks=[{','.join(TASKS)}]",
     *(f"stage{i}.max_steps=4" for i in (1, 2, 3)),
     *(f"stage{i}.checkpoint_every=2" for i in (1, 2, 3)),
     "baseline.max_steps=2",
+    "prompt_router.max_steps=4",
+    "prompt_router.batch_size=4",
+    "prompt_router.checkpoint_every=2",
     "harmodt.update_every=1",
     "callbacks.conflict.every_n_steps=2",
     "callbacks.expert_conflict.every_n_steps=2",
@@ -39,6 +45,7 @@ def make_run(folder):
     for seed in (0, 1):
         words = words_for(folder / f"run{seed}", data)
         assert main(["train", *words, f"seed={seed}"]) == 0
+        assert main(["stage3", *words, f"seed={seed}", BY_PROMPT]) == 0
     words = words_for(folder / "run0", data)
     scores = folder / "scores.json"
     with pytest.MonkeyPatch.context() as patch:

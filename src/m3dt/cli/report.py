@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from m3dt.config import Config
-from m3dt.evaluation.run_scores import ModelScore, film_model, run_model, score_models
+from m3dt.evaluation.run_models import run_model
+from m3dt.evaluation.run_scores import ModelScore, film_model, score_models
 from m3dt.evaluation.scores import ScoreSummary, TaskResult
 from m3dt.runs.layout import check_run_folder
 from m3dt.runs.registry import Registry
@@ -58,7 +59,8 @@ def score_table(scores: Sequence[ModelScore]) -> Table:
     results = [score.result for score in scores]
     first = results[0]
     title = f"normalized score [95 % interval], {first['episodes']} episodes per task"
-    table = Table(title=title, title_justify="left")
+    caption = "MFLOP and ms are the model's, per action"
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     table.add_column("task", no_wrap=True)
     for score in scores:
         method = score.result["method"]
@@ -73,8 +75,8 @@ def score_table(scores: Sequence[ModelScore]) -> Table:
     table.add_row("mean over tasks", *map(_cell, results), style="bold")
     sizes = [f"{r['num_parameters']:,}" if r["num_parameters"] else "" for r in results]
     table.add_row("parameters", *sizes)
-    table.add_row("MFLOP per action", *(_cost(r["flops_per_action"] / 1e6) for r in results))
-    table.add_row("ms per action", *(_cost(r["ms_per_action"]) for r in results))
+    table.add_row("MFLOP", *(_cost(r["flops_per_action"] / 1e6) for r in results))
+    table.add_row("ms", *(_cost(r["ms_per_action"]) for r in results))
     return table
 
 

@@ -1,4 +1,4 @@
-"""Find and evaluate the models of a run: results are stored, reused, and shown in TensorBoard."""
+"""Evaluate the models of a run: results are stored, reused, and shown in TensorBoard."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -8,16 +8,13 @@ from typing import Any
 
 from rich.console import Console
 
-from m3dt.config import BASELINES, Config
-from m3dt.evaluation.agent import ACTING_KINDS, load
+from m3dt.config import Config
 from m3dt.evaluation.evaluator import Journal, evaluate_policy
-from m3dt.evaluation.gates import way_of
-from m3dt.evaluation.oracle import RULES, ExpertsPolicy
-from m3dt.evaluation.policies import AgentPolicy, Policy, RandomPolicy
-from m3dt.evaluation.scores import ModelInfo, RunResult
+from m3dt.evaluation.policies import AgentPolicy
+from m3dt.evaluation.run_models import RunModel
+from m3dt.evaluation.scores import RunResult
 from m3dt.evaluation.video import animation, film
 from m3dt.plots.tensorboard import write_hyperparameters, write_scores, write_video
-from m3dt.runs import BY_PROMPT, MAIN, inference_device
 from m3dt.tasks import SIMULATORS, get_task, tasks_of
 from m3dt.tasks.workers import WorkerPool
 from m3dt.utils.errors import UserError
@@ -32,85 +29,6 @@ _HYPERPARAMETERS = (
     "stage1.max_steps", "stage1.learning_rate", "stage2.max_steps", "stage3.max_steps",
     "baseline.max_steps",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class RunModel:
-    """A model of a run: the policy that it acts by, and what identifies it in results."""
-
-    policy: Policy[Any]
-    info: ModelInfo
-
-    @property
-    def name(self) -> str:
-        """Name in tables, such as `expert:2`."""
-        return self.policy.name
-
-    @property
-    def file_name(self) -> str:
-        """Name in file names, without suffix."""
-        return self.name.replace(":", "-")
-
-
-def run_model(config: Config, name: str) -> RunModel:
-    """Load a model of a run.
-
-    The name is `random`, `backbone`, `router`, `expert:K`, `baseline:METHOD`, or one of `oracle`,
-    `even` and `random-expert`, rules that choose among the experts; or empty for the model of the
-    configured method, as far as it is trained. `router` means the router of `moe.router`,
-    `router:main` and `router:prompt` the one by tokens and by prompts.
-
-    Raises:
-        UserError: The run lacks the model, or the name is unknown.
-    """
-    if name == "random":
-        info: ModelInfo = {"method": "random", "num_parameters": 0, "weights": "", "step": 0}
-        return RunModel(RandomPolicy(), info)
-    if name in RULES:
-        return _experts(config, name)
-    if not name and config.method in BASELINES:
-        name = f"baseline:{config.method}"
-    kind, _, number = name.partition(":")
-    if not number and config.moe.router == "prompt" and kind in ("", "router"):
-        kind, number = "router", BY_PROMPT
-    if kind not in ("", *ACTING_KINDS):
-        choices = f"random, backbone, router, {', '.join(RULES)}, expert:K, baseline:METHOD"
-        raise UserError(f"--models {name}: choose among {choices}")
-    agent = load(config.run, kind or None, number or None, inference_device(config))
-    entry = agent.entry
-    label = entry.kind if entry.name == MAIN else f"{entry.kind}:{entry.name}"
-    label = _labelled(label, way_of(agent, config.evaluation), config)
-    info = {
-        "method": agent.method,
-        "num_parameters": agent.model.num_parameters(),
-        "weights": entry.hash,
-        "step": entry.step,
-    }
-    policy = AgentPolicy(agent, config.evaluation, label, tasks=tasks_of(config))
-    return RunModel(policy, info)
-
-
-def _labelled(name: str, way: str, config: Config) -> str:
-    """Add to a name how experts are chosen, and whose prompts the model gets if not its own."""
-    rules = config.evaluation
-    words = [way] if way else []
-    words += [f"prompts-{rules.prompt_return:g}"] if rules.prompts else []
-    return "@".join([name, "-".join(words)]) if words else name
-
-
-def _experts(config: Config, rule: str) -> RunModel:
-    device, tasks = inference_device(config), tasks_of(config)
-    policy = ExpertsPolicy(config.run, config.evaluation, device, rule, tasks)
-    for task in tasks:
-        policy.check(task)  # refuses a task without expert before any simulator starts
-    policy.name = _labelled(rule, "", config)
-    info: ModelInfo = {
-        "method": rule,
-        "num_parameters": policy.num_parameters(),
-        "weights": [expert.hash for expert in policy.experts],
-        "step": policy.experts[0].step,
-    }
-    return RunModel(policy, info)
 
 
 @dataclass(frozen=True)

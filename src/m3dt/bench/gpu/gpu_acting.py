@@ -7,7 +7,8 @@ from typing import Any
 from m3dt.bench.gpu.compared_runs import train_here
 from m3dt.bench.gpu.outcomes import Outcome, attempt
 from m3dt.bench.gpu.site import QUIET, Site
-from m3dt.evaluation.run_scores import run_model, score_models
+from m3dt.evaluation.run_models import run_model
+from m3dt.evaluation.run_scores import score_models
 
 PART = "evaluation"
 MODELS = ("backbone", "oracle")

@@ -1,0 +1,105 @@
+"""Find the models of a run by the names that a person gives them."""
+
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+from m3dt.config import BASELINES, Config, EvaluationConfig
+from m3dt.evaluation.agent import ACTING_KINDS, load
+from m3dt.evaluation.gates import way_of
+from m3dt.evaluation.oracle import RULES, ExpertsPolicy
+from m3dt.evaluation.policies import AgentPolicy, Policy, RandomPolicy
+from m3dt.evaluation.scores import ModelInfo
+from m3dt.runs import BY_PROMPT, MAIN, inference_device
+from m3dt.tasks import tasks_of
+from m3dt.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class RunModel:
+    """A model of a run: the policy that it acts by, and what identifies it in results."""
+
+    policy: Policy[Any]
+    info: ModelInfo
+
+    @property
+    def name(self) -> str:
+        """Name in tables, such as `expert:2`."""
+        return self.policy.name
+
+    @property
+    def file_name(self) -> str:
+        """Name in file names, without suffix."""
+        return self.name.replace(":", "-")
+
+
+def run_model(config: Config, name: str) -> RunModel:
+    """Load a model of a run.
+
+    The name is `random`, `backbone`, `router`, `expert:K`, `baseline:METHOD`, or one of `oracle`,
+    `even` and `random-expert`, rules that choose among the experts; or empty for the model of the
+    configured method, as far as it is trained. `router` means the router of `moe.router`,
+    `router:main` and `router:prompt` the one by tokens and by prompts. What follows an `@` replaces
+    `evaluation.gates` and `evaluation.experts`: `router@episode`, `router@1`, `router@episode-2`.
+
+    Raises:
+        UserError: The run lacks the model, or the name is unknown.
+    """
+    base, _, way = name.partition("@")
+    rules = _rules(config, name, way) if way else config.evaluation
+    if base == "random":
+        info: ModelInfo = {"method": "random", "num_parameters": 0, "weights": "", "step": 0}
+        return RunModel(RandomPolicy(), info)
+    if base in RULES:
+        return _experts(config, base)
+    if not base and config.method in BASELINES:
+        base = f"baseline:{config.method}"
+    kind, _, number = base.partition(":")
+    if not number and config.moe.router == "prompt" and kind in ("", "router"):
+        kind, number = "router", BY_PROMPT
+    if kind not in ("", *ACTING_KINDS):
+        choices = f"random, backbone, router, {', '.join(RULES)}, expert:K, baseline:METHOD"
+        raise UserError(f"--models {name}: choose among {choices}")
+    agent = load(config.run, kind or None, number or None, inference_device(config))
+    entry = agent.entry
+    label = entry.kind if entry.name == MAIN else f"{entry.kind}:{entry.name}"
+    info = {
+        "method": agent.method,
+        "num_parameters": agent.model.num_parameters(),
+        "weights": entry.hash,
+        "step": entry.step,
+    }
+    label = _labelled(label, way_of(agent, rules), rules)
+    return RunModel(AgentPolicy(agent, rules, label, tasks=tasks_of(config)), info)
+
+
+def _rules(config: Config, name: str, way: str) -> EvaluationConfig:
+    """Return the rules of evaluation with a way to choose experts, such as `episode-2`."""
+    found = re.fullmatch(r"(episode)?-?(all|[1-9]\d*)?", way)
+    if not found:
+        examples = "router@episode, router@1, router@episode-2"
+        raise UserError(f"--models {name}: after @ comes a way to choose experts: {examples}")
+    gates, experts = found.groups()
+    return replace(config.evaluation, gates=gates or "auto", experts=experts or "auto")
+
+
+def _labelled(name: str, way: str, rules: EvaluationConfig) -> str:
+    """Add to a name how experts are chosen, and whose prompts the model gets if not its own."""
+    words = [way] if way else []
+    words += [f"prompts-{rules.prompt_return:g}"] if rules.prompts else []
+    return "@".join([name, "-".join(words)]) if words else name
+
+
+def _experts(config: Config, rule: str) -> RunModel:
+    device, tasks = inference_device(config), tasks_of(config)
+    policy = ExpertsPolicy(config.run, config.evaluation, device, rule, tasks)
+    for task in tasks:
+        policy.check(task)  # refuses a task without expert before any simulator starts
+    policy.name = _labelled(rule, "", config.evaluation)
+    info: ModelInfo = {
+        "method": rule,
+        "num_parameters": policy.num_parameters(),
+        "weights": [expert.hash for expert in policy.experts],
+        "step": policy.experts[0].step,
+    }
+    return RunModel(policy, info)
