@@ -262,3 +262,13 @@ def test_an_output_that_cannot_be_written_is_one_message(words):
             assert done.returncode == (code if known else 2)
             assert done.stderr.startswith("m3dt: ") and done.stderr.count("\n") == 1
             assert told in done.stderr or not known
+
+
+@pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"])
+@pytest.mark.parametrize("value", ["", "bash", "1.0"])
+def test_a_rank_that_is_none_is_named(error_of, monkeypatch, name, value):
+    """Lightning's import would fail on it."""
+    monkeypatch.setenv(name, value)
+    assert f"{name} is '{value}' in the environment" in error_of("tasks")
+    monkeypatch.setenv(name, "1")
+    assert main(["tasks", "mt10"]) == 0

@@ -62,13 +62,20 @@ def some_file(data, registry):
     return data.draw(st.sampled_from(files)) if files else registry / "backbone"
 
 
+def content_of(path):
+    """Return the fields of an entry, or None if an earlier change has left none."""
+    try:
+        content = json.loads(path.read_text()) if path.is_file() else None
+    except ValueError:
+        return None
+    return content if isinstance(content, dict) else None
+
+
 def change_entry(data, registry, other):
     """Replace a field, a setting, a parent or a file of an entry by any value."""
     path = some_folder(data, registry) / "entry.json"
-    if not path.is_file():
-        return
-    content = json.loads(path.read_text())
-    if not isinstance(content, dict):
+    content = content_of(path)
+    if content is None:
         return
     target, name = content, data.draw(st.sampled_from(FIELDS))
     while isinstance(target.get(name), dict) and target[name] and data.draw(st.booleans()):
@@ -89,8 +96,8 @@ def reorder_tasks(data, registry, other):
     """List the tasks in another order, in the settings too."""
     for key in data.draw(st.sampled_from([MODELS, MODELS[:1], MODELS[-1:]])):
         path = registry / key / "entry.json"
-        if path.is_file():
-            content = json.loads(path.read_text())
+        content = content_of(path)
+        if content is not None:
             for holder in (content, content.get("settings")):
                 if isinstance(holder, dict) and isinstance(holder.get("tasks"), list):
                     holder["tasks"].reverse()

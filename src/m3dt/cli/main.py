@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import signal
 import sys
 import threading
@@ -15,6 +16,7 @@ from m3dt.utils.errors import RunError, UserError, is_out_of_memory
 _SHOW_TRACEBACK = "M3DT_TRACEBACK"
 _INTERRUPTED = "interrupted; no file is damaged, and the same command continues."
 _signals: list[int] = []  # those that asked the running command to end
+_RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # read by Lightning
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,7 +44,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     from m3dt.utils.output_files import STANDARD_OUTPUT
 
     replace_unprintable(sys.stdout, sys.stderr)
-    _check_working_directory()
+    _check_surroundings()
     try:
         options = _parse(arguments)
         result_is_printed = STANDARD_OUTPUT in vars(options).values()
@@ -55,14 +57,24 @@ def _run(arguments: Sequence[str] | None) -> int:
     return 0
 
 
-def _check_working_directory() -> None:
-    """Refuse to start in a folder that was deleted: MKL would end the process without a word."""
+def _check_surroundings() -> None:
+    """Refuse what would end the process inside MKL, without a word, or inside Lightning's import.
+
+    Raises:
+        UserError: The working directory was deleted, or a launcher's variable holds no rank.
+    """
     try:
         os.getcwd()
     except OSError as error:
         raise UserError(
             f"the working directory cannot be read ({error.strerror}). Change to another folder."
         ) from None
+    for name in _RANKS:
+        if not re.fullmatch(r"\s*[+-]?\d+\s*", os.environ.get(name, "0")):
+            raise UserError(
+                f"{name} is '{os.environ[name]}' in the environment, which is no rank. Unset it, "
+                "or let a launcher set it."
+            )
 
 
 def _foreign(error: Exception) -> tuple[str, int]:
