@@ -13,7 +13,7 @@ from m3dt.evaluation.agent import ACTING_KINDS, load
 from m3dt.evaluation.evaluator import Journal, evaluate_policy
 from m3dt.evaluation.gates import way_of
 from m3dt.evaluation.oracle import RULES, ExpertsPolicy
-from m3dt.evaluation.policies import AgentPolicy, Policy, RandomPolicy
+from m3dt.evaluation.policies import UNTRAINED, AgentPolicy, Policy
 from m3dt.evaluation.scores import ModelInfo, RunResult
 from m3dt.evaluation.video import animation, film
 from m3dt.plots.tensorboard import write_hyperparameters, write_scores, write_video
@@ -55,17 +55,18 @@ class RunModel:
 def run_model(config: Config, name: str) -> RunModel:
     """Load a model of a run.
 
-    The name is `random`, `backbone`, `router`, `expert:K`, `baseline:METHOD`, or one of `oracle`,
-    `even` and `random-expert`, rules that choose among the experts; or empty for the model of the
-    configured method, as far as it is trained. `router` means the router of `moe.router`,
-    `router:main` and `router:prompt` the one by tokens and by prompts.
+    The name is `random`, `nothing` (zero actions), `backbone`, `router`, `expert:K`,
+    `baseline:METHOD`, or one of `oracle`, `even` and `random-expert`, rules that choose among the
+    experts; or empty for the model of the configured method, as far as it is trained. `router`
+    means the router of `moe.router`, `router:main` and `router:prompt` the one by tokens and by
+    prompts.
 
     Raises:
         UserError: The run lacks the model, or the name is unknown.
     """
-    if name == "random":
-        info: ModelInfo = {"method": "random", "num_parameters": 0, "weights": "", "step": 0}
-        return RunModel(RandomPolicy(), info)
+    if name in UNTRAINED:
+        info: ModelInfo = {"method": name, "num_parameters": 0, "weights": "", "step": 0}
+        return RunModel(UNTRAINED[name](), info)
     if name in RULES:
         return _experts(config, name)
     if not name and config.method in BASELINES:
@@ -74,7 +75,7 @@ def run_model(config: Config, name: str) -> RunModel:
     if not number and config.moe.router == "prompt" and kind in ("", "router"):
         kind, number = "router", BY_PROMPT
     if kind not in ("", *ACTING_KINDS):
-        choices = f"random, backbone, router, {', '.join(RULES)}, expert:K, baseline:METHOD"
+        choices = ", ".join((*UNTRAINED, "backbone, router", *RULES, "expert:K, baseline:METHOD"))
         raise UserError(f"--models {name}: choose among {choices}")
     agent = load(config.run, kind or None, number or None, inference_device(config))
     entry = agent.entry

@@ -85,8 +85,9 @@ def claims(results: Results, subject: str = "") -> list[Claim]:
 
 def claims_table(results: Results, subject: str = "") -> str:
     """Return all claims, or those of one subject, as Markdown."""
-    rows = [[c.text, c.paper, c.ours, c.verdict] for c in claims(results, subject)]
-    header = ["claim", "paper", "here, mean over seeds [95 % interval]", "verdict"]
+    rows = [[c.text, c.paper, c.ours, c.test, c.verdict] for c in claims(results, subject)]
+    ours = "here, mean over seeds [95 % interval by Student's t] (seeds)"
+    header = ["claim", "paper", ours, "test of the difference by seed", "verdict"]
     return tables.markdown_table(header, rows)
 
 
