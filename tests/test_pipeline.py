@@ -76,6 +76,7 @@ def test_evaluate_prints_a_table_and_writes_json(finished, data, tmp_path, capsy
     for words in (
         "random",
         "nothing",
+        "(n = 1)",  # one episode has no interval
         "PromptDT",
         "(backbone)",
         "M3DT-Gradient",

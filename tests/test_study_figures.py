@@ -231,6 +231,16 @@ def test_curves_are_those_of_the_longest_training_with_all_seeds(made_up):
     assert found.keys() == {0, 1, 2} and found[0] == [{"step": 7}]
 
 
+def test_profiles_show_the_share_of_scores_above(made_up):
+    """All tasks of a seed have one made-up score; seeds differ by a tenth."""
+    results = Results.read(made_up())
+    line = FIGURES["profiles"].draw(results).axes[1].lines[0]
+    scores = results.scores("baselines", suite="mt40", method="promptdt").values()
+    expected = [sum(score > x for score in scores) / 3 for x in range(100)]
+    assert line.get_label() == "Prompt-DT (n = 120)"
+    assert list(line.get_ydata()) == pytest.approx(expected)
+
+
 def test_figures_show_means_and_each_seed(made_up):
     """Seeds differ by a tenth at any number of experts."""
     results = Results.read(made_up())

@@ -43,7 +43,7 @@ def interquartile_mean(scores: np.ndarray) -> np.ndarray:
     return trim_mean(scores.reshape(*scores.shape[:-2], -1), 0.25, axis=-1)
 
 
-def performance_profile(scores: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
+def performance_profile(scores: np.ndarray, thresholds: Sequence[float] | np.ndarray) -> np.ndarray:
     """Return the shares of scores above thresholds; scores have any shape."""
     return (scores.ravel()[:, None] > np.asarray(thresholds)).mean(axis=0)
 

@@ -55,6 +55,8 @@ FIGURES = {
                          ("width gain", "router gap", "shape")),
     "top_k": StudyFigure("Top-k routing", "figure 9", scores.top_k_figure, ("top-k",)),
     "domains": StudyFigure("Domains", "figure 11", scores.domains_figure, ("domains", "control")),
+    "profiles": StudyFigure("Performance profiles", "table 1", scores.profiles_figure,
+                            ("m3dt-gradient 40", "m3dt-gradient 160")),
     "modules": StudyFigure("Attention or MLP alone", "figure 12", conflict.modules_figure,
                            ("modules", "module conflict")),
     "residual": StudyFigure("What experts are added to", "equations 3 and 4",

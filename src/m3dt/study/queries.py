@@ -8,6 +8,8 @@ from collections.abc import Collection
 from functools import cache
 from typing import Literal, NamedTuple
 
+import numpy as np
+
 from m3dt.config import Config, load_config
 from m3dt.study.estimates import Ranged, Scores, percent_above
 from m3dt.study.paper import BASELINES, M3DT, PROMPT_DT
@@ -92,6 +94,12 @@ def scores_on_list(
             if names and scores.keys() >= set(names):
                 found[seed] = sum(scores[name] for name in names) / len(names)
     return Ranged(dict(sorted(found.items())))
+
+
+def all_scores(results: Results, tasks: int, part: str, method: str) -> np.ndarray:
+    """Return a method's scores on all tasks of all seeds, (scores,)."""
+    by_seed = results.task_scores(part, suite=SUITES[tasks], method=method)
+    return np.array([score for scores in by_seed.values() for score in scores.values()])
 
 
 def widths(results: Results, part: str = "size") -> list[int]:
