@@ -325,7 +325,7 @@ def test_evaluate_gives_the_documented_dictionary(agent):
     assert set(result["tasks"]["reach-v2"]) == TaskResult.__required_keys__
     assert set(result) == {
         "run", "method", "num_parameters", "score", "ci95", "domains", "tasks", "episodes",
-        "env_steps_per_second", "seed", "versions",
+        "env_steps_per_second", "flops_per_action", "ms_per_action", "seed", "versions",
     }  # fmt: skip
     assert set(result["tasks"]["reach-v2"]) == {
         "score", "ci95", "return_mean", "return_std", "success_rate", "episodes", "env_steps",
