@@ -24,6 +24,7 @@ from m3dt.evaluation import (
     AgentPolicy,
     Episode,
     EvaluationResult,
+    IdlePolicy,
     RandomPolicy,
     TaskResult,
     evaluate_policy,
@@ -36,10 +37,10 @@ from m3dt.evaluation.agent import Agent
 from m3dt.evaluation.evaluator import Journal, make_groups
 from m3dt.evaluation.policies import pass_size
 from m3dt.evaluation.scheduler import RolloutScheduler
-from m3dt.evaluation.scores import bootstrap_interval, wilson_interval
 from m3dt.evaluation.sessions import AgentSession, EpisodeGroup, episode_seed, predict
 from m3dt.models import PromptDT, add_mixtures, fast, make_model
 from m3dt.runs.entries import Entry
+from m3dt.tasks import get_task, make_env
 from m3dt.tasks.workers import GroupEnvironments, Transition
 from m3dt.utils.console import make_console
 from m3dt.utils.errors import RunError, UserError
@@ -64,32 +65,6 @@ def agent(tmp_path_factory):
     return Agent(model.eval(), entry, context, "runs/test")
 
 
-@pytest.mark.parametrize(
-    ("successes", "episodes", "low", "high"),
-    [(10, 10, 72.25, 100.0), (0, 10, 0.0, 27.75), (5, 10, 23.66, 76.34), (81, 263, 25.53, 36.62)],
-)
-def test_wilson_interval(successes, episodes, low, high):
-    assert wilson_interval(successes, episodes) == pytest.approx((low, high), abs=0.02)
-
-
-def test_bootstrap_of_one_task_is_the_normal_interval():
-    scores = np.random.default_rng(0).normal(50, 10, size=400)
-    low, high = bootstrap_interval([scores])
-    half = 1.96 * scores.std() / math.sqrt(400)
-    assert (low, high) == pytest.approx((scores.mean() - half, scores.mean() + half), abs=0.1)
-
-
-def test_bootstrap_covers_tasks_and_episodes():
-    """Without spread within tasks, the interval is that of resampling the tasks alone."""
-    scores = [np.full(5, value) for value in np.linspace(0, 100, 40)]
-    low, high = bootstrap_interval(scores)
-    half = 1.96 * np.linspace(0, 100, 40).std() / math.sqrt(40)
-    assert (low, high) == pytest.approx((50 - half, 50 + half), abs=0.7)
-    spread = [np.array([0.0, 100.0] * 5) for _ in range(40)]
-    low, high = bootstrap_interval(spread)
-    assert high - low == pytest.approx(2 * 1.96 * 50 / math.sqrt(400), abs=0.7)
-
-
 def test_summary_weighs_tasks_equally():
     episodes = [Episode("reach-v2", i, 100.0 * i, i == 0, 500) for i in range(4)]
     episodes += [Episode("cheetah-vel-0", 0, -30.0, False, 200)]
@@ -100,6 +75,16 @@ def test_summary_weighs_tasks_equally():
     assert summary["tasks"]["reach-v2"]["env_steps"] == 2000
     assert summary["score"] == pytest.approx((25 + 100) / 2)
     assert summary["domains"] == {"metaworld": 25, "cheetah-vel": pytest.approx(100)}
+
+
+def test_one_episode_has_no_interval():
+    alone = [Episode("walker-walk", 0, 400.0, False, 500), Episode("reach-v2", 0, 1.0, True, 500)]
+    for episode in alone:
+        summary = summarize([episode])
+        assert summary["ci95"] is None and summary["tasks"][episode.task]["ci95"] is None
+    together = summarize(alone)
+    assert together["ci95"] == [40, 100]
+    assert [task["ci95"] for task in together["tasks"].values()] == [None, None]
 
 
 def test_summary_equals_numpy():
@@ -315,6 +300,23 @@ def test_workers_and_batches_change_no_score(agent, which, tile, batch_size):
     assert one["env_steps"] == 1000
 
 
+def test_doing_nothing_is_zero_actions():
+    """Played by hand in the same simulators, from the same initial states."""
+    tasks, rules = ["ant-dir-3", "cheetah-vel-7"], EvaluationConfig(episodes=2, workers=1)
+    found = evaluate_policy(IdlePolicy(), tasks, rules, make_console())["tasks"]
+    for task in tasks:
+        env, total = make_env(task), 0.0
+        for seed in EpisodeGroup(task, (0, 1)).seeds(rules.seed):
+            env.reset(seed=seed)
+            over = False
+            while not over:
+                _, reward, terminated, truncated, _ = env.step(np.zeros(get_task(task).action_dim))
+                total, over = total + reward, terminated or truncated
+        env.close()
+        assert found[task]["return_mean"] == pytest.approx(total / 2, rel=1e-5)
+    assert found["ant-dir-3"]["score"] == pytest.approx(40, abs=5)
+
+
 def test_evaluate_gives_the_documented_dictionary(agent):
     result = m3dt.evaluate(
         agent, tasks=["reach-v2"], episodes=1, config=EvaluationConfig(tile=1, workers=1)
@@ -325,7 +327,7 @@ def test_evaluate_gives_the_documented_dictionary(agent):
     assert set(result["tasks"]["reach-v2"]) == TaskResult.__required_keys__
     assert set(result) == {
         "run", "method", "num_parameters", "score", "ci95", "domains", "tasks", "episodes",
-        "env_steps_per_second", "seed", "versions",
+        "env_steps_per_second", "flops_per_action", "ms_per_action", "seed", "versions",
     }  # fmt: skip
     assert set(result["tasks"]["reach-v2"]) == {
         "score", "ci95", "return_mean", "return_std", "success_rate", "episodes", "env_steps",

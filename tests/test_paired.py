@@ -1,50 +1,8 @@
-"""Paired comparisons over runs and tasks."""
+"""The command that compares models over runs and tasks."""
 
 import json
 
-import numpy as np
-import pytest
-
 from m3dt.cli import main
-from m3dt.study.paired import Difference, paired_difference
-
-
-def test_the_interval_covers_the_truth():
-    """Runs and tasks shift differences at random: 95 % intervals hold their mean about as often."""
-    rng, held = np.random.default_rng(0), 0
-    for trial in range(60):
-        runs, tasks = rng.normal(0, 1, (8, 1)), rng.normal(0, 2, (1, 20))
-        one = 3 + runs + tasks + rng.normal(0, 1, (8, 20))
-        found = paired_difference(one, np.zeros((8, 20)), seed=trial)
-        held += found.low <= 3 <= found.high
-    assert 50 <= held <= 60
-
-
-def test_a_constant_difference_has_no_spread():
-    found = paired_difference(np.full((3, 4), 5.0), np.full((3, 4), 7.0))
-    assert (found.mean, found.low, found.high) == (-2, -2, -2)
-
-
-def test_what_is_shared_cancels():
-    rng = np.random.default_rng(0)
-    hard = rng.normal(0, 30, (3, 12))
-    found = paired_difference(hard + 1, hard)
-    assert found.low == pytest.approx(1) and found.high == pytest.approx(1)
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "verdict"),
-    [
-        (0.1, 2, "better"),
-        (-0.9, 2, "not more than 1 below"),
-        (-0.9, -0.2, "not more than 1 below"),
-        (-1.5, 2, "cannot be told"),
-        (-1.5, -0.2, "worse"),
-        (-3, -1.2, "worse by more than 1"),
-    ],
-)
-def test_verdicts(low, high, verdict):
-    assert Difference((low + high) / 2, low, high).verdict(1.0) == verdict
 
 
 def write_scores(run, model, scores):
@@ -62,9 +20,24 @@ def test_runs_and_the_table_of_them_say_the_same(tmp_path, capsys):
     runs, table = [str(tmp_path / "0"), str(tmp_path / "1")], tmp_path / "scores.csv"
     assert main(["compare", *runs, "--against", "backbone", "--csv", str(table)]) == 0
     first = capsys.readouterr().out
-    assert "+3.0 [+2.0, +4.0]" in first and "better" in first and "oracle" not in first
+    shown = first.splitlines()
+    assert all(len(line) <= 80 for line in shown) and "oracle" not in first
+    assert "2 runs x 2 tasks, compared with backbone [95 % bootstrap over runs and tasks]" in first
+    router = next(i for i, line in enumerate(shown) if line.startswith("router"))
+    # IQM: the middle half of 22, 23, 54, 54. Each of 22 and 23 beats 20 and 21.
+    assert shown[router].split() == ["router", "38.2", "38.5", "+3.0", "100%", "better", "2.0"]
+    assert shown[router + 1].split()[-4:] == ["[+2.0,", "+4.0]", "[100%,", "100%]"]
     assert main(["compare", str(table), "--against", "backbone"]) == 0
     assert capsys.readouterr().out == first
+
+
+def test_one_run_of_one_task_has_no_interval(tmp_path, capsys):
+    for model, score in (("backbone", 50), ("router", 90)):
+        write_scores(tmp_path / "0", model, {"a": score})
+    assert main(["compare", str(tmp_path / "0"), "--against", "backbone"]) == 0
+    shown = capsys.readouterr().out
+    assert "1 run x 1 task, compared with backbone\n" in shown
+    assert shown.count("(n = 1)") == 6 and "cannot be told" in shown
 
 
 def test_missing_scores_are_named(tmp_path, capsys):

@@ -70,11 +70,13 @@ def test_settings_newer_than_a_run_had_their_defaults(finished, data, tmp_path, 
 
 def test_evaluate_prints_a_table_and_writes_json(finished, data, tmp_path, capsys):
     file = tmp_path / "scores.json"
-    arguments = ["--models", "random,backbone,expert:1,router", "--json", str(file)]
+    arguments = ["--models", "random,nothing,backbone,expert:1,router", "--json", str(file)]
     assert call("evaluate", finished, data, *arguments) == 0
     shown = capsys.readouterr().out
     for words in (
         "random",
+        "nothing",
+        "(n = 1)",  # one episode has no interval
         "PromptDT",
         "(backbone)",
         "M3DT-Gradient",

@@ -13,7 +13,6 @@ from m3dt.cli import main
 from m3dt.config import load_config
 from m3dt.study import FIGURES, TABLES, Results, claims, claims_table, load_study
 from m3dt.study.claims.claim import FAILS, HOLDS, INCONCLUSIVE, MISSING, verdict
-from m3dt.study.estimates import estimate, minus
 from m3dt.study.queries import backbone_histories, best_baseline, control_scores, scores_by
 from m3dt.tasks import suite
 from m3dt.utils.errors import UserError
@@ -124,7 +123,7 @@ def test_verdicts_follow_the_numbers(made_up, slope, expected):
 def test_one_seed_decides_nothing(made_up):
     for claim in claims(Results.read(made_up(seeds=(0,)))):
         assert claim.verdict in (INCONCLUSIVE, HOLDS) and (
-            claim.name != "tasks" or "one seed" in claim.ours
+            claim.name != "tasks" or "(n = 1)" in claim.ours and claim.test == "no test, n = 1"
         )
     assert verdict({0: 5.0}) == INCONCLUSIVE
 
@@ -190,12 +189,12 @@ def test_two_models_task_by_task(made_up):
                     played[cell] = {"a": 50.0 + change[0], "b": 20.0 + change[1]}
     table = TABLES["Task by task"](Results(results.rows, {}, played))
     rows = {tuple(row[2:].split(" | ")[:2]): row.split(" | ")[2:] for row in table.splitlines()}
-    # The sum of a task differs from 2 means by 2 d: half = 1.96 sqrt(2 (2 d)^2 2) / 4 = 1.96 d,
-    # with d = 0.25 around a mean of 3.25, and d = 4.75 around -4.25.
+    # The sum of a task differs from 2 means by 2 d: half = t sqrt(2 (2 d)^2 2) / 4 = t d,
+    # with d = 0.25 around a mean of 3.25, d = 4.75 around -4.25, and t = 12.706 of two tasks.
     wide = rows["40", f"Prompt-DT, model.mlp_width={results.values('mlp', 'mlp_width')[0]}"]
-    assert wide == ["Prompt-DT", "4", "3.2 [2.8, 3.7]", "4", "0 |"]
+    assert wide == ["Prompt-DT", "4", "3.2 [0.1, 6.4] (n = 2)", "4", "0 |"]
     large = rows["40", "Prompt-DT, model.timestep_std=1.0"]
-    assert large == ["Prompt-DT", "4", "-4.2 [-13.6, 5.1]", "0", "2 |"]
+    assert large == ["Prompt-DT", "4", "-4.2 [-64.6, 56.1] (n = 2)", "0", "2 |"]
     references = {name: row[0] for (tasks, name), row in rows.items() if tasks == "40"}
     assert "Prompt-DT" not in references
     assert references["noisy top-k, moe.top_k=2"] == references["big experts"] == "M3DT-Gradient"
@@ -232,17 +231,14 @@ def test_curves_are_those_of_the_longest_training_with_all_seeds(made_up):
     assert found.keys() == {0, 1, 2} and found[0] == [{"step": 7}]
 
 
-def test_estimates():
-    """Student's interval of 1, 2, 3 is 2 +- 4.30 / sqrt(3)."""
-    found = estimate([1, 2, 3])
-    assert (found.mean, found.seeds) == (2, 3)
-    assert found.high - 2 == pytest.approx(4.303 / 3**0.5, rel=1e-3)
-    assert 2 - found.low == pytest.approx(4.303 / 3**0.5, rel=1e-3)
-    assert estimate([]) is None
-    assert estimate([2.0]).text() == "2.0 (one seed)"
-    assert estimate([1, 1]).text(" %") == "1.0 [1.0, 1.0] %"
-    paired = estimate(minus({0: 5.0, 1: 7.0, 2: 1.0}, {1: 4.0, 0: 2.0}).values())
-    assert (paired.mean, paired.low, paired.seeds) == (3.0, 3.0, 2)
+def test_profiles_show_the_share_of_scores_above(made_up):
+    """All tasks of a seed have one made-up score; seeds differ by a tenth."""
+    results = Results.read(made_up())
+    line = FIGURES["profiles"].draw(results).axes[1].lines[0]
+    scores = results.scores("baselines", suite="mt40", method="promptdt").values()
+    expected = [sum(score > x for score in scores) / 3 for x in range(100)]
+    assert line.get_label() == "Prompt-DT (n = 120)"
+    assert list(line.get_ydata()) == pytest.approx(expected)
 
 
 def test_figures_show_means_and_each_seed(made_up):

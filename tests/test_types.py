@@ -22,7 +22,7 @@ m3dt.evaluate(agent, episodes="10")
 EXPECTED = {
     4: 'note: Revealed type is "m3dt.evaluation.agent.Agent"',
     6: 'note: Revealed type is "float"',
-    7: 'note: Revealed type is "list[float]"',
+    7: 'note: Revealed type is "list[float] | None"',
     9: 'error: TypedDict "EvaluationResult" has no key "scores"',
     10: 'error: Module has no attribute "lode"',
     11: 'error: Argument "episodes" to "evaluate" has incompatible type "str"; expected "int"',

@@ -100,8 +100,9 @@ COMMANDS = (
     Command("evaluate", commands.evaluate, "evaluate models in the simulators", (
         *_CONFIGURED,
         _argument("--models", type=_words, default="", metavar="LIST",
-                  help="comma-separated: random, backbone, router, oracle, even, random-expert, "
-                  "expert:K, baseline:METHOD; default: the method's furthest trained model"),
+                  help="comma-separated: random, nothing, backbone, router, oracle, even, "
+                  "random-expert, expert:K, baseline:METHOD; default: the method's furthest "
+                  "trained model"),
         _JSON,
         _path("--out", metavar="FOLDER", help="where results go; default: the run's folder"),
         _argument("--film", type=_words, default="", metavar="TASKS",

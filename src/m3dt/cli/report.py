@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from m3dt.config import Config
+from m3dt.evaluation.policies import UNTRAINED
 from m3dt.evaluation.run_models import run_model
 from m3dt.evaluation.run_scores import ModelScore, film_model, score_models
 from m3dt.evaluation.scores import ScoreSummary, TaskResult
@@ -64,7 +65,7 @@ def score_table(scores: Sequence[ModelScore]) -> Table:
     table.add_column("task", no_wrap=True)
     for score in scores:
         method = score.result["method"]
-        header = score.name if score.name == "random" else f"{method}\n({score.name})"
+        header = score.name if score.name in UNTRAINED else f"{method}\n({score.name})"
         table.add_column(header, justify="right", no_wrap=True)
     for task in first["tasks"]:
         table.add_row(task, *(_cell(result["tasks"][task]) for result in results))
@@ -85,6 +86,8 @@ def _cost(value: float) -> str:
 
 
 def _cell(scores: ScoreSummary | TaskResult) -> str:
+    if scores["ci95"] is None:
+        return f"{scores['score']:5.1f} (n = 1)"
     low, high = scores["ci95"]
     return f"{scores['score']:5.1f} [{low:3.0f}, {high:3.0f}]"
 

@@ -3,7 +3,7 @@
 from m3dt.evaluation.agent import Agent, load
 from m3dt.evaluation.evaluator import evaluate, evaluate_policy
 from m3dt.evaluation.oracle import ExpertsPolicy
-from m3dt.evaluation.policies import AgentPolicy, Policy, RandomPolicy
+from m3dt.evaluation.policies import AgentPolicy, IdlePolicy, Policy, RandomPolicy
 from m3dt.evaluation.scores import Episode, EvaluationResult, TaskResult, summarize
 from m3dt.evaluation.video import animation, film
 
@@ -13,6 +13,7 @@ __all__ = [
     "Episode",
     "EvaluationResult",
     "ExpertsPolicy",
+    "IdlePolicy",
     "Policy",
     "RandomPolicy",
     "TaskResult",

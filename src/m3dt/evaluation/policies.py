@@ -1,4 +1,4 @@
-"""What acts in a rollout: a trained agent, or chance.
+"""What acts in a rollout: a trained agent, chance, or nothing.
 
 Letters: A action dim.
 """
@@ -15,7 +15,14 @@ from m3dt.evaluation.actor import Actor
 from m3dt.evaluation.agent import Agent
 from m3dt.evaluation.costs import Stopwatch
 from m3dt.evaluation.gates import Chooser, chooser_of, with_largest_gates
-from m3dt.evaluation.sessions import AgentSession, EpisodeGroup, RandomSession, Session, predict
+from m3dt.evaluation.sessions import (
+    AgentSession,
+    EpisodeGroup,
+    IdleSession,
+    RandomSession,
+    Session,
+    predict,
+)
 from m3dt.models import PromptDT
 from m3dt.tasks import get_task
 from m3dt.utils.processes import num_workers
@@ -65,6 +72,23 @@ class RandomPolicy(Policy[RandomSession]):
 
     def act(self, sessions: Sequence[RandomSession]) -> list[np.ndarray]:
         return [session.draw() for session in sessions]
+
+
+class IdlePolicy(Policy[IdleSession]):
+    """Zero actions: what a task gives for nothing, such as 40 points for standing in ant-dir."""
+
+    name = "nothing"
+
+    def begin(self, group: EpisodeGroup, seed: int) -> IdleSession:
+        return IdleSession(group)
+
+    def act(self, sessions: Sequence[IdleSession]) -> list[np.ndarray]:
+        return [np.zeros(session.shape, np.float32) for session in sessions]
+
+
+UNTRAINED: dict[str, type[RandomPolicy | IdlePolicy]] = {
+    policy.name: policy for policy in (RandomPolicy, IdlePolicy)
+}
 
 
 class AgentPolicy(Policy[AgentSession]):

@@ -8,7 +8,7 @@ from m3dt.config import BASELINES, Config, EvaluationConfig
 from m3dt.evaluation.agent import ACTING_KINDS, load
 from m3dt.evaluation.gates import way_of
 from m3dt.evaluation.oracle import RULES, ExpertsPolicy
-from m3dt.evaluation.policies import AgentPolicy, Policy, RandomPolicy
+from m3dt.evaluation.policies import UNTRAINED, AgentPolicy, Policy
 from m3dt.evaluation.scores import ModelInfo
 from m3dt.runs import BY_PROMPT, MAIN, inference_device
 from m3dt.tasks import tasks_of
@@ -36,20 +36,21 @@ class RunModel:
 def run_model(config: Config, name: str) -> RunModel:
     """Load a model of a run.
 
-    The name is `random`, `backbone`, `router`, `expert:K`, `baseline:METHOD`, or one of `oracle`,
-    `even` and `random-expert`, rules that choose among the experts; or empty for the model of the
-    configured method, as far as it is trained. `router` means the router of `moe.router`,
-    `router:main` and `router:prompt` the one by tokens and by prompts. What follows an `@` replaces
-    `evaluation.gates` and `evaluation.experts`: `router@episode`, `router@1`, `router@episode-2`.
+    The name is `random`, `nothing` (zero actions), `backbone`, `router`, `expert:K`,
+    `baseline:METHOD`, or one of `oracle`, `even` and `random-expert`, rules that choose among the
+    experts; or empty for the model of the configured method, as far as it is trained. `router`
+    means the router of `moe.router`, `router:main` and `router:prompt` the one by tokens and by
+    prompts. What follows an `@` replaces `evaluation.gates` and `evaluation.experts`:
+    `router@episode`, `router@1`, `router@episode-2`.
 
     Raises:
         UserError: The run lacks the model, or the name is unknown.
     """
     base, _, way = name.partition("@")
     rules = _rules(config, name, way) if way else config.evaluation
-    if base == "random":
-        info: ModelInfo = {"method": "random", "num_parameters": 0, "weights": "", "step": 0}
-        return RunModel(RandomPolicy(), info)
+    if base in UNTRAINED:
+        info: ModelInfo = {"method": base, "num_parameters": 0, "weights": "", "step": 0}
+        return RunModel(UNTRAINED[base](), info)
     if base in RULES:
         return _experts(config, base)
     if not base and config.method in BASELINES:
@@ -58,7 +59,7 @@ def run_model(config: Config, name: str) -> RunModel:
     if not number and config.moe.router == "prompt" and kind in ("", "router"):
         kind, number = "router", BY_PROMPT
     if kind not in ("", *ACTING_KINDS):
-        choices = f"random, backbone, router, {', '.join(RULES)}, expert:K, baseline:METHOD"
+        choices = ", ".join((*UNTRAINED, "backbone, router", *RULES, "expert:K, baseline:METHOD"))
         raise UserError(f"--models {name}: choose among {choices}")
     agent = load(config.run, kind or None, number or None, inference_device(config))
     entry = agent.entry

@@ -9,9 +9,7 @@ import torch
 from torchmetrics import MeanMetric
 
 from m3dt.tasks import DOMAINS, get_task
-
-_RESAMPLES = 10_000
-_Z = 1.959964  # the normal distribution's 97.5 % quantile
+from m3dt.utils.intervals import Interval, two_level_interval, wilson_interval
 
 
 class TaskResult(TypedDict):
@@ -19,8 +17,8 @@ class TaskResult(TypedDict):
 
     score: float
     """Mean normalized score, 0 to 100."""
-    ci95: list[float]
-    """Lower and upper end of the score's 95 % interval."""
+    ci95: list[float] | None
+    """Lower and upper end of the score's 95 % interval, None for a single episode."""
     return_mean: float
     return_std: float
     success_rate: float
@@ -33,7 +31,7 @@ class ScoreSummary(TypedDict):
     """Scores of several tasks, each weighing the same."""
 
     score: float
-    ci95: list[float]
+    ci95: list[float] | None
     domains: dict[str, float]
     tasks: dict[str, TaskResult]
 
@@ -93,38 +91,6 @@ class Episode:
         return get_task(self.task).normalized_score(self.episode_return, self.success)
 
 
-def bootstrap_interval(scores: Sequence[np.ndarray], seed: int = 0) -> tuple[float, float]:
-    """Return the 95 % interval of the mean over tasks of each task's mean score.
-
-    Both levels are resampled with replacement: the tasks, and the episodes of each drawn task. For
-    a single task, only its episodes are resampled. `scores` has one array per task.
-    """
-    rng = np.random.default_rng(seed)
-    num_tasks = len(scores)
-    # Each slot of a resample draws a task, then episodes of it, whose mean is its value.
-    tasks = rng.integers(0, num_tasks, size=(_RESAMPLES, num_tasks))
-    means = np.empty(tasks.shape)
-    for task, episodes in enumerate(scores):
-        slots = tasks == task
-        draws = rng.integers(0, len(episodes), size=(int(slots.sum()), len(episodes)))
-        means[slots] = np.asarray(episodes)[draws].mean(axis=1)
-    low, high = np.quantile(means.mean(axis=1), (0.025, 0.975))
-    return float(low), float(high)
-
-
-def wilson_interval(successes: int, episodes: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a success rate, in percent.
-
-    Unlike resampling, it leaves room for a failure after ten successes in ten episodes.
-    """
-    rate, z2 = successes / episodes, _Z**2
-    middle = rate + z2 / (2 * episodes)
-    half = _Z * np.sqrt(rate * (1 - rate) / episodes + z2 / (4 * episodes**2))
-    scale = 100 / (1 + z2 / episodes)
-    low, high = max(middle - half, 0.0), min(middle + half, 1 + z2 / episodes)
-    return float(low * scale), float(high * scale)
-
-
 def summarize(episodes: Sequence[Episode]) -> ScoreSummary:
     """Return score, interval, domains and tasks, as `m3dt evaluate --json` writes them.
 
@@ -137,7 +103,7 @@ def summarize(episodes: Sequence[Episode]) -> ScoreSummary:
     scores = [np.array([e.score for e in group]) for group in by_task.values()]
     return {
         "score": float(np.mean([result["score"] for result in tasks.values()])),
-        "ci95": list(bootstrap_interval(scores)),
+        "ci95": _listed(two_level_interval(scores)),
         "domains": _domains(tasks),
         "tasks": tasks,
     }
@@ -155,16 +121,20 @@ def _task_result(task: str, episodes: Sequence[Episode]) -> TaskResult:
     if get_task(task).domain == "metaworld":
         interval = wilson_interval(int((scores > 0).sum()), len(scores))
     else:
-        interval = bootstrap_interval([scores])
+        interval = two_level_interval([scores])
     return {
         "score": _mean(scores.tolist()),
-        "ci95": list(interval),
+        "ci95": _listed(interval),
         "return_mean": _mean(episode.episode_return for episode in episodes),
         "return_std": float(np.std([episode.episode_return for episode in episodes])),
         "success_rate": _mean(episode.success for episode in episodes),
         "episodes": len(episodes),
         "env_steps": sum(episode.env_steps for episode in episodes),
     }
+
+
+def _listed(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else list(interval)
 
 
 def _mean(values: Iterable[float]) -> float:

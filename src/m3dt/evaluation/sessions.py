@@ -81,6 +81,16 @@ class RandomSession(Session):
         return np.array(draws, np.float32)
 
 
+class IdleSession(Session):
+    """Nothing but the shape of the actions."""
+
+    def __init__(self, group: EpisodeGroup) -> None:
+        self.shape = (len(group.episodes), get_task(group.task).action_dim)
+
+    def observe(self, observations: np.ndarray, rewards: np.ndarray | None) -> None:
+        """Record nothing."""
+
+
 class AgentSession(Session):
     """The history of a group in native widths; the model sees its last `context_length` steps.
 

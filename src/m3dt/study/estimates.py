@@ -1,60 +1,104 @@
-"""Means over seeds with 95 % intervals, and paired differences."""
+"""Values by seed: their mean with Student's interval, paired differences, gains."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from m3dt.utils.intervals import (
+    ANYWHERE,
+    SCORES,
+    Interval,
+    student_interval,
+    student_p,
+    student_point,
+)
+
 NOT_MEASURED = "not measured"
 Scores = Mapping[int, float]  # by seed
 
-# Two-sided 95 % points of Student's t for 1, 2, ... degrees of freedom.
-_T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
+
+class Ranged(dict[int, float]):
+    """Values by seed that lie in a range, by default that of normalized scores."""
+
+    def __init__(self, values: Scores, within: Interval = SCORES) -> None:
+        super().__init__(values)
+        self.within = within
+
+
+def range_of(scores: Scores) -> Interval:
+    """Return the range in which values by seed lie, as far as it is known."""
+    return scores.within if isinstance(scores, Ranged) else ANYWHERE
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds and its 95 % interval, which is NaN for a single seed."""
+    """A mean of n values and its 95 % interval, None for a single value."""
 
     mean: float
-    low: float
-    high: float
-    seeds: int
+    interval: Interval | None
+    n: int
 
     def text(self, unit: str = "") -> str:
-        """Return the mean with its interval, in a unit."""
-        if self.seeds < 2:
-            return f"{self.mean:z.1f}{unit} (one seed)"
-        return f"{self.mean:z.1f} [{self.low:z.1f}, {self.high:z.1f}]{unit}"
+        """Return the mean with its interval in a unit, and the number of values."""
+        if self.interval is None:
+            return f"{self.mean:z.1f}{unit} (n = {self.n})"
+        low, high = self.interval
+        return f"{self.mean:z.1f} [{low:z.1f}, {high:z.1f}]{unit} (n = {self.n})"
 
 
-def estimate(values: Iterable[float]) -> Estimate | None:
+def estimate(scores: Scores) -> Estimate | None:
     """Return the mean and Student's interval of one value per seed, or None without values."""
-    x = np.array(list(values), float)
-    if not len(x):
+    if not scores:
         return None
-    if len(x) == 1:
-        return Estimate(float(x[0]), float("nan"), float("nan"), 1)
-    half = _T[min(len(x) - 2, len(_T) - 1)] * x.std(ddof=1) / len(x) ** 0.5
-    return Estimate(float(x.mean()), float(x.mean() - half), float(x.mean() + half), len(x))
+    x = np.array(list(scores.values()))
+    return Estimate(float(x.mean()), student_interval(x, range_of(scores)), len(x))
 
 
-def minus(a: Scores, b: Scores) -> dict[int, float]:
+def t_test(differences: Scores) -> str:
+    """Name the test of a mean difference by seed against 0, the number of seeds, and p."""
+    if len(differences) < 2:
+        return f"no test, n = {len(differences)}"
+    p = student_p(list(differences.values()))
+    return f"t test, n = {len(differences)}, p {f'= {p:.3f}' if p >= 0.001 else '< 0.001'}"
+
+
+def minus(a: Scores, b: Scores) -> Scores:
     """Return a - b by seed, for the seeds that both have."""
-    return {seed: a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())}
+    (a_low, a_high), (b_low, b_high) = range_of(a), range_of(b)
+    differences = {seed: a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())}
+    return Ranged(differences, Interval(a_low - b_high, a_high - b_low))
 
 
-def percent_above(a: Scores, b: Scores) -> dict[int, float]:
-    """Return by how many percent a exceeds b, for the seeds that both have."""
-    return {seed: 100 * (a[seed] / b[seed] - 1) for seed in sorted(a.keys() & b.keys())}
+def percent_above(a: Scores, b: Scores) -> Scores:
+    """Return by how many percent scores a exceed scores b, for the seeds that both have."""
+    percent = {seed: 100 * (a[seed] / b[seed] - 1) for seed in sorted(a.keys() & b.keys())}
+    return Ranged(percent, Interval(-100.0, ANYWHERE.high))
 
 
-def scaled(factor: float, scores: Scores) -> dict[int, float]:
-    """Return each seed's value times a factor."""
-    return {seed: factor * value for seed, value in scores.items()}
+def scaled(factor: float, scores: Scores) -> Scores:
+    """Return each seed's value times a factor other than 0."""
+    low, high = sorted(factor * end for end in range_of(scores))
+    return Ranged({seed: factor * value for seed, value in scores.items()}, Interval(low, high))
 
 
 def format_scores(scores: Scores, unit: str = "") -> str:
-    """Return the mean and interval over seeds as text."""
-    found = estimate(scores.values())
+    """Return the mean, its interval and the number of seeds as text."""
+    found = estimate(scores)
     return NOT_MEASURED if found is None else found.text(unit)
+
+
+def clustered_estimate(clusters: Sequence[Sequence[float]]) -> Estimate:
+    """Return the mean of all values, with an interval over independent clusters of them.
+
+    Values of one cluster, such as the seeds of a task, may depend on each other. Student's t has
+    one degree of freedom per cluster, less one. Its `n` is the number of clusters.
+    """
+    num_clusters, count = len(clusters), sum(map(len, clusters))
+    mean = sum(map(sum, clusters)) / count
+    if num_clusters < 2:
+        return Estimate(mean, None, num_clusters)
+    sums = np.array([sum(values) - len(values) * mean for values in clusters])
+    error = float(np.sqrt((sums**2).sum() * num_clusters / (num_clusters - 1))) / count
+    half = student_point(num_clusters - 1) * error
+    return Estimate(mean, Interval(mean - half, mean + half), num_clusters)

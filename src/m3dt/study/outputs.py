@@ -55,6 +55,8 @@ FIGURES = {
                          ("width gain", "router gap", "shape")),
     "top_k": StudyFigure("Top-k routing", "figure 9", scores.top_k_figure, ("top-k",)),
     "domains": StudyFigure("Domains", "figure 11", scores.domains_figure, ("domains", "control")),
+    "profiles": StudyFigure("Performance profiles", "table 1", scores.profiles_figure,
+                            ("m3dt-gradient 40", "m3dt-gradient 160")),
     "modules": StudyFigure("Attention or MLP alone", "figure 12", conflict.modules_figure,
                            ("modules", "module conflict")),
     "residual": StudyFigure("What experts are added to", "equations 3 and 4",
@@ -85,8 +87,9 @@ def claims(results: Results, subject: str = "") -> list[Claim]:
 
 def claims_table(results: Results, subject: str = "") -> str:
     """Return all claims, or those of one subject, as Markdown."""
-    rows = [[c.text, c.paper, c.ours, c.verdict] for c in claims(results, subject)]
-    header = ["claim", "paper", "here, mean over seeds [95 % interval]", "verdict"]
+    rows = [[c.text, c.paper, c.ours, c.test, c.verdict] for c in claims(results, subject)]
+    ours = "here, mean over seeds [95 % interval by Student's t] (seeds)"
+    header = ["claim", "paper", ours, "test of the difference by seed", "verdict"]
     return tables.markdown_table(header, rows)
 
 

@@ -1,60 +1,21 @@
-"""Compare models of the same runs on the same tasks: paired differences and equivalence.
-
-Letters: R runs (seeds), N tasks.
-"""
+"""Compare models of the same runs on the same tasks."""
 
 import csv
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from m3dt.study import aggregates
+from m3dt.study.aggregates import measure
 from m3dt.utils.errors import UserError, nearest
 from m3dt.utils.files import atomic_path, read_json
 from m3dt.utils.output_files import check_output
 
-_RESAMPLES = 10_000
 COLUMNS = ("run", "model", "task", "score", "mflop", "ms")
 Scores = dict[str, dict[tuple[str, str], float]]  # by model, then by run and task
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A mean difference over runs and tasks with its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-
-    def verdict(self, margin: float) -> str:
-        """Say what the interval shows, given how much worse counts as the same."""
-        if self.low > 0:
-            return "better"
-        if self.high < 0 and self.low <= -margin:
-            return "worse" if self.high >= -margin else f"worse by more than {margin:g}"
-        if self.low > -margin:
-            return f"not more than {margin:g} below"
-        return "cannot be told"
-
-
-def paired_difference(one: np.ndarray, other: np.ndarray, seed: int = 0) -> Difference:
-    """Estimate the mean of one - other over runs and tasks, (R, N) each.
-
-    The interval is a bootstrap over both axes: runs and tasks are drawn with replacement, and each
-    drawn task is seen in each drawn run.
-    """
-    differences, rng = one - other, np.random.default_rng(seed)
-    R, N = differences.shape
-    runs = rng.integers(0, R, size=(_RESAMPLES, R))
-    tasks = rng.integers(0, N, size=(_RESAMPLES, N))
-    counts = np.stack([np.bincount(drawn, minlength=N) for drawn in tasks])  # (resamples, N)
-    of_runs = np.stack([np.bincount(drawn, minlength=R) for drawn in runs])  # (resamples, R)
-    means = ((of_runs @ differences) * counts).sum(axis=1) / (R * N)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return Difference(float(differences.mean()), float(low), float(high))
 
 
 def read_scores(sources: Iterable[Path]) -> list[dict[str, str]]:
@@ -148,20 +109,34 @@ def _comparison(
         name: np.array([[scores[name][run, task] for task in tasks] for run in runs])
         for name in (*models, against)
     }
-    title = f"{len(runs)} runs x {len(tasks)} tasks; differences to {against} [95 % interval]"
-    table = Table(title=title, title_justify="left")
-    for column in ("model", "score", "difference", "verdict", "MFLOP"):
-        table.add_column(column, justify="left" if column in ("model", "verdict") else "right")
+    table = Table(
+        title=_title(len(runs), len(tasks), against),
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for column in ("model", "mean", "IQM", "difference", "P(better)"):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    table.add_column("verdict", max_width=14)
+    table.add_column("MFLOP", justify="right")
+    other = by_model[against]
     for name in models:
-        found = paired_difference(by_model[name], by_model[against])
+        own = by_model[name]
+        scores_of = (measure(s, own) for s in (aggregates.mean, aggregates.interquartile_mean))
+        compared = ["", "", ""]
+        if name != against:
+            difference = measure(aggregates.mean_difference, own, other)
+            better = measure(aggregates.probability_of_improvement, own, other)
+            said = aggregates.verdict(difference.interval, margin)
+            compared = [difference.text("+.1f", "+.1f"), better.text(".0%", ".0%"), said]
         cost = np.mean([float(row["mflop"]) for row in rows if row["model"] == name])
-        shown = f"{found.mean:+.1f} [{found.low:+.1f}, {found.high:+.1f}]"
-        same = name == against
-        table.add_row(
-            name,
-            f"{by_model[name].mean():.1f}",
-            "" if same else shown,
-            "" if same else found.verdict(margin),
-            f"{cost:,.2f}",
-        )
+        table.add_row(name, *(s.text(".1f", ".0f") for s in scores_of), *compared, f"{cost:,.1f}")
     return table
+
+
+def _title(runs: int, tasks: int, against: str) -> str:
+    counted = f"{runs} run{'s' * (runs > 1)} x {tasks} task{'s' * (tasks > 1)}"
+    drawn = [name for name, count in (("runs", runs), ("tasks", tasks)) if count > 1]
+    intervals = f" [95 % bootstrap over {' and '.join(drawn)}]" if drawn else ""
+    return f"{counted}, compared with {against}{intervals}"

@@ -8,8 +8,10 @@ from collections.abc import Collection
 from functools import cache
 from typing import Literal, NamedTuple
 
+import numpy as np
+
 from m3dt.config import Config, load_config
-from m3dt.study.estimates import Scores, percent_above
+from m3dt.study.estimates import Ranged, Scores, percent_above
 from m3dt.study.paper import BASELINES, M3DT, PROMPT_DT
 from m3dt.study.study_results import ConflictRecord, Results
 from m3dt.tasks import DOMAINS, get_task, suite
@@ -61,7 +63,7 @@ def prompt_dt_scores(results: Results, tasks: int, width: int | None = None) -> 
         results.scores(part, suite=SUITES[tasks], method=PROMPT_DT)
         for part in ("baselines", "tasks")
     )
-    return {**baselines, **more_tasks}
+    return Ranged({**baselines, **more_tasks})
 
 
 def control_scores(results: Results, tasks: int, part: str, method: str) -> Scores:
@@ -73,7 +75,7 @@ def control_scores(results: Results, tasks: int, part: str, method: str) -> Scor
         counts = {domain: domains.count(domain) for domain in CONTROL}
         total = sum(counts[domain] * found[domain][seed] for domain in CONTROL)
         scores[seed] = total / sum(counts.values())
-    return scores
+    return Ranged(scores)
 
 
 def scores_on_list(
@@ -91,7 +93,13 @@ def scores_on_list(
             names = [t for t in suite(SUITES[listed], seed) if get_task(t).domain in domains]
             if names and scores.keys() >= set(names):
                 found[seed] = sum(scores[name] for name in names) / len(names)
-    return dict(sorted(found.items()))
+    return Ranged(dict(sorted(found.items())))
+
+
+def all_scores(results: Results, tasks: int, part: str, method: str) -> np.ndarray:
+    """Return a method's scores on all tasks of all seeds, (scores,)."""
+    by_seed = results.task_scores(part, suite=SUITES[tasks], method=method)
+    return np.array([score for scores in by_seed.values() for score in scores.values()])
 
 
 def widths(results: Results, part: str = "size") -> list[int]:

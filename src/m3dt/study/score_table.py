@@ -94,14 +94,14 @@ def _read(file: Path) -> list[dict[str, str]]:
 def _row(study: Study, cell: Cell) -> Row:
     settings = list(dict.fromkeys(setting for cell in study.cells for setting in cell.values))
     found = json.loads((study.runs / cell.name / SCORES).read_text())
-    low, high = found["ci95"]
+    low, high = [round(end, 2) for end in found["ci95"] or ()] or ("", "")  # one episode: none
     row = {
         **({"part": cell.part} if cell.part else {}),
         **{setting: cell.values.get(setting, "") for setting in settings},
         "title": found["method"],
         "score": round(found["score"], 2),
-        "low": round(low, 2),
-        "high": round(high, 2),
+        "low": low,
+        "high": high,
         **{d: round(found["domains"].get(d, float("nan")), 2) for d in DOMAINS},
         "parameters": found["num_parameters"],
         "episodes": found["episodes"],
@@ -154,8 +154,9 @@ def print_table(study: Study, file: Path, console: Console) -> None:
     for column in ("method", *named, "mean over tasks", *domains, "parameters"):
         table.add_column(column, justify="left" if column in ("method", "cell") else "right")
     for row in rows:
-        score, low, high = (float(row[key]) for key in ("score", "low", "high"))
-        mean = f"{score:.1f} [{low:.0f}, {high:.0f}]"
+        ends = [float(row[key]) for key in ("low", "high") if row[key] != ""]
+        interval = "[{:.0f}, {:.0f}]".format(*ends) if ends else "(n = 1)"
+        mean = f"{float(row['score']):.1f} {interval}"
         scores = [f"{float(row[d]):.1f}" for d in domains]
         names = [row[key] for key in ("title", *named)]
         table.add_row(*names, mean, *scores, f"{int(row['parameters']):,}")

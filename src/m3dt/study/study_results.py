@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
+from m3dt.study.estimates import Ranged, Scores
 from m3dt.utils.errors import UserError
 from m3dt.utils.paths import user_path
 
@@ -91,7 +92,7 @@ class Results:
             raise UserError(f"{file}: not the results of a study in parts, such as lite.yaml")
         return cls(rows, *contents)
 
-    def scores(self, part: str, column: str = "score", **values: object) -> dict[int, float]:
+    def scores(self, part: str, column: str = "score", **values: object) -> Scores:
         """Return a column by seed, of the cells of a part that have the given values.
 
         Columns are `score`, `oracle`, a domain and so on. Values are those of settings, by the last
@@ -99,7 +100,8 @@ class Results:
         """
         rows = self._rows(part, values)
         found = {int(row["seed"]): float(row[column]) for row in rows if row.get(column)}
-        return {seed: value for seed, value in found.items() if not math.isnan(value)}
+        finite = {seed: value for seed, value in found.items() if not math.isnan(value)}
+        return finite if column == "parameters" else Ranged(finite)
 
     def task_scores(self, part: str, **values: object) -> dict[int, Mapping[str, float]]:
         """Return the scores per task by seed, of the cells that `scores` selects."""
@@ -156,5 +158,6 @@ class Results:
         return (
             f"{len(self.rows)} cells of the study have results, with seeds {', '.join(every)}. "
             "Each seed has its own task list, except at 160 tasks. Faint lines in figures are "
-            f"single seeds.{missing}"
+            "single seeds. Brackets are 95 % intervals by Student's t over n seeds, cut at the "
+            f"ends of the scale.{missing}"
         )

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from m3dt.study import paper, queries
-from m3dt.study.estimates import NOT_MEASURED, Estimate, Scores, format_scores, minus
+from m3dt.study.estimates import NOT_MEASURED, Scores, clustered_estimate, format_scores, minus
 from m3dt.study.paper import ABLATIONS, BASELINES, M3DT, METHODS, PROMPT_DT, reference_method
 from m3dt.study.queries import DOMAIN_TITLES, MEDIUM, SUITES, TASK_COUNTS
 from m3dt.study.study_results import Results
@@ -17,7 +17,6 @@ _VARIANTS_OF_M3DT = (
     "experts", "top-k", "ablations", "backbone", "residual", "width", "narrow", "wide"
 )  # fmt: skip
 _POINT = 1.0  # the least difference of scores that counts as better or worse
-_Z = 1.96  # the normal distribution's 97.5 % quantile
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -118,7 +117,7 @@ def _pair_table(
 def paired_table(results: Results) -> str:
     """Return methods against Prompt-DT, and variants of M3DT against M3DT, task by task.
 
-    The interval is that of a mean over independent tasks. It leaves out the variance between
+    The interval is that of a mean over n independent tasks. It leaves out the variance between
     trainings, which all tasks of a training share; the claims compare whole seeds instead.
     """
     tasks_of_suite = {name: tasks for tasks, name in SUITES.items()}
@@ -136,7 +135,7 @@ def paired_table(results: Results) -> str:
         measured = [NOT_MEASURED, "", ""]
         if len(found) > 1:
             better, worse = (x > _POINT).sum(), (x < -_POINT).sum()
-            measured = [_over_tasks(found).text(), str(better), str(worse)]
+            measured = [clustered_estimate(list(found.values())).text(), str(better), str(worse)]
         rows.append([str(tasks), label, _NAMES[method], str(len(x)), *measured])
     header = [
         "tasks", "method", "compared with", "tasks x seeds", "difference [95 % over tasks]",
@@ -161,12 +160,3 @@ def _differences(results: Results, cells: Sequence[Mapping[str, str]]) -> dict[s
         for task in ours.keys() & theirs.keys():
             found.setdefault(task, []).append(ours[task] - theirs[task])
     return found
-
-
-def _over_tasks(found: Mapping[str, Sequence[float]]) -> Estimate:
-    """Return the mean difference and its interval, clustering the seeds of each task."""
-    mean = float(np.mean([d for seeds in found.values() for d in seeds]))
-    count = sum(map(len, found.values()))
-    sums = np.array([sum(seeds) - len(seeds) * mean for seeds in found.values()])
-    half = _Z * float(np.sqrt((sums**2).sum() * len(found) / (len(found) - 1))) / count
-    return Estimate(mean, mean - half, mean + half, count)

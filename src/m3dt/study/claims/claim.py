@@ -1,9 +1,9 @@
 """A claim and its verdict from scores by seed."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from m3dt.study.estimates import NOT_MEASURED, Scores, estimate, format_scores, minus
+from m3dt.study.estimates import NOT_MEASURED, Scores, estimate, format_scores, minus, t_test
 
 HOLDS, FAILS, INCONCLUSIVE, MISSING = "holds", "does not hold", "inconclusive", NOT_MEASURED
 NOT_IN_PAPER = "a question of ours"
@@ -14,20 +14,30 @@ NO_NUMBER = "no number stated"
 class Claim:
     """A claim of the paper with our numbers.
 
-    `paper` is the paper's number, `NO_NUMBER` or `NOT_IN_PAPER`; `verdict` is one of `HOLDS`,
-    `FAILS`, `INCONCLUSIVE` and `MISSING`.
+    `paper` is the paper's number, `NO_NUMBER` or `NOT_IN_PAPER`. The claim is that each of
+    `differences`, by seed, has a positive mean; without any it was not measured.
     """
 
     name: str
     text: str
     paper: str
     ours: str
-    verdict: str
+    differences: tuple[Scores, ...] = ()
+
+    @property
+    def verdict(self) -> str:
+        """One of `HOLDS`, `FAILS`, `INCONCLUSIVE` and `MISSING`."""
+        return joint_verdict(self.differences)
+
+    @property
+    def test(self) -> str:
+        """The test that the verdict follows, its number of seeds, and its p-value."""
+        return "; ".join(t_test(d) for d in self.differences) if self.verdict != MISSING else ""
 
     def sentence(self) -> str:
         """Return the claim, its verdict and our numbers as a sentence for a caption."""
         source = self.paper if self.paper == NOT_IN_PAPER else f"paper: {self.paper}"
-        here = "" if self.verdict == MISSING else " here"
+        here = "" if self.verdict == MISSING else f" here ({self.test})"
         ours = f" {self.ours[0].upper()}{self.ours[1:]}." if self.ours else ""
         return f"{self.text} ({source}): **{self.verdict}**{here}.{ours}"
 
@@ -37,15 +47,16 @@ def verdict(differences: Scores) -> str:
 
     A single seed has no interval and is inconclusive.
     """
-    found = estimate(differences.values())
+    found = estimate(differences)
     if found is None:
         return MISSING
-    if found.seeds < 2:
+    if found.interval is None:
         return INCONCLUSIVE
-    return HOLDS if found.low > 0 else FAILS if found.high < 0 else INCONCLUSIVE
+    low, high = found.interval
+    return HOLDS if low > 0 else FAILS if high < 0 else INCONCLUSIVE
 
 
-def joint_verdict(several: Iterable[Scores]) -> str:
+def joint_verdict(several: Sequence[Scores]) -> str:
     """Return the verdict on a claim that several differences by seed are all positive."""
     verdicts = [verdict(differences) for differences in several]
     if not verdicts or MISSING in verdicts:
@@ -71,7 +82,7 @@ def compare(
     change = minus(better[1], worse[1])
     difference = f"; difference {format_scores(change, unit)}" if change else ""
     ours = f"{listed((better, worse), unit)}{difference}{note}"
-    return Claim(name, text, paper, ours, verdict(change))
+    return Claim(name, text, paper, ours, (change,))
 
 
 def listed(models: Iterable[tuple[object, Scores]], unit: str = "") -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from m3dt.study import queries
-from m3dt.study.claims.claim import NO_NUMBER, NOT_IN_PAPER, Claim, compare, verdict
+from m3dt.study.claims.claim import NO_NUMBER, NOT_IN_PAPER, Claim, compare
 from m3dt.study.estimates import Scores, format_scores, minus, scaled
 from m3dt.study.queries import FEW, MANY, Agreement, Among, Similarity
 from m3dt.study.study_results import ConflictRecord, Results
@@ -55,14 +55,14 @@ def _over_training(results: Results) -> list[Claim]:
     return [
         Claim("conflict", "Conflict rises over training", NO_NUMBER,
               f"By {format_scores(conflict)} hundredths{_peak(histories)}" if conflict else "",
-              verdict(conflict)),
+              (conflict,)),
         compare("levels", "Its rise slows down towards a peak", "peak at about 400k steps",
                 ("hundredths in the first third", rise("mean", "first")),
                 ("in the last", rise("mean", "last"))),
         Claim("artefact", "Agreement measured by the leave-one-out cosine, which has no floor of "
               "1/sqrt(N), falls too", NOT_IN_PAPER,
               f"By {format_scores(others)} hundredths" if others else "",
-              verdict(others)),
+              (others,)),
     ]  # fmt: skip
 
 

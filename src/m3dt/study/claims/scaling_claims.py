@@ -4,16 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from m3dt.study import paper, queries
-from m3dt.study.claims.claim import (
-    MISSING,
-    NO_NUMBER,
-    NOT_IN_PAPER,
-    Claim,
-    compare,
-    joint_verdict,
-    listed,
-    verdict,
-)
+from m3dt.study.claims.claim import NO_NUMBER, NOT_IN_PAPER, Claim, compare, listed
 from m3dt.study.estimates import Scores, format_scores, minus, percent_above, scaled
 from m3dt.study.paper import PROMPT_DT
 from m3dt.study.queries import FEW, MANY, MEDIUM
@@ -56,7 +47,7 @@ def _saturation(results: Results) -> Claim:
     stated, sizes = "wider models saturate at 160 tasks", queries.widths(results)
     doublings = [(width, 2 * width) for width in sizes if 2 * width in sizes]
     if len(doublings) < 2:
-        return Claim("width", text, stated, "", MISSING)
+        return Claim("width", text, stated, "")
     scores = {width: queries.prompt_dt_scores(results, MEDIUM, width) for width in sizes}
     first, last = _gains("Points gained", scores, doublings)
     return compare("width", text, stated, first, last)
@@ -78,13 +69,13 @@ def _experts(results: Results) -> list[Claim]:
     level = "experts level", "Their gain levels off", NO_NUMBER
     lead = "oracle", "The oracle's lead over the router grows with experts", NO_NUMBER
     if len({fewest, default, most}) < 3:
-        return [Claim(*claim, "", MISSING) for claim in (more, level, lead)]
+        return [Claim(*claim, "") for claim in (more, level, lead)]
     percent = format_scores(percent_above(routed[default], routed[fewest]), " %")
     ours = f"By experts {listed(routed.items())}; from {fewest} to {default}: {percent}"
     first, last = _gains("Points", routed, list(pairwise(routed)))
     leads = {count: minus(oracle[count], routed[count]) for count in routed}
     return [
-        Claim(*more, ours, verdict(minus(routed[default], routed[fewest]))),
+        Claim(*more, ours, (minus(routed[default], routed[fewest]),)),
         compare(*level, first, last),
         compare(*lead, (f"Points with {most} experts", leads[most]),
                 (f"with {fewest}", leads[fewest])),
@@ -108,8 +99,7 @@ def _leads(
 ) -> Claim:
     leads = {width: minus(better[width], worse[width]) for width in worse}
     ours = f"Lead in points by width {listed(leads.items())}"
-    found = joint_verdict(leads.values()) if len(leads) > 1 else MISSING
-    return Claim(name, text, stated, ours, found)
+    return Claim(name, text, stated, ours, tuple(leads.values()) if len(leads) > 1 else ())
 
 
 def _shape(results: Results) -> Claim:

@@ -1,10 +1,12 @@
-"""Figures 2, 3, 6 to 11: scores over tasks, parameters, experts, shapes, domains and choices."""
+"""Figures 2, 3, 6 to 11 and performance profiles: scores over tasks, parameters, choices."""
 
 from statistics import fmean
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from m3dt.study import paper, queries
+from m3dt.study.aggregates import performance_profile
 from m3dt.study.figures import panels
 from m3dt.study.figures.panels import BLUE, GREEN, GREY, PINK, RED, SCORE
 from m3dt.study.paper import METHODS, PROMPT_DT, RESIDUALS
@@ -12,6 +14,7 @@ from m3dt.study.queries import DOMAIN_TITLES, MANY, MEDIUM, SUITES, TASK_COUNTS
 from m3dt.study.study_results import Results
 from m3dt.tasks import DOMAINS
 
+_COLORS = (BLUE, GREEN, GREY, PINK, RED)  # of METHODS
 _ALL_CONTROL = "metaworld and dmcontrol together"
 
 
@@ -130,10 +133,24 @@ def domains_figure(results: Results) -> Figure:
                 else results.scores(part, title, suite=SUITES[n], method=method)
                 for n in TASK_COUNTS
             }
-            color = (BLUE, GREEN, GREY, PINK, RED)[i]
-            panels.draw(panel, points, label, color, shift=i - 2)
+            panels.draw(panel, points, label, _COLORS[i], shift=i - 2)
         if title == _ALL_CONTROL:
             panels.draw_paper(panel, paper.METAWORLD_DMCONTROL, "M3DT-Gradient, the paper's")
         panels.finish(panel, title, "tasks", SCORE, TASK_COUNTS)
     panels.share_legend(shown, spare)
+    return figure
+
+
+def profiles_figure(results: Results) -> Figure:
+    """Draw the share of tasks and seeds above each score, by method: performance profiles."""
+    figure, shown = panels.new_figure(len(TASK_COUNTS))
+    thresholds = np.arange(100)
+    for axes, n in zip(shown, TASK_COUNTS, strict=True):
+        for (part, method, label), color in zip(METHODS, _COLORS, strict=True):
+            scores = queries.all_scores(results, n, part, method)
+            if len(scores):
+                shares = performance_profile(scores, thresholds)
+                axes.plot(thresholds, shares, color=color, label=f"{label} (n = {len(scores)})")
+        axes.set_ylim(0, 1)
+        panels.finish(axes, f"{n} tasks", SCORE, "share of tasks and seeds above")
     return figure
