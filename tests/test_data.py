@@ -11,7 +11,7 @@ from conftest import SYNTHETIC_LENGTHS, SYNTHETIC_TASKS, write_dataset
 
 from m3dt.config import LoaderConfig, ModelConfig
 from m3dt.data import DatasetStore, ExpertStreams, M3DTDataModule, TaskContext, TaskStream
-from m3dt.data.draws import split_trajectories
+from m3dt.data.draws import rows_by_task, split_trajectories
 from m3dt.data.format import DatasetIndex
 from m3dt.data.sampler import TaskSampler
 from m3dt.data.verify import verify
@@ -126,6 +126,24 @@ def test_batches_are_a_pure_function(store):
 
 def flatten(batch):
     return [*batch.segment, *batch.prompt, *batch[2:]]
+
+
+@pytest.mark.parametrize("tasks_per_batch", [1, 2, 3])
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_the_rows_of_each_task_are_known_without_reading_them(store, tasks_per_batch, world_size):
+    data = module(store, sampling="mixed", batch_size=8, tasks_per_batch=tasks_per_batch)
+    for step in range(3):
+        tasks = [(step * tasks_per_batch + i) % 3 for i in range(tasks_per_batch)]
+        for rank in range(world_size):
+            batch = data.batch(step, rank, world_size)
+            assert batch.tasks.tolist() == tasks
+            sizes = rows_by_task(8 // world_size, len(tasks), rank, world_size)
+            assert sizes == [batch.task_index.tolist().count(task) for task in tasks]
+            parts = list(batch.by_task(sizes))
+            prompts = torch.cat([part.row_prompts().states for part in parts])
+            assert torch.equal(prompts, batch.row_prompts().states)
+            for task, size, part in zip(tasks, sizes, parts, strict=True):
+                assert part.task_index.tolist() == size * [task] and part.tasks.tolist() == [task]
 
 
 @pytest.mark.parametrize("sampling", ["one_task", "mixed"])

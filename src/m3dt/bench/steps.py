@@ -119,8 +119,8 @@ def training_step(
         optimizer.zero_grad()
         stage.begin_step(batch)
         with torch.autocast(device, dtype, enabled=dtype != torch.float32):
-            actions = predictions() if predictions else stage.predictions(batch)
-            loss = row_losses(actions, batch).sum()
+            losses = row_losses(predictions(), batch) if predictions else stage.step_losses(batch)
+            loss = losses.sum()
         loss.backward()
         stage.clip(parameters)
         optimizer.step()
@@ -194,5 +194,5 @@ def random_batch(
     weight = torch.full((B,), 1 / (B * T * 4))
     mask = (torch.arange(8) < 4).float().expand(B, 8)
     which, task = torch.arange(B) % 2, torch.zeros(B, dtype=torch.long)
-    batch = Batch(segment(B, T), segment(2, P), which, mask, weight, task)
+    batch = Batch(segment(B, T), segment(2, P), which, mask, weight, task, task[:2])
     return tree_map(lambda tensor: tensor.to(device), batch)

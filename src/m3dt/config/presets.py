@@ -22,7 +22,7 @@ METHODS: dict[str, Preset] = {
     "m3dt-end-to-end": {},
     "promptdt": {},
     "mtdt": {"model": {"task_embedding": 12}},
-    # Each step uses the mask of one task.
+    # As in the original; `loader.sampling=mixed` beside the name mixes tasks.
     "harmodt": {"loader": {"sampling": "one_task"}},
 }
 """Settings of each method: the rows of tables 1 and 2."""

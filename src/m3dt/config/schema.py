@@ -267,6 +267,9 @@ class HarmoConfig(Section):
     max_changed: int = number(100, low=0)
     """Largest number of parameters that an update exchanges per task; reached in the middle of
     training."""
+    exchanged_share: float = number(0.0, low=0, high=1)
+    """Fraction of the parameters that each task exchanges over the whole training, however long it
+    is, in place of max_changed. 0 follows max_changed, as the original does."""
     gamma: float = number(10.0, low=0)
     """Weight of agreement relative to importance when parameters are pruned."""
     importance: str = choice("gradient", ("gradient", "weight"))

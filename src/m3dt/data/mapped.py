@@ -57,6 +57,7 @@ class MappedData:
             self.action_masks[draws.task],
             draws.loss_weight,
             draws.task,
+            draws.prompts[:, 0],
         )
 
     @cached_property
