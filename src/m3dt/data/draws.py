@@ -144,10 +144,17 @@ def rows_by_task(num_rows: int, num_tasks: int, rank: int = 0, world_size: int =
     ]
 
 
-def split_trajectories(store: TaskStore, held_out: int) -> tuple[Trajectories, Trajectories]:
+def split_trajectories(
+    store: TaskStore, held_out: int, best_share: float = 1.0
+) -> tuple[Trajectories, Trajectories]:
     """Return the trajectories of a task to train on, and those held out for validation.
 
     The held-out ones are spread evenly over the training trajectories ordered by return.
+
+    Args:
+        store: The task.
+        held_out: How many are held out.
+        best_share: Fraction of the others to train on, those with the highest returns.
 
     Raises:
         UserError: None would be left to train on.
@@ -159,8 +166,9 @@ def split_trajectories(store: TaskStore, held_out: int) -> tuple[Trajectories, T
             "trajectories besides its prompts; at least one must be left to train on"
         )
     places = ((np.arange(held_out) + 0.5) * len(order) / max(held_out, 1)).astype(int)
-    out = np.sort(order[places])
-    return Trajectories(store, np.setdiff1d(order, out)), Trajectories(store, out)
+    others = np.delete(order, places)
+    best = others[-max(1, round(best_share * len(others))) :]
+    return Trajectories(store, np.sort(best)), Trajectories(store, np.sort(order[places]))
 
 
 class DrawPlan:
@@ -192,7 +200,8 @@ class DrawPlan:
         # Experts share a batch in equal parts, but their groups differ in their number of tasks.
         self._own_prompts = isinstance(streams, ExpertStreams) and loader.sampling == "mixed"
         self._action_dims = [task.spec.action_dim for task in tasks]
-        split = [split_trajectories(task, loader.validation_trajectories) for task in tasks]
+        held_out, best = loader.validation_trajectories, loader.best_share
+        split = [split_trajectories(task, held_out, best) for task in tasks]
         self._training = [training for training, _ in split]
         self._held_out = [held_out for _, held_out in split]
 
