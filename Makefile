@@ -51,7 +51,7 @@ stage3: setup ## Train the router, then compare random, backbone and M3DT
 eval: setup ## Evaluate the furthest trained model
 	@$(M3DT) evaluate --conf $(CONF) $(ARGS)
 
-baselines: stage1 ## Train and evaluate the methods of table 1 on the same data, into results/baselines.csv
+baselines: stage1 ## Train and evaluate the methods of table 1 and BC on the same data, into results/baselines.csv
 	@$(M3DT) study conf/study/baselines.yaml $(ARGS)
 
 registry: setup ## List the models of the run

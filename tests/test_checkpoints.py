@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from golden import load_inputs, part, prompt_of, segment_of
+from quick_run import QUICK
 
 import m3dt
 from m3dt.checkpoints.official_names import (
@@ -131,6 +132,15 @@ class Flat:
 def test_an_agent_without_data_says_so(imported, capsys):
     assert main(["evaluate", f"run={imported}", "evaluation.episodes=1", "tasks=[reach-v2]"]) == 2
     assert "imported without a dataset" in capsys.readouterr().err
+
+
+def test_models_that_see_no_returns_are_not_exported(data, tmp_path, capsys):
+    run, cloning = f"run={tmp_path / 'run'}", "model.condition_on_return=false"
+    settings = [*QUICK, f"data={data}", run, cloning, "callbacks.conflict=null"]
+    assert main(["stage1", *settings, "stage1.max_steps=2"]) == 0
+    target = ["--target", str(tmp_path / "out"), "--run", str(tmp_path / "run")]
+    assert main(["export-checkpoint", *target]) == 2
+    assert "model.condition_on_return=true" in capsys.readouterr().err
 
 
 def test_models_of_the_papers_residual_are_not_exported(finished, tmp_path, capsys):

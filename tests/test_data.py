@@ -1,6 +1,7 @@
 """Store, sampler and DataModule against naive code."""
 
 import pickle
+from dataclasses import replace
 from types import SimpleNamespace
 
 import h5py
@@ -11,8 +12,9 @@ from conftest import SYNTHETIC_LENGTHS, SYNTHETIC_TASKS, write_dataset
 
 from m3dt.config import LoaderConfig, ModelConfig
 from m3dt.data import DatasetStore, ExpertStreams, M3DTDataModule, TaskContext, TaskStream
-from m3dt.data.draws import split_trajectories
+from m3dt.data.draws import rows_by_task, split_trajectories
 from m3dt.data.format import DatasetIndex
+from m3dt.data.resident import ResidentData
 from m3dt.data.sampler import TaskSampler
 from m3dt.data.verify import verify
 from m3dt.tasks import get_task
@@ -73,7 +75,7 @@ def naive_segment(folder, task, number, start, stop, length):
 
 @pytest.mark.parametrize("task", range(3))
 def test_segments_equal_naive_assembly(store, synthetic, task):
-    sampler = TaskSampler(store.tasks[task], LoaderConfig(), 1000)
+    sampler = TaskSampler(store.tasks[task], LoaderConfig(), ModelConfig())
     ends = store.tasks[task].episode_ends
     numbers = np.array([0, 0, 1, 2, 3, 5])
     starts = np.array([0, 27, 5, 24, 1, 10])
@@ -91,7 +93,7 @@ def test_segments_equal_naive_assembly(store, synthetic, task):
 @pytest.mark.parametrize("length", [4, 25])
 def test_prompts_are_the_steps_before_the_last(store, synthetic, length):
     """A trajectory of 18 steps, no longer than a prompt of 25, serves whole."""
-    sampler = TaskSampler(store.tasks[1], LoaderConfig(), 1000)
+    sampler = TaskSampler(store.tasks[1], LoaderConfig(), ModelConfig())
     rows = sampler.prompts(np.array([0, 1]), length)
     for i, number in enumerate((4, 5)):
         T = SYNTHETIC_LENGTHS[number]
@@ -105,7 +107,7 @@ def test_prompts_are_the_steps_before_the_last(store, synthetic, length):
 
 def test_training_segments_start_uniformly_over_transitions(store):
     """Trajectories are drawn by length, starts evenly, and prompts never."""
-    sampler = TaskSampler(store.tasks[0], LoaderConfig(), 1000)
+    sampler = TaskSampler(store.tasks[0], LoaderConfig(), ModelConfig())
     training, _ = split_trajectories(store.tasks[0], held_out=0)
     begin, _ = training.draw(np.random.default_rng(0), 20_000)
     rows = sampler.rows(begin, 6)
@@ -126,6 +128,82 @@ def test_batches_are_a_pure_function(store):
 
 def flatten(batch):
     return [*batch.segment, *batch.prompt, *batch[2:]]
+
+
+@pytest.mark.parametrize("normalization", ["floored", "official"])
+def test_behaviour_cloning_reads_batches_without_returns(store, normalization):
+    """Rows and all else are those of Prompt-DT; on the device as from files."""
+    loader = LoaderConfig(6, "mixed", normalization=normalization)
+    everything = TaskStream(0, (0, 1, 2))
+    whole, cloning = (
+        M3DTDataModule(store, loader, replace(MODEL, condition_on_return=shown), 11, 1, everything)
+        for shown in (True, False)
+    )
+    resident = ResidentData(cloning._mapped, "cpu")
+    for step in range(5):
+        shown, hidden = whole.batch(step), cloning.batch(step)
+        wanted = shown._replace(
+            segment=shown.segment._replace(returns_to_go=torch.zeros(6, 6, 1)),
+            prompt=shown.prompt._replace(returns_to_go=torch.zeros(6, 4, 1)),
+        )
+        for batch in (hidden, resident.gather(cloning.draws(step))):
+            assert all(map(torch.equal, flatten(batch), flatten(wanted)))
+        assert shown.segment.returns_to_go.any() and shown.prompt.returns_to_go.any()
+
+
+@pytest.mark.parametrize("share, held_out", [(0.1, 0), (0.5, 0), (0.34, 5), (0.01, 3), (1, 5)])
+def test_the_best_trajectories_are_those_of_a_sorted_list(tmp_path, share, held_out):
+    lengths = tuple(np.random.default_rng(3).integers(3, 9, 32))
+    folder = write_dataset(tmp_path / "data", SYNTHETIC_TASKS[:1], lengths)
+    store = DatasetStore.open(folder, SYNTHETIC_TASKS[:1]).tasks[0]
+    _, out = split_trajectories(store, held_out)
+    best, same = split_trajectories(store, held_out, share)
+    assert np.array_equal(same.ends, out.ends)  # other methods' held-out loss is comparable
+    returns = [
+        (trajectory(folder, SYNTHETIC_TASKS[0], n)["rewards"].sum(dtype=np.float64), n)
+        for n in range(30)
+        if store.episode_ends[n] not in out.ends
+    ]
+    assert len(returns) == 30 - held_out
+    kept = max(1, round(share * len(returns)))
+    wanted = sorted(n for _, n in sorted(returns, reverse=True)[:kept])
+    assert np.array_equal(best.ends, store.episode_ends[wanted])
+    begin, _ = best.draw(np.random.default_rng(0), 500)
+    assert {store.locate(b)[0] for b in begin} == set(wanted)
+
+
+@pytest.mark.parametrize("resident", ["on", "off"])
+def test_batches_come_of_the_best_trajectories(store, resident):
+    """Prompts are still the last two trajectories; statistics are those of all."""
+    data = module(store, sampling="mixed", best_share=0.25, resident=resident)
+    data.place(torch.device("cpu"), 0)
+    everything = module(store, sampling="mixed")
+    for step in range(10):
+        draws = data.draws(step)
+        batch, read = data.gather(draws), data.batch(step)
+        assert all(map(torch.equal, flatten(batch), flatten(read)))
+        assert torch.equal(batch.prompt.states, everything.batch(step).prompt.states)
+        for task, begin in zip(draws.task.tolist(), draws.begin.tolist(), strict=True):
+            best = int(store.tasks[task].episode_returns[:-2].argmax())
+            assert store.tasks[task].locate(begin)[0] == best
+
+
+@pytest.mark.parametrize("tasks_per_batch", [1, 2, 3])
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_the_rows_of_each_task_are_known_without_reading_them(store, tasks_per_batch, world_size):
+    data = module(store, sampling="mixed", batch_size=8, tasks_per_batch=tasks_per_batch)
+    for step in range(3):
+        tasks = [(step * tasks_per_batch + i) % 3 for i in range(tasks_per_batch)]
+        for rank in range(world_size):
+            batch = data.batch(step, rank, world_size)
+            assert batch.tasks.tolist() == tasks
+            sizes = rows_by_task(8 // world_size, len(tasks), rank, world_size)
+            assert sizes == [batch.task_index.tolist().count(task) for task in tasks]
+            parts = list(batch.by_task(sizes))
+            prompts = torch.cat([part.row_prompts().states for part in parts])
+            assert torch.equal(prompts, batch.row_prompts().states)
+            for task, size, part in zip(tasks, sizes, parts, strict=True):
+                assert part.task_index.tolist() == size * [task] and part.tasks.tolist() == [task]
 
 
 @pytest.mark.parametrize("sampling", ["one_task", "mixed"])
@@ -197,7 +275,7 @@ def test_constant_dimension_does_not_explode(tmp_path):
         file.attrs["state_std"] = std
     task = DatasetStore.open(folder, ["reach-v2"]).tasks[0]
     assert np.isfinite(
-        TaskSampler(task, LoaderConfig(), 1000).prompts(np.array([0]), 4).states
+        TaskSampler(task, LoaderConfig(), ModelConfig()).prompts(np.array([0]), 4).states
     ).all()
 
 

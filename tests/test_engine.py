@@ -76,7 +76,7 @@ def test_chunks_of_resident_data_equal_steps_from_files(synthetic, name):
     assert alone[1][0][1]["learning_rate"] == SLOW.learning_rate * 2 / 4
     together = outcome(name, synthetic, sampling, "on", 5)
     # HarmoDT revises its masks every 4 steps, between two chunks.
-    assert together[2] == ([4, 4, 4] if name == "HarmoDT" else [5, 5, 2])
+    assert together[2] == ([4, 4, 4] if "HarmoDT" in name else [5, 5, 2])
     assert together[1] == alone[1]
     assert all(torch.equal(a, b) for a, b in zip(together[0], alone[0], strict=True))
 

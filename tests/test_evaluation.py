@@ -158,12 +158,14 @@ def test_session_equals_the_whole_history(agent):
         np.testing.assert_allclose(actions[-1], expected.numpy(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("conditioned", [True, False])
 @pytest.mark.parametrize("task", SYNTHETIC_TASKS)
-def test_acting_sees_what_training_sees(synthetic, task):
+def test_acting_sees_what_training_sees(synthetic, task, conditioned):
     """A recorded trajectory, replayed step by step, equals the sampler's segments to the bit."""
     store = DatasetStore.open(synthetic, [task])
-    config = replace(MODEL, max_timesteps=20)  # fewer than the trajectory's steps
-    sampler = TaskSampler(store.tasks[0], LoaderConfig(), config.max_timesteps)
+    # Fewer timesteps than the trajectory has.
+    config = replace(MODEL, max_timesteps=20, condition_on_return=conditioned)
+    sampler = TaskSampler(store.tasks[0], LoaderConfig(), config)
     context = TaskContext.from_store(store, LoaderConfig(), config)
     actor = Actor(PromptDT(config).eval(), batch_size=1)
     data, end = store.tasks[0], store.tasks[0].episode_ends[0]
@@ -181,6 +183,21 @@ def test_acting_sees_what_training_sees(synthetic, task):
         for name, own, other in zip(Segment._fields, seen, expected, strict=True):
             assert own.dtype == other.dtype, name
             np.testing.assert_array_equal(own[:, 4 - count :], other, err_msg=name)
+        assert seen.returns_to_go.any() == conditioned
+    assert context.prompts.returns_to_go.any() == conditioned
+
+
+@pytest.mark.parametrize("conditioned", [True, False])
+def test_behaviour_cloning_ignores_the_target_return(synthetic, conditioned):
+    task, config = SYNTHETIC_TASKS[0], replace(MODEL, condition_on_return=conditioned)
+    context = TaskContext.from_store(DatasetStore.open(synthetic, [task]), LoaderConfig(), config)
+    actor = Actor(PromptDT(config).eval(), batch_size=1)
+    actions = []
+    for target in (0.0, 4500.0):
+        session = AgentSession(actor, context, EpisodeGroup(task, (0,)), target, "real_dims")
+        session.observe(np.ones((1, 39), np.float32), None)
+        actions.append(actor.act(session.window(), session.prompt))
+    assert np.array_equal(*actions) != conditioned
 
 
 def test_a_row_does_not_depend_on_its_company(agent):

@@ -49,7 +49,7 @@ def test_shortcuts_read_the_same_actions(name, share, inputs, outputs):
     segment, prompt = segment_of(inputs), prompt_of(inputs)
     rows = torch.arange(len(segment.states))
     nothing = torch.zeros(len(rows))
-    batch = Batch(segment, prompt, rows, nothing, nothing, rows)
+    batch = Batch(segment, prompt, rows, nothing, nothing, rows, rows)
     real = inputs["attention_mask"].astype(bool)
     with torch.no_grad():
         actions = fast.predict(official_model(name), batch, ComputeConfig(share_prompts=share))

@@ -46,7 +46,7 @@ def batch_of(task, number):
     weight = torch.full((len(segment.states),), 1 / float(real))
     index = torch.full((len(segment.states),), task)
     prompts, rows = prompt_of(arrays), torch.arange(len(segment.states))
-    return Batch(segment, prompts, rows, action_mask, weight, index)
+    return Batch(segment, prompts, rows, action_mask, weight, index, index)
 
 
 class Recorded:

@@ -1,5 +1,6 @@
 """HarmoDT: masks that keep their density, protect what they leave out, and follow the gradients."""
 
+import copy
 import math
 import subprocess
 import sys
@@ -23,6 +24,12 @@ HARMO = HarmoConfig(sparsity=0.3, update_every=2, max_changed=20)
 
 def stage_of(harmo=HARMO):
     return HarmoStage(fresh_model(), FAST, 0, harmo, num_tasks=3)
+
+
+def attribute(model, name):
+    """Return what stands where a parameter was."""
+    module, _, own = name.rpartition(".")
+    return getattr(model.get_submodule(module), own)
 
 
 def test_masks_cover_what_trains_and_have_their_density():
@@ -59,6 +66,15 @@ def test_a_task_may_be_a_tensor():
     masks.apply(model.to("meta"), torch.zeros(1, dtype=torch.long, device="meta"))
 
 
+def test_what_some_tasks_use():
+    masks = TaskMasks.draw(fresh_model(), 4, 0.5, seed=0)
+    used = masks.union(torch.tensor([3, 0, 2]))
+    for name, found in used.items():
+        assert torch.equal(found, masks.of(0)[name] | masks.of(2)[name] | masks.of(3)[name])
+    single = masks.union(torch.tensor([1]))
+    assert all(torch.equal(single[name], mask) for name, mask in masks.of(1).items())
+
+
 def test_packed_bits_survive():
     model = fresh_model()
     masks = TaskMasks.draw(model, 2, 0.5, seed=3)
@@ -70,19 +86,22 @@ def test_packed_bits_survive():
 
 
 def test_a_step_leaves_alone_what_the_tasks_mask_leaves_out(synthetic):
-    """Every step belongs to one task; whatever its mask zeroes has the same bits afterwards."""
+    """With one task per step, whatever its mask zeroes has the same bits afterwards."""
     stage, seen = stage_of(HarmoConfig(sparsity=0.3)), []
-    begin, end = stage.begin_step, stage.end_step
+    begin, end, predict = stage.begin_step, stage.end_step, stage.forward_pass
 
     def begin_step(batch):
-        task = int(batch.task_index[0])
-        seen.append((task, copy_of(stage.model)))
+        seen.append((int(batch.task_index[0]), copy_of(stage.model)))
         begin(batch)
+
+    def forward_pass(model, batch):
+        task, before = seen[-1]
         for name, mask in stage.masks.of(task).items():
-            weights = dict(stage.model.named_parameters())[name]
+            weights = model.get_parameter(name) if is_exempt(name) else attribute(model, name)
             if not is_exempt(name):
                 assert (weights[~mask] == 0).all()
-            assert torch.equal(weights[mask], seen[-1][1][name][mask])
+            assert torch.equal(weights[mask], before[name][mask])
+        return predict(model, batch)
 
     def end_step():
         end()
@@ -94,7 +113,7 @@ def test_a_step_leaves_alone_what_the_tasks_mask_leaves_out(synthetic):
             moved += (weights[mask] != before[name][mask]).sum().item()
         assert moved > 0
 
-    stage.begin_step, stage.end_step = begin_step, end_step
+    stage.begin_step, stage.end_step, stage.forward_pass = begin_step, end_step, forward_pass
     train(stage, data_for(synthetic, 0, sampling="one_task"))
     assert [task for task, _ in seen] == [0, 1, 2, 0, 1]
 
@@ -129,6 +148,64 @@ def test_a_step_equals_one_by_hand(synthetic):
         optimizer.step()
         for name, p in trained.items():
             p.data = torch.where(mask[name], p.data, before[name])
+    compare(stage, trained)
+
+
+def test_a_mixed_step_equals_one_by_hand(synthetic):
+    """Each task's own masked copy and loss; masked gradients are averaged, clipped, applied."""
+    data = data_for(synthetic, 0, sampling="mixed", batch_size=7, tasks_per_batch=2)
+    stage, whole = stage_of(HarmoConfig(sparsity=0.5)), fresh_model().eval()
+    stage.eval()
+    stage.train = lambda mode=True: stage  # no dropout
+    masks = [stage.masks.of(task) for task in range(3)]
+    weights = {n: p.detach().clone() for n, p in whole.named_parameters() if n in masks[0]}
+    first, second = ({n: torch.zeros_like(w) for n, w in weights.items()} for _ in range(2))
+    trainer = train(stage, data, steps=4)
+    for step in range(4):
+        batch, tasks = data.batch(step), [2 * step % 3, (2 * step + 1) % 3]
+        assert batch.task_index.tolist() == 4 * tasks[:1] + 3 * tasks[1:]
+        gradient = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+        for task in tasks:
+            model, rows = fresh_model().eval(), batch.task_index == task
+            named = {n: p for n, p in model.named_parameters() if n in weights}
+            for name, p in named.items():
+                p.data = weights[name].clone()
+                if not is_exempt(name):
+                    p.data[~masks[task][name]] = 0
+            segment = batch.segment.take(rows)
+            actions = model(segment, batch.row_prompts().take(rows))
+            real = segment.attention_mask[..., None] * batch.action_mask[rows][:, None]
+            loss = ((actions - segment.actions) ** 2)[real.bool()].mean()
+            found = torch.autograd.grad(loss, list(named.values()))
+            for name, part in zip(named, found, strict=True):
+                used = torch.ones_like(part) if is_exempt(name) else masks[task][name].float()
+                gradient[name] += part * used / 2
+        norm = math.sqrt(sum(g.square().sum().item() for g in gradient.values()))
+        rate = FAST.learning_rate * min((step + 1) / 2, 1)
+        kept = 0
+        for name, g in gradient.items():
+            g = g * min(1, FAST.gradient_clip / (norm + 1e-6))
+            first[name] = 0.9 * first[name] + 0.1 * g
+            second[name] = 0.999 * second[name] + 0.001 * g**2
+            mean, square = (
+                moment / (1 - beta ** (step + 1))
+                for moment, beta in ((first[name], 0.9), (second[name], 0.999))
+            )
+            moved = weights[name] * (1 - rate * 1e-4) - rate * mean / (square.sqrt() + 1e-8)
+            used = masks[tasks[0]][name] | masks[tasks[1]][name]
+            weights[name] = torch.where(used, moved, weights[name])
+            kept += (~used).sum().item()
+        assert kept > 100
+    compare(stage, weights)
+    state = trainer.optimizers[0].state
+    for name, p in stage.trainable().items():
+        if not name.endswith("c_attn.bias"):
+            torch.testing.assert_close(state[p]["exp_avg"], first[name], rtol=1e-3, atol=1e-6)
+            torch.testing.assert_close(state[p]["exp_avg_sq"], second[name], rtol=1e-3, atol=1e-8)
+
+
+def compare(stage, trained):
+    """Compare the weights of a stage with those trained by hand."""
     for name, p in trained.items():
         found = stage.trainable()[name]
         if name.endswith("c_attn.bias"):
@@ -217,16 +294,80 @@ def test_evaluation_applies_each_tasks_mask(data, tmp_path):
             assert torch.equal(masked[name], expected), name
 
 
-def test_mixed_batches_are_refused(data, tmp_path, capsys):
-    extra = ["method=harmodt", f"data={data}", f"run={tmp_path / 'run'}", "loader.sampling=mixed"]
-    assert main(["train", *QUICK, *extra]) == 2
-    assert "loader.sampling=one_task" in capsys.readouterr().err
+@pytest.mark.parametrize("sampling", ["one_task", "mixed"])
+def test_a_step_can_be_traced_as_one_graph(synthetic, sampling):
+    """Nothing in it makes torch.compile give a part back to Python."""
+    gradients = []
+    for backend in (None, "aot_eager"):
+        stage = stage_of()
+        stage.eval()
+        losses = stage.step_losses
+        if backend:
+            losses = torch.compile(losses, fullgraph=True, backend=backend, dynamic=False)
+        losses(data_for(synthetic, 0, sampling=sampling).batch(0)).sum().backward()
+        gradients.append([p.grad for p in stage.trainable().values()])
+    for found, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_killed_and_resumed_keeps_its_masks(data, tmp_path):
+def test_one_task_in_a_mixed_batch_is_the_step_of_one_task(synthetic):
+    weights = []
+    for loader in ({"sampling": "one_task"}, {"sampling": "mixed", "tasks_per_batch": 1}):
+        stage = stage_of()
+        train(stage, data_for(synthetic, 0, **loader))
+        weights.append([*stage.model.state_dict().values(), stage.masks.packed])
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+
+
+def test_validation_takes_each_tasks_masked_model(synthetic):
+    data = data_for(synthetic, 0, sampling="mixed", validation_trajectories=1)
+    stage = stage_of()
+    stage.config = replace(FAST, validate_every=5)
+    trainer = train(stage, data, check_val_every_n_epoch=None, val_check_interval=5)
+    losses = []
+    for task in range(3):
+        model = copy.deepcopy(stage.model).eval()
+        stage.masks.apply(model, task)
+        batch = data.gather(data.plan.validation(task))
+        real = (batch.segment.attention_mask[..., None] * batch.action_mask[:, None]).bool()
+        actions = model(batch.segment, batch.row_prompts())
+        losses.append(((actions - batch.segment.actions) ** 2)[real].mean().item())
+    assert trainer.callback_metrics["val/loss"].item() == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+@pytest.mark.parametrize("steps", [600, 4000, 100_000])
+def test_a_share_is_exchanged_however_long_the_training_is(steps):
+    stage = stage_of(HarmoConfig(update_every=500, exchanged_share=0.07))
+    stage.config = replace(FAST, max_steps=steps)
+    counts = [stage.exchanged(step) for step in range(500, steps, 500)]
+    assert sum(counts) == pytest.approx(0.07 * stage.masks.size, abs=len(counts) / 2)
+    if steps == 100_000:  # the shape of the original's
+        stage.harmo = HarmoConfig(max_changed=100_000)
+        shape = np.array([stage.exchanged(step) for step in range(500, steps, 500)])
+        assert np.abs(counts - shape * sum(counts) / shape.sum()).max() < 1
+
+
+def test_the_papers_run_exchanges_what_it_did():
+    """Up to 100 parameters, half of that on average, at each of 2,000 updates."""
+    stage = stage_of(HarmoConfig())
+    stage.config = replace(FAST, max_steps=1_000_000)
+    counts = [stage.exchanged(step) for step in range(500, 1_000_000, 500)]
+    assert max(counts) == 100 and len(counts) == 1999
+    assert sum(counts) == pytest.approx(100_000, rel=0.02)
+
+
+def test_a_share_without_an_update_is_refused(data, tmp_path, capsys):
+    extra = ["method=harmodt", f"data={data}", f"run={tmp_path / 'run'}", "baseline.max_steps=500"]
+    assert main(["train", *QUICK, *extra, "harmodt.exchanged_share=0.07"]) == 2
+    error = capsys.readouterr().err
+    assert "harmodt.exchanged_share=0.07: no update" in error and "harmodt.update_every" in error
+
+
+@pytest.mark.parametrize("sampling", ["one_task", "mixed"])
+def test_killed_and_resumed_keeps_its_masks(data, tmp_path, sampling):
     """kill -9 between two revisions: weights and masks end in the same bits."""
     settings = ["method=harmodt", "baseline.max_steps=60", "baseline.checkpoint_every=7"]
-    settings += ["harmodt.update_every=5", "loader.sampling=one_task", f"data={data}"]
+    settings += ["harmodt.update_every=5", f"loader.sampling={sampling}", f"data={data}"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert main(["train", *QUICK, *settings, f"run={whole}"]) == 0
     command = [sys.executable, "-m", "m3dt", "train", *QUICK, *settings, f"run={killed}"]
@@ -237,10 +378,15 @@ def test_killed_and_resumed_keeps_its_masks(data, tmp_path):
     assert files[0] == files[1]
 
 
-def test_two_processes_equal_one(data, tmp_path):
-    """DDP over gloo with the same global batch: the same masks, and weights but for rounding."""
+@pytest.mark.parametrize("sampling", ["one_task", "mixed"])
+def test_two_processes_equal_one(data, tmp_path, sampling):
+    """DDP over gloo with the same global batch: the same masks, and weights but for rounding.
+
+    Of the mixed batch's rows, 2, 1 and 1 of three tasks, the first process has 1, 1 and none.
+    """
     settings = ["method=harmodt", "baseline.max_steps=12", "harmodt.update_every=4"]
-    settings += ["loader.sampling=one_task", "model.dropout=0", f"data={data}"]
+    settings += [f"loader.sampling={sampling}", "model.dropout=0", f"data={data}"]
+    settings += ["loader.batch_size=4"]
     alone, together = tmp_path / "alone", tmp_path / "together"
     assert main(["train", *QUICK, *settings, f"run={alone}"]) == 0
     two = [f"run={together}", "trainer.devices=2", "trainer.strategy=ddp"]

@@ -27,7 +27,7 @@ class TestOfficialLoader:
     def sampler(self, folder, task):
         config = load_config("mt160", ["compat=official"])
         store = DatasetStore.open(folder, [task]).tasks[0]
-        return TaskSampler(store, config.loader, config.model.max_timesteps)
+        return TaskSampler(store, config.loader, config.model)
 
     def compare(self, rows, task, name, atol):
         golden = {k.split("/")[2]: GOLDEN[k] for k in GOLDEN if k.startswith(f"{task}/{name}/")}

@@ -1,7 +1,7 @@
 """Every method and ablation by name: its settings, and that one command trains it."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -30,7 +30,12 @@ def test_method_presets_load(method):
 
 @pytest.mark.parametrize(
     ("method", "count"),
-    [("promptdt", 173_299_248), ("harmodt", 173_299_248), ("m3dt-gradient", 174_124_624)],
+    [
+        ("promptdt", 173_299_248),
+        ("harmodt", 173_299_248),
+        ("bc", 173_299_248),
+        ("m3dt-gradient", 174_124_624),
+    ],
 )
 def test_large_methods_have_the_papers_parameters(method, count):
     config = load_config("mt160", [f"method={method}", "size=large"])
@@ -39,6 +44,15 @@ def test_large_methods_have_the_papers_parameters(method, count):
         if method not in BASELINES:
             add_mixtures(model, config.moe.num_experts, routed=True, moe=config.moe)
     assert model.num_parameters() == count
+
+
+def test_behaviour_cloning_differs_from_prompt_dt_in_what_its_name_says():
+    wanted = asdict(load_config("mt160", ["method=promptdt"]))
+    wanted["model"]["condition_on_return"] = False
+    for method, share in (("bc", 1.0), ("bc-best", 0.1)):
+        wanted["method"], wanted["loader"]["best_share"] = method, share
+        found = asdict(load_config("mt160", [f"method={method}"]))
+        assert {**found, "sources": None} == {**wanted, "sources": None}
 
 
 def test_a_name_goes_before_files_and_behind_what_stands_beside_it(tmp_path):
@@ -93,7 +107,7 @@ def quick(command, data, run, *extra):
     return main([command, *given, *extra])
 
 
-@pytest.mark.parametrize("method", ["promptdt", "mtdt", "harmodt", "m3dt-end-to-end"])
+@pytest.mark.parametrize("method", BASELINES)
 def test_a_baseline_trains_and_acts_by_one_command(data, tmp_path, method, capsys):
     run = tmp_path / "run"
     extra = [f"method={method}", "harmodt.update_every=2"]
@@ -112,6 +126,14 @@ def test_a_baseline_trains_and_acts_by_one_command(data, tmp_path, method, capsy
     assert len(result["tasks"]) == 3
     assert quick("stage1", data, run, *extra) == 2
     assert f"method={method} has no stages" in capsys.readouterr().err
+
+
+def test_a_trained_baseline_is_not_taken_for_another(data, tmp_path, capsys):
+    run, cloning = tmp_path / "run", "model.condition_on_return=false"
+    assert quick("train", data, run, "method=promptdt") == 0
+    for given in (cloning, "loader.best_share=0.5"):
+        assert quick("train", data, run, "method=promptdt", given) == 2
+        assert given.partition("=")[0] in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("method", VARIANTS)
@@ -194,3 +216,4 @@ def test_method_names():
     assert name("router", {**random, "moe": moe}) == "M3DT-Random, top-2, experts unfrozen"
     assert name("router", {"moe": {"num_experts": 4, "training": "ungrouped"}}) == "M3DT, ungrouped"
     assert name("baseline", {}, "harmodt") == "HarmoDT"
+    assert name("baseline", {}, "bc-best") == "BC on the best trajectories"

@@ -9,7 +9,7 @@ from conftest import SYNTHETIC_TASKS
 from test_oracle import MODEL, RULES, make_run, observations, perturbed
 
 import m3dt
-from m3dt.config import ComputeConfig, EvaluationConfig, LoaderConfig, MoEConfig
+from m3dt.config import ComputeConfig, EvaluationConfig, LoaderConfig, ModelConfig, MoEConfig
 from m3dt.data import DatasetStore
 from m3dt.data.sampler import TaskSampler
 from m3dt.evaluation import AgentPolicy, ExpertsPolicy
@@ -69,7 +69,7 @@ def prompts_of(agent, task):
 def test_features_equal_a_loop_over_raw_steps(synthetic):
     """Read from the files, without the preparation that they undo."""
     store = DatasetStore.open(synthetic, SYNTHETIC_TASKS).tasks[1]
-    sampler = TaskSampler(store, LoaderConfig(), 1000)
+    sampler = TaskSampler(store, LoaderConfig(), ModelConfig())
     prompt = sampler.prompts(np.array([0, 1]), 5).segment()
     normalization = sampler.prompt_inputs.normalization
     mean, std = (torch.from_numpy(x).expand(2, -1) for x in (normalization.mean, normalization.std))
@@ -93,7 +93,7 @@ def test_features_equal_a_loop_over_raw_steps(synthetic):
 
 def test_features_ignore_padding(synthetic):
     store = DatasetStore.open(synthetic, SYNTHETIC_TASKS).tasks[0]
-    sampler = TaskSampler(store, LoaderConfig(), 1000)
+    sampler = TaskSampler(store, LoaderConfig(), ModelConfig())
     short = sampler.segments(np.array([3]), store.episode_starts[[3]], 3, sampler.prompt_inputs)
     long = sampler.segments(np.array([3]), store.episode_starts[[3]], 9, sampler.prompt_inputs)
     statistics = torch.rand(1, 39), 1 + torch.rand(1, 39)

@@ -275,7 +275,7 @@ def test_values_that_are_not_finite_end_training_by_name(tmp_path):
         for step in range(20):
             data.batch(step)
     with pytest.raises(UserError, match=message):
-        TaskSampler(store.tasks[0], LoaderConfig(), 1000).whole()
+        TaskSampler(store.tasks[0], LoaderConfig(), ModelConfig()).whole()
 
 
 def test_a_worker_that_reads_them_says_the_same(data, tmp_path, capsys):

@@ -69,6 +69,7 @@ TRAININGS = {
     "Prompt-DT": (lambda: BaselineStage(fresh_model(), SLOW, 0), 0, False),
     "MTDT": (lambda: BaselineStage(mtdt(), SLOW, 0), 0, False),
     "HarmoDT": (lambda: HarmoStage(fresh_model(), SLOW, 0, HARMO, 3), 0, False),
+    "HarmoDT, mixed": (lambda: HarmoStage(fresh_model(), SLOW, 0, HARMO, 3), 0, False),
     "by prompts": (lambda: by_prompts(), 4, False),
     "end to end": (lambda: BaselineStage(with_experts(True), SLOW, 0), 0, False),
 }

@@ -16,19 +16,23 @@ from m3dt.utils.console import progress_bar
 
 SIZES = ("small", "large")
 TRAININGS = (
-    ("Prompt-DT", "promptdt", "all"),
-    ("MTDT", "mtdt", "all"),
-    ("HarmoDT", "harmodt", "all"),
-    ("M3DT, backbone", "m3dt-gradient", "backbone"),
-    ("M3DT, one expert", "m3dt-gradient", "one expert"),
-    ("M3DT, router", "m3dt-gradient", "router"),
-    ("top-k, router", "m3dt-top-k", "router"),
-    ("unfrozen or ungrouped, router and experts", "m3dt-ungrouped", "router"),
-    ("end to end", "m3dt-end-to-end", "all"),
-    ("big experts, one expert", "m3dt-big-experts", "one expert"),
-    ("big experts, router", "m3dt-big-experts", "router"),
+    ("Prompt-DT", "promptdt", "all", 1),
+    ("MTDT", "mtdt", "all", 1),
+    ("HarmoDT", "harmodt", "all", 1),
+    ("HarmoDT, 8 tasks per batch", "harmodt", "all", 8),
+    ("M3DT, backbone", "m3dt-gradient", "backbone", 1),
+    ("M3DT, one expert", "m3dt-gradient", "one expert", 1),
+    ("M3DT, router", "m3dt-gradient", "router", 1),
+    ("top-k, router", "m3dt-top-k", "router", 1),
+    ("unfrozen or ungrouped, router and experts", "m3dt-ungrouped", "router", 1),
+    ("end to end", "m3dt-end-to-end", "all", 1),
+    ("big experts, one expert", "m3dt-big-experts", "one expert", 1),
+    ("big experts, router", "m3dt-big-experts", "router", 1),
 )
-"""Name, method, and the part of it that trains; grouping changes none of the measurements."""
+"""Name, method, the part of it that trains, and the tasks of a batch.
+
+Grouping and behaviour cloning change none of the measurements.
+"""
 
 
 def methods_rows(console: Console, device: str = "cpu") -> list[Row]:
@@ -37,8 +41,9 @@ def methods_rows(console: Console, device: str = "cpu") -> list[Row]:
     trainings = [(size, *training) for size in SIZES for training in TRAININGS]
     with progress_bar(console, "trainings") as bar:
         shown = bar.add_task("timing methods", total=len(trainings))
-        for size, name, method, part in trainings:
-            rows.append(in_own_process(measure_method, name, method, size, part, device))
+        for size, name, method, part, num_tasks in trainings:
+            measured = in_own_process(measure_method, size, name, method, part, num_tasks, device)
+            rows.append(measured)
             bar.advance(shown)
     console.print(_table(rows))
     return rows
@@ -56,14 +61,16 @@ def _table(rows: list[Row]) -> Table:
     return table
 
 
-def measure_method(name: str, method: str, size: str, part: str, device: str = "cpu") -> Row:
+def measure_method(
+    size: str, name: str, method: str, part: str, num_tasks: int, device: str = "cpu"
+) -> Row:
     """Time an optimiser step of a training in this process, with prompts of 5 steps."""
     torch.set_num_threads(1)
     overrides = [f"method={method}", f"size={size}", "model.prompt_length=5"]
     config = load_config("mt160", overrides)
     stage, meter, model = stage_of(config, part).to(device), Meter(device), config.model
     B = config.loader.batch_size
-    batch = random_batch(B, model.context_length, model.prompt_length, device)
+    batch = random_batch(B, model.context_length, model.prompt_length, device, num_tasks)
     seconds = median_seconds(training_step(stage, batch), 3, 1, meter.now)
     shown = {
         "method": method,

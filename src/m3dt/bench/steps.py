@@ -12,6 +12,7 @@ from m3dt.bench.devices import PRECISIONS, Meter
 from m3dt.bench.measuring import Row, alternate_seconds, make_row, median_seconds
 from m3dt.config import ComputeConfig, FrozenStageConfig, ModelConfig
 from m3dt.data import Batch, Segment
+from m3dt.data.format import NUM_PROMPTS
 from m3dt.evaluation.costs import count_flops
 from m3dt.models import PromptDT, add_mixtures, fast
 from m3dt.models.routing import select
@@ -119,8 +120,8 @@ def training_step(
         optimizer.zero_grad()
         stage.begin_step(batch)
         with torch.autocast(device, dtype, enabled=dtype != torch.float32):
-            actions = predictions() if predictions else stage.predictions(batch)
-            loss = row_losses(actions, batch).sum()
+            losses = row_losses(predictions(), batch) if predictions else stage.step_losses(batch)
+            loss = losses.sum()
         loss.backward()
         stage.clip(parameters)
         optimizer.step()
@@ -181,9 +182,16 @@ def act(
 
 
 def random_batch(
-    B: int, T: int = PAPER.context_length, P: int = PAPER.prompt_length, device: str = "cpu"
+    B: int,
+    T: int = PAPER.context_length,
+    P: int = PAPER.prompt_length,
+    device: str = "cpu",
+    num_tasks: int = 1,
 ) -> Batch:
-    """Return B random segments of T steps with two prompts of P steps, of one task."""
+    """Return B random segments of T steps, equally many of each task, and prompts of P steps.
+
+    B is a multiple of the number of tasks. A task has two prompts.
+    """
 
     def segment(rows: int, length: int) -> Segment:
         timesteps = torch.arange(length).expand(rows, length)
@@ -193,6 +201,8 @@ def random_batch(
 
     weight = torch.full((B,), 1 / (B * T * 4))
     mask = (torch.arange(8) < 4).float().expand(B, 8)
-    which, task = torch.arange(B) % 2, torch.zeros(B, dtype=torch.long)
-    batch = Batch(segment(B, T), segment(2, P), which, mask, weight, task)
+    task, prompts = torch.arange(num_tasks), NUM_PROMPTS * num_tasks
+    of_row, of_prompt = (task.repeat_interleave(n // num_tasks) for n in (B, prompts))
+    which = of_row * NUM_PROMPTS + torch.arange(B) % NUM_PROMPTS
+    batch = Batch(segment(B, T), segment(prompts, P), which, mask, weight, of_row, of_prompt)
     return tree_map(lambda tensor: tensor.to(device), batch)

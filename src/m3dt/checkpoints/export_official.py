@@ -92,6 +92,11 @@ def _check_exportable(run: Path, model: ModelConfig, entries: Sequence[Entry]) -
         raise UserError(
             f"{run}: models with attention_width, mlp_width or task_embedding cannot be exported"
         )
+    if not model.condition_on_return:
+        raise UserError(
+            f"{run}: the authors' code shows every model its returns. Train with "
+            "model.condition_on_return=true to export it."
+        )
     if entries and model.residual != "official":
         raise UserError(
             f"{run}: experts trained with model.residual=paper compute something else in "

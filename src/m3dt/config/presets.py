@@ -9,6 +9,7 @@ Preset = dict[str, Any]
 
 _RANDOM: Preset = {"grouping": {"method": "random"}}
 _GRADIENT: Preset = {"grouping": {"method": "gradient"}}
+_CLONING: Preset = {"model": {"condition_on_return": False}}
 _UNFROZEN: Preset = {"moe": {"training": "unfrozen_experts"}}
 
 METHODS: dict[str, Preset] = {
@@ -22,12 +23,14 @@ METHODS: dict[str, Preset] = {
     "m3dt-end-to-end": {},
     "promptdt": {},
     "mtdt": {"model": {"task_embedding": 12}},
-    # Each step uses the mask of one task.
+    # As in the original; `loader.sampling=mixed` beside the name mixes tasks.
     "harmodt": {"loader": {"sampling": "one_task"}},
+    "bc": _CLONING,
+    "bc-best": {**_CLONING, "loader": {"best_share": 0.1}},
 }
-"""Settings of each method: the rows of tables 1 and 2."""
+"""Settings of each method: the rows of tables 1 and 2, and behaviour cloning."""
 
-BASELINES = ("promptdt", "mtdt", "harmodt", "m3dt-end-to-end")
+BASELINES = ("promptdt", "mtdt", "harmodt", "bc", "bc-best", "m3dt-end-to-end")
 """Methods without stages: the whole model is trained once, on all tasks."""
 
 SIZES = ("default", "small", "large")

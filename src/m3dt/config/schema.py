@@ -56,6 +56,9 @@ class ModelConfig(Section):
     """Width of queries, keys and values, summed over heads. 0 means n_embd (figure 12)."""
     mlp_width: int = number(0, low=0)
     """Hidden width of feed-forward networks and experts. 0 means 4 n_embd (figure 12)."""
+    condition_on_return: bool = True
+    """Whether the model sees returns-to-go. Otherwise zeros stand in their place, in segments and
+    prompts, in training and in acting: behaviour cloning, which ignores the target return."""
     task_embedding: int = number(0, low=0)
     """Width of a learned vector per task that is appended to the states and replaces the prompt
     (MTDT uses 12)."""
@@ -129,6 +132,9 @@ class LoaderConfig(Section):
     among tasks."""
     tasks_per_batch: int = number(0, low=0)
     """Number of tasks that share a `mixed` batch, round-robin. 0 means up to batch_size tasks."""
+    best_share: float = number(1.0, above=0, high=1)
+    """Fraction of each task's training trajectories that are trained on, those with the highest
+    returns; at least one. Prompts, held-out trajectories and statistics stay as they are."""
     std_floor: float = number(0.01, above=0)
     """Lower bound on the standard deviation of a state dimension, for `normalization=floored`."""
     normalization: str = choice("floored", ("floored", "official"))
@@ -267,6 +273,9 @@ class HarmoConfig(Section):
     max_changed: int = number(100, low=0)
     """Largest number of parameters that an update exchanges per task; reached in the middle of
     training."""
+    exchanged_share: float = number(0.0, low=0, high=1)
+    """Fraction of the parameters that each task exchanges over the whole training, however long it
+    is, in place of max_changed. 0 follows max_changed, as the original does."""
     gamma: float = number(10.0, low=0)
     """Weight of agreement relative to importance when parameters are pruned."""
     importance: str = choice("gradient", ("gradient", "weight"))

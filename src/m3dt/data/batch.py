@@ -1,16 +1,18 @@
 """What a model is given, and how one batch serves several experts in stage 2.
 
-Letters: B batch, T timesteps, P prompt steps, S state, A action, E experts.
+Letters: B batch, T timesteps, P prompt steps, S state, A action, E experts, N tasks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from m3dt.data.format import NUM_PROMPTS
 
 
 class Segment(NamedTuple):
@@ -22,7 +24,7 @@ class Segment(NamedTuple):
     timesteps: Tensor  # (B, T) of int64
     attention_mask: Tensor  # (B, T), 1 for real steps
 
-    def take(self, rows: Tensor) -> Segment:
+    def take(self, rows: Tensor | slice) -> Segment:
         """Return the chosen rows."""
         return Segment(*(tensor[rows] for tensor in self))
 
@@ -36,6 +38,12 @@ class Batch(NamedTuple):
     action_mask: Tensor  # (B, A), 1 for the task's real action dimensions
     loss_weight: Tensor  # (B,), weight of a row's squared errors; over a stream they make a mean
     task_index: Tensor  # (B,) of int64, position in the suite
+    prompt_task: Tensor  # (num_prompts,) of int64, the task of each prompt
+
+    @property
+    def tasks(self) -> Tensor:
+        """The tasks of the batch of all processes, in the order of its rows, (N,) of int64."""
+        return self.prompt_task[::NUM_PROMPTS]
 
     @property
     def num_rows(self) -> int:
@@ -50,6 +58,27 @@ class Batch(NamedTuple):
 
         segment, prompt = (Segment(*map(convert, part)) for part in (self.segment, self.prompt))
         return Batch(segment, prompt, *map(convert, self[2:]))
+
+    def by_task(self, sizes: Sequence[int]) -> Iterator[Batch]:
+        """Yield the rows of each task with the task's prompts.
+
+        Args:
+            sizes: Number of rows of each of `tasks`; 0 yields a batch without rows.
+        """
+        first = 0
+        for number, size in enumerate(sizes):
+            rows = slice(first, first + size)
+            prompts = slice(number * NUM_PROMPTS, (number + 1) * NUM_PROMPTS)
+            yield Batch(
+                self.segment.take(rows),
+                self.prompt.take(prompts),
+                self.prompt_rows[rows] - number * NUM_PROMPTS,
+                self.action_mask[rows],
+                self.loss_weight[rows],
+                self.task_index[rows],
+                self.prompt_task[prompts],
+            )
+            first += size
 
     def row_prompts(self) -> Segment:
         """Return each row's prompt, (B, P, ...)."""

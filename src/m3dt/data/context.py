@@ -40,7 +40,7 @@ class TaskContext:
     def from_store(
         cls, store: DatasetStore, loader: LoaderConfig, model: ModelConfig
     ) -> TaskContext:
-        samplers = [TaskSampler(task, loader, model.max_timesteps) for task in store.tasks]
+        samplers = [TaskSampler(task, loader, model) for task in store.tasks]
         all_prompts = np.arange(NUM_PROMPTS)
         prompts = [sampler.prompts(all_prompts, model.prompt_length) for sampler in samplers]
         best = [float(task.episode_returns.max()) for task in store.tasks]
@@ -69,8 +69,8 @@ class TaskContext:
             returns = task.episode_returns.astype(np.float64)
             wanted = returns.min() + share * (returns.max() - returns.min())
             nearest_ones = np.argsort(np.abs(returns - wanted), kind="stable")[:NUM_PROMPTS]
-            sampler = TaskSampler(task, LoaderConfig(), model.max_timesteps)
-            inputs = self.inputs(task.spec.name, model.max_timesteps)
+            sampler = TaskSampler(task, LoaderConfig(), model)
+            inputs = self.inputs(task.spec.name, model)
             found = sampler.ends(nearest_ones, model.prompt_length, inputs).segment()
             for tensor, own in zip(fields, found, strict=True):
                 tensor[index] = own
@@ -101,11 +101,11 @@ class TaskContext:
             )
         return self.tasks.index(task)
 
-    def inputs(self, task: str, max_timesteps: int) -> TaskInputs:
+    def inputs(self, task: str, model: ModelConfig) -> TaskInputs:
         """Return what prepares a task's live episodes, as its training segments were prepared."""
         index = self.index(task)
         normalization = Normalization(self.state_mean[index].numpy(), self.state_std[index].numpy())
-        return TaskInputs(normalization, get_task(task).return_scale, max_timesteps)
+        return TaskInputs(normalization, get_task(task).return_scale, model)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the content as named tensors, for a registry."""

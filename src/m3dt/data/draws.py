@@ -111,10 +111,50 @@ class Trajectories:
         return begin, self.ends[number] - begin
 
 
-def split_trajectories(store: TaskStore, held_out: int) -> tuple[Trajectories, Trajectories]:
+def divided(num_rows: int, num_tasks: int) -> list[int]:
+    """Return how many rows of a batch each of its tasks has; they differ by at most one."""
+    return [num_rows // num_tasks + (i < num_rows % num_tasks) for i in range(num_tasks)]
+
+
+def own_rows(offset: int, rank: int, world_size: int) -> slice:
+    """Return which of a task's rows are a rank's: every world_size-th of the whole batch.
+
+    Args:
+        offset: Number of rows of earlier tasks, over all ranks.
+        rank: The rank.
+        world_size: Number of ranks.
+    """
+    return slice((rank - offset) % world_size, None, world_size)
+
+
+def rows_by_task(num_rows: int, num_tasks: int, rank: int = 0, world_size: int = 1) -> list[int]:
+    """Return how many rows of a rank's share of a batch each of the batch's tasks has.
+
+    Args:
+        num_rows: Rows of the rank.
+        num_tasks: Tasks of the whole batch.
+        rank: The rank.
+        world_size: Number of ranks.
+    """
+    sizes = divided(num_rows * world_size, num_tasks)
+    offsets = itertools.accumulate(sizes[:-1], initial=0)
+    return [
+        len(range(size)[own_rows(offset, rank, world_size)])
+        for size, offset in zip(sizes, offsets, strict=True)
+    ]
+
+
+def split_trajectories(
+    store: TaskStore, held_out: int, best_share: float = 1.0
+) -> tuple[Trajectories, Trajectories]:
     """Return the trajectories of a task to train on, and those held out for validation.
 
     The held-out ones are spread evenly over the training trajectories ordered by return.
+
+    Args:
+        store: The task.
+        held_out: How many are held out.
+        best_share: Fraction of the others to train on, those with the highest returns.
 
     Raises:
         UserError: None would be left to train on.
@@ -126,8 +166,9 @@ def split_trajectories(store: TaskStore, held_out: int) -> tuple[Trajectories, T
             "trajectories besides its prompts; at least one must be left to train on"
         )
     places = ((np.arange(held_out) + 0.5) * len(order) / max(held_out, 1)).astype(int)
-    out = np.sort(order[places])
-    return Trajectories(store, np.setdiff1d(order, out)), Trajectories(store, out)
+    others = np.delete(order, places)
+    best = others[-max(1, round(best_share * len(others))) :]
+    return Trajectories(store, np.sort(best)), Trajectories(store, np.sort(order[places]))
 
 
 class DrawPlan:
@@ -159,7 +200,8 @@ class DrawPlan:
         # Experts share a batch in equal parts, but their groups differ in their number of tasks.
         self._own_prompts = isinstance(streams, ExpertStreams) and loader.sampling == "mixed"
         self._action_dims = [task.spec.action_dim for task in tasks]
-        split = [split_trajectories(task, loader.validation_trajectories) for task in tasks]
+        held_out, best = loader.validation_trajectories, loader.best_share
+        split = [split_trajectories(task, held_out, best) for task in tasks]
         self._training = [training for training, _ in split]
         self._held_out = [held_out for _, held_out in split]
 
@@ -191,7 +233,7 @@ class DrawPlan:
             return {stream.tasks[step % n]: B}
         share = min(n, B, self.loader.tasks_per_batch or B)
         chosen = [stream.tasks[(step * share + i) % n] for i in range(share)]
-        return {task: B // share + (i < B % share) for i, task in enumerate(chosen)}
+        return dict(zip(chosen, divided(B, share), strict=True))
 
     def _draw(
         self,
@@ -214,7 +256,7 @@ class DrawPlan:
             # average their gradients, hence the factor world_size.
             entries = int(np.minimum(left, self.length).sum()) * self._action_dims[task]
             weight = np.float32(world_size) / np.float32(entries * len(sizes))
-            mine = slice((rank - offset) % world_size, None, world_size)
+            mine = own_rows(offset, rank, world_size)
             offset += size
             begin, which = begin[mine], which[mine]
             tasks, weights = np.full(len(begin), task), np.full(len(begin), weight, np.float32)

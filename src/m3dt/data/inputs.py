@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from m3dt.config.schema import ACTION_DIM, STATE_DIM
+from m3dt.config.schema import ACTION_DIM, STATE_DIM, ModelConfig
 from m3dt.data.batch import Segment
 from m3dt.data.store import Normalization
 
@@ -56,7 +56,7 @@ class TaskInputs:
 
     normalization: Normalization  # of the states
     return_scale: float  # divisor of the returns-to-go
-    max_timesteps: int  # rows of the model's timestep table; later timesteps share its last row
+    model: ModelConfig  # what it sees of returns, and the rows of its timestep table
 
     def prepare(
         self,
@@ -69,7 +69,8 @@ class TaskInputs:
         """Return padded, normalised and scaled rows.
 
         Values of padding steps are ignored: states become zero before they are normalised, actions
-        `PADDED_ACTION`, returns-to-go and timesteps zero.
+        `PADDED_ACTION`, returns-to-go and timesteps zero. Returns-to-go are zero everywhere for a
+        model that is not conditioned on them. Timesteps past the model's table share its last row.
 
         Args:
             states: (B, T, S) of the task's native width.
@@ -86,11 +87,12 @@ class TaskInputs:
         padded_actions = np.zeros((*real.shape, ACTION_DIM), np.float32)
         padded_actions[..., : actions.shape[-1]] = actions
         padded_actions[~real] = PADDED_ACTION
-        scaled_returns = np.where(real, returns_to_go / self.return_scale, 0.0)
+        shown = real & self.model.condition_on_return
+        scaled_returns = np.where(shown, returns_to_go / self.return_scale, 0.0)
         return Rows(
             padded_states,
             padded_actions,
             scaled_returns.astype(np.float32)[..., None],
-            np.where(real, np.minimum(timesteps, self.max_timesteps - 1), 0),
+            np.where(real, np.minimum(timesteps, self.model.max_timesteps - 1), 0),
             real.astype(np.float32),
         )

@@ -24,7 +24,7 @@ class MappedData:
     def __init__(
         self, tasks: Sequence[TaskStore], loader: LoaderConfig, model: ModelConfig
     ) -> None:
-        self.samplers = [TaskSampler(task, loader, model.max_timesteps) for task in tasks]
+        self.samplers = [TaskSampler(task, loader, model) for task in tasks]
         self.length = model.context_length
         self.prompt_length = model.prompt_length
         self.action_masks = torch.from_numpy(np.stack([action_mask(task.spec) for task in tasks]))
@@ -57,6 +57,7 @@ class MappedData:
             self.action_masks[draws.task],
             draws.loss_weight,
             draws.task,
+            draws.prompts[:, 0],
         )
 
     @cached_property

@@ -89,4 +89,5 @@ class ResidentData:
             self.action_masks[draws.task],
             draws.loss_weight,
             draws.task,
+            draws.prompts[:, 0],
         )

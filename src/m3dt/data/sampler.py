@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from m3dt.config.schema import LoaderConfig
+from m3dt.config.schema import LoaderConfig, ModelConfig
 from m3dt.data.format import NUM_PROMPTS
 from m3dt.data.inputs import Rows, TaskInputs
 from m3dt.data.soundness import value_problems
@@ -19,10 +19,10 @@ from m3dt.utils.errors import UserError
 class TaskSampler:
     """Cuts segments and prompts of one task."""
 
-    def __init__(self, store: TaskStore, loader: LoaderConfig, max_timesteps: int) -> None:
+    def __init__(self, store: TaskStore, loader: LoaderConfig, model: ModelConfig) -> None:
         self.store = store
         self.inputs, self.prompt_inputs = (
-            TaskInputs(normalization, store.spec.return_scale, max_timesteps)
+            TaskInputs(normalization, store.spec.return_scale, model)
             for normalization in normalizations(store, loader)
         )  # of training segments, and of prompts, which may have their own normalisation
         self._starts = store.episode_starts

@@ -63,11 +63,11 @@ class Steps:
         self.scaler = getattr(trainer.precision_plugin, "scaler", None)  # of float16
         self._watchers = [] if choices.graph else callbacks_of(trainer)
         self._graphed = Graphed(self.step) if choices.graph else None
-        self._row_losses = stage.row_losses
+        self._row_losses = stage.step_losses
         self._compiled = choices.compile
         if self._compiled:
             torch.compiler.reset()  # torch compiles a function for a few models, then no more
-            self._row_losses = torch.compile(stage.row_losses, dynamic=False)
+            self._row_losses = torch.compile(stage.step_losses, dynamic=False)
         self._held = torch.zeros((), device=self.device)  # 1: no step changes anything
 
     def run(self, chunk: Chunk) -> Taken:

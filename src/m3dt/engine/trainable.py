@@ -55,8 +55,8 @@ class Trainable(Protocol):
     def begin_step(self, batch: Batch) -> None:
         """Do what precedes the forward pass."""
 
-    def row_losses(self, batch: Batch) -> Tensor:
-        """Return what each row adds to the loss, (B,)."""
+    def step_losses(self, batch: Batch) -> Tensor:
+        """Return what each row adds to the loss of a step, (B,)."""
 
     def clip(self, parameters: list[nn.Parameter]) -> Tensor:
         """Clip the gradients; return the norm before."""

@@ -37,6 +37,8 @@ _METHODS = {
     "promptdt": "PromptDT",
     "mtdt": "MTDT",
     "harmodt": "HarmoDT",
+    "bc": "BC",
+    "bc-best": "BC on the best trajectories",
     "m3dt-end-to-end": "M3DT end to end",
 }
 _VARIANTS = {"unfrozen_experts": ", experts unfrozen", "ungrouped": ", ungrouped"}
@@ -98,7 +100,8 @@ class Agent:
         """Predict the action of every timestep from normalised, padded inputs.
 
         Args:
-            segment: The trajectories so far, (B, T, ...).
+            segment: The trajectories so far, (B, T, ...). Returns-to-go are zero for models that
+                are not conditioned on them, as `TaskInputs.prepare` makes them.
             prompt: A prompt for each of them, (B, P, ...).
             task: Name of their task; HarmoDT, MTDT and routers by prompts need it, these because
                 they read states as they were before normalisation.

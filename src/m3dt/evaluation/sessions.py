@@ -110,7 +110,7 @@ class AgentSession(Session):
         self.actor = actor
         self.group = group
         config = actor.model.config
-        self.inputs = context.inputs(group.task, config.max_timesteps)
+        self.inputs = context.inputs(group.task, config)
         self.spec = get_task(group.task)
         self.remembered_dims = ACTION_DIM if history == "all_dims" else self.spec.action_dim
         self.remaining = np.full(len(group.episodes), target_return, np.float64)

@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from m3dt.config import HarmoConfig, StageConfig
 from m3dt.data import Batch, Chunk, M3DTDataModule
+from m3dt.data.draws import rows_by_task
 from m3dt.engine.chunks import next_multiple
 from m3dt.models import PromptDT
 from m3dt.models.variants.task_masks import TaskMasks, exchange, is_exempt, maskable
@@ -29,10 +31,12 @@ _MASKS = "task_masks"  # in checkpoints
 
 
 class HarmoStage(BaselineStage):
-    """Trains one model with a mask per task: each step belongs to one task.
+    """Trains one model with a mask per task.
 
-    A step computes with the masked model and changes nothing where the mask is zero. Tasks share
-    Adam's moments. Every `update_every` steps, each task exchanges a few parameters.
+    A step computes each row with the model that its task's mask leaves, and adds up the gradients,
+    of each task where its mask is one. It changes nothing where the masks of all its tasks are
+    zero. Tasks share Adam's moments. Every `update_every` steps, each task exchanges a few
+    parameters.
 
     Args:
         model: Prompt-DT.
@@ -49,11 +53,13 @@ class HarmoStage(BaselineStage):
         self.harmo = harmo
         self.num_tasks = num_tasks
         self.masks = TaskMasks.draw(model, num_tasks, harmo.sparsity, seed)
-        self._mask: dict[str, Tensor] = {}  # of the running step's task
+        self.num_processes = 1
+        self._used: dict[str, Tensor] = {}  # by some task of the running step
         self._before: dict[str, Tensor] = {}  # the weights before it
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
+        self.num_processes = self.trainer.world_size
         self.masks.packed = self.masks.packed.to(self.device)
 
     def next_step(self, step: int) -> int | None:
@@ -67,31 +73,54 @@ class HarmoStage(BaselineStage):
                 first = self.trainer.strategy.broadcast(self.masks.packed.cpu())
                 self.masks.packed = first.to(self.device)
 
+    def forward(self, batch: Batch) -> Tensor:
+        """Return `row_losses`; `step_losses` calls it with other parameters."""
+        return self.row_losses(batch)
+
+    def step_losses(self, batch: Batch) -> Tensor:
+        """Return what each row adds to the loss of its task's masked model, (B,).
+
+        One task's gradient is clipped whole and then masked, as in the original. Of several tasks,
+        each gradient is masked before they add up.
+        """
+        tasks = batch.tasks.unbind()
+        sizes = rows_by_task(batch.num_rows, len(tasks), self.global_rank, self.num_processes)
+        losses = []
+        for task, size, part in zip(tasks, sizes, batch.by_task(sizes), strict=True):
+            if size:
+                masked = self.masks.masked(self.model, task, whole_gradient=len(tasks) == 1)
+                named = {f"model.{name}": parameter for name, parameter in masked.items()}
+                losses.append(functional_call(self, named, (part,)))
+        return torch.cat(losses)
+
     def begin_step(self, batch: Batch) -> None:
-        """Mask the model for the task of the batch, keeping its weights."""
-        self._mask = self.masks.of(batch.task_index[0])
+        """Keep the weights, and what the tasks of the batch may change of them."""
+        self._used = self.masks.union(batch.tasks)
         self._before = {name: p.detach().clone() for name, p in self.trainable().items()}
-        self.masks.apply(self.model, batch.task_index[0])
 
     def clip(self, parameters: list[nn.Parameter]) -> Tensor:
-        """Clip the whole gradient, then zero what the mask leaves out."""
+        """Clip the gradient, then zero what all masks leave out: only one task has some there."""
         norm = super().clip(parameters)
         for name, parameter in self.trainable().items():
             if parameter.grad is not None and not is_exempt(name):
-                parameter.grad.mul_(self._mask[name])
+                parameter.grad.mul_(self._used[name])
         return norm
 
     @torch.no_grad()
     def end_step(self) -> None:
-        """Put the old weights back wherever the mask is zero."""
+        """Put the old weights back wherever all masks are zero."""
         for name, parameter in self.trainable().items():
-            parameter.copy_(torch.where(self._mask[name], parameter, self._before[name]))
-        self._mask, self._before = {}, {}
+            parameter.copy_(torch.where(self._used[name], parameter, self._before[name]))
+        self._used, self._before = {}, {}
 
     def exchanged(self, step: int) -> int:
         """Return how many parameters a task exchanges at a step: none, more, none (cosine)."""
-        turn = 1 - math.cos(2 * math.pi * step / self.config.max_steps)
-        return int(self.harmo.max_changed / 2 * turn)
+        harmo, steps = self.harmo, self.config.max_steps
+        if not harmo.exchanged_share:
+            return int(harmo.max_changed / 2 * _turn(step, steps))
+        every = harmo.update_every
+        total = sum(_turn(update, steps) for update in range(every, steps, every))
+        return round(harmo.exchanged_share * self.masks.size * _turn(step, steps) / total)
 
     def revise(self, data: M3DTDataModule, index: int, count: int) -> None:
         """Let every task exchange `count` parameters, chosen on its probe batch `index`."""
@@ -139,3 +168,8 @@ class HarmoStage(BaselineStage):
         super().on_load_checkpoint(checkpoint)
         self.masks.packed = checkpoint[_MASKS]
         assert list(self.trainable()) == list(maskable(self.model))
+
+
+def _turn(step: int, steps: int) -> float:
+    """Return the weight of a step's exchange, from 0 over 2 in the middle of all steps to 0."""
+    return 1 - math.cos(2 * math.pi * step / steps)

@@ -113,6 +113,10 @@ class Stage(pl.LightningModule):
         """Return the loss of a batch: the mean over its tasks, summed over experts in stage 2."""
         return self.row_losses(batch).sum()
 
+    def step_losses(self, batch: Batch) -> Tensor:
+        """Return `row_losses` as optimiser steps and validation take them, (B,): here the same."""
+        return self.row_losses(batch)
+
     def training_step(self, chunk: Chunk, batch_idx: int) -> dict[str, Tensor]:
         """Take the optimiser steps of a chunk (`m3dt.engine`)."""
         return self.engine.take(chunk)
@@ -121,7 +125,7 @@ class Stage(pl.LightningModule):
         """Log the mean loss over tasks on their held-out trajectories, `val/loss`."""
         inputs = held_out.chunk.inputs(0)
         batch = self.data.gather(inputs) if isinstance(inputs, Draws) else inputs
-        losses = self.row_losses(batch).unflatten(0, (len(held_out.counted), -1)).sum(dim=1)
+        losses = self.step_losses(batch).unflatten(0, (len(held_out.counted), -1)).sum(dim=1)
         self.validation_loss.update(losses[held_out.counted])
         self.log("val/loss", self.validation_loss, on_step=False, on_epoch=True)
 

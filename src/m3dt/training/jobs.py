@@ -197,11 +197,12 @@ class BaselineJob(TrainingJob):
         config = run.config
         self.title = self.folder = config.method
         self.names = (config.method,)
-        if config.method == "harmodt" and config.loader.sampling != "one_task":
+        harmo, steps = config.harmodt, config.baseline.max_steps
+        if config.method == "harmodt" and harmo.exchanged_share and steps <= harmo.update_every:
             raise UserError(
-                f"{config.sources.of('loader.sampling')}: loader.sampling="
-                f"{config.loader.sampling}: a step of HarmoDT belongs to one task's mask. Set "
-                "loader.sampling=one_task."
+                f"{config.sources.of('harmodt.exchanged_share')}: harmodt.exchanged_share="
+                f"{harmo.exchanged_share:g}: no update of the masks lies within {steps} steps. Set "
+                f"harmodt.update_every below baseline.max_steps."
             )
 
     def sections(self) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ class Checked:
     """A training whose ways are compared.
 
     `section` is that of its settings, `before` are the commands that it builds on, and `kind` is
-    that of its models.
+    that of its models. `more` are further settings.
     """
 
     command: str
@@ -41,6 +41,7 @@ class Checked:
     kind: str
     before: tuple[str, ...] = ()
     method: str = "m3dt-gradient"
+    more: tuple[str, ...] = ()
 
 
 CHECKED = {
@@ -50,6 +51,9 @@ CHECKED = {
     "Prompt-DT": Checked("train", "baseline", "baseline", method="promptdt"),
     "MTDT": Checked("train", "baseline", "baseline", method="mtdt"),
     "HarmoDT": Checked("train", "baseline", "baseline", method="harmodt"),
+    "HarmoDT mixed": Checked(
+        "train", "baseline", "baseline", method="harmodt", more=("loader.sampling=mixed",)
+    ),
 }
 
 
@@ -222,5 +226,6 @@ def _settings(
         f"{checked.section}.learning_rate=1e-3",
         f"{checked.section}.warmup_steps=0",
         *site.sizes.checked_model,
+        *checked.more,
         *more,
     )

@@ -5,6 +5,7 @@ Letters: N tasks; `num_params` counts the parameters that train, in the order of
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 import numpy as np
@@ -83,9 +84,11 @@ class TaskMasks:
         The task may be a tensor of one element on the masks' device, whose value is not read back.
         """
         if isinstance(task, Tensor):
-            row = self.packed.index_select(0, task.view(1))[0]
-        else:
-            row = self.packed[task]
+            return self._unpacked(self.packed.index_select(0, task.view(1))[0])
+        return self._unpacked(self.packed[task])
+
+    def _unpacked(self, row: Tensor) -> Tensor:
+        """Return (ceil(num_params / 8),) of uint8 as (num_params,) of bool."""
         bits = torch.arange(7, -1, -1, device=self.packed.device, dtype=torch.uint8)
         unpacked = (row[:, None] >> bits) & 1
         return unpacked.flatten()[: self.size].bool()
@@ -97,8 +100,39 @@ class TaskMasks:
 
     def of(self, task: int | Tensor) -> dict[str, Tensor]:
         """Return a task's mask by parameter; the task as for `flat`."""
-        parts = self.flat(task).split([shape.numel() for shape in self.shapes.values()])
+        return self._by_parameter(self.flat(task))
+
+    def union(self, tasks: Tensor) -> dict[str, Tensor]:
+        """Return by parameter what any of some tasks uses; their numbers are not read back.
+
+        Args:
+            tasks: (N,) of int64, on the masks' device.
+        """
+        rows = self.packed.index_select(0, tasks).unbind()
+        return self._by_parameter(self._unpacked(functools.reduce(torch.bitwise_or, rows)))
+
+    def _by_parameter(self, flat: Tensor) -> dict[str, Tensor]:
+        parts = flat.split([shape.numel() for shape in self.shapes.values()])
         return {n: part.view(s) for (n, s), part in zip(self.shapes.items(), parts, strict=True)}
+
+    def masked(
+        self, model: PromptDT, task: int | Tensor, whole_gradient: bool
+    ) -> dict[str, Tensor]:
+        """Return the parameters that a task's mask changes as its model has them: partly zero.
+
+        Args:
+            model: Keeps its parameters.
+            task: As for `flat`.
+            whole_gradient: Whether gradients reach what the mask leaves out, as if the masked
+                parameters were those of the model. Otherwise they are zero there.
+        """
+        parameters, found = maskable(model), {}
+        for name, mask in self.of(task).items():
+            if not is_exempt(name):
+                whole = parameters[name]
+                part = whole * mask
+                found[name] = whole + (part - whole).detach() if whole_gradient else part
+        return found
 
     @torch.no_grad()
     def apply(self, model: PromptDT, task: int | Tensor) -> None:
