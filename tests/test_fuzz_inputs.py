@@ -80,7 +80,7 @@ def train_drawn(data, made, run_words):
         found = checks.check_registered(run)
         assert outcome.code or found, outcome
         for key in found:
-            checks.check_lineage(found, key)
+            checks.check_lineage(run, key)
 
 
 @pytest.fixture(scope="module")

@@ -57,19 +57,24 @@ def check_dataset(folder):
         assert attributes.get("task", name) == name
 
 
+def check_entry(run, key):
+    """Check an entry of a run against its files, and return its content."""
+    folder = run / "registry" / key
+    content = json.loads((folder / "entry.json").read_text())
+    assert f"{content['kind']}/{content['name']}" == key
+    sealed = {name: value for name, value in content.items() if name != "digest"}
+    written = json.dumps(sealed, sort_keys=True).encode()
+    assert content["digest"] == hashlib.sha256(written).hexdigest()
+    for name, digest in content["files"].items():
+        assert digest == digest_of(folder / name), folder / name
+    return content
+
+
 def check_listed(run):
-    """Check every entry of a run against its files, and return the entries' contents by key."""
-    found = {}
-    for path in sorted((run / "registry").glob("[!.]*/[!.]*/entry.json")):
-        content, folder = json.loads(path.read_text()), path.parent
-        assert [content["kind"], content["name"]] == [folder.parent.name, folder.name]
-        sealed = {key: value for key, value in content.items() if key != "digest"}
-        written = json.dumps(sealed, sort_keys=True).encode()
-        assert content["digest"] == hashlib.sha256(written).hexdigest()
-        for name, digest in content["files"].items():
-            assert digest == digest_of(folder / name), folder / name
-        found[f"{content['kind']}/{content['name']}"] = content
-    return found
+    """Check every entry of a run, and return the entries' contents by key."""
+    paths = sorted((run / "registry").glob("[!.]*/[!.]*/entry.json"))
+    keys = ["/".join(path.parts[-3:-1]) for path in paths]
+    return {key: check_entry(run, key) for key in keys}
 
 
 def check_registered(run):
@@ -81,30 +86,35 @@ def check_registered(run):
     return found
 
 
-def check_lineage(found, key, acts=False):
+def check_lineage(run, key, acts=False):
     """Check that a model and its parents were trained on what is registered now.
 
-    A model that acts needs no groups of tasks any more.
+    A model that acts needs no groups of tasks any more. Returns the entries' contents by key.
     """
-    for parent, digest in found[key]["parents"].items():
-        if acts and parent == "grouping/main":
-            continue
-        assert found[parent]["files"]["weights.safetensors"] == digest, (key, parent)
-        check_lineage(found, parent, acts)
+    content = check_entry(run, key)
+    found = {key: content}
+    for parent, digest in content["parents"].items():
+        if not (acts and parent == "grouping/main"):
+            found |= check_lineage(run, parent, acts)
+            assert found[parent]["files"]["weights.safetensors"] == digest, (key, parent)
+    return found
 
 
 def check_agent(agent, run):
     """Check that an agent has the weights, tasks and task data of its run's files."""
-    found, key, root = check_listed(run), agent.entry.key, "backbone/main"
-    check_lineage(found, key, acts=True)
+    key, root = agent.entry.key, "backbone/main"
+    found = check_lineage(run, key, acts=True)
     assert key == root or root in found[key]["parents"]
-    assert list(agent.context.tasks) == found[root]["tasks"]
     state = agent.model.state_dict()
     for name, tensor in load_file(run / "registry" / root / "weights.safetensors").items():
         assert torch.equal(state[name], tensor.float()), name
-    data = load_file(run / "registry" / root / "tasks.safetensors")
-    for name, tensor in agent.context.tensors().items():
-        assert torch.equal(tensor, data[name]), name
+    if "tasks.safetensors" in found[root]["files"]:
+        assert list(agent.context.tasks) == found[root]["tasks"]
+        data = load_file(run / "registry" / root / "tasks.safetensors")
+        for name, tensor in agent.context.tensors().items():
+            assert torch.equal(tensor, data[name]), name
+    else:  # as imported without a dataset
+        assert not agent.context.tasks
     if not key.startswith("router"):
         return
     experts = [parent for parent in found[key]["parents"] if parent.startswith("expert/")]
