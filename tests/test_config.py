@@ -394,11 +394,9 @@ def test_saved_config_is_read_back(tmp_path):
 
 def test_a_callback_in_place_of_another_is_read_back_without_its_settings(tmp_path):
     """The package's base is not merged into a run's own configuration, which is complete."""
-    timer = [
-        "callbacks.conflict=null",
-        "callbacks.conflict.class=lightning.pytorch.callbacks.Timer",
-    ]
-    config = load_config("quickstart", timer)
+    timer = "lightning.pytorch.callbacks.Timer"
+    overrides = ["callbacks.conflict=null", f"callbacks.conflict.class={timer}"]
+    config = load_config("quickstart", overrides)
     save_config(config, tmp_path / "config.yaml")
     again = load_config(tmp_path / "config.yaml")
     assert again.callbacks == config.callbacks
