@@ -73,7 +73,7 @@ def test_paper_hyperparameters():
 @pytest.mark.parametrize("name", SECTIONS)
 def test_every_field_declares_its_values(name):
     """A number has a range, and text is one of a few words unless it is listed here."""
-    free = {"conf", "run", "data", "reuse", "suite", "policies", "shard"}
+    free = {"conf", "run", "data", "reuse", "suite", "policies", "shard", "prompts"}
     for key, declared in settings_of(SECTIONS[name]).items():
         rule, default = declared.metadata.get("rule"), getattr(SECTIONS[name], key)
         if type(default) in (int, float):
@@ -122,7 +122,7 @@ def test_settings_that_cannot_change_weights():
         "model": set(), "loader": {"num_workers", "resident"}, "grouping": {"memory_gb"},
         "moe": set(),
         "harmodt": set(), "stage1": stage, "stage2": stage | {"shard"}, "stage3": stage,
-        "baseline": stage, "compute": {"steps_per_call", "graph"},
+        "baseline": stage, "prompt_router": stage, "compute": {"steps_per_call", "graph"},
     }  # fmt: skip
     for name, keys in free.items():
         section = SECTIONS[name]
@@ -218,6 +218,8 @@ MISTAKES = [
         "callbacks.conflict.stages=[stage_1]",
         "callbacks.conflict.stages=['stage_1']: stage_1 is not one of ... Did you mean 'stage1'?",
     ),
+    ("prompt_router.hidden=0", "prompt_router.hidden=0 must be 1 or more"),
+    ("evaluation.experts=0", "evaluation.experts=0 is not one of auto, all, a number."),
     ("callbacks.conflict=3", "callbacks.conflict=3 must be a mapping of keys"),
     ("callbacks.conflict.every_n_steps=abc", "callbacks.conflict.every_n_steps=abc must be of ..."),
     ("callbacks.progress.every_n_seconds=abc", "callbacks.progress.every_n_seconds=abc ..."),
@@ -403,15 +405,13 @@ def test_saved_config_is_read_back(tmp_path):
 
 def test_a_callback_in_place_of_another_is_read_back_without_its_settings(tmp_path):
     """The package's base is not merged into a run's own configuration, which is complete."""
-    timer = [
-        "callbacks.conflict=null",
-        "callbacks.conflict.class=lightning.pytorch.callbacks.Timer",
-    ]
-    config = load_config("quickstart", timer)
+    timer = "lightning.pytorch.callbacks.Timer"
+    overrides = ["callbacks.conflict=null", f"callbacks.conflict.class={timer}"]
+    config = load_config("quickstart", overrides)
     save_config(config, tmp_path / "config.yaml")
     again = load_config(tmp_path / "config.yaml")
     assert again.callbacks == config.callbacks
-    assert again.callbacks["conflict"] == {"class": timer}
+    assert again.callbacks["conflict"] == {"class": "lightning.pytorch.callbacks.Timer"}
 
 
 def test_a_whole_number_beyond_all_floats_is_refused():

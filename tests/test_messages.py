@@ -1,6 +1,7 @@
 """What a user did wrong is one line on stderr and exit code 2."""
 
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -272,3 +273,14 @@ def test_a_rank_that_is_none_is_named(error_of, monkeypatch, name, value):
     assert f"{name} is '{value}' in the environment" in error_of("tasks")
     monkeypatch.setenv(name, "1")
     assert main(["tasks", "mt10"]) == 0
+
+
+def test_closed_streams_are_none_of_the_data(tmp_path):
+    """No file that is opened takes the number of one, and so no word is printed into it."""
+    folder, report = write_dataset(tmp_path / "data", TASKS), tmp_path / "report.json"
+    command = [sys.executable, "-m", "m3dt", "verify", str(folder), "--json", str(report)]
+    before = [path.read_bytes() for path in sorted(folder.iterdir())]
+    closed = 'exec 0<&- 1>&- 2>&-; exec "$@"'
+    assert subprocess.run(["bash", "-c", closed, "bash", *command]).returncode == 0
+    assert json.loads(report.read_text())["tasks"] == len(TASKS)
+    assert [path.read_bytes() for path in sorted(folder.iterdir())] == before

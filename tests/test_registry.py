@@ -304,6 +304,16 @@ def test_files_have_the_modes_of_the_umask(mask, tmp_path):
         assert path.stat().st_mode & 0o777 == 0o666 & ~mask, path
 
 
+def test_a_folder_is_locked_whatever_the_umask(tmp_path):
+    before = os.umask(0o777)
+    try:
+        with sole_writer(tmp_path):
+            pass
+    finally:
+        os.umask(before)
+    assert (tmp_path / ".lock").stat().st_mode & 0o777 == 0o600
+
+
 def test_the_commit_is_of_this_package_in_a_hook_of_another(tmp_path, monkeypatch):
     """Git sets GIT_DIR for its hooks."""
     subprocess.run(["git", "init", "-q", tmp_path], check=True)

@@ -43,6 +43,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     from m3dt.utils.console import make_console, replace_unprintable
     from m3dt.utils.output_files import STANDARD_OUTPUT
 
+    _open_closed_streams()
     replace_unprintable(sys.stdout, sys.stderr)
     _check_surroundings()
     try:
@@ -52,9 +53,15 @@ def _run(arguments: Sequence[str] | None) -> int:
     except SystemExit as leaving:
         if leaving.code:
             raise  # else the help was printed
-    if sys.stdout:  # what cannot be printed is an error of ours, not of Python's exit
-        sys.stdout.flush()
+    sys.stdout.flush()  # what cannot be printed is an error of ours, not of Python's exit
     return 0
+
+
+def _open_closed_streams() -> None:
+    """Give closed standard streams the null device, so that no file of data takes their numbers."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))
 
 
 def _check_surroundings() -> None:

@@ -228,7 +228,8 @@ def sole_writer(folder: Path) -> Iterator[None]:
         raise UserError(
             f"{folder}: cannot be written ({error.strerror}). Give another folder."
         ) from None
-    lock = FileLock(folder / ".lock", timeout=0, mode=_new_file_mode())
+    own = 0o600  # a lock must be readable to its owner, whatever the umask
+    lock = FileLock(folder / ".lock", timeout=0, mode=_new_file_mode() | own)
     try:
         lock.acquire()
     except Timeout:
