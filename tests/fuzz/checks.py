@@ -60,6 +60,7 @@ def check_dataset(folder):
 def check_entry(run, key):
     """Check an entry of a run against its files, and return its content."""
     folder = run / "registry" / key
+    assert (folder / "entry.json").is_file(), folder  # reading a FIFO would wait
     content = json.loads((folder / "entry.json").read_text())
     assert f"{content['kind']}/{content['name']}" == key
     sealed = {name: value for name, value in content.items() if name != "digest"}

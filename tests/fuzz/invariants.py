@@ -84,22 +84,26 @@ def run_here(*words):
 
 @contextmanager
 def at_most(seconds):
-    """Raise an error in a block that takes longer."""
+    """Raise an error in a block that takes longer; blocks may lie within each other."""
 
     def end(*arguments):
         raise Hang
 
     before = signal.signal(signal.SIGALRM, end)
-    faulthandler.dump_traceback_later(seconds + 60, exit=True, file=sys.__stderr__)
-    signal.alarm(seconds)
+    outer, started = signal.alarm(seconds), time.monotonic()
+    if not outer:
+        faulthandler.dump_traceback_later(seconds + 60, exit=True, file=sys.__stderr__)
     try:
         yield
     except Hang as hang:
         raise AssertionError(f"it took more than {seconds} s") from hang
     finally:
         signal.alarm(0)
-        faulthandler.cancel_dump_traceback_later()
         signal.signal(signal.SIGALRM, before)
+        if outer:  # its time goes on
+            signal.alarm(max(1, outer - int(time.monotonic() - started)))
+        else:
+            faulthandler.cancel_dump_traceback_later()
 
 
 def run_command(*words, surroundings=None, seconds=180):
