@@ -175,8 +175,7 @@ def test_what_a_killed_import_left_is_cleaned(tmp_path):
 
 
 def test_commands_formats_are_the_importers(capsys):
-    with pytest.raises(SystemExit):
-        main(["import", "--help"])
+    assert main(["import", "--help"]) == 0
     from m3dt.data.importers import FORMATS
 
     assert "{" + ",".join(FORMATS) + "}" in capsys.readouterr().out

@@ -11,8 +11,8 @@ from quick_run import QUICK, STEPS, TASKS, call, kill_after
 
 import m3dt
 from m3dt.data import DatasetStore
-from m3dt.evaluation.gate_measures import measure_gates
 from m3dt.runs import Registry
+from m3dt.stages.gate_measures import measure_gates
 
 BY_PROMPT = "moe.router=prompt"
 

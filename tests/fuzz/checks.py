@@ -144,11 +144,11 @@ def check_same_weights(run, sound, keys, close=False):
 
 def check_scores(result, tasks, episodes=1):
     """Check that scores are whole, finite and follow from those of the tasks."""
-    numbers = [result["score"], *result["ci95"], *result["domains"].values()]
+    numbers = [result["score"], *(result["ci95"] or ()), *result["domains"].values()]
     assert list(result["tasks"]) == list(tasks)
     for name, task in result["tasks"].items():
         assert task["episodes"] == episodes and 0 < task["env_steps"] <= get_task(name).horizon
-        numbers += [task["score"], task["return_mean"], task["return_std"], *task["ci95"]]
+        numbers += [task["score"], task["return_mean"], task["return_std"], *(task["ci95"] or ())]
         assert 0 <= task["score"] <= 100
     assert all(math.isfinite(number) for number in numbers)
     mean = np.mean([task["score"] for task in result["tasks"].values()])

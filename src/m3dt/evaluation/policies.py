@@ -5,6 +5,7 @@ Letters: A action dim.
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
+from functools import cached_property
 from typing import Generic, TypeVar
 from weakref import WeakValueDictionary
 
@@ -42,8 +43,10 @@ class Policy(ABC, Generic[SessionT]):
     num_threads: int = 1  # calls of `act` that may run at the same time
     batch_size: int = 1  # most episodes that share a call of `act`, if no group alone has more
 
-    def __init__(self) -> None:
-        self.stopwatch = Stopwatch()
+    @cached_property
+    def stopwatch(self) -> Stopwatch:
+        """What times the policy's actions."""
+        return Stopwatch()
 
     def flops(self, tasks: Sequence[str]) -> float:
         """Return the floating-point operations of an action, mean over a few of the tasks."""
@@ -117,7 +120,6 @@ class AgentPolicy(Policy[AgentSession]):
         chooser: Chooser | None = None,
         tasks: Sequence[str] = (),
     ) -> None:
-        super().__init__()
         self.rules = rules or EvaluationConfig()
         if self.rules.prompts:
             own = tasks or agent.context.tasks

@@ -6,7 +6,6 @@ import torch
 
 from m3dt.config import Config
 from m3dt.data import ExpertStreams, M3DTDataModule, TaskContext, TaskStream
-from m3dt.evaluation.gate_measures import measure_gates
 from m3dt.models import add_mixtures, make_model
 from m3dt.models.routing import PromptRouter
 from m3dt.plots.tensorboard import write_confusion
@@ -22,6 +21,7 @@ from m3dt.stages import (
     Stage,
     derive_seed,
 )
+from m3dt.stages.gate_measures import measure_gates
 from m3dt.training.groups import GroupingJob
 from m3dt.training.job import TrainingJob, complete
 from m3dt.training.multi_device import devices_of, train_on_devices
