@@ -95,26 +95,35 @@ def _make_root(root: Entry) -> PromptDT:
 def _add_router(model: PromptDT, registry: Registry, root: Entry, entry: Entry) -> None:
     """Add a router and its experts to a backbone."""
     moe = entry.moe()
-    add_mixtures(model, moe.num_experts, routed=True, moe=moe)
     trained = moe.training != "frozen_experts"  # then the router's entry holds experts of its own
     keys = [key.split("/") for key in entry.parents if key.startswith("expert/")]
     if not trained and len(keys) != moe.num_experts:
         raise UserError(f"{registry.run}: {entry.key} has {len(keys)} of {moe.num_experts} experts")
+    weights, path = registry.tensors(entry), registry.file(entry)
+    if moe.expert == "trunk" and trained and moe.num_experts > len(weights):
+        raise UserError(f"{path}: holds {len(weights)} tensors for {moe.num_experts} experts")
+    with torch.device("meta"):  # as in `build_root`
+        shapes = _make_root(root)
+        add_mixtures(shapes, moe.num_experts, routed=True, moe=moe)
+        check_tensors(path, weights, _router_tensors(shapes, trained))
+    add_mixtures(model, moe.num_experts, routed=True, moe=moe)
     for number, (kind, name) in enumerate([] if trained else keys):
         expert = registry.get(kind, name)
         check_parent(registry, entry, expert)
         check_parent(registry, expert, root)
         load_expert(model, number, registry, expert)
-    expected = {
+    for layer, mixture in enumerate(model.mixtures):
+        mixture.load_state_dict(_layer(weights, layer), strict=trained)
+
+
+def _router_tensors(model: PromptDT, with_experts: bool) -> dict[str, Tensor]:
+    """Return the tensors of a router's entry."""
+    return {
         f"{layer}.{name}": tensor
         for layer, mixture in enumerate(model.mixtures)
         for name, tensor in mixture.state_dict().items()
-        if trained or name.startswith("router.")
+        if with_experts or name.startswith("router.")
     }
-    weights = registry.tensors(entry)
-    check_tensors(registry.file(entry), weights, expected)
-    for layer, mixture in enumerate(model.mixtures):
-        mixture.load_state_dict(_layer(weights, layer), strict=trained)
 
 
 def load_expert(model: PromptDT, number: int, registry: Registry, entry: Entry) -> None:
