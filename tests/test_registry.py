@@ -243,6 +243,27 @@ def test_a_width_beyond_memory_is_compared_before_it_is_allocated(tmp_path):
         build_model(registry, root, root)
 
 
+@pytest.mark.parametrize(
+    ("claimed", "message"),
+    [
+        ({"training": "frozen_experts"}, "has 0 of 1000000000 experts"),
+        ({"training": "ungrouped"}, "has shape"),
+        ({"training": "ungrouped", "expert": "trunk"}, "tensors for 1000000000 experts"),
+    ],
+)
+def test_experts_beyond_memory_are_compared_before_they_are_allocated(claimed, message, tmp_path):
+    """A router may say in its entry how many experts it has."""
+    registry = Registry(tmp_path)
+    backbone = save_backbone(registry)
+    model = PromptDT(MODEL)
+    add_mixtures(model, 2, routed=True)
+    weights = {f"0.{name}": tensor for name, tensor in model.mixtures[0].state_dict().items()}
+    settings = {**SETTINGS, "moe": {"num_experts": 10**9, **claimed}}
+    described = replace(entry("router", "main", [backbone]), settings=settings)
+    with pytest.raises(UserError, match=message):
+        build_model(registry, backbone, registry.save(described, weights))
+
+
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EIO, errno.EMFILE])
 @pytest.mark.parametrize("file", ["entry.json", "weights.safetensors"])
 def test_a_refusal_of_the_system_is_no_damage(code, file, tmp_path, monkeypatch):

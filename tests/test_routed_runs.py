@@ -11,8 +11,9 @@ from quick_run import QUICK, STEPS, TASKS, call, kill_after
 
 import m3dt
 from m3dt.data import DatasetStore
-from m3dt.runs import Registry
+from m3dt.runs import Entry, Registry
 from m3dt.stages.gate_measures import measure_gates
+from m3dt.utils.errors import UserError
 
 BY_PROMPT = "moe.router=prompt"
 
@@ -121,6 +122,16 @@ def test_scores_with_other_prompts_have_a_name_of_their_own(routed, data, capsys
     missing = ["evaluation.prompts=/nowhere"]
     assert call("evaluate", routed, data, *models, *missing) == 2
     assert "/nowhere" in capsys.readouterr().err
+
+
+def test_a_width_beyond_memory_is_compared_before_it_is_allocated(routed, tmp_path):
+    run = shutil.copytree(routed, tmp_path / "run")
+    path = run / "registry/router/prompt/entry.json"
+    content = json.loads(path.read_text())
+    content["settings"]["prompt_router"]["hidden"] = 10**12
+    path.write_text(json.dumps(vars(Entry(**content).sealed())))
+    with pytest.raises(UserError, match="layers.0.weight"):
+        m3dt.load(run, "router", "prompt")
 
 
 def test_killed_and_resumed_equals_uninterrupted(routed, finished, data, tmp_path):

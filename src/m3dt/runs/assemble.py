@@ -100,8 +100,11 @@ def _with_prompt_router(registry: Registry, root: Entry, entry: Entry) -> Prompt
     experts = _parent_experts(registry, entry)
     model = build_experts(registry, root, experts)
     weights = registry.tensors(entry)
-    router = PromptRouter(len(experts), entry.prompt_router.hidden)
-    check_tensors(registry.file(entry), weights, router.state_dict())
+    sizes = (len(experts), entry.prompt_router.hidden)
+    with torch.device("meta"):  # as in `build_root`
+        expected = PromptRouter(*sizes).state_dict()
+    check_tensors(registry.file(entry), weights, expected)
+    router = PromptRouter(*sizes)
     router.load_state_dict(weights)
     model.prompt_router = router
     return model
@@ -126,22 +129,31 @@ def _parent_experts(registry: Registry, entry: Entry) -> list[Entry]:
 def _add_router(model: PromptDT, registry: Registry, root: Entry, entry: Entry) -> None:
     """Add a router and its experts to a backbone."""
     moe = entry.moe()
-    add_mixtures(model, moe.num_experts, routed=True, moe=moe)
     trained = moe.training != "frozen_experts"  # then the router's entry holds experts of its own
     experts = [] if trained else _parent_experts(registry, entry)
+    weights, path = registry.tensors(entry), registry.file(entry)
+    if moe.expert == "trunk" and trained and moe.num_experts > len(weights):
+        raise UserError(f"{path}: holds {len(weights)} tensors for {moe.num_experts} experts")
+    with torch.device("meta"):  # as in `build_root`
+        shapes = _make_root(root)
+        add_mixtures(shapes, moe.num_experts, routed=True, moe=moe)
+        check_tensors(path, weights, _router_tensors(shapes, trained))
+    add_mixtures(model, moe.num_experts, routed=True, moe=moe)
     for number, expert in enumerate(experts):
         check_parent(registry, expert, root)
         load_expert(model, number, registry, expert)
-    expected = {
+    for layer, mixture in enumerate(model.mixtures):
+        mixture.load_state_dict(_layer(weights, layer), strict=trained)
+
+
+def _router_tensors(model: PromptDT, with_experts: bool) -> dict[str, Tensor]:
+    """Return the tensors of a router's entry."""
+    return {
         f"{layer}.{name}": tensor
         for layer, mixture in enumerate(model.mixtures)
         for name, tensor in mixture.state_dict().items()
-        if trained or name.startswith("router.")
+        if with_experts or name.startswith("router.")
     }
-    weights = registry.tensors(entry)
-    check_tensors(registry.file(entry), weights, expected)
-    for layer, mixture in enumerate(model.mixtures):
-        mixture.load_state_dict(_layer(weights, layer), strict=trained)
 
 
 def load_expert(model: PromptDT, number: int, registry: Registry, entry: Entry) -> None:
