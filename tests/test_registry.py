@@ -299,6 +299,26 @@ def test_a_pipe_in_a_registry_is_not_waited_for(file, tmp_path):
             registry.find("backbone", "main")
 
 
+@pytest.mark.parametrize("kind", ["FIFO", "file", "link", "circle"])
+def test_a_model_takes_the_place_of_what_is_no_folder(kind, tmp_path):
+    """Nothing waits for a FIFO, and the folder that a link leads to stays as it is."""
+    registry, place = Registry(tmp_path), tmp_path / "registry/backbone/main"
+    place.parent.mkdir(parents=True)
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "file").touch()
+    if kind == "FIFO":
+        os.mkfifo(place)
+    elif kind == "file":
+        place.touch()
+    else:
+        place.symlink_to(tmp_path / "theirs" if kind == "link" else place)
+    saved = save_backbone(registry)
+    assert place.is_dir() and not place.is_symlink()
+    assert registry.get("backbone", "main") == saved
+    assert (tmp_path / "theirs" / "file").exists()
+    assert not list(place.parent.glob(".*.tmp"))
+
+
 def test_a_registry_that_may_not_be_listed_is_not_empty(tmp_path, monkeypatch):
     registry = Registry(tmp_path)
     save_backbone(registry)

@@ -102,7 +102,9 @@ def newest_checkpoint(folder: Path) -> Path | None:
             with reading(path), zipfile.ZipFile(path) as archive:
                 if archive.testzip() is None:
                     return path
-        except zipfile.BadZipFile:
+        except UserError:
+            raise
+        except Exception:  # zipfile has many errors for a file that is damaged
             continue
     return None
 

@@ -73,8 +73,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def _replace_folder(new: Path, path: Path) -> None:
-    """Rename a folder to `path`. The system cannot rename over a folder that is not empty."""
-    if not path.exists():
+    """Rename a folder to `path`, whatever is there.
+
+    The system cannot rename over a folder that is not empty, nor over something else.
+    """
+    if not os.path.lexists(path):
         os.replace(new, path)
         return
     old = temporary_name(path)
@@ -84,7 +87,10 @@ def _replace_folder(new: Path, path: Path) -> None:
     except BaseException:
         os.replace(old, path)
         raise
-    shutil.rmtree(old)
+    if old.is_dir() and not old.is_symlink():
+        shutil.rmtree(old)
+    else:  # a FIFO would be waited for, and a link's folder is not ours
+        old.unlink()
 
 
 def _settle(file: Path) -> None:
