@@ -40,6 +40,7 @@ from m3dt.evaluation.scheduler import RolloutScheduler
 from m3dt.evaluation.sessions import AgentSession, EpisodeGroup, episode_seed, predict
 from m3dt.models import PromptDT, add_mixtures, fast, make_model
 from m3dt.runs.entries import Entry
+from m3dt.runs.registry import Registry
 from m3dt.tasks import get_task, make_env
 from m3dt.tasks.workers import GroupEnvironments, Transition
 from m3dt.utils.console import make_console
@@ -546,6 +547,24 @@ def test_a_daemonic_process_is_told_the_remedy(monkeypatch):
     monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
     with pytest.raises(UserError, match="multiprocessing.Pool cannot start.*ProcessPoolExecutor"):
         evaluate_policy(RandomPolicy(), ["ant-dir-3"], EvaluationConfig(), make_console())
+
+
+def test_task_data_of_another_precision_is_read_as_float32(agent, tmp_path):
+    """As the weights are: an agent could not act with half a precision in its prompts."""
+    registry, model = Registry(tmp_path), PromptDT(MODEL)
+    halves = {n: t.half() if t.is_floating_point() else t for n, t in _tensors(agent).items()}
+    settings = {"model": vars(MODEL)}
+    described = Entry("backbone", "main", settings, {}, "", 0, 0, {}, list(TASKS))
+    saved = registry.save(described, model.state_dict(), tasks=halves)
+    assert registry.tensors(saved, "tasks")["state_mean"].dtype == torch.float16
+    loaded = _tensors(m3dt.load(tmp_path))
+    for name, tensor in _tensors(agent).items():
+        assert loaded[name].dtype == tensor.dtype
+        torch.testing.assert_close(loaded[name], tensor, rtol=1e-3, atol=1e-3)
+
+
+def _tensors(agent):
+    return agent.context.tensors()
 
 
 def test_acting_does_not_depend_on_the_default_type(agent):

@@ -217,10 +217,10 @@ def make_agent(
 def _checked(
     registry: Registry, entry: Entry, stem: str, expected: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Return a group of tensors of an entry, which must be as expected."""
+    """Return a group of tensors of an entry, which must be as expected, in their precision."""
     tensors = registry.tensors(entry, stem)
     check_tensors(registry.file(entry, stem), tensors, expected)
-    return tensors
+    return {name: tensor.to(expected[name].dtype) for name, tensor in tensors.items()}
 
 
 def _choose_entry(registry: Registry, kind: str | None, name: str | None) -> Entry:

@@ -3,6 +3,7 @@
 The folder lives from the first step of a stage until its weights are registered.
 """
 
+import errno
 import json
 import shutil
 import zipfile
@@ -99,11 +100,13 @@ def newest_checkpoint(folder: Path) -> Path | None:
     """
     for path in reversed(_checkpoints(folder)):
         try:
-            with reading(path), zipfile.ZipFile(path) as archive:
+            with zipfile.ZipFile(path) as archive:
                 if archive.testzip() is None:
                     return path
-        except UserError:
-            raise
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # damage names a place before the file's beginning
+                with reading(path):
+                    raise
         except Exception:  # zipfile has many errors for a file that is damaged
             continue
     return None
