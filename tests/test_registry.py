@@ -13,13 +13,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from m3dt.cli import main
 from m3dt.config import ModelConfig
 from m3dt.models import PromptDT, add_mixtures
 from m3dt.runs import build_model, check_parent, load_expert
 from m3dt.runs.entries import Entry
 from m3dt.runs.registry import Registry
 from m3dt.utils.errors import RunError, UserError
-from m3dt.utils.files import sole_writer
+from m3dt.utils.files import sha256, sole_writer
 
 MODEL = ModelConfig(n_layer=1, n_head=1, n_embd=8)
 SETTINGS = {"model": vars(MODEL), "moe": {"num_experts": 3}}
@@ -369,3 +370,15 @@ def test_a_home_folder_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     saved = save_backbone(Registry(tmp_path / "run"))
     assert Registry("~/run").get("backbone", "main") == saved
+
+
+def test_a_list_of_models_names_a_file_that_holds_no_tensors(tmp_path, capsys):
+    """Its checksum is that of the entry, so only reading it tells."""
+    registry = Registry(tmp_path)
+    saved = registry.save(entry("backbone", "main"), {"w": torch.arange(3.0)})
+    path = registry.file(saved)
+    path.write_text("no tensors")
+    files = {path.name: sha256(path)}
+    (path.parent / "entry.json").write_text(json.dumps(asdict(saved.sealed(files=files))))
+    assert main(["registry", str(tmp_path)]) == 2
+    assert f"{path}: cannot be read" in capsys.readouterr().err.replace("\n", "")

@@ -7,7 +7,8 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -118,19 +119,20 @@ class Registry:
             UserError: They cannot be read, or hold numbers that are not finite.
         """
         path = self.file(entry, stem)
-        try:
-            with reading(path):
-                tensors = load_file(path)
-        except SafetensorError as error:
-            raise UserError(f"{path}: cannot be read ({error})") from None
+        with _reading_tensors(path):
+            tensors = load_file(path)
         if problem := not_finite(tensors):
             raise UserError(f"{path}: {problem}. Delete {path.parent} and train it again.")
         return tensors
 
     def num_parameters(self, entry: Entry) -> int:
-        """Count the parameters in the weights of an entry, by the header of their file."""
+        """Count the parameters in the weights of an entry, by the header of their file.
+
+        Raises:
+            UserError: The file cannot be read.
+        """
         path = self.file(entry)
-        with reading(path), safe_open(path, framework="pt") as file:
+        with _reading_tensors(path), safe_open(path, framework="pt") as file:
             return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())
 
     def holds(self, hashes: Mapping[str, str]) -> bool:
@@ -156,6 +158,16 @@ class Registry:
         with reading(folder):
             found = folder.iterdir() if exists(folder) else ()
             return [p.name for p in found if p.name[0] != "." and self.has(kind, p.name)]
+
+
+@contextmanager
+def _reading_tensors(path: Path) -> Iterator[None]:
+    """Turn what goes wrong in reading a file of tensors into one message."""
+    try:
+        with reading(path):
+            yield
+    except SafetensorError as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
 
 
 def _commit() -> str | None:
