@@ -1,20 +1,23 @@
 """Measure how much the tasks' gradients disagree, and stop stage 1 at the peak (section 4.1)."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from fnmatch import fnmatch
+from statistics import fmean
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from m3dt.data import M3DTDataModule
 from m3dt.plots import conflict_curve, heat_map
 from m3dt.stages import Stage
 from m3dt.stages.gradients import gradient_memory, probe_gradients
-from m3dt.stages.stopping import StoppingRule, find_peak, should_stop, smooth
+from m3dt.stages.stopping import Judgement, StoppingRule, judge, smooth, standard_error
 
 from .conflict_measures import ConflictTable, measure
 from .recorder import Recorder
@@ -24,17 +27,21 @@ class GradientConflictCallback(Recorder):
     """Tracks gradient conflict between tasks, and stops when it has peaked.
 
     Conflict is 1 - mean_i cos(g_i, G), where G is the mean of the tasks' gradients g_i (appendix
-    A.4). Gradients are taken on one fixed batch per task, without dropout, in the precision of the
-    weights. Independent random gradients have a similarity of 1/sqrt(N), which is logged too; so
-    are the leave-one-out and the pairwise cosine, which have no such floor.
+    A.4). It is measured on several probes and averaged: each is a fixed batch per task, without
+    dropout, in the precision of the weights. The probes give its standard error. Noise makes
+    gradients look less alike, and more so in small batches: compare conflicts of one `batch_size`.
+    Independent random gradients have a similarity of 1/sqrt(N), which is logged too; so are the
+    leave-one-out and the pairwise cosine, which have no such floor.
 
-    `m3dt.stages.stopping` decides when to stop. The registry then keeps the weights of the peak.
-    Training is bit-identical with and without this callback until it stops.
+    `m3dt.stages.stopping` decides when to stop. The registry then keeps the weights of the peak, or
+    those of the end of the cooldown where `stage1.decay=cooldown`. Training is bit-identical with
+    and without this callback until it stops.
 
-    Logged: `conflict/mean`, `conflict/smoothed`, `conflict/attention`, `conflict/mlp`,
-    `conflict/block<i>` (all 1 - similarity), `similarity/to_mean`, `similarity/leave_one_out`,
-    `similarity/pairwise`, `similarity/independent`. As images: every task's similarity, and the
-    curve with its peak and the step of the stop.
+    Logged: `conflict/mean`, `conflict/error` (its standard error), `conflict/smoothed`,
+    `conflict/attention`, `conflict/mlp`, `conflict/block<i>` (all 1 - similarity),
+    `similarity/to_mean`, `similarity/leave_one_out`, `similarity/pairwise`,
+    `similarity/independent`. As images: every task's similarity, and the curve with its peak and
+    the step of the stop.
 
     Example, in a configuration::
 
@@ -51,9 +58,11 @@ class GradientConflictCallback(Recorder):
         min_steps: Records before this step cannot be the peak.
         patience: Records without a new maximum after which training stops.
         window: Records whose mean is the smoothed conflict.
-        min_rise: Least rise of the smoothed conflict from its minimum to the peak.
+        min_rise: Least rise of the smoothed conflict from its minimum to the peak, in standard
+            errors.
         stop: Whether to stop; otherwise the callback only observes.
         batch_size: Segments of a task's fixed batch; by default the loader's.
+        probes: Number of fixed batches per task.
     """
 
     def __init__(
@@ -62,20 +71,20 @@ class GradientConflictCallback(Recorder):
         min_steps: int = 0,
         patience: int = 5,
         window: int = 5,
-        min_rise: float = 0.01,
+        min_rise: float = 3.0,
         stop: bool = True,
         batch_size: int | None = None,
+        probes: int = 4,
     ) -> None:
         super().__init__(every_n_steps, batch_size)
+        if probes < 1 + stop:
+            raise ValueError(f"probes={probes} must be {1 + stop} or more where stop={stop}")
+        self.probes = probes
         self.rule = StoppingRule(min_steps, patience, window, min_rise)
         self.stop = stop
         self.stopped_at: int | None = None
-        self._peak: tuple[int, dict[str, Tensor]] | None = None
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.stopped_at is not None:  # resumed from the checkpoint of the stop itself
-            trainer.should_stop = True
-        super().on_train_start(trainer, pl_module)
+        self._considered = 0  # records up to the stop, or to a cooldown
+        self._peak: tuple[int, dict[str, Tensor]] | None = None  # of the weights to keep
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
@@ -83,46 +92,64 @@ class GradientConflictCallback(Recorder):
         known = len(self.history)
         super().on_train_batch_end(trainer, pl_module)
         if len(self.history) > known:
-            steps, conflicts = self.recorded()
-            if self.stop and should_stop(steps, conflicts, self.rule):
-                self.stopped_at = trainer.global_step
-                trainer.should_stop = True
+            assert isinstance(pl_module, Stage)
+            if self.stop and not pl_module.ending:
+                self._considered = len(self.history)
+                if self._judgement().stops:
+                    self.stopped_at = trainer.global_step
+                    pl_module.stop()
             self._draw(trainer)
 
-    def recorded(self) -> tuple[list[int], list[float]]:
-        """Return steps and conflicts of all records."""
-        return [r["step"] for r in self.history], [r["mean"] for r in self.history]
+    def outcome(self) -> str:
+        """Say whether it stopped the training, and why."""
+        if not self._considered:
+            return ""
+        reason = self._judgement().reason()
+        if self.stopped_at is None:
+            return f"conflict has not peaked: {reason}."
+        return f"conflict peaked, stopped at step {self.stopped_at:,}: {reason}."
+
+    def _judgement(self) -> Judgement:
+        return judge(*_curves(self.history[: self._considered]), self.rule)
 
     def deciding_settings(self) -> dict[str, Any]:
         """Return the settings of the stop, or nothing where the callback only observes."""
         if not self.stop:
             return {}
-        measured = {"every_n_steps": self.every_n_steps, "batch_size": self.batch_size}
-        return {**measured, **asdict(self.rule)}
+        names = ("every_n_steps", "batch_size", "probes")
+        return {**{name: getattr(self, name) for name in names}, **asdict(self.rule)}
 
     def selected_weights(self) -> tuple[int, dict[str, Tensor]] | None:
-        """Return step and weights of the peak if it ended the training, else None."""
+        """Return step and weights of the peak if training ended there, else None."""
         return self._peak if self.stopped_at is not None else None
+
+    @property
+    def peak(self) -> int | None:
+        """The step of the peak that stopped the training."""
+        return self._judgement().peak if self.stopped_at is not None else None
 
     def metrics(self) -> dict[str, Any]:
         """Return the whole record, for the registry."""
-        return {"conflict": {"stopped_at": self.stopped_at, "history": self.history}}
+        stop = {"peak": self.peak, "stopped_at": self.stopped_at, "outcome": self.outcome()}
+        return {"conflict": {**stop, "history": self.history}}
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "stopped_at": self.stopped_at, "peak": self._peak}
+        own = {"stopped_at": self.stopped_at, "peak": self._peak, "considered": self._considered}
+        return {**super().state_dict(), **own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self.stopped_at = state_dict["stopped_at"]
         self._peak = state_dict["peak"]
+        self._considered = state_dict["considered"]
 
     def record(self, trainer: pl.Trainer, stage: Stage, data: M3DTDataModule) -> dict[str, Any]:
         """Measure, and keep the weights if the smoothed conflict is the largest so far."""
-        record = _summary(self._measure(trainer, stage, data))
-        steps, conflicts = self.recorded()
-        steps, conflicts = [*steps, trainer.global_step], [*conflicts, record["mean"]]
-        record["smoothed"] = smooth(conflicts, self.rule.window)[-1]
-        if find_peak(steps, conflicts, self.rule) == len(steps) - 1:
+        record = _mean_record([_summary(table) for table in self._measure(trainer, stage, data)])
+        history = [*self.history, {"step": trainer.global_step, **record}]
+        record["smoothed"] = smooth([r["mean"] for r in history], self.rule.window)[-1]
+        highest = judge(*_curves(history), self.rule).peak == trainer.global_step
+        if highest and self.stop and not stage.cools:
             weights = {n: p.detach().cpu().clone() for n, p in stage.trainable().items()}
             self._peak = (trainer.global_step, weights)
         return record
@@ -134,27 +161,43 @@ class GradientConflictCallback(Recorder):
             _log_heat_map(trainer, self.history, [t.spec.name for t in data.store.tasks])
 
     def _draw(self, trainer: pl.Trainer) -> None:
-        """Log the curve with its peak; the last picture shows where training stopped."""
+        """Log the curve; from the stop on, with its peak."""
         if isinstance(trainer.logger, TensorBoardLogger) and trainer.is_global_zero:
-            peak = self._peak[0] if self._peak else None
-            figure = conflict_curve(self.history, peak, self.stopped_at)
+            figure = conflict_curve(self.history, self.peak, self.stopped_at, self.outcome())
             step = self.history[-1]["step"]
             trainer.logger.experiment.add_figure("conflict/curve", figure, global_step=step)
 
-    def _measure(self, trainer: pl.Trainer, stage: Stage, data: M3DTDataModule) -> ConflictTable:
+    def _measure(
+        self, trainer: pl.Trainer, stage: Stage, data: M3DTDataModule
+    ) -> list[ConflictTable]:
+        """Return the table of each probe."""
+        memory = gradient_memory(stage.device, data)
+        ranks = trainer.global_rank, trainer.world_size
         with probe_gradients(stage, data, batch_size=self.batch_size) as gradient:
-            return measure(
-                stage.trainable(),
-                lambda task: gradient([task], 0),
-                len(data.store.tasks),
-                gradient_memory(stage.device, data),
-                trainer.global_rank,
-                trainer.world_size,
-            )
+
+            def of_probe(probe: int) -> ConflictTable:
+                def of_task(task: int) -> Tensor:
+                    return gradient([task], probe)
+
+                return measure(stage.trainable(), of_task, len(data.store.tasks), memory, *ranks)
+
+            return [of_probe(probe) for probe in range(self.probes)]
+
+
+def _curves(history: Sequence[dict[str, Any]]) -> tuple[list[int], list[list[float]]]:
+    """Return the steps of records, and the conflict on each probe."""
+    return [record["step"] for record in history], [record["probes"] for record in history]
+
+
+def _mean_record(probes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the mean of the probes' records, with the conflict on each and its standard error."""
+    means = [probe["mean"] for probe in probes]
+    mean = tree_map(lambda *values: fmean(values), *probes)
+    return {**mean, "probes": means, "error": standard_error(means)}
 
 
 def _summary(table: ConflictTable) -> dict[str, Any]:
-    """Return one record: every measure that is logged, and each task's similarity."""
+    """Return what is logged of one probe: every measure, and each task's similarity."""
     per_task = table.to_mean()
 
     def conflict_of(pattern: str) -> float:
@@ -179,6 +222,7 @@ def _summary(table: ConflictTable) -> dict[str, Any]:
 def _scalars(record: dict[str, Any]) -> dict[str, float]:
     return {
         "conflict/mean": record["mean"],
+        "conflict/error": record["error"],
         "conflict/smoothed": record["smoothed"],
         **{f"conflict/{part}": value for part, value in record["parts"].items()},
         "similarity/to_mean": 1 - record["mean"],

@@ -3,8 +3,11 @@
 import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
+import numpy as np
 import pytest
+import scipy.stats
 import torch
 from conftest import SYNTHETIC_TASKS
 from test_stages import FAST, copy_of, data_for, fresh_model, train
@@ -12,7 +15,7 @@ from test_stages import FAST, copy_of, data_for, fresh_model, train
 from m3dt.callbacks import GradientConflictCallback, RouterUsageCallback, gradient_conflict
 from m3dt.callbacks.conflict_measures import measure, part_of
 from m3dt.stages import BackboneStage, RouterStage
-from m3dt.stages.stopping import StoppingRule, find_peak, should_stop, smooth
+from m3dt.stages.stopping import StoppingRule, judge, smooth, standard_error
 
 NAMES = [
     "embed.state.weight",
@@ -193,30 +196,44 @@ def test_router_usage_equals_a_loop_over_tokens(synthetic):
 @pytest.mark.parametrize("memory", [2**30, 1])
 def test_measured_similarity_equals_backward_on_the_probe_batches(synthetic, monkeypatch, memory):
     monkeypatch.setattr(gradient_conflict, "gradient_memory", lambda *_: memory)
-    callback = GradientConflictCallback(every_n_steps=100, stop=False)
+    callback = GradientConflictCallback(every_n_steps=100, stop=False, probes=3)
     model, data = fresh_model(), data_for(synthetic, 1)
     stage = BackboneStage(model, FAST, 0)
     start = copy_of(model)
     train(stage, data, 1, [callback])
     model.load_state_dict(start)
     stage.eval()
-    gradients = []
-    for task in range(3):
-        stage.zero_grad()
-        stage.loss(data.probe_batch(task)).backward()
-        gradients.append(torch.cat([p.grad.flatten() for p in stage.trainable().values()]))
-    mean = torch.stack(gradients).mean(dim=0)
-    expected = [cos(g, mean) for g in gradients]
-    assert callback.history[0]["per_task"] == pytest.approx(expected, abs=1e-5)
-    assert callback.history[0]["mean"] == pytest.approx(1 - sum(expected) / 3, abs=1e-5)
+    expected = []  # of each probe, the cosines of the tasks
+    for probe in range(3):
+        gradients = []
+        for task in range(3):
+            stage.zero_grad()
+            stage.loss(data.probe_batch(task, probe)).backward()
+            gradients.append(torch.cat([p.grad.flatten() for p in stage.trainable().values()]))
+        mean = torch.stack(gradients).mean(dim=0)
+        expected.append([cos(g, mean) for g in gradients])
+    record, conflicts = callback.history[0], 1 - np.mean(expected, axis=1)
+    assert record["per_task"] == pytest.approx(np.mean(expected, axis=0), abs=1e-5)
+    assert record["probes"] == pytest.approx(conflicts, abs=1e-5)
+    assert record["mean"] == pytest.approx(conflicts.mean(), abs=1e-5)
+    assert record["error"] == pytest.approx(scipy.stats.sem(conflicts), abs=1e-5)
 
 
-def stop_of(conflicts, **rule):
-    """Return the step at which a training with these records, 10 steps apart, stops."""
+def stop_of(conflicts, error=0.0, **rule):
+    """Return the step at which a training with these records, 10 steps apart, stops.
+
+    Two probes measure each conflict; the rise up to the peak differs by twice `error` between them.
+    """
     rule = StoppingRule(**{"window": 1, **rule})
     steps = [10 * i for i in range(len(conflicts))]
     for n in range(1, len(conflicts) + 1):
-        if should_stop(steps[:n], conflicts[:n], rule):
+        so_far = conflicts[:n]
+        low, high = min(so_far), max(so_far)
+        shares = [(c - low) / max(high - low, 1e-9) for c in so_far]
+        probes = [
+            [c - error * s, c + error * s] for c, s in zip(so_far, shares, strict=True)
+        ]  # fmt: skip
+        if judge(steps[:n], probes, rule).stops:
             return steps[n - 1]
     return None
 
@@ -226,23 +243,47 @@ def test_stops_after_the_peak():
     assert stop_of(rise_and_fall, patience=2) == 40
     assert stop_of(rise_and_fall, patience=4) == 60
     assert stop_of(rise_and_fall, patience=5) is None
-    assert stop_of(rise_and_fall, patience=2, min_rise=0.5) is None
     # Before min_steps nothing counts as a peak.
     assert stop_of(rise_and_fall, patience=2, min_steps=30) == 50
     assert stop_of([0.1, 0.2, 0.3, 0.4], patience=1) is None
-    assert stop_of([0.5, 0.4, 0.3, 0.2], patience=2, min_rise=0.01) is None
     # A window of 3 smooths a single spike away.
-    assert stop_of([0.1, 0.1, 0.9, 0.1, 0.1, 0.1], patience=1, min_rise=0.5) == 30
-    assert stop_of([0.1, 0.1, 0.9, 0.1, 0.1, 0.1], window=3, patience=1, min_rise=0.5) is None
+    spike = [0.1, 0.2, 0.5, 0.25, 0.3, 0.4, 0.45, 0.45, 0.3, 0.3]
+    assert stop_of(spike, patience=2) == 40
+    assert stop_of(spike, window=3, patience=2) == 90
+
+
+def test_stops_where_the_rise_exceeds_its_noise():
+    """The rise is 0.4; two probes whose rises differ by 2 e have a standard error of e."""
+    rise_and_fall = [0.1, 0.2, 0.5, 0.4, 0.3, 0.3, 0.2]
+    assert standard_error([0.4 - 0.13, 0.4 + 0.13]) == pytest.approx(0.13)
+    assert stop_of(rise_and_fall, error=0.13, patience=2, min_rise=3) == 40
+    assert stop_of(rise_and_fall, error=0.14, patience=2, min_rise=3) is None
+    assert stop_of([0.5, 0.4, 0.3, 0.2], error=0.01, patience=2, min_rise=0.1) == 20
+    judged = judge([0, 10], [[0.5, 0.5], [0.4, 0.6]], StoppingRule(window=1))
+    assert (judged.peak, judged.rise, judged.error) == (0, 0, 0)
+
+
+def test_why_there_is_no_peak():
+    rule = StoppingRule(window=1, patience=2, min_steps=10, min_rise=3)
+
+    def reason(*means, error=0.0):
+        steps = [10 * i for i in range(len(means))]
+        return judge(steps, [[m, m + error * i] for i, m in enumerate(means)], rule).reason()
+
+    assert reason(0.5) == "no record after min_steps=10"
+    assert "was highest at step 10, with 0 records since" in reason(0.1, 0.2)
+    assert "less than 3 standard errors" in reason(0.1, 0.2, error=0.1)
+    assert "to its peak at step 10 and was lower for 2 records" in reason(0.1, 0.3, 0.2, 0.2)
 
 
 def test_the_peak_is_the_largest_smoothed_record_that_counts():
     conflicts = [0.9, 0.1, 0.5, 0.7, 0.3]
     steps = [0, 10, 20, 30, 40]
+    probes = [[c - 0.05, c + 0.05] for c in conflicts]
     assert smooth(conflicts, 2) == pytest.approx([0.9, 0.5, 0.3, 0.6, 0.5])
-    assert find_peak(steps, conflicts, StoppingRule(window=2)) == 0
-    assert find_peak(steps, conflicts, StoppingRule(window=2, min_steps=10)) == 3
-    assert find_peak(steps, conflicts, StoppingRule(window=2, min_steps=50)) is None
+    assert judge(steps, probes, StoppingRule(window=2)).peak == 0
+    assert judge(steps, probes, StoppingRule(window=2, min_steps=10)).peak == 30
+    assert judge(steps, probes, StoppingRule(window=2, min_steps=50)).peak is None
 
 
 class ScriptedConflict(GradientConflictCallback):
@@ -251,10 +292,11 @@ class ScriptedConflict(GradientConflictCallback):
     curve = (0.1, 0.2, 0.6, 0.5, 0.4, 0.3)
 
     def _measure(self, trainer, stage, data):
-        table = super()._measure(trainer, stage, data)
-        target = 1 - self.curve[len(self.history)]
-        table.dots.copy_(target * table.squares.sqrt() * table.total_squares.sqrt())
-        return table
+        tables = super()._measure(trainer, stage, data)
+        target = 1 - self.curve[min(len(self.history), len(self.curve) - 1)]
+        for table in tables:
+            table.dots.copy_(target * table.squares.sqrt() * table.total_squares.sqrt())
+        return tables
 
 
 def test_weights_at_the_peak_are_kept(synthetic):
@@ -264,7 +306,7 @@ def test_weights_at_the_peak_are_kept(synthetic):
     trainer = train(BackboneStage(stopped, FAST, 0), data_for(synthetic, 1), 5, [callback])
     step, weights = callback.selected_weights()
     conflicts = [record["mean"] for record in callback.history]
-    assert max(range(len(conflicts)), key=conflicts.__getitem__) == step == 2
+    assert max(range(len(conflicts)), key=conflicts.__getitem__) == step == callback.peak == 2
     assert trainer.global_step == callback.stopped_at == 4
     reference = fresh_model()
     train(BackboneStage(reference, FAST, 0), data_for(synthetic, 1), 2)
@@ -273,15 +315,39 @@ def test_weights_at_the_peak_are_kept(synthetic):
     assert not torch.equal(weights["predict_action.weight"], stopped.predict_action.weight)
 
 
+def test_a_cooldown_follows_the_stop(synthetic):
+    """Stopped at step 4, the rate falls over half as many steps; the last weights are kept."""
+    config = replace(FAST, max_steps=100, decay="cooldown", cooldown_share=0.5)
+    callback = ScriptedConflict(every_n_steps=1, window=1, patience=2)
+    stage = BackboneStage(fresh_model(), config, 0)
+    trainer = train(stage, data_for(synthetic, 1), 100, [callback])
+    assert (callback.peak, callback.stopped_at, trainer.global_step) == (2, 4, 6)
+    assert callback.selected_weights() is None
+    rates = [stage.learning_rate(step) / FAST.learning_rate for step in range(3, 7)]
+    assert rates == pytest.approx([1, 1, 0.5, 0])
+    assert "stopped at step 4" in callback.outcome()
+
+
+def test_a_cooldown_that_has_begun_is_not_stopped(synthetic):
+    config = replace(FAST, max_steps=6, decay="cooldown", cooldown_share=1.0)
+    callback = ScriptedConflict(every_n_steps=1, window=1, patience=2)
+    trainer = train(BackboneStage(fresh_model(), config, 0), data_for(synthetic, 1), 6, [callback])
+    assert (callback.stopped_at, trainer.global_step) == (None, 6)
+    assert "conflict has not peaked" in callback.outcome()
+
+
 def test_memory_survives_a_checkpoint(synthetic):
     callback = ScriptedConflict(every_n_steps=1, window=1, patience=2, min_rise=0.0)
     train(BackboneStage(fresh_model(), FAST, 0), data_for(synthetic, 1), 5, [callback])
-    again = GradientConflictCallback(every_n_steps=1)
+    again = GradientConflictCallback(every_n_steps=1, window=1, patience=2)
     again.load_state_dict(callback.state_dict())
     assert again.history == callback.history
     assert again.selected_weights()[0] == callback.selected_weights()[0]
+    assert (again.peak, again.outcome()) == (callback.peak, callback.outcome())
 
 
 def test_bad_arguments():
     with pytest.raises(ValueError, match="patience=0"):
         GradientConflictCallback(patience=0)
+    with pytest.raises(ValueError, match="probes=1 must be 2 or more where stop=True"):
+        GradientConflictCallback(probes=1)

@@ -49,21 +49,41 @@ def test_killed_and_resumed_equals_uninterrupted(finished, data, tmp_path, stage
         assert entry.hash == Registry(finished).get(entry.kind, entry.name).hash, entry.key
 
 
+EARLY_STOP = tuple(
+    f"callbacks.conflict.{setting}"
+    for setting in ("min_steps=20", "patience=1", "min_rise=0", "window=1")
+)
+
+
 def test_killed_after_the_conflict_stop(data, tmp_path, monkeypatch):
     """The stop itself is in the checkpoint: a resumed run must not train on."""
-    early = ["callbacks.conflict.min_steps=20", "callbacks.conflict.patience=1"]
-    early += ["callbacks.conflict.min_rise=-1", "callbacks.conflict.window=1"]
-    assert call("stage1", tmp_path / "whole", data, *early) == 0
+    assert call("stage1", tmp_path / "whole", data, *EARLY_STOP) == 0
     whole = Registry(tmp_path / "whole").get("backbone", "main")
     conflict = whole.metrics["conflict"]
     assert whole.step < conflict["stopped_at"] < STEPS
     with monkeypatch.context() as patch:
         patch.setattr(Registry, "save", interrupt)
-        assert call("stage1", tmp_path / "killed", data, *early) == 130
-    assert call("stage1", tmp_path / "killed", data, *early) == 0
+        assert call("stage1", tmp_path / "killed", data, *EARLY_STOP) == 130
+    assert call("stage1", tmp_path / "killed", data, *EARLY_STOP) == 0
     resumed = Registry(tmp_path / "killed").get("backbone", "main")
     assert (resumed.hash, resumed.step) == (whole.hash, whole.step)
     assert resumed.metrics["conflict"] == conflict
+
+
+def test_killed_in_the_cooldown_after_the_stop(data, tmp_path):
+    """A resumed run goes on with the cooldown, to the same last step and weights."""
+    early = [*EARLY_STOP, "stage1.decay=cooldown", "stage1.cooldown_share=0.25"]
+    assert call("stage1", tmp_path / "whole", data, *early) == 0
+    whole = Registry(tmp_path / "whole").get("backbone", "main")
+    stopped_at = whole.metrics["conflict"]["stopped_at"]
+    assert stopped_at < whole.step == round(1.25 * stopped_at) < STEPS
+    killed = [sys.executable, "-m", "m3dt", "stage1", *QUICK, *early, f"data={data}"]
+    killed += [f"run={tmp_path / 'killed'}", signal_at(stopped_at + 5, signal.SIGTERM)]
+    assert subprocess.run(killed, env=helpers_found(), check=False).returncode == 143
+    assert call("stage1", tmp_path / "killed", data, *early) == 0
+    resumed = Registry(tmp_path / "killed").get("backbone", "main")
+    assert (resumed.hash, resumed.step) == (whole.hash, whole.step)
+    assert resumed.metrics["conflict"] == whole.metrics["conflict"]
 
 
 def interrupt(*args, **kwargs):

@@ -170,6 +170,11 @@ def test_learning_rate():
     config = StageConfig(max_steps=110, warmup_steps=10, decay="cosine")
     factors = [learning_rate_factor(config, s) for s in (4, 10, 60, 110)]
     assert factors == pytest.approx([0.5, 1, 0.5, 0])
+    config = StageConfig(max_steps=120, warmup_steps=10, decay="cooldown", cooldown_share=0.2)
+    factors = [learning_rate_factor(config, s) for s in (4, 10, 100, 110, 119, 120)]
+    assert factors == pytest.approx([0.5, 1, 1, 0.5, 0.05, 0])
+    factors = [learning_rate_factor(config, s, 50) for s in (49, 50, 55, 60, 70)]
+    assert factors == pytest.approx([1, 1, 0.5, 0, 0])
 
 
 def test_bfloat16_trains(synthetic):

@@ -24,6 +24,7 @@ ACTION_DIM = 8
 
 LARGEST_MODEL = 10**12  # weights of the blocks
 
+DECAYS = ("none", "cosine", "cooldown")  # of the learning rate
 MOE_TRAININGS = ("frozen_experts", "unfrozen_experts", "ungrouped")
 
 
@@ -165,8 +166,12 @@ class StageConfig(Section):
     """Weight decay of AdamW."""
     warmup_steps: int = number(10_000, low=0)
     """Number of steps over which the learning rate rises linearly."""
-    decay: str = choice("none", ("none", "cosine"))
-    """After the warm-up, `none` keeps the learning rate and `cosine` takes it to 0 at max_steps."""
+    decay: str = choice("none", DECAYS)
+    """After the warm-up, `none` keeps the learning rate and `cosine` takes it to 0 at max_steps.
+    `cooldown` keeps it and then takes it to 0 linearly, up to max_steps; where the conflict's peak
+    ends stage 1, the cooldown begins there and ends the stage."""
+    cooldown_share: float = number(0.33, above=0, high=1)
+    """Steps of a cooldown over the steps before it."""
     gradient_clip: float = number(0.25, above=0)
     """Largest global norm of the gradient (stage 2: of each expert's own gradient)."""
     batch_size: int = number(0, low=0)
@@ -229,7 +234,7 @@ class PromptRouterConfig(StageConfig):
     """Weight decay of AdamW."""
     warmup_steps: int = number(50, low=0)
     """Number of steps over which the learning rate rises linearly."""
-    decay: str = choice("cosine", ("none", "cosine"))
+    decay: str = choice("cosine", DECAYS)
     """As for the stages."""
     gradient_clip: float = number(1.0, above=0)
     """Largest global norm of the gradient."""

@@ -40,6 +40,10 @@ class Draws(NamedTuple):
         """Return one of n batches."""
         return Draws(*(tensor[number] for tensor in self))
 
+    def first(self, number: int) -> Draws:
+        """Return the first of n batches."""
+        return Draws(*(tensor[:number] for tensor in self))
+
     @classmethod
     def stack(cls, draws: Sequence[Draws]) -> Draws:
         """Return several batches of the same sizes with a further first axis."""

@@ -35,6 +35,14 @@ class Chunk(NamedTuple):
         """Number of steps, n."""
         return len(self.batches) if self.draws is None else len(self.draws.task)
 
+    def until(self, step: int | None) -> Chunk:
+        """Return the chunk without the steps from a number on, but with at least one."""
+        if step is None or step >= self.first + self.num_steps:
+            return self
+        kept = max(1, step - self.first)
+        draws = None if self.draws is None else self.draws.first(kept)
+        return Chunk(self.first, draws, self.batches[:kept])
+
     def inputs(self, number: int) -> Draws | Batch:
         """Return the draws or the batch of one of the n steps."""
         return self.batches[number] if self.draws is None else self.draws.at(number)

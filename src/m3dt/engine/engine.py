@@ -60,7 +60,11 @@ class Engine:
         self._trainer = trainer
         self._choices = choose(self.compute, trainer, capturable(self.stage.model))
         interval = self.stage.config.validate_every if data.validates else 0
-        further = [self.stage.next_step, lambda step: next_multiple(step, interval)]
+        further = [
+            self.stage.next_step,
+            lambda step: next_multiple(step, interval),
+            lambda step: self.stage.last_step,
+        ]
         # Ranks must agree, also where the data fits on some devices alone.
         largest = data.largest_chunk(ahead=trainer.world_size > 1)
         self._plan = ChunkPlan(trainer, self.compute.steps_per_call, largest, further)

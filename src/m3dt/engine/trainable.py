@@ -34,6 +34,10 @@ class Trainable(Protocol):
     def data(self) -> M3DTDataModule:
         """The batches that it trains on."""
 
+    @property
+    def last_step(self) -> int | None:
+        """The number of steps after which a stopped training ends; None without a stop."""
+
     def log(self, name: str, value: float, *, logger: bool) -> None:
         """Lightning's log."""
 

@@ -1,5 +1,6 @@
 """Figures of a run: heat maps and the conflict during training; how a notebook shows figures."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any
@@ -60,17 +61,23 @@ def heat_map(
 
 
 def conflict_curve(
-    history: Sequence[Mapping[str, Any]], peak: int | None, stopped_at: int | None
+    history: Sequence[Mapping[str, Any]], peak: int | None, stopped_at: int | None, outcome: str
 ) -> Figure:
     """Draw the conflict during training.
 
-    Records have `step`, `mean`, `smoothed` and `independent`. `peak` is the step of the weights
-    that are kept so far, `stopped_at` the step at which training stopped; either may be None.
+    Records have `step`, `mean`, `error`, `smoothed` and `independent`. `peak` is the step of the
+    peak that stopped the training at `stopped_at`; both are None without a stop. `outcome` says
+    why.
     """
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.add_subplot()
     steps = [record["step"] for record in history]
-    axes.plot(steps, [r["mean"] for r in history], color="#0072b2", alpha=0.35, label="conflict")
+    mean = np.array([record["mean"] for record in history])
+    error = np.array([record["error"] for record in history])
+    axes.plot(steps, mean, color="#0072b2", alpha=0.35, label="conflict")
+    axes.fill_between(
+        steps, mean - error, mean + error, color="#0072b2", alpha=0.12, label="standard error"
+    )
     axes.plot(steps, [r["smoothed"] for r in history], color="#0072b2", label="smoothed")
     floor = [1 - r["independent"] for r in history]
     axes.plot(steps, floor, ":", color="0.5", label="independent gradients")
@@ -80,6 +87,7 @@ def conflict_curve(
         axes.axvline(stopped_at, color="#d55e00", linewidth=1, label=f"stopped: {stopped_at}")
     axes.set_xlabel("step")
     axes.set_ylabel("1 - cos(g_i, G)")
+    axes.set_title(textwrap.fill(outcome, 90), fontsize=8.5, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8.5, frameon=False)
     return figure

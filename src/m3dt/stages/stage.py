@@ -18,7 +18,7 @@ from m3dt.config import ComputeConfig, StageConfig
 from m3dt.data import Batch, Chunk, Draws, M3DTDataModule, ValidationRound
 from m3dt.engine import Engine
 from m3dt.models import PromptDT
-from m3dt.stages.learning_rate import learning_rate_factor
+from m3dt.stages.learning_rate import cooldown_end, latest_cooldown, learning_rate_factor
 from m3dt.stages.seeds import derive_seed
 
 
@@ -55,6 +55,7 @@ class Stage(pl.LightningModule):
         self.seed = seed
         self.trained_modules = tuple(trained)
         self.frozen_dropout = frozen_dropout
+        self.stopped_at: int | None = None  # the step of `stop`
         self.forward_pass: Callable[[PromptDT, Batch], Tensor] = plain_predictions
         self.prepare_forward_pass: Callable[[], None] = nothing
         self.engine = Engine(self)
@@ -119,7 +120,9 @@ class Stage(pl.LightningModule):
 
     def training_step(self, chunk: Chunk, batch_idx: int) -> dict[str, Tensor]:
         """Take the optimiser steps of a chunk (`m3dt.engine`)."""
-        return self.engine.take(chunk)
+        taken = self.engine.take(chunk.until(self.last_step))  # it may be older than a stop
+        self._end_if_due()
+        return taken
 
     def validation_step(self, held_out: ValidationRound, batch_idx: int) -> None:
         """Log the mean loss over tasks on their held-out trajectories, `val/loss`."""
@@ -141,7 +144,40 @@ class Stage(pl.LightningModule):
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of an optimiser step."""
-        return self.config.learning_rate * learning_rate_factor(self.config, step)
+        begin = self._cooldown_begin if self.cools else None
+        return self.config.learning_rate * learning_rate_factor(self.config, step, begin)
+
+    @property
+    def cools(self) -> bool:
+        """Whether the learning rate falls at the end of the training, whenever that is."""
+        return self.config.decay == "cooldown"
+
+    @property
+    def last_step(self) -> int | None:
+        """The number of steps after which a stopped training ends; None without a stop."""
+        if self.stopped_at is None or not self.cools:
+            return self.stopped_at
+        return cooldown_end(self.config, self._cooldown_begin)
+
+    @property
+    def _cooldown_begin(self) -> int:
+        latest = latest_cooldown(self.config)
+        return latest if self.stopped_at is None else min(self.stopped_at, latest)
+
+    @property
+    def ending(self) -> bool:
+        """Whether training was stopped, or its cooldown has begun."""
+        cooling = self.cools and self.trainer.global_step >= self._cooldown_begin
+        return cooling or self.stopped_at is not None
+
+    def stop(self) -> None:
+        """End the training at the current step, or with a cooldown that begins there."""
+        self.stopped_at = self.trainer.global_step
+        self._end_if_due()
+
+    def _end_if_due(self) -> None:
+        if self.last_step is not None and self.trainer.global_step >= self.last_step:
+            self.trainer.should_stop = True
 
     def seed_of(self, step: int) -> int:
         """Return the seed of an optimiser step's dropout."""
@@ -166,6 +202,7 @@ class Stage(pl.LightningModule):
 
     def on_train_start(self) -> None:
         self.engine.start()
+        self._end_if_due()  # resumed from the last checkpoint
 
     def on_train_end(self) -> None:
         self.engine.finish()
@@ -175,9 +212,11 @@ class Stage(pl.LightningModule):
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: state[name] for name in state if name in kept}
         checkpoint["bad_steps"] = vars(self.engine.bad_steps)
+        checkpoint["stopped_at"] = self.stopped_at
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         vars(self.engine.bad_steps).update(checkpoint.get("bad_steps", {}))
+        self.stopped_at = checkpoint.get("stopped_at")
 
 
 def nothing() -> None:

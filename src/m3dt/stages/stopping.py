@@ -1,7 +1,14 @@
-"""When stage 1 stops: once the conflict between the tasks' gradients has peaked (section 4.1)."""
+"""When stage 1 stops: once the conflict between the tasks' gradients has peaked (section 4.1).
 
+The paper gives no rule beyond the peak itself. Measured conflict has noise, and dips before it
+rises, so a peak must stand out from the noise of the probe batches and be confirmed by later
+records.
+"""
+
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 
 
 @dataclass(frozen=True)
@@ -12,13 +19,14 @@ class StoppingRule:
         min_steps: Measurements before this step are not candidates.
         patience: Measurements without a new maximum after which stage 1 may stop.
         window: Number of measurements whose mean is the smoothed conflict.
-        min_rise: Least rise of the smoothed conflict up to its peak; with less, it goes on.
+        min_rise: Least rise of the smoothed conflict from its minimum to the peak, in standard
+            errors of that rise over the probes.
     """
 
     min_steps: int = 0
     patience: int = 5
     window: int = 5
-    min_rise: float = 0.01
+    min_rise: float = 3.0
 
     def __post_init__(self) -> None:
         for name in ("patience", "window"):
@@ -26,38 +34,78 @@ class StoppingRule:
                 raise ValueError(f"{name}={getattr(self, name)} must be 1 or more")
 
 
+@dataclass(frozen=True)
+class Judgement:
+    """What the rule makes of the measurements so far.
+
+    Attributes:
+        rule: The rule.
+        peak: Step of the largest smoothed conflict that counts; None before `min_steps`.
+        since: Number of measurements after the peak.
+        rise: Of the smoothed conflict, from its minimum before the peak to the peak.
+        error: Standard error of `rise` over the probes; 0 with a single probe.
+    """
+
+    rule: StoppingRule
+    peak: int | None
+    since: int = 0
+    rise: float = 0.0
+    error: float = 0.0
+
+    @property
+    def stops(self) -> bool:
+        """Whether the conflict has risen to a peak and had no new maximum since."""
+        return self.peak is not None and self._rose and self.since >= self.rule.patience
+
+    @property
+    def _rose(self) -> bool:
+        return self.rise >= self.rule.min_rise * self.error
+
+    def reason(self) -> str:
+        """Say why there is a peak to stop at, or why there is none."""
+        rose = f"rose by {self.rise:.3f} (standard error {self.error:.3f})"
+        if self.peak is None:
+            return f"no record after min_steps={self.rule.min_steps}"
+        if not self._rose:
+            return f"it {rose}, less than {self.rule.min_rise:g} standard errors"
+        if not self.stops:
+            return (
+                f"it {rose} and was highest at step {self.peak:,}, with {self.since} records since;"
+                f" patience={self.rule.patience} asks for more"
+            )
+        return f"it {rose} to its peak at step {self.peak:,} and was lower for {self.since} records"
+
+
 def smooth(conflicts: Sequence[float], window: int) -> list[float]:
     """Return the mean of each measurement and up to `window` - 1 measurements before it."""
     ends = range(1, len(conflicts) + 1)
-    parts = [conflicts[max(end - window, 0) : end] for end in ends]
-    return [sum(part) / len(part) for part in parts]
+    return [fmean(conflicts[max(end - window, 0) : end]) for end in ends]
 
 
-def find_peak(steps: Sequence[int], conflicts: Sequence[float], rule: StoppingRule) -> int | None:
-    """Return the index of the largest smoothed conflict so far: stage 1 keeps those weights.
+def judge(
+    steps: Sequence[int], conflicts: Sequence[Sequence[float]], rule: StoppingRule
+) -> Judgement:
+    """Find the largest smoothed conflict so far, and how sure its rise is.
 
     Args:
         steps: Optimiser steps of the measurements, ascending.
-        conflicts: 1 - mean_i cos(g_i, G) at these steps, where g_i is the gradient of task i on a
-            fixed batch and G is the mean of all g_i.
+        conflicts: At each of these steps, 1 - mean_i cos(g_i, G) on each probe: g_i is the gradient
+            of task i on its batch of the probe, G the mean of all g_i.
         rule: What counts as a peak.
-
-    Returns:
-        The index, or None before `min_steps`.
     """
-    smoothed = smooth(conflicts, rule.window)
+    smoothed = smooth([fmean(record) for record in conflicts], rule.window)
     candidates = [i for i, step in enumerate(steps) if step >= rule.min_steps]
-    return max(candidates, key=smoothed.__getitem__, default=None)
+    if not candidates:
+        return Judgement(rule, None)
+    peak = max(candidates, key=smoothed.__getitem__)
+    lowest = min(range(peak + 1), key=smoothed.__getitem__)
+    by_probe = [smooth(curve, rule.window) for curve in zip(*conflicts, strict=True)]
+    rises = [curve[peak] - curve[lowest] for curve in by_probe]
+    return Judgement(
+        rule, steps[peak], len(steps) - 1 - peak, fmean(rises), standard_error(rises)
+    )  # fmt: skip
 
 
-def should_stop(steps: Sequence[int], conflicts: Sequence[float], rule: StoppingRule) -> bool:
-    """Tell whether the smoothed conflict has risen to a peak and had no new maximum since.
-
-    The arguments are those of `find_peak`.
-    """
-    peak = find_peak(steps, conflicts, rule)
-    if peak is None:
-        return False
-    smoothed = smooth(conflicts, rule.window)
-    rise = smoothed[peak] - min(smoothed[: peak + 1])
-    return len(steps) - 1 - peak >= rule.patience and rise >= rule.min_rise
+def standard_error(values: Sequence[float]) -> float:
+    """Return the standard error of the mean; 0 of a single value."""
+    return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0

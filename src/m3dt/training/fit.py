@@ -75,6 +75,10 @@ def fit(
     ):
         trainer.fit(stage, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     _check_end(trainer, stage, name)
+    for callback in callbacks:
+        outcome = getattr(callback, "outcome", None)
+        if callable(outcome) and outcome():
+            console.print(f"{stage.title}: {outcome()}")
     selected = _keep_selected(stage, callbacks)
     step = trainer.global_step if selected is None else selected
     measured = {FORCED: forced} if forced else {}
