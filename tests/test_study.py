@@ -16,6 +16,7 @@ from quick_run import QUICK
 
 from m3dt.cli import main
 from m3dt.config import METHODS
+from m3dt.runs.registry import Registry
 from m3dt.study import SCORES, load_study
 from m3dt.study.runner import scored_elsewhere, select_cells
 from m3dt.study.score_table import table_rows, write_table
@@ -154,6 +155,7 @@ def ran(data, tmp_path_factory):
         f"    reuse: {runs}/seed0_promptdt\n",
     )
     settings = [*QUICK, *STEPS, "callbacks.conflict.stages=[baseline]", f"data={data}"]
+    settings += ["loader.validation_trajectories=1", "baseline.validate_every=2"]
     words = [sys.executable, "-m", "m3dt", "study", str(file), *settings]
     words += ["--where", "seed=0", "--csv", str(table)]
     first = subprocess.run(words, capture_output=True, text=True)
@@ -169,6 +171,8 @@ def test_a_failing_cell_stops_no_other(ran):
     assert ran.first.returncode == 1
     assert "1 cells failed: seed0_promptdt" in ran.first.stderr and "nowhere" in ran.first.stderr
     row, scores = ran.after_first
+    entry = Registry(ran.runs / "seed0_mtdt").get("baseline", "mtdt")
+    assert float(row["val/loss baseline"]) == pytest.approx(entry.metrics["val/loss"], abs=1e-5)
     assert float(row["score"]) == pytest.approx(scores["score"], abs=0.01)
     assert (row["method"], row["title"]) == ("mtdt", "MTDT")
     assert ran.second.returncode == 0

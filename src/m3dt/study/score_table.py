@@ -103,6 +103,7 @@ def _row(study: Study, cell: Cell) -> Row:
         "low": low,
         "high": high,
         **{d: round(found["domains"].get(d, float("nan")), 2) for d in DOMAINS},
+        **_held_out_losses(study, cell),
         "parameters": found["num_parameters"],
         "episodes": found["episodes"],
         "cell": cell.name,
@@ -113,6 +114,19 @@ def _row(study: Study, cell: Cell) -> Row:
         if path.is_file():
             row[model] = round(json.loads(path.read_text())["result"]["score"], 2)
     return row
+
+
+def _held_out_losses(study: Study, cell: Cell) -> dict[str, float]:
+    """Return the last loss on held-out trajectories by kind of model; experts are one model.
+
+    Theirs is the mean over tasks, each with the expert of its group: the oracle's.
+    """
+    losses = {}
+    for path in sorted((study.runs / cell.name / "registry").glob(f"*/*/{ENTRY}")):
+        entry = json.loads(path.read_text())
+        if "val/loss" in entry["metrics"]:
+            losses[f"val/loss {entry['kind']}"] = round(entry["metrics"]["val/loss"], 5)
+    return losses
 
 
 def _task_scores(study: Study, cell: Cell) -> dict[str, float]:

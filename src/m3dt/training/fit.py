@@ -20,6 +20,8 @@ from m3dt.training.trainer import arguments_refused, make_trainer, quiet_trainin
 from m3dt.utils.errors import RunError
 from m3dt.utils.processes import no_children_left
 
+LOSSES = ("train/loss", "val/loss")  # of the last step, and of the last validation
+
 
 @runtime_checkable
 class WeightSelector(Protocol):
@@ -107,10 +109,10 @@ def _keep_selected(stage: Stage, callbacks: Sequence[pl.Callback]) -> int | None
 
 
 def _measured(trainer: pl.Trainer, callbacks: Sequence[pl.Callback]) -> dict[str, Any]:
-    """Return what the callbacks measured, and the last loss."""
+    """Return what the callbacks measured, and the last losses."""
     found: dict[str, Any] = {}
     for callback in callbacks:
         metrics = getattr(callback, "metrics", None)
         found.update(metrics() if callable(metrics) else {})
-    loss = trainer.callback_metrics.get("train/loss")
-    return found if loss is None else {**found, "train/loss": float(loss)}
+    losses = {n: trainer.callback_metrics[n] for n in LOSSES if n in trainer.callback_metrics}
+    return {**found, **{name: float(loss) for name, loss in losses.items()}}
