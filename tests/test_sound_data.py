@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import shutil
 from dataclasses import replace
@@ -21,7 +22,7 @@ from m3dt.data.store import TaskStore
 from m3dt.data.verify import verify
 from m3dt.tasks import Trajectory, get_task
 from m3dt.utils.errors import RunError, UserError
-from m3dt.utils.files import sha256
+from m3dt.utils.files import parse_json, sha256
 
 MODEL = ModelConfig(n_layer=1, n_head=1, n_embd=8, context_length=6, prompt_length=4)
 
@@ -428,6 +429,31 @@ def test_odd_json_is_one_message(tmp_path, text):
     (tmp_path / "dataset.json").write_bytes(text)
     with pytest.raises(UserError, match=r"dataset\.json: not a dataset index"):
         DatasetIndex.read(tmp_path)
+
+
+@pytest.mark.parametrize("number", [10**400, -(10**400), float("inf"), float("nan")])
+@pytest.mark.parametrize("field", ["success_rate", "return_quartiles", "steps"])
+def test_a_number_beyond_floats_is_one_message(tmp_path, field, number):
+    write_dataset(tmp_path, ["reach-v2"])
+    content = json.loads((tmp_path / "dataset.json").read_text())
+    value = [0, 0, number, 0, 0] if field == "return_quartiles" else number
+    content["tasks"]["reach-v2"][field] = value
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=rf"dataset\.json: not a dataset index .*{field}"):
+        DatasetIndex.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "always"), [("1e999", False), ("Infinity", False), ("1" + 400 * "0", True)]
+)
+def test_json_numbers_beyond_floats_are_refused(text, always):
+    for finite in (False, True):
+        if finite or always:
+            with pytest.raises(ValueError, match="holds"):
+                parse_json(f"[{text}]", finite)
+        else:
+            assert parse_json(f"[{text}]", finite) == [math.inf]
+    assert parse_json("[1, 2.5, 18446744073709551616]", True) == [1, 2.5, 2**64]
 
 
 def test_an_entry_that_differs_from_its_file_is_found(tmp_path):

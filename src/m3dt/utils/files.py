@@ -190,16 +190,33 @@ def parse_json(content: str | bytes, finite: bool = False) -> Any:
     """Return a JSON value.
 
     Raises:
-        ValueError: It is not JSON, or not all numbers are finite although they must be.
+        ValueError: It is not JSON, a whole number is too large for a float, or not all numbers are
+            finite although they must be.
     """
+    constant, number = (_refuse_constant, _finite_float) if finite else (None, None)
     try:
-        return json.loads(content, parse_constant=_refuse_constant if finite else None)
+        return json.loads(
+            content, parse_constant=constant, parse_float=number, parse_int=_bounded_int
+        )
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"holds {name}")
+
+
+def _finite_float(digits: str) -> float:
+    """Return a number unless it is beyond the range of floats, such as 1e999."""
+    if not math.isfinite(value := float(digits)):
+        raise ValueError(f"holds {digits:.40}")
+    return value
+
+
+def _bounded_int(digits: str) -> int:
+    if math.isinf(float(digits)):
+        raise ValueError(f"holds a number of {len(digits)} digits")
+    return int(digits)
 
 
 def write_json(path: Path, value: Any) -> None:
