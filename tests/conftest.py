@@ -79,6 +79,7 @@ TINY = (
     "model.context_length=4",
     "model.prompt_length=2",
     "moe.num_experts=2",
+    "moe.router=token",
     "loader.batch_size=4",
     "trainer.accelerator=cpu",
 )
