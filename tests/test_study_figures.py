@@ -1,5 +1,6 @@
 """Figures and tables from made-up results with known outcomes."""
 
+import fnmatch
 import io
 import re
 
@@ -11,7 +12,8 @@ from m3dt.cli import main
 from m3dt.study import FIGURES, TABLES, Results, claims
 from m3dt.study.claims.claim import INCONCLUSIVE, MISSING
 from m3dt.study.conflict_queries import backbone_histories
-from m3dt.study.queries import best_baseline, control_scores, scores_by, scores_by_shape
+from m3dt.study.queries import best_baseline, control_scores
+from m3dt.study.setting_queries import scores_by, scores_by_shape
 from m3dt.utils.errors import UserError
 
 
@@ -170,19 +172,6 @@ def test_panels_follow_the_rows(made_up):
     assert before.get_size_inches()[0] == 2 * now.get_size_inches()[0]
 
 
-def test_a_figure_without_results_is_not_drawn(made_up, tmp_path):
-    file = made_up()
-    lines = file.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if not line.startswith(("returns", "shape"))]
-    file.write_text("".join(kept))
-    assert main(["figures", str(file), "--out", str(tmp_path)]) == 0
-    drawn = {path.stem for path in (tmp_path / "figures").iterdir()}
-    assert drawn == set(FIGURES) - {"returns", "shape"}
-    sections = dict(re.findall(r"^# (.*?)\n\n(.*)$", (tmp_path / "figures.md").read_text(), re.M))
-    assert "**not measured**" in sections["Shape of Prompt-DT (figure 10)"]
-    assert sections["Top-k routing (figure 9)"] == "![](figures/top_k.png)"
-
-
 def test_shapes_of_prompt_dt(made_up):
     """Rows over layers, heads and width; the study's own shape is Prompt-DT's row."""
     results = Results.read(made_up())
@@ -247,16 +236,24 @@ def test_every_cell_of_the_study_is_shown(made_up, monkeypatch):
 
 
 def test_the_command_writes_pictures_and_markdown(made_up, tmp_path, capsys):
-    out = tmp_path / "results"
-    assert main(["figures", str(made_up()), "--out", str(out)]) == 0
-    written = {path.name for path in out.iterdir()}
-    assert written == {"figures", "figures.md", "tables.md", "claims.md"}
-    pictures = {path.name: path.read_bytes() for path in (out / "figures").iterdir()}
-    assert set(pictures) == {f"{name}.png" for name in FIGURES}
+    """A figure of which nothing was measured is not drawn, and its claims say so."""
+    file, out = made_up(), tmp_path / "results"
+    lines = file.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if not line.startswith(("returns", "shape"))]
+    file.write_text("".join(kept))
+    assert main(["figures", str(file), "--out", str(out)]) == 0
+    assert {path.name for path in out.iterdir()} == {
+        "figures", "figures.md", "tables.md", "claims.md"
+    }  # fmt: skip
+    pictures = {path.stem: path.read_bytes() for path in (out / "figures").iterdir()}
+    assert set(pictures) == set(FIGURES) - {"returns", "shape"}
     assert all(content[:4] == b"\x89PNG" for content in pictures.values())
     shown = (out / "figures.md").read_text()
     assert all((out / link).is_file() for link in re.findall(r"\]\((.*?)\)", shown))
-    assert shown.count("![]") == len(FIGURES) and shown.count("# ") == len(FIGURES)
+    assert shown.count("![]") == len(pictures) and shown.count("# ") == len(FIGURES)
+    sections = dict(re.findall(r"^# (.*?)\n\n(.*)$", shown, re.M))
+    assert "**not measured**" in sections["Shape of Prompt-DT (figure 10)"]
+    assert sections["Top-k routing (figure 9)"] == "![](figures/top_k.png)"
     tables = (out / "tables.md").read_text()
     assert "| M3DT-Gradient | 1,000 |" in tables and "without grouping" in tables
     assert main(["figures", str(tmp_path / "none.csv")]) == 2
@@ -268,8 +265,9 @@ def test_captions_state_their_claims(made_up):
     known = [claim.name for claim in claims(results)]
     assert len(set(known)) == len(known)
     for figure in FIGURES.values():
-        assert figure.claims and set(figure.claims) <= set(known)
-        assert figure.caption(results).count("**holds**") == len(figure.claims)
+        named = [fnmatch.filter(known, pattern) for pattern in figure.claims]
+        assert named and all(named)
+        assert figure.caption(results).count("**holds**") == sum(map(len, named))
 
 
 def test_results_must_exist(tmp_path):

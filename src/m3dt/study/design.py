@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from m3dt.config import Config, find_study, load_config, read_yaml
-from m3dt.tasks import suite
+from m3dt.tasks import suite, tasks_of
 from m3dt.utils.errors import UserError
 
 METHOD_PARTS = ("baselines", "m3dt")  # parts that compare methods over the number of tasks
@@ -47,21 +47,25 @@ def design_of(study: str) -> Design:
         return design_of(_DEFAULT)
     content: Any = OmegaConf.to_container(read_yaml(path))
     fixed = [str(text) for text in content.get("set") or [] if "{" not in str(text)]
+    base = load_config(str(content.get("conf", "quickstart")), fixed)
     cells: Counter[int] = Counter()
     compared = set()
     for name, part in (content.get("parts") or {"": content}).items():
         grid = part["grid"]
-        counts = [num_tasks(str(suite)) for suite in grid.get("suite", [])]
+        counts = [num_tasks(suite) for suite in grid.get("suite", [suite_of(base)])]
         for count in counts:
             cells[count] += math.prod(map(len, grid.values())) // len(counts)
         compared |= set(counts) if name in METHOD_PARTS else set()
-    base = load_config(str(content.get("conf", "quickstart")), fixed)
-    known = compared or set(cells) or {num_tasks(base.suite)}
-    medium = max(cells, key=lambda count: (cells[count], count), default=max(known))
-    return Design(base, tuple(sorted(known)), medium)
+    medium = max(cells, key=lambda count: (cells[count], count))
+    return Design(base, tuple(sorted(compared or cells)), medium)
 
 
-@cache
+def suite_of(config: Config) -> str:
+    """Return the suite of an experiment: `mt12` for any 12 tasks."""
+    return f"mt{len(tasks_of(config))}"
+
+
 def num_tasks(suite_name: str) -> int:
     """Return the number of tasks of a suite."""
-    return len(suite(suite_name, 0))
+    count = suite_name.removeprefix("mt")
+    return int(count) if count.isdigit() else len(suite(suite_name, 0))

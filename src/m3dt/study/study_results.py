@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from m3dt.config import Config
-from m3dt.study.design import METHOD_PARTS, Design, design_of, num_tasks
+from m3dt.study.design import METHOD_PARTS, Design, design_of, num_tasks, suite_of
 from m3dt.study.estimates import Ranged, Scores
 from m3dt.utils.errors import UserError
 from m3dt.utils.paths import user_path
@@ -131,8 +131,11 @@ class Results:
 
     def counts_of(self, *parts: str) -> list[int]:
         """Return the numbers of tasks of some parts' rows, ascending."""
-        rows = [row for row in self.rows if row["part"] in parts and row.get("suite")]
-        return sorted({num_tasks(row["suite"]) for row in rows})
+        return sorted({num_tasks(self.suite_of(row)) for row in self.rows if row["part"] in parts})
+
+    def suite_of(self, row: Mapping[str, str]) -> str:
+        """Return the suite of a row; without that column, all rows have the base's tasks."""
+        return row.get("suite") or suite_of(self.base)
 
     def scores(self, part: str, column: str = "score", **values: object) -> Scores:
         """Return a column by seed, of the cells of a part that have the given values.
@@ -162,6 +165,8 @@ class Results:
 
     def _settings(self, row: Mapping[str, str], name: str) -> list[str]:
         """Return a row's values of the settings that end in a name, or else the base's values."""
+        if name == "suite":
+            return [self.suite_of(row)]
         columns = _columns(row, name)
         if not columns:
             sections = vars(self.base).values()

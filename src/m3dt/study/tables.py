@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from m3dt.study import paper, queries
+from m3dt.study import paper, queries, setting_queries
 from m3dt.study.design import num_tasks
 from m3dt.study.estimates import NOT_MEASURED, Scores, clustered_estimate, format_scores, minus
 from m3dt.study.paper import ABLATIONS, BASELINES, M3DT, METHODS, PROMPT_DT, reference_method
@@ -13,9 +13,6 @@ from m3dt.study.study_results import Results
 from m3dt.tasks import DOMAINS
 
 _NAMES = BASELINES | ABLATIONS | {"m3dt-top-k": "noisy top-k"}
-_VARIANTS_OF_M3DT = (
-    "experts", "top-k", "ablations", "backbone", "residual", "width", "narrow", "wide"
-)  # fmt: skip
 _POINT = 1.0  # the least difference of scores that counts as better or worse
 
 
@@ -101,13 +98,17 @@ def ablations_table(results: Results) -> str:
 
 def residual_table(results: Results) -> str:
     """Return scores by where the experts' output is added, over all tasks and by domain."""
-    return _pair_table(results, "experts are added", paper.RESIDUALS, queries.residual_scores)
+    return _pair_table(
+        results, "experts are added", paper.RESIDUALS, setting_queries.residual_scores
+    )
 
 
 def timestep_table(results: Results) -> str:
     """Return scores by the initial timestep embeddings (deviation 8 of the README)."""
     labels = (f"N(0, {results.base.model.timestep_std}^2)", "N(0, 1) (the published code)")
-    return _pair_table(results, "initial timestep embeddings", labels, queries.timestep_scores)
+    return _pair_table(
+        results, "initial timestep embeddings", labels, setting_queries.timestep_scores
+    )
 
 
 def _pair_table(
@@ -134,7 +135,7 @@ def paired_table(results: Results) -> str:
         if row["part"] != "tasks" and (row["part"], row["method"]) != ("baselines", PROMPT_DT):
             settings = [f"{name}={value}" for name, value in row.items() if "." in name and value]
             label = ", ".join([_NAMES.get(row["method"], row["method"]), *settings])
-            group = num_tasks(row["suite"]), label, _reference(row)
+            group = num_tasks(results.suite_of(row)), label, _reference(row)
             groups.setdefault(group, []).append(row)
     rows = []
     for (tasks, label, method), cells in sorted(groups.items(), key=lambda item: item[0][0]):
@@ -154,7 +155,8 @@ def paired_table(results: Results) -> str:
 
 def _reference(row: Mapping[str, str]) -> str:
     """Return the method that a cell is compared with."""
-    return reference_method(row["method"]) if row["part"] in _VARIANTS_OF_M3DT else PROMPT_DT
+    variant = row["part"] != "m3dt" and row["method"].startswith("m3dt")
+    return reference_method(row["method"]) if variant else PROMPT_DT
 
 
 def _differences(results: Results, cells: Sequence[Mapping[str, str]]) -> dict[str, list[float]]:
@@ -163,7 +165,7 @@ def _differences(results: Results, cells: Sequence[Mapping[str, str]]) -> dict[s
     for row in cells:
         method = _reference(row)
         part = "baselines" if method == PROMPT_DT else "m3dt"
-        references = results.task_scores(part, suite=row["suite"], method=method)
+        references = results.task_scores(part, suite=results.suite_of(row), method=method)
         ours, theirs = results.tasks.get(row["cell"], {}), references.get(int(row["seed"]), {})
         for task in ours.keys() & theirs.keys():
             found.setdefault(task, []).append(ours[task] - theirs[task])

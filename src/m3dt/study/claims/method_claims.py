@@ -1,6 +1,6 @@
 """Claims about M3DT, other methods and the parts of M3DT: tables 1, 2, 6, 7, figures 7, 9, 11."""
 
-from m3dt.study import paper, queries
+from m3dt.study import paper, queries, setting_queries
 from m3dt.study.claims.claim import NO_NUMBER, NOT_IN_PAPER, Claim, compare, listed
 from m3dt.study.estimates import format_scores, minus
 from m3dt.study.paper import ABLATIONS, BASELINES, M3DT, reference_method
@@ -49,8 +49,11 @@ def _lead(results: Results, method: str, tasks: int) -> Claim:
     ours = queries.m3dt_scores(results, tasks, method=method)
     size = queries.num_parameters(results, "m3dt", tasks, method=method)
     title = f"{M3DT[method]}, {size} parameters" if size else M3DT[method]
-    others = {name: queries.baseline_scores(results, tasks, key) for key, name in BASELINES.items()}
-    text = f"{M3DT[method]} beats every baseline of its backbone's width at {tasks} tasks"
+    baselines = {
+        name: queries.baseline_scores(results, tasks, key) for key, name in BASELINES.items()
+    }
+    others = {name: scores for name, scores in baselines.items() if scores}
+    text = f"{M3DT[method]} beats every measured baseline of its backbone's width at {tasks} tasks"
     gains = paper.GAINS[method]
     gain = queries.gain(results, tasks, method)
     note = f"; gain over the best one: {format_scores(gain, ' %')}" if gain else ""
@@ -58,7 +61,7 @@ def _lead(results: Results, method: str, tasks: int) -> Claim:
         f"{method} {tasks}",
         text,
         f"the best one by {gains[tasks]} %" if tasks in gains else NO_NUMBER,
-        f"{listed([(title, ours), *others.items()])}{note}",
+        f"{listed([(title, ours), *others.items()])}{note}" if others else "",
         {f"over {name}": minus(ours, scores) for name, scores in others.items()},
     )
 
@@ -81,7 +84,7 @@ def _percent(method: str, tasks: int) -> str:
 def _at_equal_cost(results: Results) -> list[Claim]:
     m3dt = "M3DT-Gradient", queries.m3dt_scores(results)
     stated = f"by {paper.GAINS['m3dt-gradient'][160]} % at 160 tasks"
-    narrow, equal = queries.equal_sizes(results)
+    narrow, equal = setting_queries.equal_sizes(results)
     return [
         compare("equal size", f"M3DT of {narrow.title.partition(',')[0]} beats a Prompt-DT with as "
                 "many parameters", stated,
@@ -144,7 +147,7 @@ def _ablation(results: Results, name: str, method: str, text: str) -> Claim:
 
 
 def _stopping(results: Results) -> list[Claim]:
-    found, default = queries.scores_by(results, "backbone"), results.base.stage1.max_steps
+    found, default = setting_queries.scores_by(results, "backbone"), results.base.stage1.max_steps
     shortest, longest = min(found), max(found)
     ours = f"{default:,}", found[default]
     text = f"A backbone trained for {default:,} steps{{}} makes a better M3DT than {{}} steps do"
@@ -161,7 +164,7 @@ def _stopping(results: Results) -> list[Claim]:
 
 
 def _top_k(results: Results) -> Claim:
-    dense, found = queries.m3dt_scores(results), queries.scores_by_top_k(results)
+    dense, found = queries.m3dt_scores(results), setting_queries.scores_by_top_k(results)
     leads = {f"over k = {k}": minus(dense, scores) for k, scores in found.items()}
     each = [("all experts", dense), *((f"k = {k}", scores) for k, scores in found.items())]
     return Claim("top-k", "A dense router beats every top-k router", NO_NUMBER,
@@ -169,8 +172,8 @@ def _top_k(results: Results) -> Claim:
 
 
 def _choices(results: Results) -> list[Claim]:
-    to_h, to_norm = queries.residual_scores(results)
-    small, large = queries.timestep_scores(results)
+    to_h, to_norm = setting_queries.residual_scores(results)
+    small, large = setting_queries.timestep_scores(results)
     std = results.base.model.timestep_std
     return [
         compare("residual", "Adding experts to h, as in the paper, beats adding them to LN(h), as "

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-from m3dt.study import paper, queries
+from m3dt.study import paper, queries, setting_queries
 from m3dt.study.claims.claim import NO_NUMBER, NOT_IN_PAPER, Claim, compare, listed
 from m3dt.study.estimates import Scores, format_scores, minus, percent_above, scaled
 from m3dt.study.paper import BASELINES, M3DT, PROMPT_DT
@@ -66,7 +66,7 @@ def _gains(
 
 
 def _experts(results: Results) -> list[Claim]:
-    routed, oracle = (queries.scores_by(results, "experts", c) for c in ("score", "oracle"))
+    routed, oracle = (setting_queries.scores_by(results, "experts", c) for c in ("score", "oracle"))
     fewest, default, most = min(routed), results.base.moe.num_experts, max(routed)
     more = "experts", "More experts help", "by {} to {} %".format(*paper.MORE_EXPERTS)
     level = "experts level", "Their gain levels off", NO_NUMBER
@@ -87,7 +87,8 @@ def _experts(results: Results) -> list[Claim]:
 
 def _at_every_width(results: Results) -> list[Claim]:
     routed, oracle, backbone = (
-        queries.scores_by(results, "width", column) for column in ("score", "oracle", "backbone")
+        setting_queries.scores_by(results, "width", column)
+        for column in ("score", "oracle", "backbone")
     )
     return [
         _leads("width gain", "M3DT beats its own backbone at every width", NOT_IN_PAPER, routed,
@@ -105,14 +106,14 @@ def _leads(
 
 
 def _expert_shape(results: Results) -> Claim:
-    many, *middle, few = queries.scores_by_expert_shape(results).items()
+    many, *middle, few = setting_queries.scores_by_expert_shape(results).items()
     text = "With equal parameters in experts, few wide experts beat many narrow ones"
     note = f"; {listed(middle)}" if few[1] and many[1] else ""
     return compare("expert shape", text, NOT_IN_PAPER, few, many, note=note)
 
 
 def _shape(results: Results) -> Claim:
-    own, *others = queries.scores_by_shape(results).items()
+    own, *others = setting_queries.scores_by_shape(results).items()
     leads = {f"over {shape}": minus(own[1], scores) for shape, scores in others}
     layers, heads, width = own[0].split(" x ")
     text = (
@@ -129,7 +130,7 @@ def _returns(results: Results) -> Claim:
     text = "Models asked for more return score more"
     leads, shown = {}, []
     for method, title in (BASELINES | M3DT).items():
-        found = queries.scores_by_target(results, method)
+        found = setting_queries.scores_by_target(results, method)
         asked = [share for share in found if share <= 1]
         if len(asked) > 1:
             low, high = asked[0], asked[-1]

@@ -4,7 +4,7 @@ from statistics import fmean
 
 from matplotlib.figure import Figure
 
-from m3dt.study import paper, queries
+from m3dt.study import paper, queries, setting_queries
 from m3dt.study.figures import panels
 from m3dt.study.figures.panels import BLUE, GREEN, GREY, PINK, RED, SCORE
 from m3dt.study.paper import BASELINES, M3DT, RESIDUALS
@@ -20,7 +20,8 @@ def experts_figure(results: Results) -> Figure:
     figure, shown = panels.new_figure(len(counts), 5.0)
     for axes, tasks in zip(shown, counts, strict=False):
         routed, oracle = (
-            queries.scores_by(results, "experts", column, tasks) for column in ("score", "oracle")
+            setting_queries.scores_by(results, "experts", column, tasks)
+            for column in ("score", "oracle")
         )
         panels.draw(axes, oracle, "oracle: own group's expert", GREY, "s--")
         panels.draw(axes, routed, "router", RED, shift=1)
@@ -38,10 +39,12 @@ def experts_figure(results: Results) -> Figure:
 def stopping_figure(results: Results) -> Figure:
     """Draw scores over a training, and over the steps after which a backbone stops (figure 7)."""
     figure, (left, right) = panels.new_figure(2)
-    trained = queries.scores_over_training(results)
+    trained = setting_queries.scores_over_training(results)
     panels.draw(left, trained, "Prompt-DT, as the backbone", BLUE)
     panels.finish(left, f"During training, {results.medium} tasks", "step", SCORE, list(trained))
-    alone, points = (queries.scores_by(results, "backbone", c) for c in ("backbone", "score"))
+    alone, points = (
+        setting_queries.scores_by(results, "backbone", c) for c in ("backbone", "score")
+    )
     panels.draw(right, alone, "backbone alone", BLUE)
     panels.draw(right, points, "M3DT", RED, shift=1)
     title, x_label = f"When the backbone stops, {results.medium} tasks", "steps of the backbone"
@@ -58,7 +61,7 @@ def width_figure(results: Results) -> Figure:
         (0, "oracle", "oracle", GREY, "s--"),
         (1, "score", "router", RED, "o-"),
     ):
-        points = queries.scores_by(results, "width", column)
+        points = setting_queries.scores_by(results, "width", column)
         panels.draw(axes, points, label, color, style, shift)
     title = f"{results.base.moe.num_experts} experts of growing width, {results.medium} tasks"
     stated = "paper: the oracle is an upper bound"
@@ -69,7 +72,7 @@ def width_figure(results: Results) -> Figure:
 def expert_shape_figure(results: Results) -> Figure:
     """Draw M3DT's scores with few wide and many narrow experts of equal size together."""
     figure, (axes,) = panels.new_figure(1, 5.8)
-    shapes = queries.scores_by_expert_shape(results)
+    shapes = setting_queries.scores_by_expert_shape(results)
     panels.name_points(axes, list(shapes), [("", RED, list(shapes.values()))])
     panels.finish(axes, "As many parameters in experts", "experts x width", SCORE,
                   paper="a question of ours: which shape is best?")  # fmt: skip
@@ -78,7 +81,7 @@ def expert_shape_figure(results: Results) -> Figure:
 
 def shape_figure(results: Results) -> Figure:
     """Draw the scores of Prompt-DT in shapes of about equal size (figure 10)."""
-    shapes = queries.scores_by_shape(results)
+    shapes = setting_queries.scores_by_shape(results)
     figure, (axes,) = panels.new_figure(1, 5.8)
     if len(shapes) > 1:
         panels.name_points(axes, list(shapes), [("", BLUE, list(shapes.values()))])
@@ -91,19 +94,19 @@ def top_k_figure(results: Results) -> Figure:
     """Draw noisy top-k routers over k, and over the number of experts (figure 9)."""
     figure, (left, right) = panels.new_figure(2)
     usual = results.base.moe.num_experts
-    top_k, tasks = queries.scores_by_top_k(results), results.medium
+    top_k, tasks = setting_queries.scores_by_top_k(results), results.medium
     panels.draw(left, top_k, "noisy top-k", BLUE)
     panels.draw(left, {usual: queries.m3dt_scores(results)}, f"all {usual} experts, weighed", RED)
     title, x_label = f"Noisy top-k routers, {tasks} tasks", "experts a token goes to"
     panels.finish(left, title, x_label, SCORE, sorted({*top_k, usual}))
     counts = sorted({*results.values("top-k", "num_experts"), usual})
     if len(counts) > 1:
-        by_count = {count: queries.scores_by_top_k(results, count) for count in counts}
+        by_count = {count: setting_queries.scores_by_top_k(results, count) for count in counts}
         for k, color in zip(
             sorted(set().union(*by_count.values())), (BLUE, GREEN, PINK), strict=False
         ):
             panels.draw(right, {n: by_count[n].get(k, {}) for n in counts}, f"top {k}", color)
-        routed = queries.scores_by(results, "experts")
+        routed = setting_queries.scores_by(results, "experts")
         panels.draw(right, {n: routed.get(n, {}) for n in counts}, "all experts, weighed", RED)
     panels.finish(right, f"Over the number of experts, {tasks} tasks", "experts", SCORE, counts)
     return figure
@@ -113,7 +116,9 @@ def residual_figure(results: Results) -> Figure:
     """Draw the scores with experts added to h, and to LN(h), by domain (README, deviation 1)."""
     figure, (axes,) = panels.new_figure(1, 7.2)
     titles = queries.domain_titles(results)
-    to_h, official = zip(*(queries.residual_scores(results, c) for c in titles), strict=True)
+    to_h, official = zip(
+        *(setting_queries.residual_scores(results, c) for c in titles), strict=True
+    )
     series = [(RESIDUALS[0], RED, to_h), (RESIDUALS[1], BLUE, official)]
     panels.name_points(axes, list(titles.values()), series)
     panels.finish(axes, "What experts are added to", "", SCORE, paper="a question of ours")
@@ -131,7 +136,7 @@ def returns_figure(results: Results) -> Figure:
         for (method, title), color in zip(
             methods.items(), (BLUE, GREEN, GREY, PINK, RED), strict=True
         ):
-            points = queries.scores_by_target(results, method, column)
+            points = setting_queries.scores_by_target(results, method, column)
             if points:
                 panels.draw(panel, points, title, color)
         if achieved and panel.lines:

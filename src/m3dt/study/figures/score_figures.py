@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from m3dt.study import paper, queries
+from m3dt.study import paper, queries, setting_queries
 from m3dt.study.aggregates import performance_profile
 from m3dt.study.figures import panels
 from m3dt.study.figures.panels import BLUE, GREEN, GREY, PINK, RED, SCORE
@@ -45,7 +45,7 @@ def parameters_figure(results: Results) -> Figure:
     points = {width: queries.prompt_dt_scores(results, width=width) for width in sizes}
     panels.draw(right, points, "Prompt-DT", GREEN)
     label = f"M3DT-Gradient, {base.moe.num_experts} experts"
-    panels.draw(right, queries.scores_by(results, "width"), label, RED, shift=1)
+    panels.draw(right, setting_queries.scores_by(results, "width"), label, RED, shift=1)
     title, stated = f"Wider models, {results.medium} tasks", "paper: saturates at 160 tasks"
     panels.finish(right, title, "width", SCORE, sizes, stated)
     return figure
