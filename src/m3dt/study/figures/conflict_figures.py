@@ -92,7 +92,7 @@ def expert_conflict_figure(results: Results) -> Figure:
         series = [("within each group", RED, within), ("between all tasks", BLUE, between)]
         panels.name_points(panel, list(methods.values()), series)
     panels.finish(left, "Conflict in the experts' parameters", "", "1 - cos(g_i, G)",
-           paper="paper: lower within groups")  # fmt: skip
+           paper="question: is it lower within groups?")  # fmt: skip
     panels.finish(right, "0 for independent gradients", "", "cos(g_i, mean of the others)",
            paper="a question of ours")  # fmt: skip
     return figure
