@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -161,3 +162,11 @@ def moments(monkeypatch):
     monkeypatch.setattr(Moments, "actions", {})
     monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(10**6))
     return Moments.actions
+
+
+@pytest.fixture
+def made_up(tmp_path):
+    """Return a function that writes made-up results of a complete study; see `write_results`."""
+    from made_up_study import write_results  # reads study files, which other tests do not need
+
+    return partial(write_results, tmp_path)

@@ -188,6 +188,7 @@ MISTAKES = [
     ("harmodt.importance=weigth", "harmodt.importance=weigth ... Did you mean 'weight'?"),
     ("evaluation.batch_size=5", "evaluation.tile=10 is more than evaluation.batch_size=5"),
     ("evaluation.target=papr", "evaluation.target=papr is not one of ... Did you mean 'paper'?"),
+    ("evaluation.target_scale=0", "evaluation.target_scale=0.0 must be more than 0"),
     ("compute.experts=togther", "compute.experts=togther is not one of ... 'together'?"),
     ("trainer.precison=32", "unknown key 'trainer.precison'. Did you mean 'trainer.precision'?"),
     ("trainer.max_steps=3", "'trainer.max_steps' follows from other settings ..."),

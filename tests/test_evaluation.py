@@ -76,6 +76,8 @@ def test_summary_weighs_tasks_equally():
     assert summary["tasks"]["reach-v2"]["env_steps"] == 2000
     assert summary["score"] == pytest.approx((25 + 100) / 2)
     assert summary["domains"] == {"metaworld": 25, "cheetah-vel": pytest.approx(100)}
+    # Mean returns of 150 and -30, as shares of 4500 and of the way from -100 to 0.
+    assert summary["returns"] == {"metaworld": pytest.approx(150 / 4500), "cheetah-vel": 0.7}
 
 
 def test_one_episode_has_no_interval():
@@ -302,6 +304,33 @@ def test_target_return(agent):
     assert best == pytest.approx(float(agent.context.best_return[0]))
 
 
+@pytest.mark.parametrize(
+    ("task", "scale", "expected"),
+    [
+        ("reach-v2", 0.5, 2250),
+        ("walker-walk", 2.0, 2000),
+        ("ant-dir-3", 0.25, 125),
+        ("cheetah-vel-3", 0.25, -75),  # from -100, which scores 0, to the paper's 0
+        ("cheetah-vel-3", 1.0, 0),
+    ],
+)
+def test_a_share_of_the_target_return(agent, task, scale, expected):
+    rules = EvaluationConfig(target_scale=scale)
+    assert AgentPolicy(agent, rules).target_return(task) == expected
+    spec = get_task(task)
+    assert spec.share_of_target(expected) == pytest.approx(scale)
+    assert spec.normalized_score(spec.lowest_return, False) == 0
+
+
+def test_the_share_is_of_the_target_in_use(agent):
+    """With `target=data`, of the best return; a share of 1 changes no bit of it."""
+    best = float(agent.context.best_return[0])
+    for scale in (1.0, 0.3):
+        rules = EvaluationConfig(target="data", target_scale=scale)
+        found = AgentPolicy(agent, rules).target_return("reach-v2")
+        assert found == (best if scale == 1 else pytest.approx(0.3 * best))
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("which", "tile", "batch_size"), [("random", 2, 2), ("agent", 2, 2), ("agent", 1, 3)]
@@ -344,8 +373,8 @@ def test_evaluate_gives_the_documented_dictionary(agent):
     assert set(result) == EvaluationResult.__required_keys__
     assert set(result["tasks"]["reach-v2"]) == TaskResult.__required_keys__
     assert set(result) == {
-        "run", "method", "num_parameters", "score", "ci95", "domains", "tasks", "episodes",
-        "env_steps_per_second", "flops_per_action", "ms_per_action", "seed", "versions",
+        "run", "method", "num_parameters", "score", "ci95", "domains", "returns", "tasks",
+        "episodes", "env_steps_per_second", "flops_per_action", "ms_per_action", "seed", "versions",
     }  # fmt: skip
     assert set(result["tasks"]["reach-v2"]) == {
         "score", "ci95", "return_mean", "return_std", "success_rate", "episodes", "env_steps",

@@ -124,6 +124,23 @@ def test_scores_with_other_prompts_have_a_name_of_their_own(routed, data, capsys
     assert "/nowhere" in capsys.readouterr().err
 
 
+def test_scores_with_another_target_have_a_name_of_their_own(routed, data, capsys):
+    """They lie beside each other; those of random actions, which have no target, serve all."""
+    models = ["--models", "random,router,oracle"]
+    chance = routed / "evaluation" / "random.json"
+    assert call("evaluate", routed, data, *models) == 0
+    played = chance.stat().st_mtime_ns
+    for scale, stored in ((0.5, False), (0.5, True), (1, True)):
+        capsys.readouterr()
+        assert call("evaluate", routed, data, *models, f"evaluation.target_scale={scale}") == 0
+        printed = capsys.readouterr().out
+        assert ("evaluated before" in printed) == stored
+        assert ("@target-0.5" in printed) == (scale != 1)
+    names = {path.stem for path in (routed / "evaluation").glob("*.json")}
+    assert {"router@target-0.5", "oracle@target-0.5"} <= names
+    assert "random@target-0.5" not in names and chance.stat().st_mtime_ns == played
+
+
 def test_a_width_beyond_memory_is_compared_before_it_is_allocated(routed, tmp_path):
     run = shutil.copytree(routed, tmp_path / "run")
     path = run / "registry/router/prompt/entry.json"

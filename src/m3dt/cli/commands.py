@@ -123,6 +123,17 @@ def figures(options: argparse.Namespace, console: Console) -> None:
         console.print(f"  {path}")
 
 
+def fill(options: argparse.Namespace, console: Console) -> None:
+    """Write results of studies into the marked places of documents."""
+    from m3dt.study import fill_documents
+
+    changed = fill_documents(options.documents, options.results)
+    for path in changed:
+        console.print(f"  {path}")
+    if not changed:
+        console.print("All documents hold these results already.")
+
+
 def import_checkpoint(options: argparse.Namespace, console: Console) -> None:
     """Register the authors' checkpoints."""
     from m3dt.checkpoints import import_checkpoint

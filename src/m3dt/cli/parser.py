@@ -131,6 +131,12 @@ COMMANDS = (
         _path("--out", default=Path("results"), metavar="FOLDER",
               help="folder for Markdown, and PNG in figures/"),
     )),
+    Command("fill", commands.fill, "write results into marked places of Markdown documents", (
+        _path("documents", nargs="+", metavar="FILE",
+              help="with places such as <!-- result: lite/backbone --><!-- end -->"),
+        _path("--results", default=Path("results"), metavar="FOLDER",
+              help="where the studies' tables lie; default results"),
+    )),
     Command("import-checkpoint", commands.import_checkpoint, "register the authors' checkpoints", (
         *_CONFIGURED,
         _path("--run", required=True, metavar="RUN", help="a new run"),

@@ -307,6 +307,9 @@ class EvaluationConfig(Section):
     target: str = choice("paper", ("paper", "data"))
     """Target return: `paper` uses the domain's constant, `data` the task's best return in the
     dataset."""
+    target_scale: float = number(1.0, above=0)
+    """What the model is asked for, as a share of the target return, counted from the return that
+    scores 0: -100 in cheetah-vel, whose target is 0 in the paper, elsewhere 0."""
     history: str = choice("auto", ("auto", "real_dims", "all_dims"))
     """Past actions that the model sees. `real_dims` sets padded dimensions to zero, as in training.
     `all_dims` keeps the model's outputs there, as the authors' code does. `auto` uses `all_dims`

@@ -168,9 +168,11 @@ class AgentPolicy(Policy[AgentSession]):
 
     def target_return(self, task: str) -> float:
         """Return the return that the agent is asked for."""
-        if self.rules.target == "paper":
-            return get_task(task).target_return
-        return float(self.agent.context.best_return[self.agent.context.index(task)])
+        spec, context = get_task(task), self.agent.context
+        target = spec.target_return
+        if self.rules.target == "data":
+            target = float(context.best_return[context.index(task)])
+        return target + (self.rules.target_scale - 1) * (target - spec.lowest_return)
 
     def _make_actor(self, model: PromptDT) -> Actor:
         return Actor(model, self.batch_size, self.rules.precision)

@@ -85,9 +85,10 @@ def _rules(config: Config, name: str, way: str) -> EvaluationConfig:
 
 
 def _labelled(name: str, way: str, rules: EvaluationConfig) -> str:
-    """Add to a name how experts are chosen, and whose prompts the model gets if not its own."""
+    """Add to a name how experts are chosen, and which prompts and target replace its own."""
     words = [way] if way else []
     words += [f"prompts-{rules.prompt_return:g}"] if rules.prompts else []
+    words += [f"target-{rules.target_scale}"] if rules.target_scale != 1 else []
     return "@".join([name, "-".join(words)]) if words else name
 
 

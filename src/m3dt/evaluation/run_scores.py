@@ -138,7 +138,8 @@ def _read(file: Path, key: str) -> RunResult | None:
 def _key(config: Config, model: RunModel) -> str:
     """Return the key of everything that a model's scores depend on."""
     settings: dict[str, Any] = asdict(config.evaluation)
-    for setting in ("workers", "gates", "experts"):  # the first changes no score
+    # The first changes no score, and the model's name states the others.
+    for setting in ("workers", "gates", "experts", "target_scale"):
         del settings[setting]
     settings["routing"] = model.name.partition("@")[2]
     if settings["prompts"] and isinstance(model.policy, AgentPolicy):

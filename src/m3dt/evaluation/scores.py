@@ -1,6 +1,6 @@
 """Turn episodes into scores with 95 % confidence intervals."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -33,6 +33,8 @@ class ScoreSummary(TypedDict):
     score: float
     ci95: list[float] | None
     domains: dict[str, float]
+    returns: dict[str, float]
+    """By domain, the mean over tasks of the return as a share of the task's target return."""
     tasks: dict[str, TaskResult]
 
 
@@ -104,16 +106,20 @@ def summarize(episodes: Sequence[Episode]) -> ScoreSummary:
     return {
         "score": float(np.mean([result["score"] for result in tasks.values()])),
         "ci95": _listed(two_level_interval(scores)),
-        "domains": _domains(tasks),
+        "domains": _by_domain(tasks, lambda task, result: result["score"]),
+        "returns": _by_domain(tasks, lambda t, r: get_task(t).share_of_target(r["return_mean"])),
         "tasks": tasks,
     }
 
 
-def _domains(tasks: Mapping[str, TaskResult]) -> dict[str, float]:
+def _by_domain(
+    tasks: Mapping[str, TaskResult], value: Callable[[str, TaskResult], float]
+) -> dict[str, float]:
+    """Return the mean over tasks of a value of their results, by domain."""
     grouped: dict[str, list[float]] = {domain: [] for domain in DOMAINS}
     for task, result in tasks.items():
-        grouped[get_task(task).domain].append(result["score"])
-    return {domain: float(np.mean(scores)) for domain, scores in grouped.items() if scores}
+        grouped[get_task(task).domain].append(value(task, result))
+    return {domain: float(np.mean(values)) for domain, values in grouped.items() if values}
 
 
 def _task_result(task: str, episodes: Sequence[Episode]) -> TaskResult:

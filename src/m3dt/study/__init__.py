@@ -1,5 +1,6 @@
 """Studies: grids of settings, each cell trained and evaluated once, one table of scores."""
 
+from m3dt.study.documents import fill, fill_documents
 from m3dt.study.grid import SCORES, Cell, Study, load_study
 from m3dt.study.outputs import FIGURES, TABLES, claims, claims_table, write_outputs
 from m3dt.study.runner import run_study
@@ -14,6 +15,8 @@ __all__ = [
     "Study",
     "claims",
     "claims_table",
+    "fill",
+    "fill_documents",
     "load_study",
     "run_study",
     "write_outputs",

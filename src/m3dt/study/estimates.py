@@ -55,12 +55,27 @@ def estimate(scores: Scores) -> Estimate | None:
     return Estimate(float(x.mean()), student_interval(x, range_of(scores)), len(x))
 
 
-def t_test(differences: Scores) -> str:
-    """Name the test of a mean difference by seed against 0, the number of seeds, and p."""
-    if len(differences) < 2:
-        return f"no test, n = {len(differences)}"
-    p = student_p(list(differences.values()))
-    return f"t test, n = {len(differences)}, p {f'= {p:.3f}' if p >= 0.001 else '< 0.001'}"
+def t_tests(several: Sequence[Scores]) -> list[float | None]:
+    """Return p of the t test that each mean of values by seed is 0, corrected by Holm.
+
+    Values of a single seed have no test, None, and do not count.
+    """
+    found = [student_p(list(x.values())) if len(x) > 1 else None for x in several]
+    corrected = iter(holm([p for p in found if p is not None]))
+    return [None if p is None else next(corrected) for p in found]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for their number by Holm's step-down procedure.
+
+    Rejecting what is below 5 % then makes a false rejection in at most 5 % of all cases.
+    """
+    corrected = [0.0] * len(p_values)
+    highest = 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        highest = max(highest, min((len(p_values) - rank) * p_values[i], 1.0))
+        corrected[i] = highest
+    return corrected
 
 
 def minus(a: Scores, b: Scores) -> Scores:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -11,8 +12,10 @@ from m3dt.study.claims.claim import Claim
 from m3dt.study.claims.conflict_claims import conflict_claims
 from m3dt.study.claims.method_claims import ablation_claims, method_claims
 from m3dt.study.claims.scaling_claims import scaling_claims
+from m3dt.study.figures import ablation_figures as ablations
 from m3dt.study.figures import conflict_figures as conflict
 from m3dt.study.figures import score_figures as scores
+from m3dt.study.figures.panels import without_empty
 from m3dt.study.study_results import Results
 from m3dt.utils.files import atomic_path
 
@@ -22,17 +25,21 @@ class StudyFigure:
     """A figure and the claims that it shows.
 
     `source` names the figures or equations of the paper that it reproduces, and `claims` the claims
-    in its caption.
+    in its caption, by patterns such as `m3dt-gradient *` for any number of tasks.
     """
 
     title: str
     source: str
-    draw: Callable[[Results], Figure]
+    panels: Callable[[Results], Figure]
     claims: tuple[str, ...]
+
+    def draw(self, results: Results) -> Figure | None:
+        """Draw the panels that have results, None if there are none."""
+        return without_empty(self.panels(results))
 
     def caption(self, results: Results) -> str:
         """Return a sentence for each claim and its verdict, as Markdown."""
-        shown = [claim for claim in claims(results) if claim.name in self.claims]
+        shown = [c for c in claims(results) if any(fnmatch(c.name, name) for name in self.claims)]
         return "\n".join(f"- {claim.sentence()}" for claim in shown)
 
 
@@ -47,23 +54,29 @@ FIGURES = {
     "expert_conflict": StudyFigure("Conflict inside experts", "figure 5",
                                    conflict.expert_conflict_figure,
                                    ("group conflict", "group agreement", "gradient agreement")),
-    "experts": StudyFigure("Number of experts", "figures 6 and 8", scores.experts_figure,
+    "experts": StudyFigure("Number of experts", "figures 6 and 8", ablations.experts_figure,
                            ("experts", "experts level", "oracle")),
-    "stopping": StudyFigure("When the backbone stops", "figure 7", scores.stopping_figure,
+    "stopping": StudyFigure("When the backbone stops", "figure 7", ablations.stopping_figure,
                             ("stopping", "stopping early", "backbone")),
-    "width": StudyFigure("Width and shape", "figures 8 and 10", scores.width_figure,
-                         ("width gain", "router gap", "shape")),
-    "top_k": StudyFigure("Top-k routing", "figure 9", scores.top_k_figure, ("top-k",)),
+    "width": StudyFigure("Width of backbone and experts", "figure 8", ablations.width_figure,
+                         ("width gain", "router gap")),
+    "expert_shape": StudyFigure("Few wide or many narrow experts", "a question of ours",
+                                ablations.expert_shape_figure, ("expert shape",)),
+    "top_k": StudyFigure("Top-k routing", "figure 9", ablations.top_k_figure, ("top-k",)),
+    "shape": StudyFigure("Shape of Prompt-DT", "figure 10", ablations.shape_figure, ("shape",)),
     "domains": StudyFigure("Domains", "figure 11", scores.domains_figure, ("domains", "control")),
     "profiles": StudyFigure("Performance profiles", "table 1", scores.profiles_figure,
-                            ("m3dt-gradient 40", "m3dt-gradient 160")),
+                            ("m3dt-gradient *",)),
     "modules": StudyFigure("Attention or MLP alone", "figure 12", conflict.modules_figure,
                            ("modules", "module conflict")),
     "residual": StudyFigure("What experts are added to", "equations 3 and 4",
-                            scores.residual_figure, ("residual",)),
+                            ablations.residual_figure, ("residual",)),
+    "returns": StudyFigure("Returns asked for and achieved", "a question of ours",
+                           ablations.returns_figure, ("returns",)),
 }  # fmt: skip
 TABLES: dict[str, Callable[[Results], str]] = {
     "Methods (table 1)": tables.methods_table,
+    "Widths (figure 3)": tables.widths_table,
     "Gains (table 1)": tables.gains_table,
     "Ablations (table 2)": tables.ablations_table,
     "Domains (tables 6 and 7)": tables.domains_table,
@@ -87,14 +100,24 @@ def claims(results: Results, subject: str = "") -> list[Claim]:
 
 def claims_table(results: Results, subject: str = "") -> str:
     """Return all claims, or those of one subject, as Markdown."""
-    rows = [[c.text, c.paper, c.ours, c.test, c.verdict] for c in claims(results, subject)]
+    rows = [[c.text, c.paper, c.ours, c.result, c.verdict] for c in claims(results, subject)]
     ours = "here, mean over seeds [95 % interval by Student's t] (seeds)"
-    header = ["claim", "paper", ours, "test of the difference by seed", "verdict"]
+    header = ["claim", "paper", ours, "difference by seed and its test", "verdict"]
     return tables.markdown_table(header, rows)
+
+
+def tables_and_claims(results: Results) -> dict[str, str]:
+    """Return all tables and all claims as Markdown, by the names of their files."""
+    return {
+        "tables": _sections({title: table(results) for title, table in TABLES.items()}),
+        "claims": _sections({f"Claims: {s}": claims_table(results, s) for s in CLAIMS}),
+    }
 
 
 def write_outputs(file: Path, folder: Path) -> list[Path]:
     """Write the figures of a study's CSV as PNG, and captions, tables and claims as Markdown.
+
+    A figure of which nothing was measured is not drawn.
 
     Returns:
         The files written into `folder`; figures are in `folder/figures`.
@@ -103,20 +126,17 @@ def write_outputs(file: Path, folder: Path) -> list[Path]:
         UserError: The results do not exist.
     """
     results = Results.read(file)
-    written = []
+    written, captions = [], {}
     for name, figure in FIGURES.items():
-        written.append(folder / "figures" / f"{name}.png")
-        with atomic_path(written[-1]) as temporary:
-            figure.draw(results).savefig(temporary, format="png", dpi=120)
-    captions = {
-        f"{f.title} ({f.source})": f"![](figures/{name}.png)\n\n{f.caption(results)}\n"
-        for name, f in FIGURES.items()
-    }
-    for name, text in (
-        ("figures", f"{results.summary()}\n\n{_sections(captions)}"),
-        ("tables", _sections({title: table(results) for title, table in TABLES.items()})),
-        ("claims", _sections({f"Claims: {s}": claims_table(results, s) for s in CLAIMS})),
-    ):
+        drawn, shown = figure.draw(results), ""
+        if drawn is not None:
+            written.append(folder / "figures" / f"{name}.png")
+            with atomic_path(written[-1]) as temporary:
+                drawn.savefig(temporary, format="png", dpi=120)
+            shown = f"![](figures/{name}.png)\n\n"
+        captions[f"{figure.title} ({figure.source})"] = f"{shown}{figure.caption(results)}\n"
+    figures = f"{results.summary()}\n\n{_sections(captions)}"
+    for name, text in {"figures": figures, **tables_and_claims(results)}.items():
         written.append(folder / f"{name}.md")
         with atomic_path(written[-1]) as temporary:
             temporary.write_text(text)

@@ -9,12 +9,17 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypedDict
 
+from m3dt.config import Config
+from m3dt.study.design import METHOD_PARTS, Design, design_of, num_tasks, suite_of
 from m3dt.study.estimates import Ranged, Scores
 from m3dt.utils.errors import UserError
 from m3dt.utils.paths import user_path
+
+RETURN = " return"  # ends the columns of a domain's achieved share of its target return
 
 
 class ConflictRecord(TypedDict):
@@ -66,11 +71,13 @@ class Results:
         rows: One per cell, as in the CSV: its part, values and scores.
         curves: By cell and kind of curve, such as `backbone/conflict`.
         tasks: By cell, the score of each task.
+        study: Name of the study that they are results of.
     """
 
     rows: tuple[dict[str, str], ...]
     curves: Mapping[str, Mapping[str, Curve]]
     tasks: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    study: str = "lite"
 
     @classmethod
     def read(cls, file: Path | str) -> Results:
@@ -85,23 +92,62 @@ class Results:
                 f"{file}: no such results. `m3dt study conf/study/{file.stem}.yaml` makes them."
             )
         paths = [file.with_name(f"{file.stem}_{name}.json") for name in ("conflict", "tasks")]
-        contents = [json.loads(path.read_text()) if path.is_file() else {} for path in paths]
+        curves, tasks = [json.loads(path.read_text()) if path.is_file() else {} for path in paths]
         with file.open() as lines:
             rows = tuple(csv.DictReader(lines))
         if not rows or not {"part", "seed", "score"} <= set(rows[0]):
             raise UserError(f"{file}: not the results of a study in parts, such as lite.yaml")
-        return cls(rows, *contents)
+        return cls(rows, curves, tasks, file.stem)
+
+    @property
+    def design(self) -> Design:
+        """The plan of the study."""
+        return design_of(self.study)
+
+    @property
+    def base(self) -> Config:
+        """The configuration that the study's cells deviate from."""
+        return self.design.base
+
+    @property
+    def medium(self) -> int:
+        """The number of tasks on which everything but the number of tasks is compared."""
+        return self.design.medium
+
+    @property
+    def task_counts(self) -> list[int]:
+        """Numbers of tasks on which methods are compared: planned, or found in the rows."""
+        return sorted({*self.design.task_counts, *self.counts_of(*METHOD_PARTS)})
+
+    @property
+    def few(self) -> int:
+        """The smallest number of tasks on which methods are compared."""
+        return self.task_counts[0]
+
+    @property
+    def many(self) -> int:
+        """The largest number of tasks on which methods are compared."""
+        return self.task_counts[-1]
+
+    def counts_of(self, *parts: str) -> list[int]:
+        """Return the numbers of tasks of some parts' rows, ascending."""
+        return sorted({num_tasks(self.suite_of(row)) for row in self.rows if row["part"] in parts})
+
+    def suite_of(self, row: Mapping[str, str]) -> str:
+        """Return the suite of a row; without that column, all rows have the base's tasks."""
+        return row.get("suite") or suite_of(self.base)
 
     def scores(self, part: str, column: str = "score", **values: object) -> Scores:
         """Return a column by seed, of the cells of a part that have the given values.
 
-        Columns are `score`, `oracle`, a domain and so on. Values are those of settings, by the last
-        part of their names: `suite="mt10"`.
+        Columns are `score`, `oracle`, a domain and so on. Values are those of settings, by the end
+        of their names: `suite="mt10"`. A cell without a value of a setting has the base's.
         """
         rows = self._rows(part, values)
         found = {int(row["seed"]): float(row[column]) for row in rows if row.get(column)}
         finite = {seed: value for seed, value in found.items() if not math.isnan(value)}
-        return finite if column == "parameters" else Ranged(finite)
+        unbounded = column == "parameters" or column.endswith(RETURN)
+        return finite if unbounded else Ranged(finite)
 
     def task_scores(self, part: str, **values: object) -> dict[int, Mapping[str, float]]:
         """Return the scores per task by seed, of the cells that `scores` selects."""
@@ -109,19 +155,37 @@ class Results:
         return {int(r["seed"]): self.tasks[r["cell"]] for r in rows if r["cell"] in self.tasks}
 
     def _rows(self, part: str, values: Mapping[str, object]) -> list[dict[str, str]]:
-        found = []
-        for row in self.rows:
-            short = {key.rpartition(".")[2]: value for key, value in row.items()}
-            matches = all(short.get(key) == str(value) for key, value in values.items())
-            if row["part"] == part and matches:
-                found.append(row)
-        return found
+        wanted = {key: str(value) for key, value in values.items()}
+        return [
+            row
+            for row in self.rows
+            if row["part"] == part
+            and all(value in self._settings(row, key) for key, value in wanted.items())
+        ]
 
-    def values(self, part: str, setting: str) -> list[int]:
-        """Return the sorted values of a numeric setting, by the last part of its name."""
-        columns = [key for row in self.rows[:1] for key in row if key.rpartition(".")[2] == setting]
-        found = {row[column] for row in self._rows(part, {}) for column in columns}
-        return sorted(int(value) for value in found if value)
+    def _settings(self, row: Mapping[str, str], name: str) -> list[str]:
+        """Return a row's values of the settings that end in a name, or else the base's values."""
+        if name == "suite":
+            return [self.suite_of(row)]
+        columns = _columns(row, name)
+        if not columns:
+            sections = vars(self.base).values()
+            return [str(getattr(section, name)) for section in sections if hasattr(section, name)]
+        defaults = [str(attrgetter(key)(self.base)) if "." in key else "" for key in columns]
+        return [row[key] or default for key, default in zip(columns, defaults, strict=True)]
+
+    def values(self, part: str, setting: str, **values: object) -> list[int]:
+        """Return the sorted values of a setting with whole numbers; see `numbers`."""
+        return [int(value) for value in self.numbers(part, setting, **values)]
+
+    def numbers(self, part: str, setting: str, **values: object) -> list[str]:
+        """Return the sorted values of a numeric setting as written, by the end of its name.
+
+        They are those of the cells of a part that have the given values, as for `scores`.
+        """
+        rows = self._rows(part, values)
+        found = {row[column] for row in rows for column in _columns(row, setting)}
+        return sorted(filter(None, found), key=float)
 
     def conflict(self, cell: str, kind: str) -> dict[int, list[ConflictRecord]]:
         """Return the conflict during training of a `backbone` or `baseline`, by seed.
@@ -159,5 +223,11 @@ class Results:
             f"{len(self.rows)} cells of the study have results, with seeds {', '.join(every)}. "
             "Each seed has its own task list, except at 160 tasks. Faint lines in figures are "
             "single seeds. Brackets are 95 % intervals by Student's t over n seeds, cut at the "
-            f"ends of the scale.{missing}"
+            "ends of the scale. Claims that name no number of tasks are about "
+            f"{self.medium}.{missing}"
         )
+
+
+def _columns(row: Mapping[str, str], name: str) -> list[str]:
+    """Return the columns that are a setting, by the end of its name."""
+    return [key for key in row if f".{key}".endswith(f".{name}")]

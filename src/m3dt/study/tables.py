@@ -5,17 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from m3dt.study import paper, queries
+from m3dt.study import paper, queries, setting_queries
+from m3dt.study.design import num_tasks
 from m3dt.study.estimates import NOT_MEASURED, Scores, clustered_estimate, format_scores, minus
 from m3dt.study.paper import ABLATIONS, BASELINES, M3DT, METHODS, PROMPT_DT, reference_method
-from m3dt.study.queries import DOMAIN_TITLES, MEDIUM, SUITES, TASK_COUNTS
 from m3dt.study.study_results import Results
 from m3dt.tasks import DOMAINS
 
 _NAMES = BASELINES | ABLATIONS | {"m3dt-top-k": "noisy top-k"}
-_VARIANTS_OF_M3DT = (
-    "experts", "top-k", "ablations", "backbone", "residual", "width", "narrow", "wide"
-)  # fmt: skip
 _POINT = 1.0  # the least difference of scores that counts as better or worse
 
 
@@ -33,30 +30,38 @@ def _stated(values: Mapping[Any, float], key: object) -> str:
 def methods_table(results: Results) -> str:
     """Return table 1: methods by number of tasks."""
     in_paper = {n for scores in paper.SCORES.values() for n in scores}
-    header = ["method", f"parameters, {MEDIUM} tasks"]
-    for n in TASK_COUNTS:
+    header = ["normalized score", f"parameters, {results.medium} tasks"]
+    for n in results.task_counts:
         header += [f"{n} tasks", *["paper"] * (n in in_paper)]
     rows = []
     for part, method, title in METHODS:
         row = [title, queries.num_parameters(results, part, method=method)]
-        for n in TASK_COUNTS:
-            row.append(format_scores(results.scores(part, suite=SUITES[n], method=method)))
+        for n in results.task_counts:
+            row.append(format_scores(results.scores(part, suite=f"mt{n}", method=method)))
             row += [_stated(paper.SCORES.get(method, {}), n)] * (n in in_paper)
         rows.append(row)
-    for width in results.values("size", "n_embd"):
-        row = [f"Prompt-DT, width {width}", queries.num_parameters(results, "size", n_embd=width)]
-        for n in TASK_COUNTS:
-            row.append(format_scores(queries.prompt_dt_scores(results, n, width)))
-            row += [""] * (n in in_paper)
-        rows.append(row)
     return markdown_table(header, rows)
+
+
+def widths_table(results: Results) -> str:
+    """Return the scores of Prompt-DT by width (figure 3)."""
+    counts = results.counts_of("size") or [results.medium]
+    rows = []
+    for width in queries.widths(results):
+        part = "size" if width != results.base.model.n_embd else "baselines"
+        given = {"n_embd": width} if part == "size" else {"method": PROMPT_DT}
+        scores = [queries.prompt_dt_scores(results, n, width) for n in counts]
+        size = queries.num_parameters(results, part, **given)
+        rows.append([str(width), size, *map(format_scores, scores)])
+    header = ["width of Prompt-DT", f"parameters, {results.medium} tasks"]
+    return markdown_table([*header, *(f"{n} tasks" for n in counts)], rows)
 
 
 def gains_table(results: Results) -> str:
     """Return M3DT's gains over the best baseline in percent."""
     header = ["gain over the best baseline, %"]
     rows = [[title] for title in M3DT.values()]
-    for n in TASK_COUNTS:
+    for n in results.task_counts:
         header += [f"{n} tasks ({queries.best_baseline(results, n).title})", "paper"]
         for row, method in zip(rows, M3DT, strict=True):
             gain = format_scores(queries.gain(results, n, method))
@@ -67,9 +72,9 @@ def gains_table(results: Results) -> str:
 def domains_table(results: Results) -> str:
     """Return tables 6 and 7: methods by number of tasks and domain."""
     rows = []
-    for n in TASK_COUNTS:
+    for n in results.task_counts:
         for part, method, title in METHODS:
-            by_domain = [results.scores(part, d, suite=SUITES[n], method=method) for d in DOMAINS]
+            by_domain = [results.scores(part, d, suite=f"mt{n}", method=method) for d in DOMAINS]
             columns = (*by_domain, queries.control_scores(results, n, part, method))
             known = paper.METAWORLD_DMCONTROL if method == "m3dt-gradient" else {}
             rows.append([str(n), title, *map(format_scores, columns), _stated(known, n)])
@@ -88,18 +93,22 @@ def ablations_table(results: Results) -> str:
             change += f" ({ABLATIONS[reference]})"
         rows.append([title, format_scores(scores), change, _stated(paper.ABLATION_SCORES, method)])
     header = ["normalized score", "difference from M3DT, by seed", "paper, 160 tasks"]
-    return markdown_table([f"{MEDIUM} tasks", *header], rows)
+    return markdown_table([f"{results.medium} tasks", *header], rows)
 
 
 def residual_table(results: Results) -> str:
     """Return scores by where the experts' output is added, over all tasks and by domain."""
-    return _pair_table(results, "experts are added", paper.RESIDUALS, queries.residual_scores)
+    return _pair_table(
+        results, "experts are added", paper.RESIDUALS, setting_queries.residual_scores
+    )
 
 
 def timestep_table(results: Results) -> str:
     """Return scores by the initial timestep embeddings (deviation 8 of the README)."""
-    labels = (f"N(0, {queries.base().model.timestep_std}^2)", "N(0, 1) (the published code)")
-    return _pair_table(results, "initial timestep embeddings", labels, queries.timestep_scores)
+    labels = (f"N(0, {results.base.model.timestep_std}^2)", "N(0, 1) (the published code)")
+    return _pair_table(
+        results, "initial timestep embeddings", labels, setting_queries.timestep_scores
+    )
 
 
 def _pair_table(
@@ -108,10 +117,11 @@ def _pair_table(
     labels: Sequence[str],
     scores: Callable[[Results, str], tuple[Scores, Scores]],
 ) -> str:
-    pairs = [scores(results, column) for column in DOMAIN_TITLES]
+    titles = queries.domain_titles(results)
+    pairs = [scores(results, column) for column in titles]
     rows = [[label, *(format_scores(pair[i]) for pair in pairs)] for i, label in enumerate(labels)]
     rows.append(["difference, by seed", *(format_scores(minus(*pair)) for pair in pairs)])
-    return markdown_table([header, *DOMAIN_TITLES.values()], rows)
+    return markdown_table([header, *titles.values()], rows)
 
 
 def paired_table(results: Results) -> str:
@@ -120,13 +130,12 @@ def paired_table(results: Results) -> str:
     The interval is that of a mean over n independent tasks. It leaves out the variance between
     trainings, which all tasks of a training share; the claims compare whole seeds instead.
     """
-    tasks_of_suite = {name: tasks for tasks, name in SUITES.items()}
     groups: dict[tuple[int, str, str], list[Mapping[str, str]]] = {}
     for row in results.rows:
         if row["part"] != "tasks" and (row["part"], row["method"]) != ("baselines", PROMPT_DT):
             settings = [f"{name}={value}" for name, value in row.items() if "." in name and value]
             label = ", ".join([_NAMES.get(row["method"], row["method"]), *settings])
-            group = tasks_of_suite[row["suite"]], label, _reference(row)
+            group = num_tasks(results.suite_of(row)), label, _reference(row)
             groups.setdefault(group, []).append(row)
     rows = []
     for (tasks, label, method), cells in sorted(groups.items(), key=lambda item: item[0][0]):
@@ -146,7 +155,8 @@ def paired_table(results: Results) -> str:
 
 def _reference(row: Mapping[str, str]) -> str:
     """Return the method that a cell is compared with."""
-    return reference_method(row["method"]) if row["part"] in _VARIANTS_OF_M3DT else PROMPT_DT
+    variant = row["part"] != "m3dt" and row["method"].startswith("m3dt")
+    return reference_method(row["method"]) if variant else PROMPT_DT
 
 
 def _differences(results: Results, cells: Sequence[Mapping[str, str]]) -> dict[str, list[float]]:
@@ -155,7 +165,7 @@ def _differences(results: Results, cells: Sequence[Mapping[str, str]]) -> dict[s
     for row in cells:
         method = _reference(row)
         part = "baselines" if method == PROMPT_DT else "m3dt"
-        references = results.task_scores(part, suite=row["suite"], method=method)
+        references = results.task_scores(part, suite=results.suite_of(row), method=method)
         ours, theirs = results.tasks.get(row["cell"], {}), references.get(int(row["seed"]), {})
         for task in ours.keys() & theirs.keys():
             found.setdefault(task, []).append(ours[task] - theirs[task])

@@ -26,6 +26,15 @@ class TaskSpec:
     env_id: str  # in the simulator, such as `reach-v3`
     goal: float | None = None  # m/s (cheetah-vel), radians (ant-dir)
 
+    @property
+    def lowest_return(self) -> float:
+        """The return that scores 0."""
+        return -100.0 if self.domain == "cheetah-vel" else 0.0
+
+    def share_of_target(self, episode_return: float) -> float:
+        """Return a return as a share of the target return, counted from the lowest return."""
+        return (episode_return - self.lowest_return) / (self.target_return - self.lowest_return)
+
     def normalized_score(self, episode_return: float, success: bool) -> float:
         """Return an episode's score from 0 to 100 (paper section 5.1).
 
@@ -42,7 +51,7 @@ class TaskSpec:
         if self.domain == "dmcontrol":
             return episode_return / 10
         if self.domain == "cheetah-vel":
-            return float(np.clip((episode_return + 100) / 0.7, 0, 100))
+            return float(np.clip((episode_return - self.lowest_return) / 0.7, 0, 100))
         return float(np.clip(episode_return / 5, 0, 100))
 
 

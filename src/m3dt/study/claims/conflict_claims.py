@@ -3,17 +3,19 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from m3dt.study import queries
+from m3dt.study import conflict_queries as queries
 from m3dt.study.claims.claim import NO_NUMBER, NOT_IN_PAPER, Claim, compare
+from m3dt.study.conflict_queries import Agreement, Among, Similarity
 from m3dt.study.estimates import Scores, format_scores, minus, scaled
-from m3dt.study.queries import FEW, MANY, Agreement, Among, Similarity
 from m3dt.study.study_results import ConflictRecord, Results
+
+_UNIT = "hundredths"  # of cosines
 
 
 def conflict_claims(results: Results) -> list[Claim]:
     """Return the claims about conflict between tasks."""
     return [
-        *_over_tasks(results),
+        *(_over_tasks(results) if results.few < results.many else []),
         *_over_training(results),
         *_in_experts(results),
         *_in_modules(results),
@@ -21,20 +23,22 @@ def conflict_claims(results: Results) -> list[Claim]:
 
 
 def _over_tasks(results: Results) -> list[Claim]:
+    few, many = results.few, results.many
+
     def at(tasks: int, measure: Similarity) -> tuple[str, Scores]:
         scores = scaled(100, queries.final_similarity(results, tasks, measure))
-        return f"hundredths at {tasks} tasks" if tasks == FEW else f"at {tasks}", scores
+        return f"at {tasks} tasks" if tasks == few else f"at {tasks}", scores
 
-    expected = 100 / FEW**0.5 - 100 / MANY**0.5
-    others = minus(at(FEW, "leave_one_out")[1], at(MANY, "leave_one_out")[1])
-    by_others = f"; difference of the leave-one-out cosine {format_scores(others)}"
+    expected = 100 / few**0.5 - 100 / many**0.5
+    others = minus(at(few, "leave_one_out")[1], at(many, "leave_one_out")[1])
+    by_others = f"; difference of the leave-one-out cosine: {format_scores(others, f' {_UNIT}')}"
     return [
         compare("similarity", "The more tasks, the less their gradients agree with the mean",
-                "falls, no number stated", at(FEW, "to_mean"), at(MANY, "to_mean"),
-                note=f"; 1/sqrt(N) alone falls by {expected:.1f}"),
+                "falls, no number stated", at(few, "to_mean"), at(many, "to_mean"), _UNIT,
+                f"; 1/sqrt(N) alone falls by {expected:.1f}"),
         compare("similarity remains", "Pairs of tasks agree less too; the number of tasks does "
-                "not bias this measure", NOT_IN_PAPER, at(FEW, "pairwise"), at(MANY, "pairwise"),
-                note=by_others if others else ""),
+                "not bias this measure", NOT_IN_PAPER, at(few, "pairwise"), at(many, "pairwise"),
+                _UNIT, by_others if others else ""),
     ]  # fmt: skip
 
 
@@ -53,21 +57,20 @@ def _over_training(results: Results) -> list[Claim]:
 
     conflict, others = rise("mean", "whole"), scaled(-1, rise("leave_one_out", "whole"))
     return [
-        Claim("conflict", "Conflict rises over training", NO_NUMBER,
-              f"By {format_scores(conflict)} hundredths{_peak(histories)}" if conflict else "",
-              (conflict,)),
+        Claim("conflict", "Conflict rises over training", NO_NUMBER, _peak(histories),
+              {"": conflict}, _UNIT),
         compare("levels", "Its rise slows down towards a peak", "peak at about 400k steps",
-                ("hundredths in the first third", rise("mean", "first")),
-                ("in the last", rise("mean", "last"))),
+                ("in the first third", rise("mean", "first")),
+                ("in the last", rise("mean", "last")), _UNIT),
         Claim("artefact", "Agreement measured by the leave-one-out cosine, which has no floor of "
-              "1/sqrt(N), falls too", NOT_IN_PAPER,
-              f"By {format_scores(others)} hundredths" if others else "",
-              (others,)),
+              "1/sqrt(N), falls over training too", NOT_IN_PAPER, "", {"": others}, _UNIT),
     ]  # fmt: skip
 
 
 def _peak(histories: Mapping[int, list[ConflictRecord]]) -> str:
     """Return where conflict peaks, and where it exceeds that of independent gradients."""
+    if not histories:
+        return ""
     peaks: list[int | None] = []
     crossings: list[int | None] = []
     for records in histories.values():
@@ -76,7 +79,7 @@ def _peak(histories: Mapping[int, list[ConflictRecord]]) -> str:
         crossings.append(next(above, None))
     independent = 1 - next(iter(histories.values()))[0]["independent"]
     return (
-        f"; highest at step {_listed(peaks)}; above {independent:.2f}, the value of independent "
+        f"highest at step {_listed(peaks)}; above {independent:.2f}, the value of independent "
         f"gradients, from step {_listed(crossings)}"
     )
 
@@ -93,16 +96,16 @@ def _in_experts(results: Results) -> list[Claim]:
     return [
         compare("group conflict", "Tasks conflict less in the experts of their group than all "
                 "tasks do in experts without groups", NO_NUMBER,
-                ("hundredths of conflict without groups", inside(ungrouped, "all", "conflict")),
-                ("within groups", inside(gradient, "grouped", "conflict"))),
+                ("conflict without groups", inside(ungrouped, "all", "conflict")),
+                ("within groups", inside(gradient, "grouped", "conflict")), _UNIT),
         compare("group agreement", "They also do so by the leave-one-out cosine, which small "
                 "groups do not inflate", NOT_IN_PAPER,
-                ("hundredths within groups", inside(gradient, "grouped")),
-                ("without groups", inside(ungrouped, "all"))),
+                ("cosine within groups", inside(gradient, "grouped")),
+                ("without groups", inside(ungrouped, "all")), _UNIT),
         compare("gradient agreement", "Tasks agree better inside experts of gradient groups than "
                 "of random groups", NO_NUMBER,
-                ("hundredths, gradient", inside(gradient, "grouped")),
-                ("random", inside("m3dt-random", "grouped"))),
+                ("cosine in gradient groups", inside(gradient, "grouped")),
+                ("in random groups", inside("m3dt-random", "grouped")), _UNIT),
     ]  # fmt: skip
 
 
@@ -114,10 +117,11 @@ def _in_modules(results: Results) -> list[Claim]:
         for module in ("mlp", "attention")
     )
     unchanged = f"; {plain.title}: {format_scores(plain.scores)}"
+    stated = "appendix B.2, no number stated"
     return [
         compare("modules", "Widening the MLP alone helps more than widening attention alone",
-                NOT_IN_PAPER, (mlp.title, mlp.scores), (attention.title, attention.scores),
+                stated, (mlp.title, mlp.scores), (attention.title, attention.scores),
                 note=unchanged if minus(mlp.scores, attention.scores) else ""),
-        compare("module conflict", "Tasks conflict more in the MLPs than in attention",
-                NOT_IN_PAPER, ("hundredths in MLPs", in_mlp), ("in attention", in_attention)),
+        compare("module conflict", "Tasks conflict more in the MLPs than in attention", stated,
+                ("in MLPs", in_mlp), ("in attention", in_attention), _UNIT),
     ]  # fmt: skip

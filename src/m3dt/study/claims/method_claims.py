@@ -1,10 +1,10 @@
 """Claims about M3DT, other methods and the parts of M3DT: tables 1, 2, 6, 7, figures 7, 9, 11."""
 
-from m3dt.study import paper, queries
+from m3dt.study import paper, queries, setting_queries
 from m3dt.study.claims.claim import NO_NUMBER, NOT_IN_PAPER, Claim, compare, listed
-from m3dt.study.estimates import Scores, format_scores, minus
-from m3dt.study.paper import ABLATIONS, M3DT, reference_method
-from m3dt.study.queries import CONTROL, FEW, MANY, MEDIUM, TASK_COUNTS
+from m3dt.study.estimates import format_scores, minus
+from m3dt.study.paper import ABLATIONS, BASELINES, M3DT, reference_method
+from m3dt.study.queries import CONTROL
 from m3dt.study.study_results import Results
 from m3dt.tasks import DOMAINS
 
@@ -22,12 +22,11 @@ _ABLATED = (
 def method_claims(results: Results) -> list[Claim]:
     """Return the claims about M3DT's lead over other methods."""
     return [
-        *(_lead(results, method, tasks) for method in M3DT for tasks in (MEDIUM, MANY)),
-        _growing_lead(results),
+        *(_lead(results, method, tasks) for method in M3DT for tasks in _larger(results)),
+        *([_growing_lead(results), _control(results)] if results.few < results.many else []),
         *_at_equal_cost(results),
-        *(_groupings(results, tasks) for tasks in (MEDIUM, MANY)),
+        *(_groupings(results, tasks) for tasks in _larger(results)),
         _domains(results),
-        _control(results),
     ]
 
 
@@ -41,40 +40,60 @@ def ablation_claims(results: Results) -> list[Claim]:
     ]
 
 
+def _larger(results: Results) -> list[int]:
+    """Return the medium and the largest number of tasks, or both at once."""
+    return sorted({results.medium, results.many})
+
+
 def _lead(results: Results, method: str, tasks: int) -> Claim:
+    ours = queries.m3dt_scores(results, tasks, method=method)
     size = queries.num_parameters(results, "m3dt", tasks, method=method)
     title = f"{M3DT[method]}, {size} parameters" if size else M3DT[method]
-    ours = title, queries.m3dt_scores(results, tasks, method=method)
-    text = f"{M3DT[method]} beats the best baseline of its backbone's width at {tasks} tasks"
-    stated = f"by {paper.GAINS[method][tasks]} %" if tasks in paper.GAINS[method] else NO_NUMBER
+    baselines = {
+        name: queries.baseline_scores(results, tasks, key) for key, name in BASELINES.items()
+    }
+    others = {name: scores for name, scores in baselines.items() if scores}
+    text = f"{M3DT[method]} beats every measured baseline of its backbone's width at {tasks} tasks"
+    gains = paper.GAINS[method]
     gain = queries.gain(results, tasks, method)
-    return compare(
-        f"{method} {tasks}", text, stated, ours, queries.best_baseline(results, tasks),
-        note=f", {format_scores(gain, ' %')}" if gain else "",
-    )  # fmt: skip
+    note = f"; gain over the best one: {format_scores(gain, ' %')}" if gain else ""
+    return Claim(
+        f"{method} {tasks}",
+        text,
+        f"the best one by {gains[tasks]} %" if tasks in gains else NO_NUMBER,
+        f"{listed([(title, ours), *others.items()])}{note}" if others else "",
+        {f"over {name}": minus(ours, scores) for name, scores in others.items()},
+    )
 
 
 def _growing_lead(results: Results) -> Claim:
-    method = "m3dt-random"
+    method, few, many = "m3dt-random", results.few, results.many
     text = f"{M3DT[method]}'s lead over the best baseline grows with tasks"
-    stated = "from {} to {} %".format(*(paper.GAINS[method][n] for n in (FEW, MANY)))
-    many, few = (queries.gain(results, tasks, method) for tasks in (MANY, FEW))
-    at_many, at_few = (f"At {MANY} tasks", many), (f"at {FEW}", few)
-    return compare("growing lead", text, stated, at_many, at_few, " %")
+    stated = f"from {_percent(method, few)} to {_percent(method, many)}"
+    at_many, at_few = (queries.gain(results, tasks, method) for tasks in (many, few))
+    return compare("growing lead", text, stated, (f"at {many} tasks", at_many),
+                   (f"at {few}", at_few), "%")  # fmt: skip
+
+
+def _percent(method: str, tasks: int) -> str:
+    """Return the paper's gain of a method over the best baseline."""
+    gains = paper.GAINS[method]
+    return f"{gains[tasks]} %" if tasks in gains else "a number not stated"
 
 
 def _at_equal_cost(results: Results) -> list[Claim]:
     m3dt = "M3DT-Gradient", queries.m3dt_scores(results)
-    stated = f"by {paper.GAINS['m3dt-gradient'][MANY]} % at {MANY} tasks"
-    narrow, equal = queries.equal_sizes(results)
+    stated = f"by {paper.GAINS['m3dt-gradient'][160]} % at 160 tasks"
+    narrow, equal = setting_queries.equal_sizes(results)
     return [
-        compare("equal size", "M3DT beats a Prompt-DT with as many parameters", stated,
+        compare("equal size", f"M3DT of {narrow.title.partition(',')[0]} beats a Prompt-DT with as "
+                "many parameters", stated,
                 (f"M3DT of {narrow.title}", narrow.scores),
                 (f"Prompt-DT of {equal.title}", equal.scores)),
         compare("equal steps", "M3DT beats Prompt-DT of its backbone's width, trained for the "
                 "steps of backbone, one expert and router together (M3DT's experts train in "
                 "parallel and see more segments)",
-                NO_NUMBER, m3dt, ("Prompt-DT", queries.prompt_dt_scores(results, MEDIUM))),
+                NO_NUMBER, m3dt, ("Prompt-DT", queries.prompt_dt_scores(results))),
         compare("backbone", "M3DT beats its own backbone", NO_NUMBER, m3dt,
                 ("backbone", queries.m3dt_scores(results, column="backbone"))),
     ]  # fmt: skip
@@ -83,8 +102,8 @@ def _at_equal_cost(results: Results) -> list[Claim]:
 def _groupings(results: Results, tasks: int) -> Claim:
     methods = ("m3dt-gradient", "m3dt-random")
     text = f"Gradient groups beat random groups at {tasks} tasks"
-    gains = (paper.GAINS[method][MANY] for method in methods)
-    stated = "{} against {} % over the best baseline".format(*gains)
+    gains = (paper.GAINS[method][160] for method in methods)
+    stated = "{} against {} % over the best baseline at 160 tasks".format(*gains)
     gradient, random = (
         (M3DT[method], queries.m3dt_scores(results, tasks, method=method)) for method in methods
     )
@@ -92,25 +111,27 @@ def _groupings(results: Results, tasks: int) -> Claim:
 
 
 def _domains(results: Results) -> Claim:
-    leads, shown = [], []
+    leads = {}
     for domain in DOMAINS:
-        best = queries.best_baseline(results, MEDIUM, domain)
-        leads.append(minus(queries.m3dt_scores(results, column=domain), best.scores))
-        shown.append(f"{domain}: {format_scores(leads[-1])} over {best.title}")
-    text = f"M3DT-Gradient is ahead in every domain at {MEDIUM} tasks"
-    ours = f"Points over the best baseline in {', '.join(shown)}"
-    return Claim("domains", text, NOT_IN_PAPER, ours, tuple(leads))
+        best = queries.best_baseline(results, results.medium, domain)
+        lead = minus(queries.m3dt_scores(results, column=domain), best.scores)
+        leads[f"in {domain} over {best.title}"] = lead
+    text = f"M3DT-Gradient is ahead of the best baseline in every domain at {results.medium} tasks"
+    return Claim("domains", text, NOT_IN_PAPER, differences=leads)
 
 
 def _control(results: Results) -> Claim:
-    method = "m3dt-gradient"
-    text = f"M3DT-Gradient scores lower on Meta-World and DMControl when trained on {MANY} tasks"
+    method, few, many = "m3dt-gradient", results.few, results.many
+    text = f"M3DT-Gradient scores lower on Meta-World and DMControl when trained on {many} tasks"
     stated = ", ".join(f"{n} tasks: {value}" for n, value in paper.METAWORLD_DMCONTROL.items())
-    few, many = (queries.scores_on_list(results, FEW, n, method, CONTROL) for n in (FEW, MANY))
+    at_few, at_many = (
+        queries.scores_on_list(results, few, n, method, CONTROL) for n in (few, many)
+    )
     own = listed((f"{n} tasks", queries.control_scores(results, n, "m3dt", method))
-                 for n in TASK_COUNTS)  # fmt: skip
-    return compare("control", text, f"{stated}, each on its own tasks", (f"trained on {FEW}", few),
-                   (f"on {MANY}", many), note=f"; each on its own tasks, {own}")  # fmt: skip
+                 for n in results.task_counts)  # fmt: skip
+    return compare("control", text, f"{stated}, each on its own tasks",
+                   (f"trained on {few}", at_few), (f"on {many}", at_many),
+                   note=f"; each on its own tasks, {own}")  # fmt: skip
 
 
 def _ablation(results: Results, name: str, method: str, text: str) -> Claim:
@@ -126,39 +147,38 @@ def _ablation(results: Results, name: str, method: str, text: str) -> Claim:
 
 
 def _stopping(results: Results) -> list[Claim]:
-    found, default = queries.scores_by(results, "backbone"), queries.base().stage1.max_steps
+    found, default = setting_queries.scores_by(results, "backbone"), results.base.stage1.max_steps
     shortest, longest = min(found), max(found)
     ours = f"{default:,}", found[default]
+    text = f"A backbone trained for {default:,} steps{{}} makes a better M3DT than {{}} steps do"
     return [
-        compare("stopping", f"A backbone trained for {default:,} steps, with its learning rate "
-                "decayed to zero, makes a better M3DT than longer training",
+        compare("stopping", text.format(", its learning rate decayed to zero,",
+                                        f"{longest:,}" if longest > default else "more"),
                 "400k steps, the peak of conflict, beat 600k and more", ours,
                 (f"{longest:,}", found[longest] if longest > default else {})),
-        compare("stopping early", f"A backbone trained for {default:,} steps makes a better M3DT "
-                "than shorter training", "400k steps beat 200k", ours,
+        compare("stopping early",
+                text.format("", f"{shortest:,}" if shortest < default else "fewer"),
+                "400k steps beat 200k", ours,
                 (f"{shortest:,}", found[shortest] if shortest < default else {})),
     ]  # fmt: skip
 
 
 def _top_k(results: Results) -> Claim:
-    known = {k: scores for k, scores in queries.scores_by_top_k(results).items() if scores}
-    best: tuple[str, Scores] = ("top k", {})
-    if known:
-        k = max(known, key=lambda k: sum(known[k].values()) / len(known[k]))
-        best = f"best k = {k}", known[k]
-    each = listed((f"k = {k}", scores) for k, scores in known.items())
-    dense = "All experts", queries.m3dt_scores(results)
-    return compare("top-k", "A dense router beats a top-k router", NO_NUMBER, dense, best,
-                   note=f"; {each}" if each else "")  # fmt: skip
+    dense, found = queries.m3dt_scores(results), setting_queries.scores_by_top_k(results)
+    leads = {f"over k = {k}": minus(dense, scores) for k, scores in found.items()}
+    each = [("all experts", dense), *((f"k = {k}", scores) for k, scores in found.items())]
+    return Claim("top-k", "A dense router beats every top-k router", NO_NUMBER,
+                 listed(each) if found else "", leads)  # fmt: skip
 
 
 def _choices(results: Results) -> list[Claim]:
-    to_h, to_norm = queries.residual_scores(results)
-    small, large = queries.timestep_scores(results)
-    std = queries.base().model.timestep_std
+    to_h, to_norm = setting_queries.residual_scores(results)
+    small, large = setting_queries.timestep_scores(results)
+    std = results.base.model.timestep_std
     return [
         compare("residual", "Adding experts to h, as in the paper, beats adding them to LN(h), as "
                 "in its code", NOT_IN_PAPER, ("to h", to_h), ("to LN(h)", to_norm)),
-        compare("timesteps", f"Timestep embeddings initialised from N(0, {std}^2) beat N(0, 1)",
+        compare("timesteps", f"Timestep embeddings initialised from N(0, {std}^2) beat N(0, 1) "
+                f"in Prompt-DT at {results.medium} tasks",
                 NOT_IN_PAPER, ("small", small), ("N(0, 1)", large)),
     ]  # fmt: skip

@@ -6,18 +6,20 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from m3dt.study import queries
+from m3dt.study import conflict_queries as queries
+from m3dt.study.conflict_queries import Agreement, Similarity
 from m3dt.study.estimates import NOT_MEASURED
 from m3dt.study.figures import panels
 from m3dt.study.figures.panels import BLUE, GREEN, GREY, PINK, RED, SCORE
 from m3dt.study.paper import PROMPT_DT
-from m3dt.study.queries import MEDIUM, SUITES, Agreement, Similarity
+from m3dt.study.queries import suite_name
 from m3dt.study.study_results import ConflictRecord, Results
 
 
 def similarity_figure(results: Results) -> Figure:
     """Draw gradient similarity over the number of tasks, biased, spread and unbiased (figure 2)."""
     figure, (left, middle, right) = panels.new_figure(3, 4.6)
+    counts = sorted({*results.task_counts, *results.counts_of("tasks")})
     series: tuple[tuple[Axes, Similarity, str, str, str], ...] = (
         (left, "to_mean", "to the mean gradient, with the task itself", BLUE, "o-"),
         (left, "independent", "independent gradients: 1/sqrt(N)", GREY, "o:"),
@@ -26,12 +28,12 @@ def similarity_figure(results: Results) -> Figure:
         (right, "pairwise", "between pairs", GREEN, "o-"),
     )
     for panel, measure, label, color, style in series:
-        points = {n: queries.final_similarity(results, n, measure) for n in SUITES}
+        points = {n: queries.final_similarity(results, n, measure) for n in counts}
         panels.draw(panel, points, label, color, style)
-    panels.finish(left, "As the paper measures it", "tasks", "mean cosine", list(SUITES),
+    panels.finish(left, "As the paper measures it", "tasks", "mean cosine", counts,
            "paper: falls with tasks")  # fmt: skip
-    panels.finish(middle, "Its spread", "tasks", "of cos(g_i, G)", list(SUITES))
-    panels.finish(right, "What remains", "tasks", "mean cosine", list(SUITES),
+    panels.finish(middle, "Its spread", "tasks", "of cos(g_i, G)", counts)
+    panels.finish(right, "What remains", "tasks", "mean cosine", counts,
            "a question of ours: 0 for independent gradients at any N")  # fmt: skip
     return figure
 
@@ -78,9 +80,11 @@ def draw_curve(
 def expert_conflict_figure(results: Results) -> Figure:
     """Draw the conflict inside trained experts, with and without groups (figure 5)."""
     figure, (left, right) = panels.new_figure(2)
-    methods = {"m3dt-gradient": "gradient groups", "m3dt-random": "random groups",
-               "m3dt-ungrouped": "no groups"}  # fmt: skip
+    methods = {"m3dt-gradient": "gradient\ngroups", "m3dt-random": "random\ngroups",
+               "m3dt-ungrouped": "no\ngroups"}  # fmt: skip
     *grouped, _ = methods
+    if queries.expert_agreement(results, "m3dt-end-to-end", "all", "conflict"):
+        methods["m3dt-end-to-end"] = "end\nto end"
     measures: tuple[tuple[Axes, Agreement], ...] = ((left, "conflict"), (right, "leave_one_out"))
     for panel, measure in measures:
         within = [queries.expert_agreement(results, m, "grouped", measure) for m in grouped]
@@ -100,14 +104,16 @@ def modules_figure(results: Results) -> Figure:
     models = queries.widened_models(results).values()
     titles = [model.title for model in models]
     panels.name_points(left, titles, [("", BLUE, [model.scores for model in models])])
-    panels.finish(left, f"One module widened, {MEDIUM} tasks", "", SCORE)
+    panels.finish(left, f"One module widened, {results.medium} tasks", "", SCORE,
+                  paper="paper: the MLP helps first")  # fmt: skip
     by_module = [
         (label, color, [queries.module_conflict(results, model.cell, module) for model in models])
         for module, label, color in (("attention", "attention", GREEN), ("mlp", "MLP", PINK))
     ]
     panels.name_points(middle, titles, by_module)
-    panels.finish(middle, "Conflict at the end, by module", "", "1 - cos(g_i, G)")
-    cell, blocks = f"{SUITES[MEDIUM]}_{PROMPT_DT}", range(queries.base().model.n_layer)
+    panels.finish(middle, "Conflict at the end, by module", "", "1 - cos(g_i, G)",
+                  paper="paper: higher in MLPs")  # fmt: skip
+    cell, blocks = f"{suite_name(results)}_{PROMPT_DT}", range(results.base.model.n_layer)
     by_block = [queries.module_conflict(results, cell, f"block{i}") for i in blocks]
     panels.name_points(right, [str(i + 1) for i in blocks], [("", BLUE, by_block)])
     panels.finish(right, "and by block, as it is", "block", "1 - cos(g_i, G)")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
+from typing import TypeVar
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -14,7 +15,9 @@ BLUE, RED, GREEN, PINK, GREY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "0.45
 _SPREAD = 0.24  # distance between the first and the last of several points with one name
 _SHIFT = 1.025  # factor that moves a curve aside on a logarithmic scale
 _MARGIN = 1.3  # factor between the outer ticks and the ends of an axis
+_OF_PAPER = "paper"  # marks lines that are no results of ours
 SCORE = "normalized score"
+X = TypeVar("X", int, float)
 Series = tuple[str, str, Sequence[Scores]]  # label, color, scores for each name
 
 
@@ -33,7 +36,7 @@ def new_figure(count: int, width: float = 4.8, columns: int = 3) -> tuple[Figure
 
 def draw(
     axes: Axes,
-    points: Mapping[int, Scores],
+    points: Mapping[X, Scores],
     label: str,
     color: str,
     style: str = "o-",
@@ -41,8 +44,8 @@ def draw(
 ) -> None:
     """Draw the means over seeds, and each seed faintly; the legend names points without results.
 
-    The scale of the panel must be logarithmic. `shift` moves the curve aside by a number of small
-    steps, so that it does not hide others.
+    `shift` moves the curve aside by a number of small steps, so that it does not hide others; the
+    scale of the panel must then be logarithmic.
     """
     found = [(x * _SHIFT**shift, scores) for x, scores in sorted(points.items()) if scores]
     missing = [f"{x:,g}" for x, scores in sorted(points.items()) if not scores]
@@ -68,7 +71,7 @@ def name_points(axes: Axes, names: Sequence[str], series: Sequence[Series]) -> N
 def draw_paper(axes: Axes, points: Mapping[int, float], label: str) -> None:
     """Draw numbers of the paper."""
     axes.plot(list(points), list(points.values()), "D--", color="0.6", label=label, markersize=4,
-              markerfacecolor="white", linewidth=1.1, zorder=1)  # fmt: skip
+              markerfacecolor="white", linewidth=1.1, zorder=1, gid=_OF_PAPER)  # fmt: skip
 
 
 def finish(
@@ -89,11 +92,39 @@ def finish(
         axes.set_xlim(ticks[0] / _MARGIN, ticks[-1] * _MARGIN)
         axes.set_xticks(list(ticks), [f"{t:,g}" for t in ticks])
         axes.minorticks_off()
-    if not any(np.size(line.get_xdata()) for line in axes.lines) and len(axes.texts) == bool(paper):
-        axes.text(0.5, 0.5, NOT_MEASURED, transform=axes.transAxes, ha="center", color=GREY)
-        axes.set_yticks([])
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=8.5, frameon=False, loc="upper left", bbox_to_anchor=(-0.02, -0.17))
+
+
+def without_empty(figure: Figure) -> Figure | None:
+    """Return a figure without its panels that show no results, None if none shows any."""
+    if not any(_has_results(axes) for axes in figure.axes):
+        return None
+    kept = [axes for axes in figure.axes if _has_results(axes) or _is_legend(axes)]
+    columns = len({axes.get_position().x0 for axes in figure.axes})
+    if len(kept) == len(figure.axes):
+        return figure
+    across = min(len(kept), columns)
+    rows = -(-len(kept) // across)
+    width, height = figure.get_size_inches()
+    before = -(-len(figure.axes) // columns)
+    for axes in set(figure.axes) - set(kept):
+        axes.remove()
+    figure.set_size_inches(width / columns * across, height / before * rows)
+    grid = figure.add_gridspec(rows, across)
+    for place, axes in enumerate(kept):
+        axes.set_subplotspec(grid[divmod(place, across)])
+    return figure
+
+
+def _has_results(axes: Axes) -> bool:
+    """Tell whether a panel shows a result of ours; the paper's numbers are none."""
+    lines = [line for line in axes.lines if line.get_gid() != _OF_PAPER]
+    return any(np.size(line.get_xdata()) for line in lines)
+
+
+def _is_legend(axes: Axes) -> bool:
+    return not axes.axison and axes.get_legend() is not None
 
 
 def share_legend(axes: Sequence[Axes], spare: Axes) -> None:
