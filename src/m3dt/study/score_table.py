@@ -103,6 +103,7 @@ def _row(study: Study, cell: Cell) -> Row:
         "low": low,
         "high": high,
         **{d: round(found["domains"].get(d, float("nan")), 2) for d in DOMAINS},
+        **{f"{d} return": round(found["returns"].get(d, float("nan")), 4) for d in DOMAINS},
         **_held_out_losses(study, cell),
         "parameters": found["num_parameters"],
         "episodes": found["episodes"],
