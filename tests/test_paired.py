@@ -31,6 +31,32 @@ def test_runs_and_the_table_of_them_say_the_same(tmp_path, capsys):
     assert capsys.readouterr().out == first
 
 
+def test_documents_say_what_a_table_of_scores_says(tmp_path, capsys):
+    """The table's numbers are means over runs; a difference has the interval of `compare`."""
+    for seed in range(2):
+        write_scores(tmp_path / str(seed), "backbone", {"a": 50, "b": 20 + seed})
+        write_scores(tmp_path / str(seed), "router", {"a": 54, "b": 22 + seed})
+    write_scores(tmp_path / "0", "oracle", {"a": 1, "b": 2})  # not in every run: left out
+    runs, table = [str(tmp_path / "0"), str(tmp_path / "1")], tmp_path / "made.csv"
+    assert main(["compare", *runs, "--against", "backbone", "--csv", str(table)]) == 0
+    page = tmp_path / "page.md"
+    page.write_text(
+        "It is <!-- result: made/router - backbone -->?<!-- end -->.\n\n"
+        "<!-- result: made/scores -->\n<!-- end -->\n"
+    )
+    assert main(["fill", str(page), "--results", str(tmp_path)]) == 0
+    text = page.read_text()
+    assert "-->**better**, +3.0 [2.0, 4.0] points (bootstrap over 2 runs and 2 tasks)<" in text
+    rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("|")]
+    assert [cell.strip() for cell in rows[0]] == ["score, mean of 2 seeds", "backbone", "router"]
+    assert [cell.strip() for cell in rows[2]] == ["a", "50", "54"]
+    assert [cell.strip()[:6] for cell in rows[4][1:]] == ["**35.2", "**38.2"]
+    capsys.readouterr()
+    page.write_text("It is <!-- result: made/oracle - backbone --><!-- end -->.")
+    assert main(["fill", str(page), "--results", str(tmp_path)]) == 2
+    assert "the results have no 'oracle - backbone'" in capsys.readouterr().err
+
+
 def test_one_run_of_one_task_has_no_interval(tmp_path, capsys):
     for model, score in (("backbone", 50), ("router", 90)):
         write_scores(tmp_path / "0", model, {"a": score})

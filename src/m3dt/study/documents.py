@@ -1,7 +1,8 @@
 """Fill marked places of Markdown documents with results of studies.
 
-A mark names a study and what to write: a claim, a table, or `summary`. On a line of its own, what
-it marks lies on lines of its own, too. GitHub shows no marks::
+A mark names a table in `results` and what to write. Of a study that is a claim, a table, or
+`summary`; of a table of `m3dt compare` see `result_texts`. On a line of its own, what it marks lies
+on lines of its own, too. GitHub shows no marks::
 
     M3DT against its backbone. <!-- result: lite/backbone -->...<!-- end -->
 """
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from m3dt.study.claims.claim import MISSING
 from m3dt.study.outputs import TABLES, claims
+from m3dt.study.paired import is_score_table, read_scores, result_texts
 from m3dt.study.study_results import Results
 from m3dt.utils.errors import UserError, nearest
 from m3dt.utils.files import atomic_path
@@ -61,12 +63,15 @@ def fill(file: Path, folder: Path) -> str:
             hint = nearest(study, [path.stem for path in folder.glob("*.csv")])
             raise UserError(f"{file}: {place['name']}: there is no {table}.{hint}")
         if study not in known:
-            known[study] = _texts(Results.read(table))
+            known[study] = _texts(table)
     return _PLACE.sub(partial(_filled, file, known), text)
 
 
-def _texts(results: Results) -> dict[str, str]:
+def _texts(table_file: Path) -> dict[str, str]:
     """Return all that a mark can name, as Markdown, empty where something was not measured."""
+    if is_score_table(table_file):
+        return result_texts(read_scores([table_file]))
+    results = Results.read(table_file)
     shown = {claim.name: claim.statement() for claim in claims(results)}
     shown |= {title: table(results).rstrip("\n") for title, table in TABLES.items()}
     measured = {name: "" if MISSING in text else text for name, text in shown.items()}

@@ -1,14 +1,15 @@
 """Compare models of the same runs on the same tasks."""
 
 import csv
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from m3dt.study import aggregates
+from m3dt.study import aggregates, tables
 from m3dt.study.aggregates import measure
 from m3dt.utils.errors import UserError, nearest
 from m3dt.utils.files import atomic_path, read_json
@@ -33,10 +34,16 @@ def read_scores(sources: Iterable[Path]) -> list[dict[str, str]]:
     return rows
 
 
+def is_score_table(file: Path) -> bool:
+    """Tell whether a CSV has the columns of such a table."""
+    with file.open() as lines:
+        return set(csv.DictReader(lines).fieldnames or ()) == set(COLUMNS)
+
+
 def _table_rows(file: Path) -> list[dict[str, str]]:
     with file.open() as lines:
         rows = list(csv.DictReader(lines))
-    if rows and set(rows[0]) != set(COLUMNS):
+    if not is_score_table(file):
         raise UserError(f"{file}: has not the columns {', '.join(COLUMNS)}")
     return rows
 
@@ -81,9 +88,7 @@ def compare(
             writer = csv.DictWriter(lines, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-    scores: Scores = {}
-    for row in rows:
-        scores.setdefault(row["model"], {})[row["run"], row["task"]] = float(row["score"])
+    scores = _by_model(rows)
     if against not in scores:
         raise UserError(f"--against {against}: nobody evaluated it.{nearest(against, scores)}")
     cells = sorted(scores[against])
@@ -103,12 +108,7 @@ def _comparison(
     against: str,
     margin: float,
 ) -> Table:
-    runs = sorted({run for run, _ in scores[against]})
-    tasks = sorted({task for _, task in scores[against]})
-    by_model = {
-        name: np.array([[scores[name][run, task] for task in tasks] for run in runs])
-        for name in (*models, against)
-    }
+    by_model, (runs, tasks) = _arrays(scores, (*models, against))
     table = Table(
         title=_title(len(runs), len(tasks), against),
         title_justify="left",
@@ -133,6 +133,64 @@ def _comparison(
         cost = np.mean([float(row["mflop"]) for row in rows if row["model"] == name])
         table.add_row(name, *(s.text(".1f", ".0f") for s in scores_of), *compared, f"{cost:,.1f}")
     return table
+
+
+def _by_model(rows: Iterable[dict[str, str]]) -> Scores:
+    scores: Scores = {}
+    for row in rows:
+        scores.setdefault(row["model"], {})[row["run"], row["task"]] = float(row["score"])
+    return scores
+
+
+def _arrays(
+    scores: Scores, models: Iterable[str]
+) -> tuple[dict[str, np.ndarray], tuple[list[str], list[str]]]:
+    """Return each model's scores, (R, N), with the runs and tasks of the last, in their order."""
+    *_, last = chosen = tuple(models)
+    runs, tasks = (list(dict.fromkeys(key[axis] for key in scores[last])) for axis in (0, 1))
+    arrays = {
+        name: np.array([[scores[name][run, task] for task in tasks] for run in runs])
+        for name in chosen
+    }
+    return arrays, (runs, tasks)
+
+
+def result_texts(rows: Sequence[dict[str, str]]) -> dict[str, str]:
+    """Return what documents say of a table of scores, as Markdown.
+
+    Returns:
+        `scores`, a table of means over runs by task and model; and for each two models, such as
+        `router - backbone`, their paired difference with its verdict. Models that lack a run or a
+        task are left out.
+    """
+    scores = _by_model(rows)
+    cells = set().union(*scores.values())
+    complete = [name for name, own in scores.items() if set(own) == cells]
+    if not complete:
+        return {}
+    arrays, (runs, tasks) = _arrays(scores, complete)
+    texts = {"scores": _markdown(arrays, runs, tasks)}
+    drawn = f"bootstrap over {len(runs)} runs and {len(tasks)} tasks"
+    for name, other in itertools.permutations(complete, 2):
+        found = measure(aggregates.mean_difference, arrays[name], arrays[other])
+        said = aggregates.verdict(found.interval, margin=1)
+        value = found.text("+.1f").replace("\n", " ")
+        texts[f"{name} - {other}"] = f"**{said}**, {value} points ({drawn})"
+    return texts
+
+
+def _markdown(arrays: Mapping[str, np.ndarray], runs: Sequence[str], tasks: Sequence[str]) -> str:
+    """Return the mean over runs of each task and model, and the mean over tasks."""
+    by_task = [
+        [task, *(f"{own[:, n].mean():.0f}" for own in arrays.values())]
+        for n, task in enumerate(tasks)
+    ]
+    means = [
+        measure(aggregates.mean, own).text(".1f").replace("\n", " ") for own in arrays.values()
+    ]
+    last = ["**mean over tasks**", *(f"**{mean}**" for mean in means)]
+    header = [f"score, mean of {len(runs)} seeds", *arrays]
+    return tables.markdown_table(header, [*by_task, last]).rstrip("\n")
 
 
 def _title(runs: int, tasks: int, against: str) -> str:
