@@ -77,10 +77,7 @@ def fit(
     ):
         trainer.fit(stage, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     _check_end(trainer, stage, name)
-    for callback in callbacks:
-        outcome = getattr(callback, "outcome", None)
-        if callable(outcome) and outcome():
-            console.print(f"{stage.title}: {outcome()}")
+    _tell_outcomes(stage, callbacks, console)
     selected = _keep_selected(stage, callbacks)
     step = trainer.global_step if selected is None else selected
     measured = {FORCED: forced} if forced else {}
@@ -93,6 +90,14 @@ def _check_end(trainer: pl.Trainer, stage: Stage, name: str) -> None:
         raise RunError(
             f"{name} ended early, at step {trainer.global_step} of {stage.config.max_steps}"
         )
+
+
+def _tell_outcomes(stage: Stage, callbacks: Sequence[pl.Callback], console: Console) -> None:
+    """Print what callbacks decided and why."""
+    for callback in callbacks:
+        outcome = getattr(callback, "outcome", None)
+        if callable(outcome) and outcome():
+            console.print(f"{stage.title}: {outcome()}")
 
 
 def _keep_selected(stage: Stage, callbacks: Sequence[pl.Callback]) -> int | None:
