@@ -1,8 +1,9 @@
 """Studies: grids of settings, each cell trained and evaluated once, one table of scores."""
 
 from m3dt.study.grid import SCORES, Cell, Study, load_study
+from m3dt.study.merging import merge_tables
 from m3dt.study.outputs import FIGURES, TABLES, claims, claims_table, write_outputs
-from m3dt.study.runner import run_study
+from m3dt.study.runner import run_study, show_pieces
 from m3dt.study.study_results import Results
 
 __all__ = [
@@ -15,6 +16,8 @@ __all__ = [
     "claims",
     "claims_table",
     "load_study",
+    "merge_tables",
     "run_study",
+    "show_pieces",
     "write_outputs",
 ]
