@@ -4,7 +4,7 @@ A piece fits into a call of nine minutes on a machine that may be lost afterward
 has several: stopped by a signal, it saves a checkpoint and goes on from there.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -73,12 +73,7 @@ def commands_left(study: Study, cells: Sequence[Cell], file: Path) -> list[Comma
     identities = {cell.name: _identities(cell) for cell in involved}
     taken = {(c, name): _steps_taken(cell, name)
              for c, cell in pending.items() for name in identities[c]}  # fmt: skip
-    wanted = {
-        (cell.source_run, identity)
-        for cell in pending.values()
-        for name, identity in identities[cell.name].items()
-        if taken[cell.name, name] is not None
-    }
+    wanted = {place for cell in pending.values() for place in _copies(cell, identities, taken)}
     left, held = [], set()  # commands; models that runs have or will have by then
     for cell in involved:
         for name, identity in identities[cell.name].items():
@@ -95,6 +90,19 @@ def commands_left(study: Study, cells: Sequence[Cell], file: Path) -> list[Comma
         if cell.name in pending:
             left.append(_evaluation(cell))
     return left
+
+
+def _copies(
+    cell: Cell,
+    identities: Mapping[str, Mapping[str, str]],
+    taken: Mapping[tuple[str, str], int | None],
+) -> list[tuple[str, str]]:
+    """Return the models that a cell lacks and its source can make, with those they build on."""
+    own, source = identities[cell.name], identities.get(cell.source_run, {}).values()
+    names = list(own)
+    while names and (taken[cell.name, names[-1]] is None or own[names[-1]] not in source):
+        names.pop()
+    return [(cell.source_run, own[name]) for name in names]
 
 
 def _steps_taken(cell: Cell, command: str) -> int | None:
@@ -149,13 +157,17 @@ def total(pieces: Sequence[Piece]) -> str:
     return f"{len(pieces)} pieces, " + " and ".join(parts) if pieces else "no pieces"
 
 
+def shown(piece: Piece) -> str:
+    """Return a piece's estimated minutes in words."""
+    return "?" if piece.minutes is None else f"{piece.minutes:.1f}"
+
+
 def print_pieces(pieces: Sequence[Piece], console: Console) -> None:
     """Print pieces in order, with their estimates and the total."""
     table = Table("", "cell", "command", "steps", "minutes", title="pieces left")
     for number, piece in enumerate(pieces, 1):
-        minutes = "?" if piece.minutes is None else f"{piece.minutes:.1f}"
         steps = f"{piece.first:,} to {piece.last:,}"
-        table.add_row(str(number), piece.cell, piece.command, steps, minutes)
+        table.add_row(str(number), piece.cell, piece.command, steps, shown(piece))
     console.print(table)
     console.print(
         f"{total(pieces)}. Minutes are estimates for one card, from step times in "

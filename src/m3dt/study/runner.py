@@ -6,13 +6,22 @@ and an interrupted study continues where it stopped.
 
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from time import monotonic
 
 from rich.console import Console
 
 from m3dt.study.grid import SCORES, Cell, Study
-from m3dt.study.pieces import EVALUATE, Command, commands_left, pieces_of, print_pieces, total
+from m3dt.study.pieces import (
+    EVALUATE,
+    Command,
+    commands_left,
+    pieces_of,
+    print_pieces,
+    shown,
+    total,
+)
 from m3dt.study.score_table import check_table, print_table, scored_cells, write_table
 from m3dt.utils.errors import RunError, UserError
 
@@ -66,31 +75,41 @@ def run_study(
     """
     cells = select_cells(study, shard, where)
     check_table(study, file)
-    clock, failed = Clock(minutes), list[str]()
     scored = scored_cells(study, file) & {cell.name for cell in cells}
     if scored:
         console.print(f"{file} holds {len(scored)} of {len(cells)} cells already.")
-    for command in commands_left(study, cells, file):
-        cell = command.cell
-        if cell.name in failed:
-            continue
-        if not clock.allows(next(pieces_of([command])).minutes):
-            break
-        console.rule(f"{cell.name}: {command.name}", align="left")
-        succeeded = _run(study, command, clock)
-        if not succeeded and clock.seconds_left() == 0:
-            break
-        if not succeeded:
-            failed.append(cell.name)
-        write_table(study, file)
+    failed = _run_commands(study, commands_left(study, cells, file), file, Clock(minutes), console)
     print_table(study, file, console)
     if minutes is not None:
         left = list(pieces_of(commands_left(study, cells, file)))
-        ahead = f"; next is {left[0].cell}: {left[0].command}" if left else ""
+        ahead = (
+            f"; next is {left[0].cell}: {left[0].command}, {shown(left[0])} minutes" if left else ""
+        )
         console.print(f"left: {total(left)}{ahead}.")
     if failed:
         names = ", ".join(failed)
         raise RunError(f"{len(failed)} cells failed: {names}. See their messages above.")
+
+
+def _run_commands(
+    study: Study, commands: Iterable[Command], file: Path, clock: Clock, console: Console
+) -> list[str]:
+    """Run commands while there is time, and return the names of the cells that failed."""
+    failed: list[str] = []
+    for command in commands:
+        name = command.cell.name
+        if name in failed:
+            continue
+        if not clock.allows(next(pieces_of([command])).minutes):
+            break
+        console.rule(f"{name}: {command.name}", align="left")
+        succeeded = _run(study, command, clock)
+        if not succeeded and clock.seconds_left() == 0:
+            break  # it was stopped
+        if not succeeded:
+            failed.append(name)
+        write_table(study, file)
+    return failed
 
 
 def show_pieces(study: Study, file: Path, shard: str, where: str, console: Console) -> None:
