@@ -286,3 +286,8 @@ def test_the_paper_study_is_listed(capsys, tmp_path):
     ):
         assert f"seed0_mt{tasks}_{method}" in cells
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_ways_to_run_a_study_exclude_each_other(capsys):
+    assert main(["study", "paper", "--dry-run", "--minutes", "9"]) == 2
+    assert "give one of --dry-run and --minutes" in capsys.readouterr().err

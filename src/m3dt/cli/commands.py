@@ -103,6 +103,10 @@ def study(options: argparse.Namespace, console: Console) -> None:
     """Train and evaluate a grid of settings, show what is left of it, or merge its results."""
     from m3dt.study import load_study, merge_tables, run_study, show_pieces
 
+    given = {"--dry-run": options.dry_run, "--minutes": options.minutes, "--merge": options.merge}
+    chosen = [name for name, value in given.items() if value]
+    if len(chosen) > 1:
+        raise UserError(f"m3dt study: give one of {' and '.join(chosen)}, not both.")
     folders, overrides = _paths_and_overrides(options.merge, options.overrides)
     study = load_study(options.file, overrides)
     file = options.csv or Path("results") / f"{options.file.stem}.csv"
