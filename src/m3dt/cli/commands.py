@@ -4,6 +4,7 @@ Imports are inside the functions, so that `m3dt --help` does not wait for torch.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -99,12 +100,30 @@ def evaluate(options: argparse.Namespace, console: Console) -> None:
 
 
 def study(options: argparse.Namespace, console: Console) -> None:
-    """Train and evaluate a grid of settings."""
-    from m3dt.study import load_study, run_study
+    """Train and evaluate a grid of settings, show what is left of it, or merge its results."""
+    from m3dt.study import load_study, merge_tables, run_study, show_pieces
 
-    study = load_study(options.file, options.overrides)
+    given = {"--dry-run": options.dry_run, "--minutes": options.minutes, "--merge": options.merge}
+    chosen = [name for name, value in given.items() if value]
+    if len(chosen) > 1:
+        raise UserError(f"m3dt study: give one of {' and '.join(chosen)}, not both.")
+    folders, overrides = _paths_and_overrides(options.merge, options.overrides)
+    study = load_study(options.file, overrides)
     file = options.csv or Path("results") / f"{options.file.stem}.csv"
-    run_study(study, file, options.shard, options.where, console)
+    if folders:
+        merge_tables(study, folders, file, console)
+    elif options.dry_run:
+        show_pieces(study, file, options.shard, options.where, console)
+    else:
+        run_study(study, file, options.shard, options.where, console, options.minutes)
+
+
+def _paths_and_overrides(
+    paths: Sequence[Path], overrides: Sequence[str]
+) -> tuple[list[Path], list[str]]:
+    """Take overrides out of a list of paths: argparse counts those that follow it among them."""
+    mixed = [str(path) for path in paths if "=" in str(path)]
+    return [path for path in paths if "=" not in str(path)], [*overrides, *mixed]
 
 
 def compare(options: argparse.Namespace, console: Console) -> None:
@@ -138,9 +157,7 @@ def import_checkpoint(options: argparse.Namespace, console: Console) -> None:
     """Register the authors' checkpoints."""
     from m3dt.checkpoints import import_checkpoint
 
-    # argparse counts overrides that follow --experts among its files.
-    overrides = [*options.overrides, *(str(p) for p in options.experts if "=" in str(p))]
-    experts = [path for path in options.experts if "=" not in str(path)]
+    experts, overrides = _paths_and_overrides(options.experts, options.overrides)
     overrides.append(f"run={options.run}")
     import_checkpoint(options.conf, overrides, options.backbone, experts, options.moe, console)
 

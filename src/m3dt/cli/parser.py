@@ -114,6 +114,12 @@ COMMANDS = (
         _path("--csv", metavar="FILE", help="scores; default results/<name of the study>.csv"),
         _argument("--shard", default="0/1", metavar="I/N", help="run the I-th of N parts"),
         _argument("--where", default="", metavar="KEY=VALUE", help="run these cells only"),
+        _argument("--dry-run", action="store_true",
+                  help="show what is left, in pieces with estimated minutes, and run nothing"),
+        _argument("--minutes", type=_positive, metavar="M",
+                  help="stop after M minutes, resumably; begin no piece that would not fit"),
+        _path("--merge", nargs="+", default=[], metavar="FOLDER",
+              help="instead: add the results in these folders to the table"),
     )),
     Command("compare", commands.compare, "compare evaluated models, paired over runs and tasks", (
         _path("sources", nargs="+", metavar="RUN", help="runs of several seeds, or a table"),

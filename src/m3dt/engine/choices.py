@@ -8,7 +8,7 @@ from m3dt.config import ComputeConfig
 from m3dt.engine.hooks import INNER_HOOKS, callbacks_of, has_hook
 from m3dt.utils.errors import UserError
 
-_REPAYS_COMPILING = 20_000  # steps: compiling takes up to a minute and saves milliseconds a step
+REPAYS_COMPILING = 20_000  # steps: compiling takes up to a minute and saves milliseconds a step
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def choose(compute: ComputeConfig, trainer: pl.Trainer, recordable: bool) -> Cho
     if compute.compile == "on" and obstacle:
         raise UserError(f"compute.compile=on {obstacle}. Set compute.compile=auto.")
     compiles = compute.compile == "on" or (
-        compute.compile == "auto" and not obstacle and trainer.max_steps >= _REPAYS_COMPILING
+        compute.compile == "auto" and not obstacle and trainer.max_steps >= REPAYS_COMPILING
     )
     if not obstacle and trainer.world_size > 1:
         obstacle = "works on one device alone"

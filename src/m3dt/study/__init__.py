@@ -2,8 +2,9 @@
 
 from m3dt.study.documents import fill, fill_documents
 from m3dt.study.grid import SCORES, Cell, Study, load_study
+from m3dt.study.merging import merge_tables
 from m3dt.study.outputs import FIGURES, TABLES, claims, claims_table, write_outputs
-from m3dt.study.runner import run_study
+from m3dt.study.runner import run_study, show_pieces
 from m3dt.study.study_results import Results
 
 __all__ = [
@@ -18,6 +19,8 @@ __all__ = [
     "fill",
     "fill_documents",
     "load_study",
+    "merge_tables",
     "run_study",
+    "show_pieces",
     "write_outputs",
 ]

@@ -3,7 +3,7 @@
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class Cell:
         reuse: A run to take models from.
         models: The models to evaluate, ending with the method's own; empty for that one only.
         key: Fingerprint of everything that its scores depend on, except the data and the code.
+        config: Its configuration, without `reuse`.
     """
 
     part: str
@@ -40,6 +41,7 @@ class Cell:
     reuse: Path | None
     models: tuple[str, ...]
     key: str
+    config: Config = field(repr=False, compare=False)
 
     @property
     def source_run(self) -> str:
@@ -128,8 +130,9 @@ def _cells(
         overrides = (*filled, f"run={runs / name}")
         source = _fill(path, str(part.get("reuse") or ""), values)
         reuse = user_path(source) if source and user_path(source) != runs / name else None
-        key = _key(load_config(conf, overrides), models)
-        cells.append(Cell(part_name, name, values, overrides, reuse, models, key))
+        config = load_config(conf, overrides)
+        key = _key(config, models)
+        cells.append(Cell(part_name, name, values, overrides, reuse, models, key, config))
     return cells
 
 

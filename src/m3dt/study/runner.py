@@ -1,26 +1,63 @@
 """Run the cells of a study.
 
-Each cell runs its commands in processes of their own: a cell that fails does not stop the others,
+Each command of a cell runs in a process of its own: a cell that fails does not stop the others,
 and an interrupted study continues where it stopped.
 """
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
+from time import monotonic
 
 from rich.console import Console
 
 from m3dt.study.grid import SCORES, Cell, Study
-from m3dt.study.score_table import check_table, print_table, table_rows, write_table
+from m3dt.study.pieces import (
+    EVALUATE,
+    Command,
+    commands_left,
+    pieces_of,
+    print_pieces,
+    shown,
+    total,
+)
+from m3dt.study.score_table import check_table, print_table, scored_cells, write_table
 from m3dt.utils.errors import RunError, UserError
 
 
-def run_study(study: Study, file: Path, shard: str, where: str, console: Console) -> None:
+class Clock:
+    """The time that a study may take.
+
+    Args:
+        minutes: From now on, or None for as long as it takes.
+    """
+
+    def __init__(self, minutes: float | None) -> None:
+        self._end = None if minutes is None else monotonic() + 60 * minutes
+
+    def seconds_left(self) -> float | None:
+        """Return what is left, or None if there is no end."""
+        return None if self._end is None else max(0.0, self._end - monotonic())
+
+    def allows(self, minutes: float | None) -> bool:
+        """Tell whether a piece of some estimated minutes fits; an unknown one may begin."""
+        left = self.seconds_left()
+        return left is None or left > 60 * (minutes or 0.0)
+
+
+def run_study(
+    study: Study,
+    file: Path,
+    shard: str,
+    where: str,
+    console: Console,
+    minutes: float | None = None,
+) -> None:
     """Train and evaluate cells, and write the table of all cells that have scores.
 
-    Finished cells take seconds. A cell that is in the table without a run here was evaluated
-    elsewhere with the same settings: it is trained only if other cells take models from it.
+    What is finished is not repeated. A cell that is in the table without a run here was evaluated
+    elsewhere with the same settings: it is trained only as far as other cells take models from it.
 
     Args:
         study: The study.
@@ -29,6 +66,8 @@ def run_study(study: Study, file: Path, shard: str, where: str, console: Console
             that share models are in one part.
         where: `setting=value` runs the cells with this value only; empty runs all.
         console: Where progress and the table are printed.
+        minutes: Time after which nothing goes on: a command whose next piece would not fit is not
+            begun, and one that takes longer is stopped, after which its training can resume.
 
     Raises:
         UserError: `shard` or `where` is malformed, or the table has rows of other settings.
@@ -36,22 +75,52 @@ def run_study(study: Study, file: Path, shard: str, where: str, console: Console
     """
     cells = select_cells(study, shard, where)
     check_table(study, file)
-    scored = scored_elsewhere(study, cells, file)
-    sources = {cell.source_run for cell in cells if cell.name not in scored}
+    scored = scored_cells(study, file) & {cell.name for cell in cells}
     if scored:
         console.print(f"{file} holds {len(scored)} of {len(cells)} cells already.")
-    failed = []
-    for cell in cells:
-        if cell.name in scored - sources:
-            continue
-        console.rule(cell.name, align="left")
-        if not _run_cell(study, cell, evaluate=cell.name not in scored):
-            failed.append(cell.name)
-        write_table(study, file)
+    failed = _run_commands(study, commands_left(study, cells, file), file, Clock(minutes), console)
     print_table(study, file, console)
+    if minutes is not None:
+        left = list(pieces_of(commands_left(study, cells, file)))
+        ahead = (
+            f"; next is {left[0].cell}: {left[0].command}, {shown(left[0])} minutes" if left else ""
+        )
+        console.print(f"left: {total(left)}{ahead}.")
     if failed:
         names = ", ".join(failed)
         raise RunError(f"{len(failed)} cells failed: {names}. See their messages above.")
+
+
+def _run_commands(
+    study: Study, commands: Iterable[Command], file: Path, clock: Clock, console: Console
+) -> list[str]:
+    """Run commands while there is time, and return the names of the cells that failed."""
+    failed: list[str] = []
+    for command in commands:
+        name = command.cell.name
+        if name in failed:
+            continue
+        if not clock.allows(next(pieces_of([command])).minutes):
+            break
+        console.rule(f"{name}: {command.name}", align="left")
+        succeeded = _run(study, command, clock)
+        if not succeeded and clock.seconds_left() == 0:
+            break  # it was stopped
+        if not succeeded:
+            failed.append(name)
+        write_table(study, file)
+    return failed
+
+
+def show_pieces(study: Study, file: Path, shard: str, where: str, console: Console) -> None:
+    """Print what `run_study` would run, in pieces, with estimates.
+
+    Raises:
+        UserError: As `run_study`.
+    """
+    cells = select_cells(study, shard, where)
+    check_table(study, file)
+    print_pieces(list(pieces_of(commands_left(study, cells, file))), console)
 
 
 def select_cells(study: Study, shard: str, where: str = "") -> list[Cell]:
@@ -71,33 +140,23 @@ def select_cells(study: Study, shard: str, where: str = "") -> list[Cell]:
     return [cell for cell in cells if cell.source_run in sources]
 
 
-def scored_elsewhere(study: Study, cells: Sequence[Cell], file: Path) -> set[str]:
-    """Return the names of the cells that are in the table but have no scores here."""
-    listed = {row["cell"] for row in table_rows(study, file)}
-    here = {cell.name for cell in cells if (study.runs / cell.name / SCORES).is_file()}
-    return {cell.name for cell in cells} & listed - here
-
-
-def _run_cell(study: Study, cell: Cell, evaluate: bool) -> bool:
-    """Train a cell, evaluate it on request, and return whether all commands succeeded."""
+def _run(study: Study, command: Command, clock: Clock) -> bool:
+    """Run a command until its end, or the clock's, and return whether it succeeded."""
+    cell = command.cell
     scores = study.runs / cell.name / SCORES
     scores.unlink(missing_ok=True)  # a cell that fails must not keep its old scores
-    overrides = list(cell.overrides)
+    words = [command.name, "--conf", study.conf, *cell.overrides]
     # A run of this study that does not exist yet has no models to take; any other must exist.
-    if cell.reuse and (cell.reuse.is_dir() or cell.reuse.parent != study.runs):
-        overrides.append(f"reuse={cell.reuse}")
-    if not _run_command("train", "--conf", study.conf, *overrides):
-        return False
-    models = ["--models", ",".join(cell.models)] if cell.models else []
-    options = [*models, "--json", str(scores)]
-    return not evaluate or _run_command("evaluate", "--conf", study.conf, *overrides, *options)
-
-
-def _run_command(*words: str) -> bool:
-    """Run an m3dt command in a process of its own and return whether it succeeded."""
+    if cell.reuse and ((cell.reuse / "registry").is_dir() or cell.reuse.parent != study.runs):
+        words.append(f"reuse={cell.reuse}")
+    if command.name == EVALUATE:
+        models = ["--models", ",".join(cell.models)] if cell.models else []
+        words += [*models, "--json", str(scores)]
     process = subprocess.Popen([sys.executable, "-m", "m3dt", *words])
     try:
-        process.wait()
+        process.wait(clock.seconds_left())
+    except subprocess.TimeoutExpired:
+        pass
     finally:
         if process.poll() is None:
             process.terminate()  # the command saves a checkpoint and exits

@@ -3,7 +3,8 @@
 import csv
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import pstdev
 from typing import Any
@@ -16,37 +17,63 @@ from m3dt.runs.entries import ENTRY
 from m3dt.study.grid import SCORES, Cell, Study
 from m3dt.tasks import DOMAINS
 from m3dt.utils.errors import UserError
-from m3dt.utils.files import atomic_path, write_json
+from m3dt.utils.files import atomic_path, read_json, write_json
 from m3dt.utils.output_files import check_output, is_stream
 
+DETAILS = ("conflict", "tasks")  # JSON files next to a table: curves, and scores per task
 Row = Mapping[str, Any]  # settings, which differ between studies, and scores
+Details = Mapping[str, Mapping[str, Any]]  # by kind and cell
 
 
 def write_table(study: Study, file: Path) -> None:
-    """Write the scores of all evaluated cells, and their curves and scores per task next to it.
-
-    A lock lets several jobs share a table.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(file.with_name(f".{file.name}.lock")):
+    """Write the scores of all evaluated cells, and their curves and scores per task next to it."""
+    with locked(file):
         rows = table_rows(study, file)
         if rows:
-            _write(study, file, rows)
+            write_rows(study, file, rows, read_details(file))
 
 
-def _write(study: Study, file: Path, rows: list[Row]) -> None:
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Hold a table, which several jobs may share; create its folder."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.with_name(f".{file.name}.lock")):
+        yield
+
+
+def write_rows(study: Study, file: Path, rows: Sequence[Row], known: Details) -> None:
+    """Write rows, and what is known of their cells, unless a run here says more."""
     cells = {cell.name: cell for cell in study.cells}
-    for name, read in (("conflict", _curves), ("tasks", _task_scores)):
-        path = file.with_name(f"{file.stem}_{name}.json")
-        known = json.loads(path.read_text()) if path.is_file() else {}
-        names = [row["cell"] for row in rows]
-        found = {name: read(study, cells[name]) or known.get(name) for name in names}
-        write_json(path, {cell: values for cell, values in found.items() if values})
+    names = [row["cell"] for row in rows]
+    for kind, read in (("conflict", _curves), ("tasks", _task_scores)):
+        found = {name: read(study, cells[name]) or known[kind].get(name) for name in names}
+        details = {cell: values for cell, values in found.items() if values}
+        write_json(_details_file(file, kind), details)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     with atomic_path(file) as temporary, temporary.open("w", newline="") as lines:
         writer = csv.DictWriter(lines, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def read_details(file: Path) -> Details:
+    """Return the curves and the scores per task next to a table, by kind and cell.
+
+    Raises:
+        UserError: They cannot be read.
+    """
+    details = {}
+    for kind in DETAILS:
+        path = _details_file(file, kind)
+        try:
+            details[kind] = read_json(path) if path.is_file() else {}
+        except ValueError as error:
+            raise UserError(f"{path}: damaged ({error}). Restore it, or delete it.") from None
+    return details
+
+
+def _details_file(file: Path, kind: str) -> Path:
+    return file.with_name(f"{file.stem}_{kind}.json")
 
 
 def check_table(study: Study, file: Path) -> None:
@@ -58,14 +85,36 @@ def check_table(study: Study, file: Path) -> None:
     check_output(file)
     if is_stream(file):
         raise UserError(f"{file}: a table is read and written again. Give a file.")
+    check_settings(study, file)
+
+
+def check_settings(study: Study, file: Path) -> None:
+    """Refuse a table with rows of other settings.
+
+    Raises:
+        UserError: The table has such rows.
+    """
     kept = {row["cell"] for row in table_rows(study, file)}
     known = {cell.name for cell in study.cells}
-    lost = [row["cell"] for row in _read(file) if row.get("cell") in known - kept]
+    lost = [row["cell"] for row in read_rows(file) if row["cell"] in known - kept]
     if lost:
         raise UserError(
             f"{file}: {len(lost)} cells were made with other settings, for example {lost[0]}. "
             "Give --csv FILE to write another table, or delete this one."
         )
+
+
+def scored_cells(study: Study, file: Path) -> set[str]:
+    """Return the names of the cells with a row of these settings that no run here contradicts."""
+    before = {row["cell"]: row for row in read_rows(file)}
+    rows = table_rows(study, file)
+    return {row["cell"] for row in rows if same_row(row, before.get(row["cell"], {}))}
+
+
+def same_row(row: Row, other: Row) -> bool:
+    """Tell whether two rows hold the same; a missing column is an empty one."""
+    first, second = ({k: str(v) for k, v in r.items() if v not in ("", None)} for r in (row, other))
+    return first == second
 
 
 def table_rows(study: Study, file: Path) -> list[Row]:
@@ -74,7 +123,7 @@ def table_rows(study: Study, file: Path) -> list[Row]:
     Other evaluated models of a cell have a column each, such as `oracle`. A cell without a run here
     keeps its row of the table if that was made with the same settings.
     """
-    before = {row["cell"]: row for row in _read(file) if "cell" in row}
+    before = {row["cell"]: row for row in read_rows(file)}
     rows: list[Row] = []
     for cell in study.cells:
         if (study.runs / cell.name / SCORES).is_file():
@@ -84,11 +133,12 @@ def table_rows(study: Study, file: Path) -> list[Row]:
     return rows
 
 
-def _read(file: Path) -> list[dict[str, str]]:
+def read_rows(file: Path) -> list[dict[str, str]]:
+    """Return the rows of a table, none if there is no such file."""
     if not file.is_file():
         return []
     with file.open() as lines:
-        return list(csv.DictReader(lines))
+        return [row for row in csv.DictReader(lines) if row.get("cell")]
 
 
 def _row(study: Study, cell: Cell) -> Row:

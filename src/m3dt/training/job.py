@@ -1,14 +1,18 @@
 """One piece of work: recognise its finished models, or make and register them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+import lightning.pytorch as pl
+
+from m3dt.config import Config
 from m3dt.data import M3DTDataModule
 from m3dt.runs import MAIN, Entry, check_parent
 from m3dt.stages import Stage
+from m3dt.tasks import tasks_of
 from m3dt.training.callbacks import build_callbacks, deciding_settings
-from m3dt.training.fingerprint import precision
+from m3dt.training.fingerprint import fingerprint_settings, precision
 from m3dt.training.finished import find_finished
 from m3dt.training.fit import fit
 from m3dt.training.ranks import is_first_rank
@@ -90,7 +94,6 @@ class TrainingJob(Job):
 
     Attributes:
         section: Of the configuration: the stage's settings, and its name in callbacks' `stages`.
-        folder: Name of its folder of checkpoints.
         resumed_with: What else an interrupted training must find as it was; known once built.
     """
 
@@ -98,14 +101,33 @@ class TrainingJob(Job):
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
-        self.folder = self.section
+        self.names = self.models(run.config)
         self.callbacks = build_callbacks(run.config, self.section)
-        self._deciding = deciding_settings(run.config, self.callbacks)
         self.resumed_with: dict[str, Any] = {}
 
+    @classmethod
     @abstractmethod
-    def sections(self) -> tuple[str, ...]:
+    def sections(cls, config: Config) -> tuple[str, ...]:
         """Return the sections of the configuration that the weights depend on."""
+
+    @classmethod
+    def models(cls, config: Config) -> tuple[str, ...]:
+        """Return the names of the models within their kind."""
+        return (MAIN,)
+
+    @classmethod
+    def checkpoints(cls, config: Config) -> str:
+        """Return the name of its folder of checkpoints."""
+        return cls.section
+
+    @classmethod
+    def settings_of(
+        cls, config: Config, callbacks: Mapping[str, pl.Callback] | None = None
+    ) -> dict[str, Any]:
+        """Return the settings that the models depend on; by default the callbacks are built."""
+        built = build_callbacks(config, cls.section) if callbacks is None else callbacks
+        chosen = fingerprint_settings(config, tasks_of(config), *cls.sections(config))
+        return {**chosen, "precision": precision(config), **deciding_settings(config, built)}
 
     @abstractmethod
     def build(self, missing: Sequence[str]) -> tuple[Stage, M3DTDataModule]:
@@ -116,14 +138,13 @@ class TrainingJob(Job):
         """Yield the models of a trained stage."""
 
     def settings(self) -> dict[str, Any]:
-        own = {"precision": precision(self.run.config), **self._deciding}
-        return {**self.run.settings(*self.sections()), **own}
+        return self.settings_of(self.run.config, self.callbacks)
 
     def make(self, missing: Sequence[str]) -> None:
         run = self.run
         unchanged = run.resume_settings(self.settings(), self.parents)  # opens the data first
         callbacks = list(self.callbacks.values())
-        with run.training(self.folder) as folder:
+        with run.training(self.checkpoints(run.config)) as folder:
             stage, data = self.build(missing)
             unchanged |= self.resumed_with
             fitted = fit(run.config, stage, data, callbacks, unchanged, folder, run.console)

@@ -45,7 +45,8 @@ class BackboneJob(TrainingJob):
         super().__init__(run)
         check_num_experts(run)
 
-    def sections(self) -> tuple[str, ...]:
+    @classmethod
+    def sections(cls, config: Config) -> tuple[str, ...]:
         return ("stage1",)
 
     def build(self, missing: Sequence[str]) -> tuple[Stage, M3DTDataModule]:
@@ -69,9 +70,8 @@ class ExpertsJob(TrainingJob):
         self.backbone = trained_backbone(run, "stage2")
         if config.moe.training == "ungrouped":
             self.none = "moe.training=ungrouped: experts train in stage 3. Nothing to do."
-            self.names = ()
             return
-        index, count = config.stage2.shard_numbers()
+        _, count = config.stage2.shard_numbers()
         if count > 1 and run.registry.find("grouping", MAIN) is None:
             raise UserError(
                 f"{run.folder}: jobs that share stage 2 need the task groups first. "
@@ -80,11 +80,22 @@ class ExpertsJob(TrainingJob):
         (grouping,) = complete(GroupingJob(run))
         self.groups: list[list[str]] = grouping.metrics["groups"]
         self.parents = [self.backbone, grouping]
-        self.names = tuple(str(k) for k in range(index, config.moe.num_experts, count))
-        self.folder = self.section if count == 1 else f"{self.section}-{index}-of-{count}"
 
-    def sections(self) -> tuple[str, ...]:
+    @classmethod
+    def sections(cls, config: Config) -> tuple[str, ...]:
         return ("grouping", "moe.num_experts", "moe.expert", "stage2")
+
+    @classmethod
+    def models(cls, config: Config) -> tuple[str, ...]:
+        if config.moe.training == "ungrouped":
+            return ()
+        index, count = config.stage2.shard_numbers()
+        return tuple(str(k) for k in range(index, config.moe.num_experts, count))
+
+    @classmethod
+    def checkpoints(cls, config: Config) -> str:
+        index, count = config.stage2.shard_numbers()
+        return cls.section if count == 1 else f"{cls.section}-{index}-of-{count}"
 
     def make(self, missing: Sequence[str]) -> None:
         devices = devices_of(self.run.config)
@@ -95,7 +106,7 @@ class ExpertsJob(TrainingJob):
 
     def build(self, missing: Sequence[str]) -> tuple[Stage, M3DTDataModule]:
         config = self.run.config
-        started = started_settings(self.run.checkpoints / self.folder)
+        started = started_settings(self.run.checkpoints / self.checkpoints(config))
         experts = started["experts"] if started else [int(name) for name in missing]
         self.resumed_with = {"experts": experts}
         position = {task: i for i, task in enumerate(self.run.tasks)}
@@ -121,13 +132,15 @@ class RouterJob(TrainingJob):
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
-        self.ungrouped = run.config.moe.training == "ungrouped"
         backbone = trained_backbone(run, "stage3")
-        experts = [] if self.ungrouped else trained_experts(run, backbone)
+        ungrouped = run.config.moe.training == "ungrouped"
+        experts = [] if ungrouped else trained_experts(run, backbone)
         self.parents = [backbone, *experts]
 
-    def sections(self) -> tuple[str, ...]:
-        return ("moe", "stage3") if self.ungrouped else ("grouping", "moe", "stage3")
+    @classmethod
+    def sections(cls, config: Config) -> tuple[str, ...]:
+        groups = () if config.moe.training == "ungrouped" else ("grouping",)
+        return (*groups, "moe", "stage3")
 
     def build(self, missing: Sequence[str]) -> tuple[Stage, M3DTDataModule]:
         config, registry = self.run.config, self.run.registry
@@ -140,7 +153,7 @@ class RouterJob(TrainingJob):
             load_expert(model, number, registry, expert)
         train_experts = config.moe.training != "frozen_experts"
         stage = RouterStage(model, config.stage3, config.seed, train_experts)
-        if self.ungrouped:
+        if config.moe.training == "ungrouped":
             stage.reset_experts()
         return stage, data
 
@@ -156,12 +169,16 @@ class PromptRouterJob(TrainingJob):
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
-        self.names = (BY_PROMPT,)
         backbone = trained_backbone(run, "stage3")
         self.parents = [backbone, *trained_experts(run, backbone)]
 
-    def sections(self) -> tuple[str, ...]:
+    @classmethod
+    def sections(cls, config: Config) -> tuple[str, ...]:
         return ("grouping", "moe", "prompt_router")
+
+    @classmethod
+    def models(cls, config: Config) -> tuple[str, ...]:
+        return (BY_PROMPT,)
 
     def build(self, missing: Sequence[str]) -> tuple[Stage, M3DTDataModule]:
         run, config = self.run, self.run.config
@@ -195,8 +212,7 @@ class BaselineJob(TrainingJob):
     def __init__(self, run: Run) -> None:
         super().__init__(run)
         config = run.config
-        self.title = self.folder = config.method
-        self.names = (config.method,)
+        self.title = config.method
         harmo, steps = config.harmodt, config.baseline.max_steps
         if config.method == "harmodt" and harmo.exchanged_share and steps <= harmo.update_every:
             raise UserError(
@@ -205,9 +221,18 @@ class BaselineJob(TrainingJob):
                 f"harmodt.update_every below baseline.max_steps."
             )
 
-    def sections(self) -> tuple[str, ...]:
+    @classmethod
+    def sections(cls, config: Config) -> tuple[str, ...]:
         own = {"harmodt": ("harmodt",), "m3dt-end-to-end": ("moe",)}
-        return ("baseline", *own.get(self.names[0], ()))
+        return ("baseline", *own.get(config.method, ()))
+
+    @classmethod
+    def models(cls, config: Config) -> tuple[str, ...]:
+        return (config.method,)
+
+    @classmethod
+    def checkpoints(cls, config: Config) -> str:
+        return config.method
 
     def build(self, missing: Sequence[str]) -> tuple[Stage, M3DTDataModule]:
         config, num_tasks = self.run.config, len(self.run.tasks)
