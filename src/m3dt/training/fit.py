@@ -77,9 +77,7 @@ def fit(
     ):
         trainer.fit(stage, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     _check_end(trainer, stage, name)
-    _tell_outcomes(stage, callbacks, console)
-    selected = _keep_selected(stage, callbacks)
-    step = trainer.global_step if selected is None else selected
+    step = _keep_selected(stage, callbacks, console) or trainer.global_step
     measured = {FORCED: forced} if forced else {}
     return Fitted(step, {**measured, **_measured(trainer, callbacks)})
 
@@ -92,18 +90,16 @@ def _check_end(trainer: pl.Trainer, stage: Stage, name: str) -> None:
         )
 
 
-def _tell_outcomes(stage: Stage, callbacks: Sequence[pl.Callback], console: Console) -> None:
-    """Print what callbacks decided and why."""
-    for callback in callbacks:
-        outcome = getattr(callback, "outcome", None)
-        if callable(outcome) and outcome():
-            console.print(f"{stage.title}: {outcome()}")
+def _keep_selected(stage: Stage, callbacks: Sequence[pl.Callback], console: Console) -> int | None:
+    """Say what callbacks decided; give the model the weights that one selected; return their step.
 
-
-def _keep_selected(stage: Stage, callbacks: Sequence[pl.Callback]) -> int | None:
-    """Give the model the weights that a callback selected, and return their step."""
+    A callback's `outcome()` says what it decided and why, or nothing.
+    """
     step = None
     for callback in callbacks:
+        outcome = getattr(callback, "outcome", str)()
+        if outcome:
+            console.print(f"{stage.title}: {outcome}")
         selected = callback.selected_weights() if isinstance(callback, WeightSelector) else None
         if selected is not None:
             step, weights = selected
