@@ -258,7 +258,7 @@ def test_stops_where_the_rise_exceeds_its_noise():
     assert standard_error([0.4 - 0.13, 0.4 + 0.13]) == pytest.approx(0.13)
     assert stop_of(rise_and_fall, error=0.13, patience=2, min_rise=3) == 40
     assert stop_of(rise_and_fall, error=0.14, patience=2, min_rise=3) is None
-    assert stop_of([0.5, 0.4, 0.3, 0.2], error=0.01, patience=2, min_rise=0.1) == 20
+    assert stop_of([0.5, 0.4, 0.3, 0.2], error=0.01, patience=2, min_rise=0) is None
     judged = judge([0, 10], [[0.5, 0.5], [0.4, 0.6]], StoppingRule(window=1))
     assert (judged.peak, judged.rise, judged.error) == (0, 0, 0)
 

@@ -59,7 +59,7 @@ class Judgement:
 
     @property
     def _rose(self) -> bool:
-        return self.rise >= self.rule.min_rise * self.error
+        return self.rise > 0 and self.rise >= self.rule.min_rise * self.error
 
     def reason(self) -> str:
         """Say why there is a peak to stop at, or why there is none."""

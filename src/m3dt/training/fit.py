@@ -77,7 +77,8 @@ def fit(
     ):
         trainer.fit(stage, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     _check_end(trainer, stage, name)
-    step = _keep_selected(stage, callbacks, console) or trainer.global_step
+    selected = _keep_selected(stage, callbacks, console)
+    step = trainer.global_step if selected is None else selected
     measured = {FORCED: forced} if forced else {}
     return Fitted(step, {**measured, **_measured(trainer, callbacks)})
 
