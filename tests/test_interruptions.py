@@ -51,20 +51,21 @@ def test_killed_and_resumed_equals_uninterrupted(finished, data, tmp_path, stage
 
 EARLY_STOP = tuple(
     f"callbacks.conflict.{setting}"
-    for setting in ("min_steps=20", "patience=1", "min_rise=0", "window=1")
+    for setting in ("every_n_steps=10", "min_steps=20", "patience=1", "min_rise=0", "window=1")
 )
 
 
 def test_killed_after_the_conflict_stop(data, tmp_path, monkeypatch):
     """The stop itself is in the checkpoint: a resumed run must not train on."""
-    assert call("stage1", tmp_path / "whole", data, *EARLY_STOP) == 0
+    early = [*EARLY_STOP, "stage1.decay=none"]
+    assert call("stage1", tmp_path / "whole", data, *early) == 0
     whole = Registry(tmp_path / "whole").get("backbone", "main")
     conflict = whole.metrics["conflict"]
     assert whole.step < conflict["stopped_at"] < STEPS
     with monkeypatch.context() as patch:
         patch.setattr(Registry, "save", interrupt)
-        assert call("stage1", tmp_path / "killed", data, *EARLY_STOP) == 130
-    assert call("stage1", tmp_path / "killed", data, *EARLY_STOP) == 0
+        assert call("stage1", tmp_path / "killed", data, *early) == 130
+    assert call("stage1", tmp_path / "killed", data, *early) == 0
     resumed = Registry(tmp_path / "killed").get("backbone", "main")
     assert (resumed.hash, resumed.step) == (whole.hash, whole.step)
     assert resumed.metrics["conflict"] == conflict
