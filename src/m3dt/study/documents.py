@@ -14,7 +14,8 @@ from pathlib import Path
 
 from m3dt.study.claims.claim import MISSING
 from m3dt.study.outputs import TABLES, claims
-from m3dt.study.paired import is_score_table, read_scores, result_texts
+from m3dt.study.paired_texts import result_texts
+from m3dt.study.score_rows import is_score_table, read_scores
 from m3dt.study.study_results import Results
 from m3dt.utils.errors import UserError, nearest
 from m3dt.utils.files import atomic_path

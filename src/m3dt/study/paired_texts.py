@@ -1,0 +1,73 @@
+"""What documents say of scores by run, model and task, as Markdown."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from m3dt.study import aggregates
+from m3dt.study.aggregates import Measured, measure
+from m3dt.study.score_rows import Compared, arrays_of, by_model, compared
+from m3dt.study.tables import markdown_table
+
+_MARGIN = 1.0  # points below that count as no worse
+
+
+def result_texts(rows: Sequence[dict[str, str]]) -> dict[str, str]:
+    """Return the texts of a table of scores by name.
+
+    Returns:
+        `scores`, means over runs by task and model; `against MODEL`, the table of `m3dt compare`;
+        and for each two models, such as `router - backbone`, their paired difference with its
+        verdict. Models that lack a run or a task are left out.
+    """
+    scores = by_model(rows)
+    cells = set().union(*scores.values())
+    models = [name for name, own in scores.items() if set(own) == cells]
+    if not models:
+        return {}
+    arrays, (runs, tasks) = arrays_of(scores, models)
+    texts = {"scores": _scores_table(arrays, runs, tasks)}
+    for other in models:
+        found = compared(rows, models, other, _MARGIN)
+        texts[f"against {other}"] = _against(found, other)
+        for one in found:
+            if one.difference:
+                drawn = f"bootstrap over {len(runs)} runs and {len(tasks)} tasks"
+                text = f"**{one.verdict}**, {_line(one.difference, '+.1f')} points ({drawn})"
+                texts[f"{one.model} - {other}"] = text
+    return texts
+
+
+def _scores_table(
+    arrays: Mapping[str, np.ndarray], runs: Sequence[str], tasks: Sequence[str]
+) -> str:
+    by_task = [
+        [task, *(f"{own[:, n].mean():.0f}" for own in arrays.values())]
+        for n, task in enumerate(tasks)
+    ]
+    means = [_line(measure(aggregates.mean, own), ".1f") for own in arrays.values()]
+    last = ["**mean over tasks**", *(f"**{mean}**" for mean in means)]
+    header = [f"score, mean of {len(runs)} seeds", *arrays]
+    return markdown_table(header, [*by_task, last]).rstrip("\n")
+
+
+def _against(found: Sequence[Compared], other: str) -> str:
+    header = ["model", "mean", "IQM", f"minus {other}", "P(better)", "verdict", "MFLOP"]
+    rows = [
+        [
+            one.model,
+            _line(one.mean, ".1f"),
+            _line(one.middle, ".1f"),
+            _line(one.difference, "+.1f") if one.difference else "",
+            _line(one.better, ".0%", ".0%") if one.better else "",
+            one.verdict,
+            f"{one.mflop:,.1f}",
+        ]
+        for one in found
+    ]
+    return markdown_table(header, rows).rstrip("\n")
+
+
+def _line(measured: Measured, form: str, of_ends: str = ".1f") -> str:
+    """Return a statistic and its interval on one line."""
+    return measured.text(form, of_ends).replace("\n", " ")

@@ -1,0 +1,116 @@
+"""Scores by run, model and task: read from runs and tables, paired, compared.
+
+Letters: R runs, N tasks.
+"""
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from m3dt.study import aggregates
+from m3dt.study.aggregates import Measured, measure
+from m3dt.utils.errors import UserError
+from m3dt.utils.files import read_json
+
+COLUMNS = ("run", "model", "task", "score", "mflop", "ms")
+Scores = dict[str, dict[tuple[str, str], float]]  # by model, then by run and task
+
+
+def read_scores(sources: Iterable[Path]) -> list[dict[str, str]]:
+    """Return a row (`COLUMNS`) for each run, model and task of run folders and of tables.
+
+    Raises:
+        UserError: A source holds no scores.
+    """
+    rows = []
+    for source in sources:
+        found = _table_rows(source) if source.is_file() else _run_rows(source)
+        if not found:
+            raise UserError(f"{source}: holds no scores. Run `m3dt evaluate` on the run first.")
+        rows += found
+    return rows
+
+
+def is_score_table(file: Path) -> bool:
+    """Tell whether a CSV has the columns of such a table."""
+    with file.open() as lines:
+        return set(csv.DictReader(lines).fieldnames or ()) == set(COLUMNS)
+
+
+def _table_rows(file: Path) -> list[dict[str, str]]:
+    with file.open() as lines:
+        rows = list(csv.DictReader(lines))
+    if not is_score_table(file):
+        raise UserError(f"{file}: has not the columns {', '.join(COLUMNS)}")
+    return rows
+
+
+def _run_rows(run: Path) -> list[dict[str, str]]:
+    rows = []
+    for file in sorted((run / "evaluation").glob("*.json")):
+        result = read_json(file, finite=True)["result"]
+        for task, scores in result["tasks"].items():
+            cost = f"{result['flops_per_action'] / 1e6:.3f}", f"{result['ms_per_action']:.3f}"
+            values = (run.name, file.stem, task, f"{scores['score']:.2f}", *cost)
+            rows.append(dict(zip(COLUMNS, values, strict=True)))
+    return rows
+
+
+def by_model(rows: Iterable[dict[str, str]]) -> Scores:
+    """Return the scores of each model by run and task."""
+    scores: Scores = {}
+    for row in rows:
+        scores.setdefault(row["model"], {})[row["run"], row["task"]] = float(row["score"])
+    return scores
+
+
+def arrays_of(
+    scores: Scores, models: Iterable[str]
+) -> tuple[dict[str, np.ndarray], tuple[list[str], list[str]]]:
+    """Return each model's scores, (R, N), with the runs and tasks of the last, in their order."""
+    *_, last = chosen = tuple(models)
+    runs, tasks = (list(dict.fromkeys(key[axis] for key in scores[last])) for axis in (0, 1))
+    arrays = {
+        name: np.array([[scores[name][run, task] for task in tasks] for run in runs])
+        for name in chosen
+    }
+    return arrays, (runs, tasks)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A model beside another one of the same runs and tasks; nothing is compared with itself."""
+
+    model: str
+    mean: Measured
+    middle: Measured  # interquartile mean
+    difference: Measured | None
+    better: Measured | None  # probability of improvement
+    verdict: str
+    mflop: float
+
+
+def compared(
+    rows: Sequence[dict[str, str]], models: Sequence[str], against: str, margin: float
+) -> list[Compared]:
+    """Compare models with one of them, paired by run and task; all have scores of the same."""
+    arrays, _ = arrays_of(by_model(rows), (*models, against))
+    other, found = arrays[against], []
+    for name in models:
+        own, itself = arrays[name], name == against
+        difference = None if itself else measure(aggregates.mean_difference, own, other)
+        found.append(
+            Compared(
+                name,
+                measure(aggregates.mean, own),
+                measure(aggregates.interquartile_mean, own),
+                difference,
+                None if itself else measure(aggregates.probability_of_improvement, own, other),
+                aggregates.verdict(difference.interval, margin) if difference else "",
+                float(np.mean([float(row["mflop"]) for row in rows if row["model"] == name])),
+            )
+        )
+    return found
