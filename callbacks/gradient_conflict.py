@@ -71,7 +71,7 @@ class GradientConflictCallback(Recorder):
         min_steps: int = 0,
         patience: int = 5,
         window: int = 5,
-        min_rise: float = 3.0,
+        min_rise: float = 2.0,
         stop: bool = True,
         batch_size: int | None = None,
         probes: int = 4,

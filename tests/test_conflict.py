@@ -15,7 +15,7 @@ from test_stages import FAST, copy_of, data_for, fresh_model, train
 from m3dt.callbacks import GradientConflictCallback, RouterUsageCallback, gradient_conflict
 from m3dt.callbacks.conflict_measures import measure, part_of
 from m3dt.stages import BackboneStage, RouterStage
-from m3dt.stages.stopping import StoppingRule, judge, smooth, standard_error
+from m3dt.stages.stopping import StoppingRule, judge, smooth, successive_variance
 
 NAMES = [
     "embed.state.weight",
@@ -219,21 +219,12 @@ def test_measured_similarity_equals_backward_on_the_probe_batches(synthetic, mon
     assert record["error"] == pytest.approx(scipy.stats.sem(conflicts), abs=1e-5)
 
 
-def stop_of(conflicts, error=0.0, **rule):
-    """Return the step at which a training with these records, 10 steps apart, stops.
-
-    Two probes measure each conflict; the rise up to the peak differs by twice `error` between them.
-    """
-    rule = StoppingRule(**{"window": 1, **rule})
+def stop_of(conflicts, **rule):
+    """Return the step at which a training with these records, 10 steps apart, stops."""
+    rule = StoppingRule(**{"window": 1, "min_rise": 0, **rule})
     steps = [10 * i for i in range(len(conflicts))]
     for n in range(1, len(conflicts) + 1):
-        so_far = conflicts[:n]
-        low, high = min(so_far), max(so_far)
-        shares = [(c - low) / max(high - low, 1e-9) for c in so_far]
-        probes = [
-            [c - error * s, c + error * s] for c, s in zip(so_far, shares, strict=True)
-        ]  # fmt: skip
-        if judge(steps[:n], probes, rule).stops:
+        if judge(steps[:n], [[c] for c in conflicts[:n]], rule).stops:
             return steps[n - 1]
     return None
 
@@ -246,33 +237,44 @@ def test_stops_after_the_peak():
     # Before min_steps nothing counts as a peak.
     assert stop_of(rise_and_fall, patience=2, min_steps=30) == 50
     assert stop_of([0.1, 0.2, 0.3, 0.4], patience=1) is None
+    assert stop_of([0.5, 0.4, 0.3, 0.2], patience=2) is None  # it never rose
     # A window of 3 smooths a single spike away.
     spike = [0.1, 0.2, 0.5, 0.25, 0.3, 0.4, 0.45, 0.45, 0.3, 0.3]
     assert stop_of(spike, patience=2) == 40
     assert stop_of(spike, window=3, patience=2) == 90
 
 
-def test_stops_where_the_rise_exceeds_its_noise():
-    """The rise is 0.4; two probes whose rises differ by 2 e have a standard error of e."""
-    rise_and_fall = [0.1, 0.2, 0.5, 0.4, 0.3, 0.3, 0.2]
-    assert standard_error([0.4 - 0.13, 0.4 + 0.13]) == pytest.approx(0.13)
-    assert stop_of(rise_and_fall, error=0.13, patience=2, min_rise=3) == 40
-    assert stop_of(rise_and_fall, error=0.14, patience=2, min_rise=3) is None
-    assert stop_of([0.5, 0.4, 0.3, 0.2], error=0.01, patience=2, min_rise=0) is None
-    judged = judge([0, 10], [[0.5, 0.5], [0.4, 0.6]], StoppingRule(window=1))
-    assert (judged.peak, judged.rise, judged.error) == (0, 0, 0)
+def test_a_peak_stands_out_from_both_noises():
+    """Of four probes at different heights, and of records around a trend."""
+    rng = np.random.default_rng(0)
+    trend = np.concatenate([np.linspace(0.5, 0.7, 20), np.linspace(0.7, 0.6, 20)])
+    probes = trend[:, None] * (1 + rng.normal(0, 0.1, 4)) + rng.normal(0, 0.02, (40, 4))
+    steps, rule = list(range(40)), StoppingRule(window=4, patience=5, min_rise=2)
+    judged = judge(steps, probes.tolist(), rule)
+    means = [probes[max(i - 3, 0) : i + 1].mean(axis=0) for i in range(40)]
+    at = int(np.argmax([m.mean() for m in means]))
+    low = int(np.argmin([m.mean() for m in means[: at + 1]]))
+    rise = means[at] - means[low]
+    records = np.diff(probes.mean(axis=1)) ** 2 / 2
+    expected = math.sqrt(scipy.stats.sem(rise) ** 2 + 2 * records.mean() / 4)
+    assert (judged.peak, judged.stops) == (at, True)
+    assert (judged.rise, judged.error) == pytest.approx((rise.mean(), expected))
+    strict = StoppingRule(window=4, patience=5, min_rise=1.01 * rise.mean() / expected)
+    assert not judge(steps, probes.tolist(), strict).stops
+    # White noise without a trend: its variance, from differences of neighbours.
+    noise = rng.normal(0.5, 0.03, 5000).tolist()
+    assert successive_variance(noise) == pytest.approx(0.03**2, rel=0.05)
 
 
 def test_why_there_is_no_peak():
-    rule = StoppingRule(window=1, patience=2, min_steps=10, min_rise=3)
+    rule = StoppingRule(window=1, patience=2, min_steps=10, min_rise=1)
 
-    def reason(*means, error=0.0):
-        steps = [10 * i for i in range(len(means))]
-        return judge(steps, [[m, m + error * i] for i, m in enumerate(means)], rule).reason()
+    def reason(*means):
+        return judge([10 * i for i in range(len(means))], [[m] for m in means], rule).reason()
 
     assert reason(0.5) == "no record after min_steps=10"
     assert "was highest at step 10, with 0 records since" in reason(0.1, 0.2)
-    assert "less than 3 standard errors" in reason(0.1, 0.2, error=0.1)
+    assert "less than 1 standard errors" in reason(0.3, 0.1, 0.2)
     assert "to its peak at step 10 and was lower for 2 records" in reason(0.1, 0.3, 0.2, 0.2)
 
 
@@ -318,7 +320,7 @@ def test_weights_at_the_peak_are_kept(synthetic):
 def test_a_cooldown_follows_the_stop(synthetic):
     """Stopped at step 4, the rate falls over half as many steps; the last weights are kept."""
     config = replace(FAST, max_steps=100, decay="cooldown", cooldown_share=0.5)
-    callback = ScriptedConflict(every_n_steps=1, window=1, patience=2)
+    callback = ScriptedConflict(every_n_steps=1, window=1, patience=2, min_rise=0.0)
     stage = BackboneStage(fresh_model(), config, 0)
     trainer = train(stage, data_for(synthetic, 1), 100, [callback])
     assert (callback.peak, callback.stopped_at, trainer.global_step) == (2, 4, 6)
@@ -330,7 +332,7 @@ def test_a_cooldown_follows_the_stop(synthetic):
 
 def test_a_cooldown_that_has_begun_is_not_stopped(synthetic):
     config = replace(FAST, max_steps=6, decay="cooldown", cooldown_share=1.0)
-    callback = ScriptedConflict(every_n_steps=1, window=1, patience=2)
+    callback = ScriptedConflict(every_n_steps=1, window=1, patience=2, min_rise=0.0)
     trainer = train(BackboneStage(fresh_model(), config, 0), data_for(synthetic, 1), 6, [callback])
     assert (callback.stopped_at, trainer.global_step) == (None, 6)
     assert "conflict has not peaked" in callback.outcome()
@@ -339,7 +341,7 @@ def test_a_cooldown_that_has_begun_is_not_stopped(synthetic):
 def test_memory_survives_a_checkpoint(synthetic):
     callback = ScriptedConflict(every_n_steps=1, window=1, patience=2, min_rise=0.0)
     train(BackboneStage(fresh_model(), FAST, 0), data_for(synthetic, 1), 5, [callback])
-    again = GradientConflictCallback(every_n_steps=1, window=1, patience=2)
+    again = GradientConflictCallback(every_n_steps=1, window=1, patience=2, min_rise=0.0)
     again.load_state_dict(callback.state_dict())
     assert again.history == callback.history
     assert again.selected_weights()[0] == callback.selected_weights()[0]

@@ -1,13 +1,14 @@
 """When stage 1 stops: once the conflict between the tasks' gradients has peaked (section 4.1).
 
-The paper gives no rule beyond the peak itself. Measured conflict has noise, and dips before it
-rises, so a peak must stand out from the noise of the probe batches and be confirmed by later
-records.
+The paper gives no rule beyond the peak itself. Measured conflict has noise, of the probe batches
+and of the weights, which move from record to record at a constant learning rate; and it dips before
+it rises. So a peak must stand out from both noises and be confirmed by later records.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean, stdev
 
 
@@ -19,14 +20,14 @@ class StoppingRule:
         min_steps: Measurements before this step are not candidates.
         patience: Measurements without a new maximum after which stage 1 may stop.
         window: Number of measurements whose mean is the smoothed conflict.
-        min_rise: Least rise of the smoothed conflict from its minimum to the peak, in standard
-            errors of that rise over the probes.
+        min_rise: Least rise of the smoothed conflict from its minimum to the peak, in its standard
+            errors.
     """
 
     min_steps: int = 0
     patience: int = 5
     window: int = 5
-    min_rise: float = 3.0
+    min_rise: float = 2.0
 
     def __post_init__(self) -> None:
         for name in ("patience", "window"):
@@ -43,7 +44,7 @@ class Judgement:
         peak: Step of the largest smoothed conflict that counts; None before `min_steps`.
         since: Number of measurements after the peak.
         rise: Of the smoothed conflict, from its minimum before the peak to the peak.
-        error: Standard error of `rise` over the probes; 0 with a single probe.
+        error: Standard error of `rise`, from the probes and from the records' noise.
     """
 
     rule: StoppingRule
@@ -101,9 +102,17 @@ def judge(
     lowest = min(range(peak + 1), key=smoothed.__getitem__)
     by_probe = [smooth(curve, rule.window) for curve in zip(*conflicts, strict=True)]
     rises = [curve[peak] - curve[lowest] for curve in by_probe]
-    return Judgement(
-        rule, steps[peak], len(steps) - 1 - peak, fmean(rises), standard_error(rises)
-    )  # fmt: skip
+    noise = successive_variance([fmean(record) for record in conflicts])
+    error = math.sqrt(standard_error(rises) ** 2 + 2 * noise / rule.window)
+    return Judgement(rule, steps[peak], len(steps) - 1 - peak, fmean(rises), error)
+
+
+def successive_variance(values: Sequence[float]) -> float:
+    """Return the variance of noise around a slow trend; 0 of a single value.
+
+    It is half the mean squared difference of neighbours (von Neumann).
+    """
+    return fmean((b - a) ** 2 for a, b in pairwise(values)) / 2 if len(values) > 1 else 0.0
 
 
 def standard_error(values: Sequence[float]) -> float:
