@@ -68,6 +68,7 @@ WORDS = {
     "callbacks.conflict.every_n_steps": ("0", "-1", "1", "3", "1.5", "null"),
     "callbacks.conflict.stages": ("[stage1]", "stage1", "[]", "[stage9]"),
     "callbacks.conflict.patience": ("0", "1", "-1", "x"),
+    "callbacks.conflict.probes": ("0", "1", "3", "x"),
     "callbacks.conflict.window": ("0", "1", "-1"),
     "callbacks.conflict.min_steps": ("0", "-5", "3"),
     "callbacks.conflict.min_rise": (".nan", ".inf", "-1", "x"),
