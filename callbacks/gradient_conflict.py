@@ -4,12 +4,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from fnmatch import fnmatch
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
@@ -17,7 +18,8 @@ from m3dt.data import M3DTDataModule
 from m3dt.plots import conflict_curve, heat_map
 from m3dt.stages import Stage
 from m3dt.stages.gradients import gradient_memory, probe_gradients
-from m3dt.stages.stopping import Judgement, StoppingRule, judge, smooth, standard_error
+from m3dt.stages.stopping import Judgement, StoppingRule, judge, smooth
+from m3dt.utils.errors import UserError
 
 from .conflict_measures import ConflictTable, measure
 from .recorder import Recorder
@@ -58,8 +60,7 @@ class GradientConflictCallback(Recorder):
         min_steps: Records before this step cannot be the peak.
         patience: Records without a new maximum after which training stops.
         window: Records whose mean is the smoothed conflict.
-        min_rise: Least rise of the smoothed conflict from its minimum to the peak, in standard
-            errors.
+        significance: Largest probability of the rise to the peak among records that only fluctuate.
         stop: Whether to stop; otherwise the callback only observes.
         batch_size: Segments of a task's fixed batch; by default the loader's.
         probes: Number of fixed batches per task.
@@ -71,16 +72,16 @@ class GradientConflictCallback(Recorder):
         min_steps: int = 0,
         patience: int = 5,
         window: int = 5,
-        min_rise: float = 2.0,
+        significance: float = 0.05,
         stop: bool = True,
         batch_size: int | None = None,
         probes: int = 4,
     ) -> None:
         super().__init__(every_n_steps, batch_size)
-        if probes < 1 + stop:
-            raise ValueError(f"probes={probes} must be {1 + stop} or more where stop={stop}")
+        if probes < 1:
+            raise ValueError(f"probes={probes} must be 1 or more")
         self.probes = probes
-        self.rule = StoppingRule(min_steps, patience, window, min_rise)
+        self.rule = StoppingRule(min_steps, patience, window, significance)
         self.stop = stop
         self.stopped_at: int | None = None
         self._considered = 0  # records up to the stop, or to a cooldown
@@ -98,7 +99,8 @@ class GradientConflictCallback(Recorder):
                 if self._judgement().stops:
                     self.stopped_at = trainer.global_step
                     pl_module.stop()
-            self._draw(trainer)
+            if self._draws(pl_module):
+                self._draw(trainer, pl_module.data)
 
     def outcome(self) -> str:
         """Say whether it stopped the training, and why."""
@@ -138,6 +140,11 @@ class GradientConflictCallback(Recorder):
         return {**super().state_dict(), **own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if "considered" not in state_dict:
+            raise UserError(
+                "the checkpoint has conflict records of an earlier m3dt, which had no standard "
+                "error. Delete the folder of checkpoints to start the stage over."
+            )
         super().load_state_dict(state_dict)
         self.stopped_at = state_dict["stopped_at"]
         self._peak = state_dict["peak"]
@@ -149,23 +156,34 @@ class GradientConflictCallback(Recorder):
         history = [*self.history, {"step": trainer.global_step, **record}]
         record["smoothed"] = smooth([r["mean"] for r in history], self.rule.window)[-1]
         highest = judge(*_curves(history), self.rule).peak == trainer.global_step
-        if highest and self.stop and not stage.cools:
+        if stage.cools:
+            self._peak = None
+        elif highest and self.stop:
             weights = {n: p.detach().cpu().clone() for n, p in stage.trainable().items()}
             self._peak = (trainer.global_step, weights)
         return record
 
     def show(self, trainer: pl.Trainer, data: M3DTDataModule) -> None:
-        """Log every measure, and each task's similarity as an image."""
+        """Log every measure."""
         if trainer.logger is not None:
             trainer.logger.log_metrics(_scalars(self.history[-1]), step=trainer.global_step)
-            _log_heat_map(trainer, self.history, [t.spec.name for t in data.store.tasks])
 
-    def _draw(self, trainer: pl.Trainer) -> None:
-        """Log the curve; from the stop on, with its peak."""
-        if isinstance(trainer.logger, TensorBoardLogger) and trainer.is_global_zero:
-            figure = conflict_curve(self.history, self.peak, self.stopped_at, self.outcome())
-            step = self.history[-1]["step"]
-            trainer.logger.experiment.add_figure("conflict/curve", figure, global_step=step)
+    def _draws(self, stage: Stage) -> bool:
+        """Tell whether the newest record gets pictures: number 2, 4, 8, ..., the stop, the last."""
+        step, count = self.history[-1]["step"], len(self.history)
+        end = stage.config.max_steps if stage.last_step is None else stage.last_step
+        last = step + self.every_n_steps > end
+        return last or step == self.stopped_at or count & (count - 1) == 0
+
+    def _draw(self, trainer: pl.Trainer, data: M3DTDataModule) -> None:
+        """Log the curve, from the stop on with its peak, and each task's similarity."""
+        logger = trainer.logger
+        if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
+            curve = conflict_curve(self.history, self.peak, self.stopped_at, self.outcome())
+            table = _similarities(self.history, [t.spec.name for t in data.store.tasks])
+            for name, figure in (("curve", curve), ("per_task", table)):
+                step = self.history[-1]["step"]
+                logger.experiment.add_figure(f"conflict/{name}", figure, global_step=step)
 
     def _measure(
         self, trainer: pl.Trainer, stage: Stage, data: M3DTDataModule
@@ -184,16 +202,17 @@ class GradientConflictCallback(Recorder):
             return [of_probe(probe) for probe in range(self.probes)]
 
 
-def _curves(history: Sequence[dict[str, Any]]) -> tuple[list[int], list[list[float]]]:
-    """Return the steps of records, and the conflict on each probe."""
-    return [record["step"] for record in history], [record["probes"] for record in history]
+def _curves(history: Sequence[dict[str, Any]]) -> tuple[list[int], list[float]]:
+    """Return the steps and the conflicts of records."""
+    return [record["step"] for record in history], [record["mean"] for record in history]
 
 
 def _mean_record(probes: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the mean of the probes' records, with the conflict on each and its standard error."""
-    means = [probe["mean"] for probe in probes]
+    """Return the mean of the probes' records, with the standard error of the conflict."""
+    conflicts = [probe["mean"] for probe in probes]
     mean = tree_map(lambda *values: fmean(values), *probes)
-    return {**mean, "probes": means, "error": standard_error(means)}
+    error = stdev(conflicts) / math.sqrt(len(conflicts)) if len(conflicts) > 1 else 0.0
+    return {**mean, "error": error}
 
 
 def _summary(table: ConflictTable) -> dict[str, Any]:
@@ -232,16 +251,12 @@ def _scalars(record: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def _log_heat_map(trainer: pl.Trainer, history: list[dict[str, Any]], tasks: list[str]) -> None:
-    if not isinstance(trainer.logger, TensorBoardLogger) or not trainer.is_global_zero:
-        return
-    figure = heat_map(
+def _similarities(history: Sequence[dict[str, Any]], tasks: list[str]) -> Figure:
+    """Return a picture of each task's similarity over training."""
+    return heat_map(
         torch.tensor([record["per_task"] for record in history]).T.numpy(),
         rows=tasks,
         columns=[str(record["step"]) for record in history],
         title="similarity of each task's gradient to the mean",
         x_label="step",
-    )
-    trainer.logger.experiment.add_figure(
-        "conflict/per_task", figure, global_step=history[-1]["step"]
     )

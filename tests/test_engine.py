@@ -94,7 +94,7 @@ def test_records_are_the_same_in_chunks(synthetic):
     found = []
     for length in (1, 7):
         conflict = GradientConflictCallback(
-            every_n_steps=2, min_steps=4, patience=1, window=1, min_rise=0
+            every_n_steps=2, min_steps=4, patience=1, window=1, significance=1
         )
         stage, data = training("stage 1", synthetic, "mixed", resident="on")
         stage.set_compute(ComputeConfig(steps_per_call=length))

@@ -51,7 +51,7 @@ def test_killed_and_resumed_equals_uninterrupted(finished, data, tmp_path, stage
 
 EARLY_STOP = tuple(
     f"callbacks.conflict.{setting}"
-    for setting in ("every_n_steps=10", "min_steps=20", "patience=1", "min_rise=0", "window=1")
+    for setting in ("every_n_steps=10", "min_steps=20", "patience=1", "significance=1", "window=1")
 )
 
 

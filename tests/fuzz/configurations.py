@@ -71,7 +71,7 @@ WORDS = {
     "callbacks.conflict.probes": ("0", "1", "3", "x"),
     "callbacks.conflict.window": ("0", "1", "-1"),
     "callbacks.conflict.min_steps": ("0", "-5", "3"),
-    "callbacks.conflict.min_rise": (".nan", ".inf", "-1", "x"),
+    "callbacks.conflict.significance": (".nan", ".inf", "-1", "0", "1", "x"),
     "callbacks.router_usage.every_n_steps": ("0", "1", "x"),
     "callbacks.progress.class": ("m3dt.callbacks.ProgressCallback", "json.loads", "x", "null"),
 }

@@ -1,15 +1,19 @@
 """When stage 1 stops: once the conflict between the tasks' gradients has peaked (section 4.1).
 
-The paper gives no rule beyond the peak itself. Measured conflict has noise, of the probe batches
-and of the weights, which move from record to record at a constant learning rate; and it dips before
-it rises. So a peak must stand out from both noises and be confirmed by later records.
+The paper gives no rule beyond the peak itself. Measured conflict fluctuates from record to record,
+since the weights move at a constant learning rate, and it dips before it rises. So a peak must be
+higher than fluctuations alone would be, and later records must confirm it.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
-from statistics import fmean, stdev
+from statistics import fmean
+
+import numpy as np
+
+_SERIES = 2000  # that are simulated
 
 
 @dataclass(frozen=True)
@@ -20,19 +24,21 @@ class StoppingRule:
         min_steps: Measurements before this step are not candidates.
         patience: Measurements without a new maximum after which stage 1 may stop.
         window: Number of measurements whose mean is the smoothed conflict.
-        min_rise: Least rise of the smoothed conflict from its minimum to the peak, in its standard
-            errors.
+        significance: Largest probability of the rise to the peak among measurements that only
+            fluctuate. Each measurement is tested anew.
     """
 
     min_steps: int = 0
     patience: int = 5
     window: int = 5
-    min_rise: float = 2.0
+    significance: float = 0.05
 
     def __post_init__(self) -> None:
         for name in ("patience", "window"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be 1 or more")
+        if not 0 < self.significance <= 1:
+            raise ValueError(f"significance={self.significance} must be above 0, at most 1")
 
 
 @dataclass(frozen=True)
@@ -44,14 +50,14 @@ class Judgement:
         peak: Step of the largest smoothed conflict that counts; None before `min_steps`.
         since: Number of measurements after the peak.
         rise: Of the smoothed conflict, from its minimum before the peak to the peak.
-        error: Standard error of `rise`, from the probes and from the records' noise.
+        chance: Probability of such a rise among measurements that only fluctuate.
     """
 
     rule: StoppingRule
     peak: int | None
     since: int = 0
     rise: float = 0.0
-    error: float = 0.0
+    chance: float = 1.0
 
     @property
     def stops(self) -> bool:
@@ -60,21 +66,21 @@ class Judgement:
 
     @property
     def _rose(self) -> bool:
-        return self.rise > 0 and self.rise >= self.rule.min_rise * self.error
+        return self.rise > 0 and self.chance <= self.rule.significance
 
     def reason(self) -> str:
         """Say why there is a peak to stop at, or why there is none."""
-        rose = f"rose by {self.rise:.3f} (standard error {self.error:.3f})"
+        rose = f"it rose by {self.rise:.3f} (by chance with p = {self.chance:.3f})"
         if self.peak is None:
             return f"no record after min_steps={self.rule.min_steps}"
         if not self._rose:
-            return f"it {rose}, less than {self.rule.min_rise:g} standard errors"
+            return f"{rose}, above significance={self.rule.significance:g}"
         if not self.stops:
             return (
-                f"it {rose} and was highest at step {self.peak:,}, with {self.since} records since;"
-                f" patience={self.rule.patience} asks for more"
+                f"{rose} and was highest at step {self.peak:,}, with {self.since} records since; "
+                f"patience={self.rule.patience} asks for more"
             )
-        return f"it {rose} to its peak at step {self.peak:,} and was lower for {self.since} records"
+        return f"{rose} to its peak at step {self.peak:,} and was lower for {self.since} records"
 
 
 def smooth(conflicts: Sequence[float], window: int) -> list[float]:
@@ -83,28 +89,47 @@ def smooth(conflicts: Sequence[float], window: int) -> list[float]:
     return [fmean(conflicts[max(end - window, 0) : end]) for end in ends]
 
 
-def judge(
-    steps: Sequence[int], conflicts: Sequence[Sequence[float]], rule: StoppingRule
-) -> Judgement:
-    """Find the largest smoothed conflict so far, and how sure its rise is.
+def judge(steps: Sequence[int], conflicts: Sequence[float], rule: StoppingRule) -> Judgement:
+    """Find the largest smoothed conflict so far, and whether it could be chance.
 
     Args:
         steps: Optimiser steps of the measurements, ascending.
-        conflicts: At each of these steps, 1 - mean_i cos(g_i, G) on each probe: g_i is the gradient
-            of task i on its batch of the probe, G the mean of all g_i.
+        conflicts: 1 - mean_i cos(g_i, G) at these steps, where g_i is the gradient of task i on
+            fixed batches and G is the mean of all g_i.
         rule: What counts as a peak.
     """
-    smoothed = smooth([fmean(record) for record in conflicts], rule.window)
-    candidates = [i for i, step in enumerate(steps) if step >= rule.min_steps]
-    if not candidates:
+    smoothed = np.array(smooth(conflicts, rule.window))
+    first = next((i for i, step in enumerate(steps) if step >= rule.min_steps), None)
+    if first is None:
         return Judgement(rule, None)
-    peak = max(candidates, key=smoothed.__getitem__)
-    lowest = min(range(peak + 1), key=smoothed.__getitem__)
-    by_probe = [smooth(curve, rule.window) for curve in zip(*conflicts, strict=True)]
-    rises = [curve[peak] - curve[lowest] for curve in by_probe]
-    noise = successive_variance([fmean(record) for record in conflicts])
-    error = math.sqrt(standard_error(rises) ** 2 + 2 * noise / rule.window)
-    return Judgement(rule, steps[peak], len(steps) - 1 - peak, fmean(rises), error)
+    (rise,), (peak,) = _rises(smoothed[None], first)
+    noise = successive_variance(conflicts) ** 0.5
+    null = rises_by_chance(len(steps), first, rule.window)
+    chance = float((null >= rise / noise).mean()) if noise else 0.0
+    return Judgement(rule, steps[peak], len(steps) - 1 - int(peak), float(rise), chance)
+
+
+@cache
+def rises_by_chance(count: int, first: int, window: int) -> np.ndarray:
+    """Return the rises to the peaks of simulated measurements: white noise of variance 1.
+
+    Args:
+        count: Measurements of a series.
+        first: The first that may be the peak.
+        window: Of the smoothing.
+    """
+    noise = np.random.default_rng(0).standard_normal((_SERIES, count))
+    sums = np.cumsum(np.pad(noise, ((0, 0), (1, 0))), axis=1)
+    ends = np.arange(1, count + 1)
+    begins = np.maximum(ends - window, 0)
+    return _rises((sums[:, ends] - sums[:, begins]) / (ends - begins), first)[0]
+
+
+def _rises(smoothed: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rises of smoothed series, (series, records), to their peaks, and the peaks."""
+    peaks = first + smoothed[:, first:].argmax(axis=1)
+    rises = smoothed - np.minimum.accumulate(smoothed, axis=1)
+    return rises[np.arange(len(peaks)), peaks], peaks
 
 
 def successive_variance(values: Sequence[float]) -> float:
@@ -113,8 +138,3 @@ def successive_variance(values: Sequence[float]) -> float:
     It is half the mean squared difference of neighbours (von Neumann).
     """
     return fmean((b - a) ** 2 for a, b in pairwise(values)) / 2 if len(values) > 1 else 0.0
-
-
-def standard_error(values: Sequence[float]) -> float:
-    """Return the standard error of the mean; 0 of a single value."""
-    return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
