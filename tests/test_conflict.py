@@ -252,16 +252,16 @@ def test_fluctuations_alone_rarely_stop():
     assert 0.04 < np.mean([j.chance <= 0.1 for j in judged]) < 0.16
     # By hand, for one of them.
     noise = rng.normal(size=30)
-    means = [np.mean(noise[max(i - 3, 0) : i + 1]) for i in range(30)]
+    means = [np.mean(noise[i - 3 : i + 1]) if i > 2 else np.nan for i in range(30)]
     at = int(np.argmax(means[5:])) + 5
-    rise = means[at] - min(means[: at + 1])
+    rise = means[at] - np.nanmin(means[: at + 1])
     variance = np.mean(np.diff(noise) ** 2) / 2
     found = judge(steps, noise.tolist(), replace(rule, min_steps=5))
     assert (found.peak, found.since) == (at, 29 - at)
     assert found.rise == pytest.approx(rise)
     again = np.random.default_rng(1).normal(size=(20_000, 30))
-    smoothed = np.stack([again[:, max(i - 3, 0) : i + 1].mean(axis=1) for i in range(30)], axis=1)
-    tops = 5 + smoothed[:, 5:].argmax(axis=1)
+    smoothed = np.stack([again[:, i - 3 : i + 1].mean(axis=1) for i in range(3, 30)], axis=1)
+    tops = 2 + smoothed[:, 2:].argmax(axis=1)
     lows = np.array([row[: top + 1].min() for row, top in zip(smoothed, tops, strict=True)])
     rises = smoothed[np.arange(20_000), tops] - lows
     assert found.chance == pytest.approx(np.mean(rises >= rise / variance**0.5), abs=0.03)
@@ -287,7 +287,7 @@ def test_why_there_is_no_peak():
     def reason(*means):
         return judge([10 * i for i in range(len(means))], means, rule).reason()
 
-    assert reason(0.5) == "no record after min_steps=10"
+    assert reason(0.5) == "no 1 records up to min_steps=10 or later"
     assert "was highest at step 10, with 0 records since" in reason(0.1, 0.2)
     assert "above significance=0.5" in reason(0.1, 0.3, 0.1, 0.3, 0.1, 0.3, 0.1)
     assert "to its peak at step 10 and was lower for 2 records" in reason(0.1, 0.3, 0.2, 0.2)
@@ -297,7 +297,9 @@ def test_the_peak_is_the_largest_smoothed_record_that_counts():
     conflicts = [0.9, 0.1, 0.5, 0.7, 0.3]
     steps = [0, 10, 20, 30, 40]
     assert smooth(conflicts, 2) == pytest.approx([0.9, 0.5, 0.3, 0.6, 0.5])
-    assert judge(steps, conflicts, StoppingRule(window=2)).peak == 0
+    assert judge(steps, conflicts, StoppingRule(window=2)).peak == 30
+    assert judge(steps[:1], conflicts[:1], StoppingRule(window=2)).peak is None
+    assert judge(steps, conflicts, StoppingRule(window=1)).peak == 0
     assert judge(steps, conflicts, StoppingRule(window=2, min_steps=10)).peak == 30
     assert judge(steps, conflicts, StoppingRule(window=2, min_steps=50)).peak is None
 

@@ -155,7 +155,7 @@ def ran(data, tmp_path_factory):
         f"    reuse: {runs}/seed0_promptdt\n",
     )
     settings = [*QUICK, *STEPS, "callbacks.conflict.stages=[baseline]", f"data={data}"]
-    settings += ["loader.validation_trajectories=1", "baseline.validate_every=2"]
+    settings += ["loader.validation_trajectories=1", "baseline.validate_every=3"]
     words = [sys.executable, "-m", "m3dt", "study", str(file), *settings]
     words += ["--where", "seed=0", "--csv", str(table)]
     first = subprocess.run(words, capture_output=True, text=True)

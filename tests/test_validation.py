@@ -1,5 +1,8 @@
 """Held-out trajectories and their loss."""
 
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -7,9 +10,12 @@ import pytest
 import torch
 from conftest import SYNTHETIC_TASKS
 from lightning.pytorch.callbacks import EarlyStopping
+from quick_run import QUICK, STEPS, call, helpers_found, signal_at
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from trainings import SLOW, fit, training
 
 from m3dt.data import Draws
+from m3dt.runs.registry import Registry
 from m3dt.utils.errors import UserError
 
 
@@ -65,3 +71,21 @@ def test_early_stopping_watches_the_validation_loss(synthetic):
     validation = {"val_check_interval": 2, "check_val_every_n_epoch": None}
     trainer = fit(stage, data, [never_better], num_sanity_val_steps=0, **validation)
     assert trainer.global_step == 6 and trainer.should_stop
+
+
+def test_the_kept_weights_are_validated(data, tmp_path):
+    """Whenever the last validation was: at the last step, or 20 steps before it and interrupted."""
+    found = []
+    for every in (40, 50):
+        run, more = tmp_path / str(every), ("loader.validation_trajectories=1",)
+        more += (f"stage1.validate_every={every}", "stage1.checkpoint_every=1000000")
+        if every == 50:
+            words = [*QUICK, f"data={data}", f"run={run}", *more, signal_at(110, signal.SIGTERM)]
+            command = [sys.executable, "-m", "m3dt", "stage1", *words]
+            assert subprocess.run(command, env=helpers_found(), check=False).returncode == 143
+        assert call("stage1", run, data, *more) == 0
+        found.append(Registry(run).get("backbone", "main").metrics["val/loss"])
+    events = EventAccumulator(str(tmp_path / "40/logs/stage1")).Reload()
+    last = events.Scalars("val/loss")[-1]
+    assert last.step == STEPS and found == [pytest.approx(last.value, rel=1e-5)] * 2
+    assert found[0] == found[1]

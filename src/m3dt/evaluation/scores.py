@@ -33,8 +33,6 @@ class ScoreSummary(TypedDict):
     score: float
     ci95: list[float] | None
     domains: dict[str, float]
-    returns: dict[str, float]
-    """By domain, the mean over tasks of the return as a share of the task's target return."""
     tasks: dict[str, TaskResult]
 
 
@@ -107,9 +105,13 @@ def summarize(episodes: Sequence[Episode]) -> ScoreSummary:
         "score": float(np.mean([result["score"] for result in tasks.values()])),
         "ci95": _listed(two_level_interval(scores)),
         "domains": _by_domain(tasks, lambda task, result: result["score"]),
-        "returns": _by_domain(tasks, lambda t, r: get_task(t).share_of_target(r["return_mean"])),
         "tasks": tasks,
     }
+
+
+def shares_of_target(tasks: Mapping[str, TaskResult]) -> dict[str, float]:
+    """Return by domain the mean over tasks of the return as a share of the task's target return."""
+    return _by_domain(tasks, lambda t, r: get_task(t).share_of_target(r["return_mean"]))
 
 
 def _by_domain(

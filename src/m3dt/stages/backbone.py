@@ -9,7 +9,7 @@ class BackboneStage(Stage):
     """Trains the whole backbone until the tasks' gradient conflict has peaked, or `max_steps`.
 
     `callbacks/gradient_conflict.py` measures the conflict every `every_n_steps` and calls
-    `should_stop` of `stages/stopping.py`. If that stops it, the weights of the peak are kept, else
+    `judge` of `stages/stopping.py`. If that stops it, the weights of the peak are kept, else
     the last ones.
     """
 

@@ -47,9 +47,11 @@ class Judgement:
 
     Attributes:
         rule: The rule.
-        peak: Step of the largest smoothed conflict that counts; None before `min_steps`.
+        peak: Step of the largest smoothed conflict that counts; None before `min_steps`, and with
+            fewer measurements than `window`.
         since: Number of measurements after the peak.
-        rise: Of the smoothed conflict, from its minimum before the peak to the peak.
+        rise: Of the smoothed conflict, from its minimum before the peak to the peak, over windows
+            that are whole.
         chance: Probability of such a rise among measurements that only fluctuate.
     """
 
@@ -72,7 +74,7 @@ class Judgement:
         """Say why there is a peak to stop at, or why there is none."""
         rose = f"it rose by {self.rise:.3f} (by chance with p = {self.chance:.3f})"
         if self.peak is None:
-            return f"no record after min_steps={self.rule.min_steps}"
+            return f"no {self.rule.window} records up to min_steps={self.rule.min_steps} or later"
         if not self._rose:
             return f"{rose}, above significance={self.rule.significance:g}"
         if not self.stops:
@@ -98,15 +100,16 @@ def judge(steps: Sequence[int], conflicts: Sequence[float], rule: StoppingRule) 
             fixed batches and G is the mean of all g_i.
         rule: What counts as a peak.
     """
-    smoothed = np.array(smooth(conflicts, rule.window))
-    first = next((i for i, step in enumerate(steps) if step >= rule.min_steps), None)
+    whole = np.array(smooth(conflicts, rule.window))[rule.window - 1 :]
+    counted = steps[rule.window - 1 :]
+    first = next((i for i, step in enumerate(counted) if step >= rule.min_steps), None)
     if first is None:
         return Judgement(rule, None)
-    (rise,), (peak,) = _rises(smoothed[None], first)
+    (rise,), (peak,) = _rises(whole[None], first)
     noise = successive_variance(conflicts) ** 0.5
     null = rises_by_chance(len(steps), first, rule.window)
     chance = float((null >= rise / noise).mean()) if noise else 0.0
-    return Judgement(rule, steps[peak], len(steps) - 1 - int(peak), float(rise), chance)
+    return Judgement(rule, counted[peak], len(counted) - 1 - int(peak), float(rise), chance)
 
 
 @cache
@@ -115,14 +118,12 @@ def rises_by_chance(count: int, first: int, window: int) -> np.ndarray:
 
     Args:
         count: Measurements of a series.
-        first: The first that may be the peak.
+        first: The first whole window that may be the peak.
         window: Of the smoothing.
     """
     noise = np.random.default_rng(0).standard_normal((_SERIES, count))
     sums = np.cumsum(np.pad(noise, ((0, 0), (1, 0))), axis=1)
-    ends = np.arange(1, count + 1)
-    begins = np.maximum(ends - window, 0)
-    return _rises((sums[:, ends] - sums[:, begins]) / (ends - begins), first)[0]
+    return _rises((sums[:, window:] - sums[:, :-window]) / window, first)[0]
 
 
 def _rises(smoothed: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray]:

@@ -147,7 +147,7 @@ def _measuring(config: Config, section: str, kind: str, steps: int) -> float:
     """Return the seconds of what a whole training measures of each task (rule 6)."""
     own, experts = config.loader.batch_size, config.moe.num_experts if kind == "experts" else 1
     periods = [
-        (given["every_n_steps"], given.get("batch_size") or own)
+        (given["every_n_steps"], (given.get("batch_size") or own) * given.get("probes", 1))
         for given in config.callbacks.values()
         if given and str(given["class"]).endswith("ConflictCallback")
         if section in given.get("stages", (section,)) and "every_n_steps" in given

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from m3dt.config import StageConfig
 from m3dt.study.estimates import Ranged, Scores, percent_above
 from m3dt.study.paper import BASELINES, M3DT, PROMPT_DT
 from m3dt.study.study_results import Results
@@ -136,3 +137,15 @@ def gain(results: Results, tasks: int, method: str) -> Scores:
     """Return M3DT's gain over the best baseline by seed, in percent of the baseline's score."""
     ours = m3dt_scores(results, tasks, method=method)
     return percent_above(ours, best_baseline(results, tasks).scores)
+
+
+def share_of_segments(results: Results) -> float:
+    """Return the segments of a baseline's training over those of M3DT's backbone and experts."""
+    config = results.base
+    own = config.loader.batch_size
+
+    def segments(stage: StageConfig) -> int:
+        return stage.max_steps * (stage.batch_size or own)
+
+    experts = config.moe.num_experts * segments(config.stage2)
+    return segments(config.baseline) / (segments(config.stage1) + experts)

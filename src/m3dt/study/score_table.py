@@ -13,6 +13,7 @@ from filelock import FileLock
 from rich.console import Console
 from rich.table import Table
 
+from m3dt.evaluation.scores import shares_of_target
 from m3dt.runs.entries import ENTRY
 from m3dt.study.grid import SCORES, Cell, Study
 from m3dt.tasks import DOMAINS
@@ -145,6 +146,7 @@ def _row(study: Study, cell: Cell) -> Row:
     settings = list(dict.fromkeys(setting for cell in study.cells for setting in cell.values))
     found = json.loads((study.runs / cell.name / SCORES).read_text())
     low, high = [round(end, 2) for end in found["ci95"] or ()] or ("", "")  # one episode: none
+    achieved = shares_of_target(found["tasks"])
     row = {
         **({"part": cell.part} if cell.part else {}),
         **{setting: cell.values.get(setting, "") for setting in settings},
@@ -153,7 +155,7 @@ def _row(study: Study, cell: Cell) -> Row:
         "low": low,
         "high": high,
         **{d: round(found["domains"].get(d, float("nan")), 2) for d in DOMAINS},
-        **{f"{d} return": round(found["returns"].get(d, float("nan")), 4) for d in DOMAINS},
+        **{f"{d} return": round(achieved.get(d, float("nan")), 4) for d in DOMAINS},
         **_held_out_losses(study, cell),
         "parameters": found["num_parameters"],
         "episodes": found["episodes"],

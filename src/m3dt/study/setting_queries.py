@@ -83,18 +83,19 @@ def scores_by_expert_shape(results: Results) -> dict[str, Scores]:
 def scores_by_shape(results: Results) -> dict[str, Scores]:
     """Return Prompt-DT's scores by layers x heads x width; the study's own shape comes first.
 
-    Other shapes are the part `shape` of a study, empty without it.
+    Other shapes are in the parts of a study whose names begin with `shape`, empty without any.
     """
     own = [str(getattr(results.base.model, setting)) for setting in SHAPE]
     found = {" x ".join(own): prompt_dt_scores(results)}
     shapes = {
-        tuple(row.get(f"model.{k}") or default for k, default in zip(SHAPE, own, strict=True))
+        tuple(row.get(f"model.{k}") or default for k, default in zip(SHAPE, own, strict=True)): part
         for row in results.rows
-        if row["part"] == "shape"
+        if (part := row["part"]).startswith("shape")
     }
     for shape in sorted(shapes, key=lambda shape: tuple(map(int, shape))):
-        values = dict(zip(SHAPE, shape, strict=True))
-        scores = results.scores("shape", suite=suite_name(results), **values)
+        # A part leaves out what it does not vary.
+        values = {k: v for k, v, default in zip(SHAPE, shape, own, strict=True) if v != default}
+        scores = results.scores(shapes[shape], suite=suite_name(results), **values)
         found.setdefault(" x ".join(shape), scores)
     return found
 

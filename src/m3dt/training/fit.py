@@ -20,8 +20,6 @@ from m3dt.training.trainer import arguments_refused, make_trainer, quiet_trainin
 from m3dt.utils.errors import RunError
 from m3dt.utils.processes import no_children_left
 
-LOSSES = ("train/loss", "val/loss")  # of the last step, and of the last validation
-
 
 @runtime_checkable
 class WeightSelector(Protocol):
@@ -80,7 +78,7 @@ def fit(
     selected = _keep_selected(stage, callbacks, console)
     step = trainer.global_step if selected is None else selected
     measured = {FORCED: forced} if forced else {}
-    return Fitted(step, {**measured, **_measured(trainer, callbacks)})
+    return Fitted(step, {**measured, **_measured(trainer, stage, data, callbacks)})
 
 
 def _check_end(trainer: pl.Trainer, stage: Stage, name: str) -> None:
@@ -110,11 +108,20 @@ def _keep_selected(stage: Stage, callbacks: Sequence[pl.Callback], console: Cons
     return step
 
 
-def _measured(trainer: pl.Trainer, callbacks: Sequence[pl.Callback]) -> dict[str, Any]:
-    """Return what the callbacks measured, and the last losses."""
+def _measured(
+    trainer: pl.Trainer, stage: Stage, data: M3DTDataModule, callbacks: Sequence[pl.Callback]
+) -> dict[str, Any]:
+    """Return what the callbacks measured, the last loss, and the kept weights' held-out loss."""
     found: dict[str, Any] = {}
     for callback in callbacks:
         metrics = getattr(callback, "metrics", None)
         found.update(metrics() if callable(metrics) else {})
-    losses = {n: trainer.callback_metrics[n] for n in LOSSES if n in trainer.callback_metrics}
-    return {**found, **{name: float(loss) for name, loss in losses.items()}}
+    loss = trainer.callback_metrics.get("train/loss")
+    if loss is not None:
+        found["train/loss"] = float(loss)
+    if data.validates:
+        trainer.loggers = []  # training has logged its own validations
+        with quiet_training():
+            (held_out,) = trainer.validate(stage, datamodule=data, verbose=False)
+        found["val/loss"] = held_out["val/loss"]
+    return found

@@ -90,9 +90,8 @@ def _at_equal_cost(results: Results) -> list[Claim]:
                 "many parameters", stated,
                 (f"M3DT of {narrow.title}", narrow.scores),
                 (f"Prompt-DT of {equal.title}", equal.scores)),
-        compare("equal steps", "M3DT beats Prompt-DT of its backbone's width, trained for the "
-                "steps of backbone, one expert and router together (M3DT's experts train in "
-                "parallel and see more segments)",
+        compare("equal steps", "M3DT beats Prompt-DT of its backbone's width, trained for "
+                f"{queries.share_of_segments(results):.0%} of the segments of backbone and experts",
                 NO_NUMBER, m3dt, ("Prompt-DT", queries.prompt_dt_scores(results))),
         compare("backbone", "M3DT beats its own backbone", NO_NUMBER, m3dt,
                 ("backbone", queries.m3dt_scores(results, column="backbone"))),

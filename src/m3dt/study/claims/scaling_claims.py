@@ -45,8 +45,7 @@ def _tasks(results: Results) -> list[Claim]:
 
 
 def _saturation(results: Results) -> Claim:
-    text = "A second doubling of Prompt-DT's width gains less than the first"
-    text += f" at {results.medium} tasks"
+    text = f"Doubling Prompt-DT's width gains less the wider it is at {results.medium} tasks"
     stated, sizes = "wider models saturate at 160 tasks", queries.widths(results)
     doublings = [(width, 2 * width) for width in sizes if 2 * width in sizes]
     if len(doublings) < 2:
