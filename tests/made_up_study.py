@@ -17,6 +17,8 @@ set: ["suite_seed={seed}"]
 parts:
   experts:
     grid: {seed: [0, 1, 2], suite: [mt80, mt160], method: [m3dt-gradient], moe.num_experts: [2, 4]}
+  prompt:
+    grid: {seed: [0, 1, 2], suite: [mt40], method: [m3dt-gradient], moe.router: [prompt]}
   top-k:
     grid: {seed: [0, 1, 2], suite: [mt40], method: [m3dt-top-k], moe.top_k: [2],
            moe.num_experts: [4, 16]}
@@ -50,6 +52,8 @@ def score(cell, slope):
     method = values["method"]
     seed = 0.1 * int(values["seed"])
     better = {"m3dt-gradient": 9, "m3dt-random": 7, "m3dt-top-k": 5, "promptdt": 3}.get(method, 1)
+    if cell.part == "prompt":
+        better += 1
     if cell.part == "experts":
         better += 2 * log2(min(int(values["num_experts"]), BASE.moe.num_experts))
         better += 0.5 * (int(values["num_experts"]) > BASE.moe.num_experts)

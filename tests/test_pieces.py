@@ -291,3 +291,5 @@ def test_the_paper_study_is_listed(capsys, tmp_path):
 def test_ways_to_run_a_study_exclude_each_other(capsys):
     assert main(["study", "paper", "--dry-run", "--minutes", "9"]) == 2
     assert "give one of --dry-run and --minutes" in capsys.readouterr().err
+    assert main(["study", "paper", "--minutes", "5"]) == 2
+    assert "--minutes 5: a piece takes up to 9 minutes" in capsys.readouterr().err

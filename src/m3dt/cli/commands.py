@@ -101,12 +101,17 @@ def evaluate(options: argparse.Namespace, console: Console) -> None:
 
 def study(options: argparse.Namespace, console: Console) -> None:
     """Train and evaluate a grid of settings, show what is left of it, or merge its results."""
-    from m3dt.study import load_study, merge_tables, run_study, show_pieces
+    from m3dt.study import LONGEST_PIECE, load_study, merge_tables, run_study, show_pieces
 
     given = {"--dry-run": options.dry_run, "--minutes": options.minutes, "--merge": options.merge}
     chosen = [name for name, value in given.items() if value]
     if len(chosen) > 1:
         raise UserError(f"m3dt study: give one of {' and '.join(chosen)}, not both.")
+    if options.minutes and options.minutes < LONGEST_PIECE:
+        raise UserError(
+            f"--minutes {options.minutes:g}: a piece takes up to {LONGEST_PIECE} minutes, so that "
+            f"some would never begin. Give {LONGEST_PIECE} or more."
+        )
     folders, overrides = _paths_and_overrides(options.merge, options.overrides)
     study = load_study(options.file, overrides)
     file = options.csv or Path("results") / f"{options.file.stem}.csv"

@@ -25,7 +25,8 @@ from m3dt.training import steps_taken, trainings
 from m3dt.utils.files import fingerprint
 
 EVALUATE = "evaluate"
-_LONGEST = 8.5 * 60  # seconds of a piece; the rest of nine minutes is for saving
+LONGEST_PIECE = 9  # minutes
+_LONGEST = 60 * LONGEST_PIECE - 30.0  # seconds of a piece; the rest is for saving
 _LEAST = 60.0  # seconds of steps in a piece, however long its start takes
 
 

@@ -45,6 +45,11 @@ def m3dt_scores(
     return results.scores("m3dt", column, suite=suite_name(results, tasks), method=method)
 
 
+def routed_by_prompt(results: Results, method: str = "m3dt-gradient") -> Scores:
+    """Return the scores of M3DT with a router by the prompt, the part `prompt` of a study."""
+    return results.scores("prompt", suite=suite_name(results), method=method)
+
+
 def prompt_dt_scores(
     results: Results, tasks: int | None = None, width: int | None = None
 ) -> Scores:

@@ -25,6 +25,7 @@ def method_claims(results: Results) -> list[Claim]:
         *(_lead(results, method, tasks) for method in M3DT for tasks in _larger(results)),
         *([_growing_lead(results), _control(results)] if results.few < results.many else []),
         *_at_equal_cost(results),
+        *_by_prompt(results),
         *(_groupings(results, tasks) for tasks in _larger(results)),
         _domains(results),
     ]
@@ -95,6 +96,22 @@ def _at_equal_cost(results: Results) -> list[Claim]:
                 NO_NUMBER, m3dt, ("Prompt-DT", queries.prompt_dt_scores(results))),
         compare("backbone", "M3DT beats its own backbone", NO_NUMBER, m3dt,
                 ("backbone", queries.m3dt_scores(results, column="backbone"))),
+    ]  # fmt: skip
+
+
+def _by_prompt(results: Results) -> list[Claim]:
+    chosen = "M3DT, one expert by the prompt", queries.routed_by_prompt(results)
+    share = f"{queries.share_of_segments(results):.0%} of the segments of backbone and experts"
+    return [
+        compare("prompt router", "Choosing one expert per episode by the prompt beats weighing all "
+                "of them at each token", NOT_IN_PAPER, chosen,
+                ("the paper's routers", queries.m3dt_scores(results))),
+        compare("prompt backbone", "M3DT with one expert chosen by the prompt beats its own "
+                "backbone", NOT_IN_PAPER, chosen,
+                ("backbone", queries.m3dt_scores(results, column="backbone"))),
+        compare("prompt equal steps", "M3DT with one expert chosen by the prompt beats Prompt-DT "
+                f"trained for {share}", NOT_IN_PAPER, chosen,
+                ("Prompt-DT", queries.prompt_dt_scores(results))),
     ]  # fmt: skip
 
 
