@@ -10,17 +10,17 @@ Preset = dict[str, Any]
 _RANDOM: Preset = {"grouping": {"method": "random"}}
 _GRADIENT: Preset = {"grouping": {"method": "gradient"}}
 _CLONING: Preset = {"model": {"condition_on_return": False}}
-_UNFROZEN: Preset = {"moe": {"training": "unfrozen_experts"}}
+_UNFROZEN: Preset = {"moe": {"training": "unfrozen_experts", "router": "token"}}
 
 METHODS: dict[str, Preset] = {
     "m3dt-gradient": _GRADIENT,
     "m3dt-random": _RANDOM,
     "m3dt-big-experts": {**_GRADIENT, "moe": {"expert": "trunk"}},
     "m3dt-top-k": {**_GRADIENT, "moe": {"top_k": 4}},
-    "m3dt-ungrouped": {"moe": {"training": "ungrouped"}},
+    "m3dt-ungrouped": {"moe": {"training": "ungrouped", "router": "token"}},
     "m3dt-unfrozen-random": {**_RANDOM, **_UNFROZEN},
     "m3dt-unfrozen-gradient": {**_GRADIENT, **_UNFROZEN},
-    "m3dt-end-to-end": {},
+    "m3dt-end-to-end": {"moe": {"router": "token"}},
     "promptdt": {},
     "mtdt": {"model": {"task_embedding": 12}},
     # As in the original; `loader.sampling=mixed` beside the name mixes tasks.
