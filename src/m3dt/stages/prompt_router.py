@@ -89,8 +89,9 @@ class PromptRouterStage(Stage):
         inputs = held_out.chunk.inputs(0)
         batch = self.data.gather(inputs) if isinstance(inputs, Draws) else inputs
         logits, wanted = self.router.logits(self.features(batch)), self.groups[batch.task_index]
-        self.validation_loss.update(F.cross_entropy(logits, wanted, reduction="none"))
-        self.validation_accuracy.update((logits.argmax(dim=1) == wanted).float())
+        if held_out.counted.all():  # ranks have as many rounds, of which some count nothing
+            self.validation_loss.update(F.cross_entropy(logits, wanted, reduction="none"))
+            self.validation_accuracy.update((logits.argmax(dim=1) == wanted).float())
         self.log("val/loss", self.validation_loss, on_step=False, on_epoch=True)
         self.log("val/accuracy", self.validation_accuracy, on_step=False, on_epoch=True)
 
