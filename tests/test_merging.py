@@ -134,4 +134,5 @@ def test_pieces_on_two_machines_end_in_figures(tmp_path, data):
     assert "baseline/conflict" in curves[CELLS[2]]
     assert main(["figures", str(merged), "--out", str(tmp_path / "out")]) == 0
     assert "M3DT-Random" in (tmp_path / "out/tables.md").read_text()
-    assert len(list((tmp_path / "out/figures").glob("*.png"))) >= 10
+    drawn = {path.stem for path in (tmp_path / "out/figures").glob("*.png")}
+    assert {"domains", "parameters", "profiles"} <= drawn  # those without results are not

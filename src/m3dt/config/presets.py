@@ -16,7 +16,7 @@ METHODS: dict[str, Preset] = {
     "m3dt-gradient": _GRADIENT,
     "m3dt-random": _RANDOM,
     "m3dt-big-experts": {**_GRADIENT, "moe": {"expert": "trunk"}},
-    "m3dt-top-k": {**_GRADIENT, "moe": {"top_k": 4}},
+    "m3dt-top-k": {**_GRADIENT, "moe": {"top_k": 4, "router": "token"}},
     "m3dt-ungrouped": {"moe": {"training": "ungrouped", "router": "token"}},
     "m3dt-unfrozen-random": {**_RANDOM, **_UNFROZEN},
     "m3dt-unfrozen-gradient": {**_GRADIENT, **_UNFROZEN},
