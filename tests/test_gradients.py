@@ -30,8 +30,11 @@ def measured(name, synthetic):
     if name == "HarmoDT":
         stage.revise(data, 1, 40)
         return stage.masks.packed.tolist()
-    table = GradientConflictCallback()._measure(ALONE, stage, data)
-    return [table.dots.tolist(), agreement_gram(stage, data, GroupingConfig()).tolist()]
+    tables = GradientConflictCallback(probes=2)._measure(ALONE, stage, data)
+    return [
+        *(table.dots.tolist() for table in tables),
+        agreement_gram(stage, data, GroupingConfig()).tolist(),
+    ]
 
 
 @pytest.mark.parametrize("name", ["stage 1", "stage 2", "HarmoDT"])
@@ -93,14 +96,14 @@ def test_what_the_loss_does_not_reach_has_no_gradient(synthetic):
 def test_a_record_reads_the_device_once(synthetic, monkeypatch):
     reads = []
     monkeypatch.setattr(Tensor, "cpu", lambda t: reads.append(t) or torch.ones(t.shape))
-    conflict, experts = GradientConflictCallback(), ExpertConflictCallback()
+    conflict, experts = GradientConflictCallback(probes=3), ExpertConflictCallback()
     conflict._measure(ALONE, *on_meta("stage 1", synthetic))
-    assert len(reads) == 1
+    assert len(reads) == 3  # once per probe
     experts.record(ALONE, *on_meta("stage 2", synthetic))
-    assert len(reads) == 1 + 2  # grouped, and all tasks
+    assert len(reads) == 3 + 2  # grouped, and all tasks
     config = GroupingConfig(gradient_clip=0.25, memory_gb=1)
     gram = agreement_gram(*on_meta("stage 1", synthetic), config)
-    assert len(reads) == 4 and np.array_equal(gram, np.ones((3, 3)))
+    assert len(reads) == 6 and np.array_equal(gram, np.ones((3, 3)))
 
 
 def test_memory_counts_all_that_the_dataset_leaves(synthetic, monkeypatch):

@@ -15,7 +15,7 @@ from m3dt.study.estimates import (
     percent_above,
     range_of,
     scaled,
-    t_test,
+    t_tests,
 )
 from m3dt.utils.intervals import (
     SCORES,
@@ -103,9 +103,9 @@ def test_estimates_name_their_number():
     assert estimate({}) is None and format_scores({}) == "not measured"
     assert format_scores({0: 2.0}) == "2.0 (n = 1)"
     assert format_scores({0: 1.0, 1: 1.0}, " %") == "1.0 [1.0, 1.0] % (n = 2)"
-    assert t_test({0: 2.0}) == "no test, n = 1"
-    assert t_test({0: 1.0, 1: 2.0, 2: 3.0}) == "t test, n = 3, p = 0.074"  # t = 2 sqrt(3)
-    assert t_test({0: 1.0, 1: 1.0}) == "t test, n = 2, p < 0.001"
+    assert t_tests([{0: 2.0}]) == [None]
+    assert t_tests([{0: 1.0, 1: 2.0, 2: 3.0}]) == [pytest.approx(0.0742, abs=1e-4)]  # t = 2 sqrt(3)
+    assert t_tests([{0: 1.0, 1: 1.0}]) == [0]
 
 
 def test_ranges_follow_from_those_of_the_scores():

@@ -81,6 +81,23 @@ def test_scores_live_beside_each_other(routed, data, capsys):
         assert code == (0 if wrong == "router@" else 2)
 
 
+def test_the_model_of_a_run_that_has_no_router_by_prompts(finished, data, tmp_path, capsys):
+    """The furthest one that is trained; `router` is then the one that is there."""
+    run = tmp_path / "run"
+    for kinds, extra, expected in (
+        (("backbone",), [], "backbone"),
+        (("grouping", "expert", "router"), [], "router"),
+        ((), ["--models", "router"], "router"),
+    ):
+        for kind in kinds:
+            shutil.copytree(finished / "registry" / kind, run / "registry" / kind)
+        assert call("evaluate", run, data, BY_PROMPT, *extra) == 0
+        assert f"({expected})" in capsys.readouterr().out
+    shutil.rmtree(run / "registry/router")
+    assert call("evaluate", run, data, BY_PROMPT, "--models", "router") == 2
+    assert "no router/prompt in its registry" in capsys.readouterr().err
+
+
 def test_rules_for_experts_are_models(routed, data, capsys):
     models = "oracle,even,random-expert,backbone"
     assert call("evaluate", routed, data, "--models", models) == 0

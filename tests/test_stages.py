@@ -253,7 +253,8 @@ def test_agreement_gram_equals_naive(synthetic, memory_gb, gradient_clip, reside
 def test_a_stage_may_have_its_own_batch_size(synthetic, tiny_config):
     """Zero takes the loader's; what a stage learns from depends on it, so it is a setting."""
     folders = [f"data={synthetic}", f"tasks=[{','.join(SYNTHETIC_TASKS)}]"]
-    run = Run(tiny_config(*folders, "loader.batch_size=6", "stage2.batch_size=3"), make_console())
+    sizes = ("loader.batch_size=6", "stage2.batch_size=3", "stage3.batch_size=0")
+    run = Run(tiny_config(*folders, *sizes), make_console())
     names = ("baseline", "stage1", "stage2", "stage3")
     sizes = [len(run.batches(stage).batch(0).loss_weight) for stage in names]
     assert sizes == [6, 6, 3, 6]

@@ -10,7 +10,7 @@ from m3dt.evaluation.gates import way_of
 from m3dt.evaluation.oracle import RULES, ExpertsPolicy
 from m3dt.evaluation.policies import UNTRAINED, AgentPolicy, Policy
 from m3dt.evaluation.scores import ModelInfo
-from m3dt.runs import BY_PROMPT, MAIN, inference_device
+from m3dt.runs import BY_PROMPT, MAIN, Registry, inference_device
 from m3dt.tasks import tasks_of
 from m3dt.utils.errors import UserError
 
@@ -56,7 +56,7 @@ def run_model(config: Config, name: str) -> RunModel:
     if not base and config.method in BASELINES:
         base = f"baseline:{config.method}"
     kind, _, number = base.partition(":")
-    if not number and config.moe.router == "prompt" and kind in ("", "router"):
+    if not number and kind in ("", "router") and _by_prompt(config, kind):
         kind, number = "router", BY_PROMPT
     if kind not in ("", *ACTING_KINDS):
         choices = ", ".join((*UNTRAINED, "backbone, router", *RULES, "expert:K, baseline:METHOD"))
@@ -72,6 +72,18 @@ def run_model(config: Config, name: str) -> RunModel:
     }
     label = _labelled(label, way_of(agent, rules), rules)
     return RunModel(AgentPolicy(agent, rules, label, tasks=tasks_of(config)), info)
+
+
+def _by_prompt(config: Config, kind: str) -> bool:
+    """Tell whether a router without a name is the one by prompts.
+
+    It is where `moe.router` says so, unless the run has none, but has what may stand in for it.
+    """
+    if config.moe.router != "prompt":
+        return False
+    registry = Registry(config.run)
+    trained = registry.find("router", BY_PROMPT) is not None
+    return trained or (kind == "router" and registry.find("router", MAIN) is None)
 
 
 def _rules(config: Config, name: str, way: str) -> EvaluationConfig:
