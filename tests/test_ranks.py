@@ -1,9 +1,13 @@
 """The place of a process among a training's: from the settings, whatever the environment says."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 from filelock import FileLock
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from quick_run import call
+from quick_run import QUICK, call
 
 from m3dt.config import load_config
 from m3dt.runs.registry import Registry
@@ -100,6 +104,19 @@ def test_what_launchers_left_behind_changes_nothing(data, tmp_path, environment,
     assert call("stage1", tmp_path / "run", data, "stage1.max_steps=2") == 0
     assert "backbone, step 2: registered." in capsys.readouterr().out
     assert [entry.key for entry in Registry(tmp_path / "run").entries()] == ["backbone/main"]
+
+
+def test_a_plotting_back_end_that_is_none_ends_no_command(data, tmp_path):
+    """Libraries import matplotlib, which refuses it."""
+    words = [*QUICK, f"data={data}", f"run={tmp_path / 'run'}", "stage1.max_steps=2"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "m3dt", "stage1", *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "MPLBACKEND": "nonsense"},
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "backbone, step 2: registered." in ended.stdout
 
 
 def test_a_first_rank_that_is_not_there_is_not_waited_for(monkeypatch, tmp_path):

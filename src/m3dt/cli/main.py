@@ -26,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if threading.current_thread() is threading.main_thread():
             _take_signals()
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no messages of libraries on import
+        if "matplotlib" not in sys.modules:  # whose import refuses a back end that it does not know
+            os.environ["MPLBACKEND"] = "agg"  # commands open no windows
         return _run(arguments)
     except KeyboardInterrupt:
         return _fail(_INTERRUPTED, 130)
