@@ -82,9 +82,11 @@ def test_parts_share_runs_and_stay_together(tmp_path):
         names = [cell.name for cell in select_cells(study, f"{index}/2")]
         values = ("m3dt-random", "m3dt-gradient", "num_experts2", "num_experts4")
         assert names == [f"{value}_seed{index}" for value in values]
-        assert [cell.name for cell in select_cells(study, "0/1", f"seed={index}")] == names
+        assert [cell.name for cell in select_cells(study, "0/1", [f"seed={index}"])] == names
+    both = select_cells(study, "0/1", ["seed=1", "part=experts"])
+    assert [cell.name for cell in both] == ["num_experts2_seed1", "num_experts4_seed1"]
     with pytest.raises(UserError, match="--where sed=1"):
-        select_cells(study, "0/1", "sed=1")
+        select_cells(study, "0/1", ["sed=1"])
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ and an interrupted study continues where it stopped.
 
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from time import monotonic
 
@@ -50,7 +50,7 @@ def run_study(
     study: Study,
     file: Path,
     shard: str,
-    where: str,
+    where: Sequence[str],
     console: Console,
     minutes: float | None = None,
 ) -> None:
@@ -64,7 +64,7 @@ def run_study(
         file: CSV of scores, rewritten after each cell; its JSON files go next to it.
         shard: `i/n` runs the i-th of n parts of the cells, so that n jobs can share a study; cells
             that share models are in one part.
-        where: `setting=value` runs the cells with this value only; empty runs all.
+        where: `setting=value` or `part=name` words; only cells to which all of them apply run.
         console: Where progress and the table are printed.
         minutes: Time after which nothing goes on: a command whose next piece would not fit is not
             begun, and one that takes longer is stopped, after which its training can resume.
@@ -112,7 +112,9 @@ def _run_commands(
     return failed
 
 
-def show_pieces(study: Study, file: Path, shard: str, where: str, console: Console) -> None:
+def show_pieces(
+    study: Study, file: Path, shard: str, where: Sequence[str], console: Console
+) -> None:
     """Print what `run_study` would run, in pieces, with estimates.
 
     Raises:
@@ -123,19 +125,22 @@ def show_pieces(study: Study, file: Path, shard: str, where: str, console: Conso
     print_pieces(list(pieces_of(commands_left(study, cells, file))), console)
 
 
-def select_cells(study: Study, shard: str, where: str = "") -> list[Cell]:
-    """Return the cells of a shard that have a value.
+def select_cells(study: Study, shard: str, where: Sequence[str] = ()) -> list[Cell]:
+    """Return the cells of a shard that have all of the values `where`.
 
     Raises:
-        UserError: `shard` or `where` is malformed, or no cell has the value.
+        UserError: `shard` or `where` is malformed, or no cell has the values.
     """
     index, _, count = shard.partition("/")
     if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
         raise UserError(f"--shard {shard}: must read i/n with 0 <= i < n, such as 0/4")
-    setting, _, value = where.partition("=")
-    cells = [c for c in study.cells if not where or c.values.get(setting) == value]
+    cells = list(study.cells)
+    for word in where:
+        setting, _, value = word.partition("=")
+        cells = [c for c in cells if {"part": c.part, **c.values}.get(setting) == value]
     if not cells:
-        raise UserError(f"--where {where}: no cell of the study has that. Give setting=value.")
+        words = " ".join(f"--where {word}" for word in where)
+        raise UserError(f"{words}: no cell of the study has that. Give setting=value.")
     sources = list(dict.fromkeys(cell.source_run for cell in cells))[int(index) :: int(count)]
     return [cell for cell in cells if cell.source_run in sources]
 
