@@ -18,7 +18,7 @@ from m3dt.config.fields import (
 )
 from m3dt.config.presets import BASELINES, COMPAT, METHODS, SIZES
 
-# Widths to which every task's states and actions are padded (paper section 3).
+# Widths to which the states and actions of the 160 tasks are padded (paper section 3).
 STATE_DIM = 39
 ACTION_DIM = 8
 
@@ -32,6 +32,10 @@ MOE_TRAININGS = ("frozen_experts", "unfrozen_experts", "ungrouped")
 class ModelConfig(Section):
     """Prompt-DT: a GPT-2 trunk over (return, state, action) tokens."""
 
+    state_dim: int = number(STATE_DIM, low=1)
+    """Width to which states are padded. A task that is wider raises it."""
+    action_dim: int = number(ACTION_DIM, low=1)
+    """Width to which actions are padded. A task that is wider raises it."""
     n_layer: int = number(6, low=1)
     """Number of transformer blocks."""
     n_head: int = number(8, low=1)

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from m3dt.config import LoaderConfig, ModelConfig
-from m3dt.config.schema import ACTION_DIM, STATE_DIM
 from m3dt.data.batch import Segment
 from m3dt.data.format import NUM_PROMPTS
 from m3dt.data.inputs import Rows, TaskInputs
@@ -126,18 +125,18 @@ class TaskContext:
         return digest.hexdigest()
 
     @staticmethod
-    def expected_tensors(num_tasks: int, prompt_length: int) -> dict[str, Tensor]:
+    def expected_tensors(num_tasks: int, model: ModelConfig) -> dict[str, Tensor]:
         """Return tensors without values that have the names, shapes and types of `tensors`."""
-        steps, single = (num_tasks, NUM_PROMPTS, prompt_length), torch.float32
+        steps, single = (num_tasks, NUM_PROMPTS, model.prompt_length), torch.float32
         with torch.device("meta"):
             prompts = Segment(
-                torch.empty(*steps, STATE_DIM, dtype=single),
-                torch.empty(*steps, ACTION_DIM, dtype=single),
+                torch.empty(*steps, model.state_dim, dtype=single),
+                torch.empty(*steps, model.action_dim, dtype=single),
                 torch.empty(*steps, 1, dtype=single),
                 torch.empty(steps, dtype=torch.int64),
                 torch.empty(steps, dtype=single),
             )
-            states = torch.empty(num_tasks, STATE_DIM, dtype=single)
+            states = torch.empty(num_tasks, model.state_dim, dtype=single)
             best = torch.empty(num_tasks, dtype=single)
         return TaskContext((), states, states, best, prompts, states, states).tensors()
 

@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from m3dt.config.schema import ACTION_DIM, STATE_DIM, LoaderConfig
+from m3dt.config import LoaderConfig
 from m3dt.data.format import NUM_PROMPTS, DatasetIndex
 from m3dt.data.hdf5 import open_hdf5
 from m3dt.data.soundness import opening_problems
@@ -194,34 +194,37 @@ class DatasetStore:
 
 @dataclass(frozen=True)
 class Normalization:
-    """Mean and std that normalise one task's states, (39,) float32 each."""
+    """Mean and std that normalise one task's padded states, (S,) float32 each."""
 
     mean: np.ndarray
     std: np.ndarray
 
     @classmethod
-    def padded(cls, mean: np.ndarray, std: np.ndarray) -> Normalization:
+    def padded(cls, mean: np.ndarray, std: np.ndarray, width: int) -> Normalization:
         """Pad statistics of the task's own width, the mean with 0 and the std with 1."""
-        padding = (0, STATE_DIM - len(mean))
+        padding = (0, width - len(mean))
         mean, std = np.pad(mean, padding), np.pad(std, padding, constant_values=1.0)
         return cls(mean.astype(np.float32), std.astype(np.float32))
 
 
-def normalizations(store: TaskStore, loader: LoaderConfig) -> tuple[Normalization, Normalization]:
-    """Return the normalisations of a task's training states and of its prompts.
+def normalizations(
+    store: TaskStore, loader: LoaderConfig, width: int
+) -> tuple[Normalization, Normalization]:
+    """Return the normalisations of a task's training states and of its prompts, of padded width.
 
     By default, the std has a lower bound, because many Meta-World dimensions are constant: divided
     by 1e-6, any difference in one of them would dwarf all other inputs (README, deviations 3, 5).
     """
     mean, std = store.state_mean, store.state_std
     if loader.normalization == "floored":
-        both = Normalization.padded(mean, np.maximum(std, loader.std_floor))
+        both = Normalization.padded(mean, np.maximum(std, loader.std_floor), width)
         return both, both
     prompts = store.observations[store.num_training_steps :].astype(np.float64)
-    of_prompts = Normalization.padded(prompts.mean(axis=0), prompts.std(axis=0) + _OFFICIAL_OFFSET)
-    return Normalization.padded(mean, std + _OFFICIAL_OFFSET), of_prompts
+    prompt_std = prompts.std(axis=0) + _OFFICIAL_OFFSET
+    of_prompts = Normalization.padded(prompts.mean(axis=0), prompt_std, width)
+    return Normalization.padded(mean, std + _OFFICIAL_OFFSET, width), of_prompts
 
 
-def action_mask(spec: TaskSpec) -> np.ndarray:
-    """Return 1 for the task's own action dimensions and 0 for padding, (8,) float32."""
-    return (np.arange(ACTION_DIM) < spec.action_dim).astype(np.float32)
+def action_mask(spec: TaskSpec, width: int) -> np.ndarray:
+    """Return 1 for the task's own action dimensions and 0 for padding, (width,) float32."""
+    return (np.arange(width) < spec.action_dim).astype(np.float32)
