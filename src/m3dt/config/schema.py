@@ -72,6 +72,7 @@ class ModelConfig(Section):
         super().__post_init__()
         width, hidden = self.attention_width or self.n_embd, self.mlp_width or 4 * self.n_embd
         size = self.n_layer * self.n_embd * (4 * width + 2 * hidden)
+        size += 3 * self.n_embd * (self.state_dim + self.action_dim)
         if size > LARGEST_MODEL:
             raise SettingError(
                 self,
@@ -402,7 +403,11 @@ class Config(Section):
     suite_seed: int = number(0, low=0)
     """Which list of that size to use. The paper's are 0, 1 and 2."""
     tasks: list[str] = field(default_factory=list)
-    """Task names that replace those of the suite. Give data=FOLDER with them."""
+    """Task names that replace those of the suite. Give data=FOLDER with them. Beside the 160 tasks
+    and those that `plugins` register, `gym:ID` is a registered gymnasium environment."""
+    plugins: list[str] = field(default_factory=list)
+    """Modules to import first, also from the working directory. They register tasks of your own
+    (`m3dt.register_task`)."""
     model: ModelConfig = field(default_factory=ModelConfig)
     moe: MoEConfig = field(default_factory=MoEConfig)
     collect: CollectConfig = field(default_factory=CollectConfig)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +54,23 @@ class TaskStore:
     successes: np.ndarray  # (trajectories,) uint8
     state_mean: np.ndarray  # (S,) float64, over the training trajectories
     state_std: np.ndarray  # (S,) float64
+    random_return: float = math.nan  # where the score follows from the data
 
     def __repr__(self) -> str:
         return (
             f"TaskStore({self.spec.name}, observations={self.observations.shape}, "
             f"actions={self.actions.shape}, trajectories={len(self.episode_ends)})"
         )
+
+    def completed(self, random_return: float | None) -> TaskStore:
+        """Return the store with what its specification leaves to the data.
+
+        Raises:
+            UserError: The data do not say it.
+        """
+        random = math.nan if random_return is None else random_return
+        spec = self.spec.completed(random, float(self.episode_returns.max()))
+        return replace(self, spec=spec, random_return=random)
 
     def release(self) -> None:
         """Unmap the pages that were read; the system keeps them in its cache while it can.
@@ -120,7 +132,8 @@ class TaskStore:
             for name, (offset, shape) in placed.items()
         }
         statistics = {name: np.asarray(attributes.get(name)) for name in _STATISTICS}
-        store = cls(spec, path, mapping, **mapped, **small, **statistics)
+        arrays: dict[str, Any] = {**mapped, **small, **statistics}
+        store = cls(spec, path, mapping, **arrays)
         problem = next(opening_problems(store, attributes), None)
         if problem:
             raise UserError(f"{path}: {problem}. {remedy}")
@@ -174,10 +187,12 @@ class DatasetStore:
                 f"{folder}: the dataset lacks {len(missing)} of {len(names)} tasks: "
                 f"{', '.join(missing)}. Add them with `m3dt collect`."
             )
-        specs = [get_task(name) for name in names]
-        tasks = [TaskStore.open(folder / index.tasks[s.name].file, s) for s in specs]
+        entries = [index.tasks[name] for name in names]
+        tasks = [
+            TaskStore.open(folder / entry.file, get_task(name)).completed(entry.random_return)
+            for name, entry in zip(names, entries, strict=True)
+        ]
         if checksums:
-            entries = [index.tasks[name] for name in names]
             changed = [e.file for e in entries if sha256(folder / e.file) != e.sha256]
             if changed:
                 raise UserError(
