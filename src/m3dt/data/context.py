@@ -122,7 +122,9 @@ class TaskContext:
             "best_return": self.best_return,
             "prompt_mean": self.prompt_mean,
             "prompt_std": self.prompt_std,
-            "random_return": self.random_return,
+            # Registries take finite numbers alone.
+            "random_return": self.random_return.nan_to_num(),
+            "has_random_return": ~self.random_return.isnan(),
             **{f"prompts.{name}": tensor for name, tensor in self.prompts._asdict().items()},
         }
 
@@ -153,9 +155,10 @@ class TaskContext:
     @classmethod
     def from_tensors(cls, tasks: Sequence[str], tensors: dict[str, Tensor]) -> TaskContext:
         prompts = Segment(*(tensors[f"prompts.{name}"] for name in Segment._fields))
-        names = ("prompt_mean", "prompt_std", "random_return")
-        mean, std, best = (tensors[n] for n in ("state_mean", "state_std", "best_return"))
-        return cls(tuple(tasks), mean, std, best, prompts, *(tensors[name] for name in names))
+        random = tensors["random_return"].where(tensors["has_random_return"], torch.nan)
+        names = ("state_mean", "state_std", "best_return", "prompt_mean", "prompt_std")
+        given = {name: tensors[name] for name in names}
+        return cls(tuple(tasks), prompts=prompts, random_return=random, **given)
 
 
 def _stacked(normalizations: Sequence[Normalization]) -> tuple[Tensor, Tensor]:

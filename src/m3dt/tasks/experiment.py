@@ -19,7 +19,7 @@ def load_experiment(conf: str | Path, overrides: Sequence[str] = ()) -> Config:
         UserError: A key, a value, a task or a plugin is wrong.
     """
     config = load_config(conf, overrides)
-    import_plugins(config.plugins)
+    import_plugins(config.plugins, f"{config.sources.of('plugins')}: plugins")
     specs = [get_task(task) for task in tasks_of(config)]
     model = config.model
     model.state_dim = max(model.state_dim, *(spec.state_dim for spec in specs))

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from m3dt.tasks.catalog import DOMAINS, TASKS
 from m3dt.tasks.spec import TaskSpec
+from m3dt.utils.class_paths import import_named
 from m3dt.utils.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -104,25 +103,18 @@ def domains_of(tasks: Iterable[str]) -> list[str]:
     return [*(d for d in DOMAINS if d in found), *(d for d in found if d not in DOMAINS)]
 
 
-def import_plugins(modules: Sequence[str]) -> None:
+def import_plugins(modules: Sequence[str], where: str = "plugins") -> None:
     """Import a user's modules, also from the working directory.
+
+    Args:
+        modules: Their dotted names.
+        where: What names them and where; begins an error.
 
     Raises:
         UserError: One cannot be imported.
     """
-    folder = str(Path.cwd())
     for name in modules:
-        if folder not in sys.path:
-            sys.path.append(folder)
-        try:
-            importlib.import_module(name)
-        except UserError:
-            raise
-        except Exception as error:  # a user's module can raise anything
-            raise UserError(
-                f"plugins: cannot import '{name}' from Python's path or {folder}: "
-                f"{type(error).__name__}: {error}"
-            ) from None
+        import_named(name, f"{where}: {name}")
         if name not in _plugins:
             _plugins.append(name)
 
