@@ -32,9 +32,9 @@ from m3dt.evaluation import (
     run_scores,
     summarize,
 )
-from m3dt.evaluation.actor import Actor
 from m3dt.evaluation.agent import Agent
 from m3dt.evaluation.evaluator import Journal, make_groups
+from m3dt.evaluation.passes import PassRunner
 from m3dt.evaluation.policies import pass_size
 from m3dt.evaluation.scheduler import RolloutScheduler
 from m3dt.evaluation.scores import shares_of_target
@@ -174,10 +174,12 @@ def test_acting_sees_what_training_sees(synthetic, task, conditioned):
     config = replace(MODEL, max_timesteps=20, condition_on_return=conditioned)
     sampler = TaskSampler(store.tasks[0], LoaderConfig(), config)
     context = TaskContext.from_store(store, LoaderConfig(), config)
-    actor = Actor(PromptDT(config).eval(), batch_size=1)
+    runner = PassRunner(PromptDT(config).eval(), batch_size=1)
     data, end = store.tasks[0], store.tasks[0].episode_ends[0]
     total = data.rewards[:end].sum(dtype=np.float64)
-    session = AgentSession(actor, context, EpisodeGroup(task, (0,)), total, "real_dims")
+    session = AgentSession(
+        runner, context.task(task, config), EpisodeGroup(task, (0,)), total, "real_dims"
+    )
     for t in range(end):
         session.observe(data.observations[t][None], data.rewards[t - 1 : t] if t else None)
         assert not session.window().actions[:, -1].any()  # not chosen yet
@@ -198,12 +200,14 @@ def test_acting_sees_what_training_sees(synthetic, task, conditioned):
 def test_behaviour_cloning_ignores_the_target_return(synthetic, conditioned):
     task, config = SYNTHETIC_TASKS[0], replace(MODEL, condition_on_return=conditioned)
     context = TaskContext.from_store(DatasetStore.open(synthetic, [task]), LoaderConfig(), config)
-    actor = Actor(PromptDT(config).eval(), batch_size=1)
+    runner = PassRunner(PromptDT(config).eval(), batch_size=1)
     actions = []
     for target in (0.0, 4500.0):
-        session = AgentSession(actor, context, EpisodeGroup(task, (0,)), target, "real_dims")
+        session = AgentSession(
+            runner, context.task(task, config), EpisodeGroup(task, (0,)), target, "real_dims"
+        )
         session.observe(np.ones((1, 39), np.float32), None)
-        actions.append(actor.act(session.window(), session.prompt))
+        actions.append(runner.act(session.window(), session.prompt))
     assert np.array_equal(*actions) != conditioned
 
 
@@ -320,6 +324,7 @@ def test_target_return(agent):
 )
 def test_a_share_of_the_target_return(agent, task, scale, expected):
     rules = EvaluationConfig(target_scale=scale)
+    agent = replace(agent, context=replace(agent.context, tasks=(task, "push-v2")))
     assert AgentPolicy(agent, rules).target_return(task) == expected
     spec = get_task(task)
     assert spec.share_of_target(expected) == pytest.approx(scale)

@@ -1,6 +1,7 @@
 """M3DT: mixture-of-experts Decision Transformers for massive multi-task offline RL.
 
-`m3dt.load(run)` loads a trained agent, `m3dt.evaluate(agent)` rolls it out in the simulators.
+`m3dt.load(run)` loads a trained agent, `m3dt.evaluate(agent)` rolls it out in the simulators, and
+`agent.actor(task)` acts step by step.
 """
 
 import os
@@ -18,9 +19,9 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if TYPE_CHECKING:
-    from m3dt.evaluation import Agent, EvaluationResult, evaluate, load
+    from m3dt.evaluation import Actor, Agent, EvaluationResult, evaluate, load
 
-__all__ = ["Agent", "EvaluationResult", "__version__", "evaluate", "load"]
+__all__ = ["Actor", "Agent", "EvaluationResult", "__version__", "evaluate", "load"]
 
 if not TYPE_CHECKING:  # a type checker should report a misspelt name, not ask this function
 

@@ -18,6 +18,7 @@ from m3dt.config.schema import ACTION_DIM, STATE_DIM
 from m3dt.data.batch import Segment
 from m3dt.data.format import NUM_PROMPTS
 from m3dt.data.inputs import Rows, TaskInputs
+from m3dt.data.prompted_task import PromptedTask
 from m3dt.data.sampler import TaskSampler
 from m3dt.data.store import DatasetStore, Normalization
 from m3dt.tasks import get_task
@@ -106,6 +107,26 @@ class TaskContext:
         index = self.index(task)
         normalization = Normalization(self.state_mean[index].numpy(), self.state_std[index].numpy())
         return TaskInputs(normalization, get_task(task).return_scale, model)
+
+    def task(self, name: str, model: ModelConfig) -> PromptedTask:
+        """Return a task as an agent meets it.
+
+        Raises:
+            UserError: The agent was not trained on it.
+        """
+        index, spec = self.index(name), get_task(name)
+        return PromptedTask(
+            name,
+            index,
+            spec.state_dim,
+            spec.action_dim,
+            spec.target_return,
+            spec.lowest_return,
+            float(self.best_return[index]),
+            self.inputs(name, model),
+            Segment(*(tensor[index] for tensor in self.prompts)),
+            Normalization(self.prompt_mean[index].numpy(), self.prompt_std[index].numpy()),
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the content as named tensors, for a registry."""
