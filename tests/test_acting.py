@@ -14,6 +14,7 @@ from test_oracle import MODEL, perturbed
 import m3dt
 from m3dt.config import EvaluationConfig, LoaderConfig, MoEConfig
 from m3dt.data import DatasetStore, Segment, TaskContext
+from m3dt.data.prompted_task import PromptedTask
 from m3dt.evaluation import AgentPolicy, evaluate_policy, evaluator
 from m3dt.evaluation.evaluator import Journal
 from m3dt.evaluation.sessions import EpisodeGroup
@@ -21,7 +22,7 @@ from m3dt.models import PromptDT, add_mixtures, make_model
 from m3dt.models.routing import GivenGates, PromptRouter, dense_gates, top_gates, with_routers
 from m3dt.models.variants.task_masks import TaskMasks
 from m3dt.runs.entries import Entry
-from m3dt.tasks import Trajectory, make_env
+from m3dt.tasks import Trajectory, get_task, make_env
 from m3dt.tasks.workers import GroupEnvironments, WorkerPool
 from m3dt.utils.console import make_console
 from m3dt.utils.errors import RunError, UserError
@@ -267,6 +268,27 @@ def with_gates(model, rows):
 def segment_of(arrays):
     types = (torch.float32, torch.float32, torch.float32, torch.int64, torch.float32)
     return Segment(*(torch.tensor(a, dtype=t) for a, t in zip(arrays, types, strict=True)))
+
+
+@pytest.mark.long
+def test_evaluation_plays_a_task_that_is_described_by_prompts(agents, pool, one_thread, tmp_path):
+    """By its name, with the catalogue's target and scale; by hand it earns the same."""
+    spec = get_task("cheetah-vel-7")
+    shown = trajectories(np.random.default_rng(1), (40, 25), (spec.state_dim, spec.action_dim))
+    numbers = (spec.target_return, spec.return_scale, spec.lowest_return)
+    task = PromptedTask.from_trajectories(spec.name, shown, MODEL, *numbers)
+    agent, rules = agents["prompt"].with_task(task), replace(ONE_PASS, tile=1, batch_size=1)
+    policy, journal = AgentPolicy(agent, rules), Journal(tmp_path / "episodes", "k")
+    assert policy.target_return(spec.name) == spec.target_return
+    evaluate_policy(policy, [spec.name], rules, make_console(), pool, journal)
+    env, (first,) = make_env(spec.name), journal.episodes[EpisodeGroup(spec.name, (0,))]
+    assert play(agent.actor(spec.name), env) == first.episode_return
+    given = {"target": spec.target_return, "return_scale": spec.return_scale}
+    nameless = agents["prompt"].actor(prompt=shown, **given)
+    observation, _ = env.reset(seed=0)
+    named = agent.actor(spec.name)
+    np.testing.assert_array_equal(nameless.act(observation), named.act(observation))
+    env.close()
 
 
 def test_target_and_scale_of_a_prompt_are_the_callers(agents):

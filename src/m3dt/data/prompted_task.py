@@ -53,8 +53,8 @@ class PromptedTask:
         """Describe a task that an agent was not trained on by some of its trajectories.
 
         They give the prompts: of each, the last steps before the final one. All of their states
-        give mean and standard deviation, which normalise prompts and live states. The deviation
-        has the lower bound of training, `loader.std_floor`.
+        give mean and standard deviation, which normalise prompts and live states. The deviation is
+        at least the default of `loader.std_floor`.
 
         Args:
             name: In messages and results.
