@@ -32,9 +32,9 @@ from m3dt.evaluation import (
     run_scores,
     summarize,
 )
-from m3dt.evaluation.actor import Actor
 from m3dt.evaluation.agent import Agent
 from m3dt.evaluation.evaluator import Journal, make_groups
+from m3dt.evaluation.passes import PassRunner
 from m3dt.evaluation.policies import pass_size
 from m3dt.evaluation.scheduler import RolloutScheduler
 from m3dt.evaluation.scores import shares_of_target
@@ -181,10 +181,12 @@ def test_acting_sees_what_training_sees(synthetic, task, conditioned):
     config = replace(MODEL, max_timesteps=20, condition_on_return=conditioned)
     sampler = TaskSampler(store.tasks[0], LoaderConfig(), config)
     context = TaskContext.from_store(store, LoaderConfig(), config)
-    actor = Actor(PromptDT(config).eval(), batch_size=1)
+    runner = PassRunner(PromptDT(config).eval(), batch_size=1)
     data, end = store.tasks[0], store.tasks[0].episode_ends[0]
     total = data.rewards[:end].sum(dtype=np.float64)
-    session = AgentSession(actor, context, EpisodeGroup(task, (0,)), total, "real_dims")
+    session = AgentSession(
+        runner, context.task(task, config), EpisodeGroup(task, (0,)), total, "real_dims"
+    )
     for t in range(end):
         session.observe(data.observations[t][None], data.rewards[t - 1 : t] if t else None)
         assert not session.window().actions[:, -1].any()  # not chosen yet
@@ -205,12 +207,14 @@ def test_acting_sees_what_training_sees(synthetic, task, conditioned):
 def test_behaviour_cloning_ignores_the_target_return(synthetic, conditioned):
     task, config = SYNTHETIC_TASKS[0], replace(MODEL, condition_on_return=conditioned)
     context = TaskContext.from_store(DatasetStore.open(synthetic, [task]), LoaderConfig(), config)
-    actor = Actor(PromptDT(config).eval(), batch_size=1)
+    runner = PassRunner(PromptDT(config).eval(), batch_size=1)
     actions = []
     for target in (0.0, 4500.0):
-        session = AgentSession(actor, context, EpisodeGroup(task, (0,)), target, "real_dims")
+        session = AgentSession(
+            runner, context.task(task, config), EpisodeGroup(task, (0,)), target, "real_dims"
+        )
         session.observe(np.ones((1, 39), np.float32), None)
-        actions.append(actor.act(session.window(), session.prompt))
+        actions.append(runner.act(session.window(), session.prompt))
     assert np.array_equal(*actions) != conditioned
 
 

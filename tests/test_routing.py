@@ -266,11 +266,11 @@ def test_fewer_experts_per_token(run):
 def test_rules_for_experts(run):
     """Even gates are the mean of all experts; chance is keyed by task and episode."""
     even = ExpertsPolicy(run, RULES, rule="even")
-    gates = even.chooser.gates(even._actor, None, SYNTHETIC_TASKS[0], (0, 1))
+    gates = even.chooser.gates(even._runner, None, SYNTHETIC_TASKS[0], (0, 1))
     torch.testing.assert_close(gates, torch.full((2, 1, E), 1 / E))
     chance = ExpertsPolicy(run, RULES, rule="random-expert")
-    both = chance.chooser.gates(chance._actor, None, SYNTHETIC_TASKS[0], tuple(range(50)))
-    again = chance.chooser.gates(chance._actor, None, SYNTHETIC_TASKS[0], (7, 3))
+    both = chance.chooser.gates(chance._runner, None, SYNTHETIC_TASKS[0], tuple(range(50)))
+    again = chance.chooser.gates(chance._runner, None, SYNTHETIC_TASKS[0], (7, 3))
     assert torch.equal(both[[7, 3]], again)
     assert (both.sum(dim=0) > 5).all() and torch.equal(both.sum(dim=-1), torch.ones(50, 1))
 

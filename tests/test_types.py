@@ -18,6 +18,9 @@ known: tuple[m3dt.Agent, m3dt.EvaluationResult] = (agent, result)
 result["scores"]
 m3dt.lode("runs/quickstart")
 m3dt.evaluate(agent, episodes="10")
+actor: m3dt.Actor = agent.actor("reach-v2", seed=0)
+reveal_type(actor.seeds)
+agent.actor(prompt="reach-v2")
 """
 EXPECTED = {
     4: 'note: Revealed type is "m3dt.evaluation.agent.Agent"',
@@ -26,6 +29,8 @@ EXPECTED = {
     9: 'error: TypedDict "EvaluationResult" has no key "scores"',
     10: 'error: Module has no attribute "lode"',
     11: 'error: Argument "episodes" to "evaluate" has incompatible type "str"; expected "int"',
+    13: 'note: Revealed type is "list[int]"',
+    14: 'error: Argument "prompt" to "actor" of "Agent" has incompatible type "str"',
 }
 # Other packages' types are of no matter here, and take most of the time to read.
 CONFIGURATION = """\

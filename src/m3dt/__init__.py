@@ -1,7 +1,8 @@
 """M3DT: mixture-of-experts Decision Transformers for massive multi-task offline RL.
 
 `m3dt.load(run)` loads a trained agent, `m3dt.evaluate(agent)` rolls it out in the simulators,
-`m3dt.register_task(spec, make_env)` makes a task of your own known.
+`agent.actor(task)` acts step by step, and `m3dt.register_task(spec, make_env)` makes a task of your
+own known.
 """
 
 import os
@@ -20,14 +21,15 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if TYPE_CHECKING:
-    from m3dt.evaluation import Agent, EvaluationResult, evaluate, load
+    from m3dt.evaluation import Actor, Agent, EvaluationResult, evaluate, load
     from m3dt.tasks import TaskSpec, Trajectory, register_task
 
 _ROOMS = {
-    "m3dt.evaluation": ("Agent", "EvaluationResult", "evaluate", "load"),
+    "m3dt.evaluation": ("Actor", "Agent", "EvaluationResult", "evaluate", "load"),
     "m3dt.tasks": ("TaskSpec", "Trajectory", "register_task"),
 }
 __all__ = [
+    "Actor",
     "Agent",
     "EvaluationResult",
     "TaskSpec",

@@ -17,6 +17,7 @@ from m3dt.config import LoaderConfig, ModelConfig
 from m3dt.data.batch import Segment
 from m3dt.data.format import NUM_PROMPTS
 from m3dt.data.inputs import Rows, TaskInputs
+from m3dt.data.prompted_task import PromptedTask
 from m3dt.data.sampler import TaskSampler
 from m3dt.data.store import DatasetStore, Normalization
 from m3dt.tasks import TaskSpec, get_task
@@ -113,6 +114,22 @@ class TaskContext:
         index = self.index(task)
         normalization = Normalization(self.state_mean[index].numpy(), self.state_std[index].numpy())
         return TaskInputs(normalization, self.spec(task).return_scale, model)
+
+    def task(self, name: str, model: ModelConfig) -> PromptedTask:
+        """Return a task as an agent meets it.
+
+        Raises:
+            UserError: The agent was not trained on it.
+        """
+        index = self.index(name)
+        return PromptedTask(
+            self.spec(name),
+            index,
+            float(self.best_return[index]),
+            self.inputs(name, model),
+            Segment(*(tensor[index] for tensor in self.prompts)),
+            Normalization(self.prompt_mean[index].numpy(), self.prompt_std[index].numpy()),
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the content as named tensors, for a registry."""

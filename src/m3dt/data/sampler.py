@@ -1,6 +1,6 @@
-"""Cut segments and prompts from a task's trajectories, in array operations.
+"""Cut training segments and prompts from a task's dataset.
 
-Letters: B batch, T timesteps.
+Letters: B batch.
 """
 
 from collections.abc import Iterable
@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from m3dt.config.schema import LoaderConfig, ModelConfig
+from m3dt.data.cutter import TrajectoryCutter
 from m3dt.data.format import NUM_PROMPTS
 from m3dt.data.inputs import Rows, TaskInputs
 from m3dt.data.soundness import value_problems
@@ -16,16 +17,17 @@ from m3dt.data.values import LARGEST
 from m3dt.utils.errors import UserError
 
 
-class TaskSampler:
+class TaskSampler(TrajectoryCutter):
     """Cuts segments and prompts of one task."""
 
+    store: TaskStore
+
     def __init__(self, store: TaskStore, loader: LoaderConfig, model: ModelConfig) -> None:
-        self.store = store
+        super().__init__(store)
         self.inputs, self.prompt_inputs = (
             TaskInputs(normalization, store.spec.return_scale, model)
             for normalization in normalizations(store, loader, model.state_dim)
         )  # of training segments, and of prompts, which may have their own normalisation
-        self._starts = store.episode_starts
 
     def rows(self, begin: np.ndarray, length: int) -> Rows:
         """Return training segments of at most `length` steps from the transitions `begin`, (B,)."""
@@ -59,49 +61,10 @@ class TaskSampler:
     def prompts(self, which: np.ndarray, length: int) -> Rows:
         """Return prompts: the `length` steps before a trajectory's final one (appendix B).
 
-        A trajectory that is no longer than `length` is used whole. `which` holds the indices of the
-        prompt trajectories, 0 or 1, (B,).
+        `which` holds the indices of the prompt trajectories, 0 or 1, (B,).
         """
         trajectory = len(self._starts) - NUM_PROMPTS + which
         return self.ends(trajectory, length, self.prompt_inputs)
-
-    def ends(self, trajectory: np.ndarray, length: int, inputs: TaskInputs) -> Rows:
-        """Return the `length` steps before the final one of trajectories, (B,), as prompts are."""
-        last = self.store.episode_ends[trajectory] - 1
-        begin = np.maximum(last - length, self._starts[trajectory])
-        return self.segments(trajectory, begin, length, inputs)
-
-    def segments(
-        self, trajectory: np.ndarray, begin: np.ndarray, length: int, inputs: TaskInputs
-    ) -> Rows:
-        """Cut segments, padded on the left to `length`, and prepare them.
-
-        They begin at the transitions `begin`, counted over the whole file, of trajectories, (B,).
-        """
-        store = self.store
-        count = np.minimum(store.episode_ends[trajectory] - begin, length)
-        column = np.arange(length) - (length - count)[:, None]  # (B, T); negative on padding
-        real = column >= 0
-        column = np.maximum(column, 0)
-        index = begin[:, None] + column
-        return inputs.prepare(
-            store.observations[index],
-            store.actions[index],
-            self._returns_to_go(trajectory, begin, column),
-            index - self._starts[trajectory][:, None],
-            real,
-        )
-
-    def _returns_to_go(
-        self, trajectory: np.ndarray, begin: np.ndarray, column: np.ndarray
-    ) -> np.ndarray:
-        """Sum the rewards from each step to the end of its trajectory, (B, T) of float64."""
-        end = self.store.episode_ends[trajectory]
-        ahead = begin[:, None] + np.arange((end - begin).max())  # (B, longest remainder)
-        rewards = self.store.rewards[np.minimum(ahead, len(self.store.rewards) - 1)]
-        rewards = np.where(ahead < end[:, None], rewards.astype(np.float64), 0.0)
-        suffix = rewards[:, ::-1].cumsum(axis=1)[:, ::-1]
-        return np.take_along_axis(suffix, column, axis=1)
 
 
 def not_finite(samplers: Iterable[TaskSampler]) -> UserError:

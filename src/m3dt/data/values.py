@@ -1,8 +1,11 @@
 """What values are sound, and what returns are usual."""
 
+from typing import Any
+
 import numpy as np
 
 from m3dt.tasks import TASKS, TaskSpec
+from m3dt.utils.errors import UserError
 
 LARGEST = 1e10  # MuJoCo stops a simulation whose state exceeds it
 # Between what the best return of a task's episodes lies; outside, rewards have another unit.
@@ -43,3 +46,27 @@ def unusual_returns(spec: TaskSpec, returns: np.ndarray) -> str | None:
         f"asks for {spec.target_return:g}. If the rewards have another unit, convert them and "
         "import again; if not, evaluation.target=data asks for the best return of the data."
     )
+
+
+def number_array(what: str, value: Any) -> np.ndarray:
+    """Return a user's value as an array of float64.
+
+    Raises:
+        UserError: It has no numbers, or is ragged; the message begins with `what`.
+    """
+    try:
+        return np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        raise UserError(f"{what} must be one array of numbers, not {value!r:.60}") from None
+
+
+def check_numbers(what: str, array: np.ndarray, largest: float = LARGEST) -> None:
+    """Check a user's numbers.
+
+    Raises:
+        UserError: One is not finite or too large; the message begins with `what`.
+    """
+    if not np.isfinite(array).all():
+        raise UserError(f"{what} holds a value that is not finite")
+    if array.size and np.abs(array).max() > largest:
+        raise UserError(f"{what} holds {np.abs(array).max():.3g}, beyond {largest:g}")

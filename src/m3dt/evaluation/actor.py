@@ -1,89 +1,153 @@
-"""Run a model to act: encode prompts, and predict actions in passes of one shape.
+"""Acting by hand: give observations, get actions, in a loop of one's own.
 
-Letters: B rows of a pass, T timesteps of the window, P prompt steps.
+Letters: S state dim, A action dim.
 """
 
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
-import torch
-from torch import Tensor
 
-from m3dt.config import ComputeConfig
-from m3dt.data.batch import Segment
-from m3dt.data.inputs import Rows
-from m3dt.engine.graph import graphed
-from m3dt.evaluation.costs import count_flops
-from m3dt.models import PromptDT, fast
-from m3dt.models.fast import EncodedPrompt
-from m3dt.models.routing import Selection
+from m3dt.config import EvaluationConfig
+from m3dt.data.values import check_numbers, number_array
+from m3dt.evaluation.agent import Agent
+from m3dt.evaluation.policies import AgentPolicy
+from m3dt.evaluation.sessions import EpisodeGroup, check_finite
+from m3dt.utils.errors import UserError
 
-COMPUTE = ComputeConfig()  # agents act with the default shortcuts
+_LARGEST = float(np.finfo(np.float32).max)  # what a model's inputs can hold
 
 
 class Actor:
-    """A model in evaluation mode, and how it computes.
+    """An agent with the memory of episodes of one task that run in step; see `Agent.actor`.
 
-    Every pass has B = `batch_size` rows. On one CPU thread, a row then rounds the same in every
-    pass; on a GPU, one recorded CUDA graph serves all passes.
+    It takes the actions that `m3dt.evaluate` takes in the same episodes: the same to the bit with
+    the same `batch_size`, as many episodes at once and one CPU thread, otherwise up to rounding. By
+    default its passes have a row per episode, and those of `m3dt.evaluate` ten.
+
+    Args:
+        agent: The agent.
+        task: Name of a task that it knows.
+        rules: Settings; their number of episodes run in step.
+        target: The return that the agent is asked for; by default as the rules say.
+
+    Raises:
+        UserError: The agent does not know the task, or cannot act as the rules say.
     """
 
-    def __init__(self, model: PromptDT, batch_size: int, precision: str = "32-true") -> None:
-        self.model = model
-        self.batch_size = batch_size
-        self.device = next(model.parameters()).device
-        kind, lower = self.device.type, precision == "bf16-mixed"
+    def __init__(
+        self, agent: Agent, task: str, rules: EvaluationConfig, target: float | None = None
+    ) -> None:
+        if not rules.batch_size:
+            rules = replace(rules, tile=rules.episodes, batch_size=rules.episodes)
+        self._policy = AgentPolicy(agent, rules, tasks=[task])
+        self._task = task
+        self._target = target
+        self.reset()
 
-        # These hold no reference to this object: a model is freed as soon as nobody uses it.
-        def encode(
-            prompt: Segment, task_index: Tensor, selection: Selection | None
-        ) -> EncodedPrompt:
-            with torch.autocast(kind, torch.bfloat16, enabled=lower):
-                return fast.encode_prompt(model, prompt, task_index, COMPUTE, selection)
+    def __repr__(self) -> str:
+        return f"Actor({self._task}, episodes={len(self._ended)}, step={self._session.t + 1})"
 
-        def act(segment: Segment, prompt: EncodedPrompt) -> Tensor:
-            with torch.autocast(kind, torch.bfloat16, enabled=lower):
-                return fast.act(model, segment, prompt, COMPUTE).float()
+    @property
+    def seeds(self) -> list[int]:
+        """Seeds from which `m3dt.evaluate` starts these episodes: `env.reset(seed=...)`."""
+        return self._session.group.seeds(self._policy.rules.seed)
 
-        self._encode = encode
-        self._compute = act
-        self._act = graphed(act, enabled=kind == "cuda")
+    def reset(self, first: int = 0) -> None:
+        """Forget all and begin new episodes. A new actor has begun some already.
 
-    def place(self, prompt: Segment) -> Segment:
-        """Copy prompts to the model's device."""
-        return Segment(*(tensor.to(self.device) for tensor in prompt))
+        Args:
+            first: Number of the first of them; the others follow. As in `m3dt.evaluate`, an
+                episode's number gives its seed and which of the task's prompts it has.
 
-    @torch.inference_mode()
-    def encode(self, prompt: Segment, task: int, selection: Selection | None) -> EncodedPrompt:
-        """Run placed prompts of one task's episodes, (episodes, P, ...).
-
-        `task` is the task's position in the suite. The selection names the experts that act until
-        the episodes end, unless routers weigh all of them at each token.
+        Raises:
+            UserError: The number is negative.
         """
-        task_index = prompt.timesteps.new_full((len(prompt.states),), task)
-        return self._encode(prompt, task_index, selection)
+        rules = self._policy.rules
+        if first < 0:
+            raise UserError(f"reset(first={first}): episodes are numbered from 0")
+        group = EpisodeGroup(self._task, tuple(range(first, first + rules.episodes)))
+        self._session = self._policy.begin(group, rules.seed, self._target)
+        self._ended = np.zeros(rules.episodes, bool)
 
-    @torch.inference_mode()
-    def prompt_gates(self, prompt: Segment) -> Tensor:
-        """Average the routers' gates over placed prompts, (episodes, mixtures, experts)."""
-        return fast.prompt_gates(self.model, prompt, COMPUTE)
+    def act(self, observation: Any, reward: Any = None, done: Any = None) -> np.ndarray:
+        """Return the next action of each episode.
 
-    @torch.inference_mode()
-    def act(self, rows: Rows, prompt: EncodedPrompt) -> np.ndarray:
-        """Predict the last timestep's action of any number of rows, (rows, A).
+        Args:
+            observation: What the environment shows now, in the task's own width: (episodes, S),
+                or (S,) for one episode.
+            reward: What the previous action earned: (episodes,), or a number for one episode. Left
+                out at an episode's first step, and for models that are not conditioned on returns.
+            done: Which episodes have ended, (episodes,) of bool. They stay so until `reset`; their
+                observations and rewards are ignored, and their actions are 0.
 
-        Rows are cut into passes; copies of the last row fill up the last pass.
+        Returns:
+            Float32 in [-1, 1], (episodes, A) of the task's own width; (A,) for an observation (S,).
+
+        Raises:
+            UserError: A shape is wrong, a value is not finite, a reward is missing or too early, or
+                all episodes have ended. The actor's memory is then as before.
+            RunError: The model's inputs overflow, or its action is not finite.
         """
-        num_rows = len(rows.states)
-        passes = []
-        for start in range(0, num_rows, self.batch_size):
-            index = np.arange(start, start + self.batch_size).clip(max=num_rows - 1)
-            segment, own = rows.take(index).segment(self.device), prompt
-            if num_rows != self.batch_size:
-                own = prompt.take(torch.from_numpy(index).to(self.device))
-            passes.append(self._act(segment, own).cpu().numpy())
-        return np.concatenate(passes)[:num_rows]
+        session, ended = self._session, self._ended.copy()
+        where = f"{self._task}, step {session.t + 1}"
+        if done is not None:
+            ended |= _flags(where, done, len(ended))
+        if ended.all():
+            raise UserError(f"{where}: all episodes have ended; reset() begins new ones")
+        before = session.states[:, -1]
+        seen = _rows(f"{where}: the observation", observation, before, ended)
+        rewards = self._rewards(where, reward, ended)
+        self._ended = ended
+        session.observe(seen, rewards)
+        (actions,) = self._policy.act([session])
+        check_finite("the action", actions, session.group, session.t)
+        actions = np.where(ended[:, None], np.float32(0), actions)
+        return actions[0] if np.ndim(observation) == 1 else actions
 
-    @torch.inference_mode()
-    def flops(self, rows: Rows, prompt: EncodedPrompt) -> float:
-        """Return the floating-point operations of an action, mean over rows."""
-        segment = rows.segment(self.device)
-        return count_flops(lambda: self._compute(segment, prompt)) / len(rows.states)
+    def _rewards(self, where: str, reward: Any, ended: np.ndarray) -> np.ndarray | None:
+        """Return what the previous actions earned, (episodes,); None at the first step."""
+        session = self._session
+        if session.t < 0:
+            if reward is not None:
+                raise UserError(f"{where}: no action has been rewarded yet; leave the reward out")
+            return None
+        if reward is None:
+            if session.task.inputs.model.condition_on_return:
+                raise UserError(
+                    f"{where}: give the reward of the previous action, act(observation, reward); "
+                    "reset() begins new episodes"
+                )
+            return None
+        return _rows(f"{where}: the reward", reward, np.zeros(len(ended)), ended)
+
+
+def _rows(what: str, value: Any, before: np.ndarray, ended: np.ndarray) -> np.ndarray:
+    """Return what a user gave for each episode; of those that have ended, what was before.
+
+    Args:
+        what: Opens messages.
+        value: (episodes, ...), or (...) for one episode.
+        before: (episodes, ...).
+        ended: (episodes,) of bool.
+    """
+    array = number_array(what, value)
+    if len(ended) == 1 and array.shape == before.shape[1:]:
+        array = array[None]
+    if array.shape != before.shape:
+        own = f" or {before.shape[1:]}" if len(ended) == 1 else ""
+        raise UserError(f"{what} has shape {array.shape}, expected {before.shape}{own}")
+    check_numbers(what, array[~ended], _LARGEST)
+    return np.where(ended.reshape(-1, *[1] * (array.ndim - 1)), before, array)
+
+
+def _flags(where: str, done: Any, count: int) -> np.ndarray:
+    """Return which episodes a user says have ended, (episodes,) of bool."""
+    flags = np.atleast_1d(np.asarray(done))
+    if flags.shape != (count,) or flags.dtype != bool:
+        raise UserError(
+            f"{where}: done has shape {flags.shape} of {flags.dtype}, expected ({count},) of bool"
+        )
+    return flags

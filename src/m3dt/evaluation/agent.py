@@ -1,18 +1,21 @@
-"""A trained model with everything it needs to act: `m3dt.load`."""
+"""A trained model with everything it needs to act."""
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from m3dt.config import EvaluationConfig
 from m3dt.data import DatasetStore
 from m3dt.data.batch import Segment
 from m3dt.data.context import TaskContext
+from m3dt.data.prompted_task import UNSEEN, PromptedTask
 from m3dt.models import PromptDT
 from m3dt.models.routing import (
     GivenGates,
@@ -23,14 +26,13 @@ from m3dt.models.routing import (
     with_routers,
 )
 from m3dt.models.variants.task_masks import TaskMasks
-from m3dt.runs.assemble import build_model
 from m3dt.runs.entries import Entry
-from m3dt.runs.registry import MAIN, Registry
-from m3dt.runs.tensors import check_tensors
+from m3dt.tasks import Trajectory
 from m3dt.utils.errors import UserError
-from m3dt.utils.products import warn_of_other_products
 
-ACTING_KINDS = ("router", "expert", "backbone", "baseline")  # in the order of preference
+if TYPE_CHECKING:
+    from m3dt.evaluation.actor import Actor
+
 _METHODS = {
     "backbone": "PromptDT",
     "expert": "PromptDT with one expert",
@@ -54,6 +56,7 @@ class Agent:
     run: str  # the run's folder
     masks: TaskMasks | None = None  # which parameters serve which task, for HarmoDT
     history: str = "real_dims"  # how it remembers its actions (`evaluation.history`)
+    described: tuple[PromptedTask, ...] = ()  # by `with_task`; they precede those of the context
 
     def __repr__(self) -> str:
         size = self.model.num_parameters()
@@ -82,6 +85,29 @@ class Agent:
         store = DatasetStore.open(folder, tasks)
         context = self.context.with_prompts(store, share, self.model.config)
         return replace(self, context=context)
+
+    def task(self, name: str) -> PromptedTask:
+        """Return what the agent knows of a task.
+
+        Raises:
+            UserError: It knows nothing.
+        """
+        own = (task for task in self.described if task.spec.name == name)
+        return next(own, None) or self.context.task(name, self.model.config)
+
+    def with_task(self, task: PromptedTask) -> Agent:
+        """Return the agent with a task, in place of what it knew under that name.
+
+        Raises:
+            UserError: The agent was not trained on the task, and its method reads the task's number
+                or mask.
+        """
+        if task.index == UNSEEN and (self.masks is not None or self.model.config.task_embedding):
+            raise UserError(
+                f"{self.method} has a part of its own for each task that it was trained on, so it "
+                f"cannot act by a prompt in another one. It knows {', '.join(self.context.tasks)}."
+            )
+        return replace(self, described=(task, *self.described))
 
     def model_for(self, task: str) -> PromptDT:
         """Return the model that acts in a task: a masked copy for HarmoDT.
@@ -140,11 +166,13 @@ class Agent:
         Raises:
             UserError: The agent was not trained on the task.
         """
-        router, context = self.model.prompt_router, self.context
+        router, states = self.model.prompt_router, prompt.states
         assert isinstance(router, PromptRouter), "this agent has no router by prompts"
-        index, size = context.index(task), (len(prompt.states), -1)
-        both = (context.prompt_mean[index], context.prompt_std[index])
-        mean, std = (tensor.to(prompt.states.device).expand(size) for tensor in both)
+        normalization = self.task(task).prompt_normalization
+        mean, std = (
+            torch.from_numpy(array).to(states.device).expand(len(states), -1)
+            for array in (normalization.mean, normalization.std)
+        )
         return router(prompt_features(prompt, mean, std))
 
     def predict_actions(
@@ -169,71 +197,52 @@ class Agent:
         fields = (prompt_states, prompt_actions, prompt_returns_to_go, prompt_timesteps)
         return self.predict(segment, Segment(*fields, prompt_attention_mask), task)
 
+    def actor(
+        self,
+        task: str | None = None,
+        episodes: int = 1,
+        seed: int | None = None,
+        prompt: Trajectory | Sequence[Trajectory] | None = None,
+        target: float | None = None,
+        return_scale: float | None = None,
+        config: EvaluationConfig | None = None,
+    ) -> Actor:
+        """Return what acts by hand, step by step, in one or several episodes.
 
-def load(
-    run: str | Path,
-    kind: str | None = None,
-    name: str | None = None,
-    device: str | torch.device = "cpu",
-) -> Agent:
-    """Load a trained model of a run, verified and ready to act.
+        Args:
+            task: Name of a task that the agent was trained on.
+            episodes: How many run in step.
+            seed: Gives the actor's `seeds`, from which `m3dt.evaluate` starts the environments; by
+                default that of `config`, 0.
+            prompt: In place of `task`, one or several whole episodes of a task without a name; see
+                `PromptedTask.from_trajectories`. Their states alone give the normalisation.
+            target: The return that the agent is asked for. By default the task's, as `config` says,
+                or the best return of the prompts.
+            return_scale: With a prompt, the divisor of returns; by default a fifth of the largest
+                absolute return of the prompts.
+            config: Further settings, as for `m3dt.evaluate`.
 
-    Args:
-        run: The run's folder.
-        kind: `router` (all of M3DT), `expert` (backbone and one expert), `backbone` or `baseline`;
-            by default the first of these that the run has trained.
-        name: Name within the kind; of an expert its number, by default the lowest.
-        device: Where the model goes.
+        Raises:
+            UserError: The agent was not trained on the task; its method cannot act by a prompt;
+                prompts do not fit together or the model; or arguments contradict each other.
+        """
+        from m3dt.evaluation.actor import Actor  # it imports this module
 
-    Raises:
-        UserError: The run has no such model, or its parts do not belong together.
-    """
-    warn_of_other_products()
-    registry = Registry(run)
-    entry = _choose_entry(registry, kind, name)
-    root = entry if entry.kind == "baseline" else registry.get("backbone", MAIN)
-    return make_agent(registry, root, entry, build_model(registry, root, entry), device)
-
-
-def make_agent(
-    registry: Registry, root: Entry, entry: Entry, model: PromptDT, device: str | torch.device
-) -> Agent:
-    """Add to a model the data of its tasks, which its root holds."""
-    context = TaskContext.empty()
-    if "tasks.safetensors" in root.files:
-        expected = TaskContext.expected_tensors(len(root.tasks), root.model)
-        found = _checked(registry, root, "tasks", expected)
-        context = TaskContext.from_tensors(root.tasks, found)
-    masks = None
-    if "masks.safetensors" in entry.files:
-        packed = TaskMasks.expected(model, len(entry.tasks))
-        masks = TaskMasks(model, _checked(registry, entry, "masks", {"packed": packed})["packed"])
-    history = root.settings.get("history", "real_dims")  # `all_dims` for imported models
-    # Experts that do not train may be kept in another layout.
-    model = model.eval().requires_grad_(False).to(device)
-    return Agent(model, entry, context, str(registry.run), masks, history)
-
-
-def _checked(
-    registry: Registry, entry: Entry, stem: str, expected: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    """Return a group of tensors of an entry, which must be as expected, in their precision."""
-    tensors = registry.tensors(entry, stem)
-    check_tensors(registry.file(entry, stem), tensors, expected)
-    return {name: tensor.to(expected[name].dtype) for name, tensor in tensors.items()}
-
-
-def _choose_entry(registry: Registry, kind: str | None, name: str | None) -> Entry:
-    """Return the entry of a kind and name, or of their defaults."""
-    entries = registry.entries()
-    if kind is None:
-        found = {entry.kind for entry in entries}
-        kind = next((k for k in ACTING_KINDS if k in found), None)
-        if kind is None:
-            remedy = "Train one with `m3dt stage1`."
-            raise UserError(f"{registry.run}: holds no trained model. {remedy}")
-    if kind not in ACTING_KINDS:
-        raise UserError(f"kind={kind}: models that act are of kind {', '.join(ACTING_KINDS)}")
-    if name is None:
-        name = next((entry.name for entry in entries if entry.kind == kind), MAIN)
-    return registry.get(kind, name)
+        rules = replace(config or EvaluationConfig(), episodes=episodes)
+        rules = rules if seed is None else replace(rules, seed=seed)
+        if (task is None) == (prompt is None):
+            raise UserError("actor: give the name of a task, or else prompt=Trajectory")
+        if target is not None and not math.isfinite(target):
+            raise UserError(f"actor: target={target} is not finite")
+        if prompt is None:
+            if return_scale is not None:
+                raise UserError("actor: return_scale goes with a prompt; a task has its own")
+            assert task is not None
+            return Actor(self, task, rules, target)
+        if rules.prompts:
+            raise UserError("actor: a prompt and evaluation.prompts contradict each other")
+        prompts = [prompt] if isinstance(prompt, Trajectory) else list(prompt)
+        own = PromptedTask.from_trajectories(
+            prompts, self.model.config, target_return=target, return_scale=return_scale
+        )
+        return Actor(self.with_task(own), own.spec.name, rules, target)

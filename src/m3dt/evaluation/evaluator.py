@@ -21,6 +21,7 @@ from m3dt.evaluation.sessions import EpisodeGroup
 from m3dt.tasks import SIMULATORS
 from m3dt.tasks.workers import WorkerPool
 from m3dt.utils.console import make_console, progress_bar
+from m3dt.utils.errors import UserError
 from m3dt.utils.files import fingerprint, parse_json, reading
 from m3dt.utils.processes import num_workers
 from m3dt.utils.products import warn_of_other_products
@@ -29,7 +30,7 @@ from m3dt.version import version_of
 
 def evaluate(
     agent: Agent,
-    tasks: Sequence[str] | None = None,
+    tasks: str | Sequence[str] | None = None,
     episodes: int = 10,
     config: EvaluationConfig | None = None,
 ) -> EvaluationResult:
@@ -37,18 +38,19 @@ def evaluate(
 
     Args:
         agent: From `m3dt.load`.
-        tasks: Names; by default all that the agent was trained on.
+        tasks: A name, names with commas between them, or a sequence of names; by default all that
+            the agent was trained on.
         episodes: Episodes per task.
         config: Further settings.
 
     Raises:
-        UserError: The agent was not trained on a task.
+        UserError: The agent was not trained on a task, or a task is named twice, or none is.
         RunError: Environments failed twice, or a value is not finite.
     """
     config = replace(config or EvaluationConfig(), episodes=episodes)
-    names = list(tasks or agent.context.tasks)
+    names = _names(agent.context.tasks if tasks is None else tasks)
     for name in names:
-        agent.context.index(name)  # refuses an unknown task before any simulator starts
+        agent.task(name)  # refuses an unknown task before any simulator starts
     policy = AgentPolicy(agent, config, agent.entry.kind, tasks=names)
     result = evaluate_policy(policy, names, config, make_console())
     return {
@@ -105,6 +107,18 @@ def evaluate_policy(
         "seed": config.seed,
         "versions": {name: version_of(name) for name in ("m3dt", "torch", *SIMULATORS)},
     }
+
+
+def _names(tasks: str | Sequence[str]) -> list[str]:
+    """Return the names that a person wrote, without spaces around them."""
+    parts = tasks.split(",") if isinstance(tasks, str) else list(tasks)
+    names = [name.strip() if isinstance(name, str) else name for name in parts]
+    if not all(isinstance(name, str) and name for name in names) or not names:
+        raise UserError(f"tasks={tasks!r:.80}: name one task or more, such as 'reach-v2,cup-catch'")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise UserError(f"tasks={tasks!r:.80}: {twice} is listed more than once")
+    return names
 
 
 def make_groups(tasks: Sequence[str], episodes: int, size: int) -> list[EpisodeGroup]:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from m3dt.config import EvaluationConfig
 from m3dt.data.batch import Segment
-from m3dt.evaluation.actor import Actor
 from m3dt.evaluation.agent import Agent
+from m3dt.evaluation.passes import PassRunner
 from m3dt.models import PromptDT
 from m3dt.models.routing import LargestGates, Selection, select, with_routers
 from m3dt.utils.errors import UserError
@@ -27,15 +27,17 @@ class Chooser(ABC):
         self.experts = experts
 
     def __call__(
-        self, actor: Actor, prompt: Segment, task: str, episodes: tuple[int, ...]
+        self, runner: PassRunner, prompt: Segment, task: str, episodes: tuple[int, ...]
     ) -> Selection:
         """Return the experts of episodes of one task, given their prompts, (B, P, ...)."""
-        gates = self.gates(actor, prompt, task, episodes)
-        mixtures = len(actor.model.mixtures)
+        gates = self.gates(runner, prompt, task, episodes)
+        mixtures = len(runner.model.mixtures)
         return select(gates.expand(-1, mixtures, -1), self.experts)
 
     @abstractmethod
-    def gates(self, actor: Actor, prompt: Segment, task: str, episodes: tuple[int, ...]) -> Tensor:
+    def gates(
+        self, runner: PassRunner, prompt: Segment, task: str, episodes: tuple[int, ...]
+    ) -> Tensor:
         """Return gates, (B, M, E), or (B, 1, E) for all mixtures alike."""
 
 
@@ -46,15 +48,19 @@ class ByPrompt(Chooser):
         super().__init__(experts)
         self.agent = agent
 
-    def gates(self, actor: Actor, prompt: Segment, task: str, episodes: tuple[int, ...]) -> Tensor:
+    def gates(
+        self, runner: PassRunner, prompt: Segment, task: str, episodes: tuple[int, ...]
+    ) -> Tensor:
         return self.agent.gates(prompt, task)[:, None]
 
 
 class ByAverage(Chooser):
     """The gates of the model's token routers, averaged over the prompt's tokens."""
 
-    def gates(self, actor: Actor, prompt: Segment, task: str, episodes: tuple[int, ...]) -> Tensor:
-        return actor.prompt_gates(prompt)
+    def gates(
+        self, runner: PassRunner, prompt: Segment, task: str, episodes: tuple[int, ...]
+    ) -> Tensor:
+        return runner.prompt_gates(prompt)
 
 
 class ByGroup(Chooser):
@@ -70,9 +76,11 @@ class ByGroup(Chooser):
         if task not in self.numbers:
             raise UserError(f"{self.run}: no expert was trained on {task}")
 
-    def gates(self, actor: Actor, prompt: Segment, task: str, episodes: tuple[int, ...]) -> Tensor:
+    def gates(
+        self, runner: PassRunner, prompt: Segment, task: str, episodes: tuple[int, ...]
+    ) -> Tensor:
         self.check(task)
-        number = torch.tensor(self.numbers[task], device=actor.device)
+        number = torch.tensor(self.numbers[task], device=runner.device)
         return F.one_hot(number, self.num_experts).float().expand(len(episodes), 1, -1)
 
 
@@ -83,9 +91,11 @@ class Evenly(Chooser):
         super().__init__("all")
         self.num_experts = num_experts
 
-    def gates(self, actor: Actor, prompt: Segment, task: str, episodes: tuple[int, ...]) -> Tensor:
+    def gates(
+        self, runner: PassRunner, prompt: Segment, task: str, episodes: tuple[int, ...]
+    ) -> Tensor:
         even = torch.full((len(episodes), 1, self.num_experts), 1 / self.num_experts)
-        return even.to(actor.device)
+        return even.to(runner.device)
 
 
 class AtRandom(Chooser):
@@ -96,10 +106,12 @@ class AtRandom(Chooser):
         self.num_experts = num_experts
         self.seed = seed
 
-    def gates(self, actor: Actor, prompt: Segment, task: str, episodes: tuple[int, ...]) -> Tensor:
+    def gates(
+        self, runner: PassRunner, prompt: Segment, task: str, episodes: tuple[int, ...]
+    ) -> Tensor:
         keys = [np.random.SeedSequence((self.seed, 3, *task.encode(), e)) for e in episodes]
         drawn = [int(np.random.default_rng(key).integers(self.num_experts)) for key in keys]
-        numbers = torch.tensor(drawn, device=actor.device)
+        numbers = torch.tensor(drawn, device=runner.device)
         return F.one_hot(numbers, self.num_experts).float()[:, None]
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from m3dt.config import EvaluationConfig
-from m3dt.evaluation.agent import make_agent
 from m3dt.evaluation.gates import AtRandom, ByGroup, Chooser, Evenly
+from m3dt.evaluation.load_agent import make_agent
 from m3dt.evaluation.policies import AgentPolicy
 from m3dt.runs import MAIN
 from m3dt.runs.assemble import build_experts, expert_numbers

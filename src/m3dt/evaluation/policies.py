@@ -12,10 +12,10 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from m3dt.config import EvaluationConfig
-from m3dt.evaluation.actor import Actor
 from m3dt.evaluation.agent import Agent
 from m3dt.evaluation.costs import Stopwatch
 from m3dt.evaluation.gates import Chooser, chooser_of, with_largest_gates
+from m3dt.evaluation.passes import PassRunner
 from m3dt.evaluation.sessions import (
     AgentSession,
     EpisodeGroup,
@@ -152,20 +152,24 @@ class AgentPolicy(Policy[AgentSession]):
         if agent.masks is None:
             self.batch_size = pass_size(self.rules, len(agent.context.tasks), device.type)
             model = with_largest_gates(agent.model, self.rules)
-            self._actor: Actor | None = self._make_actor(model)
+            self._runner: PassRunner | None = self._make_runner(model)
         else:
             self.batch_size = self.rules.tile
-            self._actor = None
+            self._runner = None
         # A masked model lives as long as a group of its task is running.
-        self._masked: WeakValueDictionary[str, Actor] = WeakValueDictionary()
+        self._masked: WeakValueDictionary[str, PassRunner] = WeakValueDictionary()
 
-    def begin(self, group: EpisodeGroup, seed: int) -> AgentSession:
-        task, context = group.task, self.agent.context
-        actor = self._actor or self._masked.get(task)
-        if actor is None:
-            actor = self._masked[task] = self._make_actor(self.agent.model_for(task))
-        target = self.target_return(task)
-        return AgentSession(actor, context, group, target, self.history, self.chooser)
+    def begin(
+        self, group: EpisodeGroup, seed: int, target_return: float | None = None
+    ) -> AgentSession:
+        """Start the episodes of a group; by default, `target_return` is the task's."""
+        name = group.task
+        runner = self._runner or self._masked.get(name)
+        if runner is None:
+            runner = self._masked[name] = self._make_runner(self.agent.model_for(name))
+        task = self.agent.task(name)
+        target = self.target_return(name) if target_return is None else target_return
+        return AgentSession(runner, task, group, target, self.history, self.chooser)
 
     def act(self, sessions: Sequence[AgentSession]) -> list[np.ndarray]:
         with self.stopwatch.timing(sum(len(session.remaining) for session in sessions)):
@@ -177,26 +181,24 @@ class AgentPolicy(Policy[AgentSession]):
         found = []
         for task in some:
             session = self.begin(EpisodeGroup(task, (0, 1)), 0)
-            session.observe(np.zeros(session.states[:, 0].shape, np.float32), None)
-            found.append(session.actor.flops(session.window(), session.prompt))
+            session.observe(np.zeros(session.task.spec.state_dim, np.float32), None)
+            found.append(session.runner.flops(session.window(), session.prompt))
         return sum(found) / len(found)
 
     def spec(self, task: str) -> TaskSpec:
-        return self.agent.context.spec(task)
+        return self.agent.task(task).spec
 
     def batch_key(self, task: str) -> Hashable:
         return task if self.agent.masks else None
 
     def target_return(self, task: str) -> float:
         """Return the return that the agent is asked for."""
-        spec, context = self.spec(task), self.agent.context
-        target = spec.target_return
-        if self.rules.target == "data":
-            target = float(context.best_return[context.index(task)])
-        return target + (self.rules.target_scale - 1) * (target - spec.lowest_return)
+        known = self.agent.task(task)
+        target = known.best_return if self.rules.target == "data" else known.spec.target_return
+        return target + (self.rules.target_scale - 1) * (target - known.spec.lowest_return)
 
-    def _make_actor(self, model: PromptDT) -> Actor:
-        return Actor(model, self.batch_size, self.rules.precision)
+    def _make_runner(self, model: PromptDT) -> PassRunner:
+        return PassRunner(model, self.batch_size, self.rules.precision)
 
 
 def pass_size(rules: EvaluationConfig, num_tasks: int, device: str) -> int:

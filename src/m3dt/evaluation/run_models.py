@@ -6,8 +6,8 @@ from typing import Any
 
 from m3dt.config import BASELINES, Config, EvaluationConfig
 from m3dt.data import DatasetStore
-from m3dt.evaluation.agent import ACTING_KINDS, load
 from m3dt.evaluation.gates import way_of
+from m3dt.evaluation.load_agent import ACTING_KINDS, load
 from m3dt.evaluation.oracle import RULES, ExpertsPolicy
 from m3dt.evaluation.policies import UNTRAINED, AgentPolicy, Policy
 from m3dt.evaluation.scores import ModelInfo

@@ -10,11 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 from m3dt.data.batch import Segment
-from m3dt.data.context import TaskContext
-from m3dt.data.format import NUM_PROMPTS
 from m3dt.data.inputs import Rows
-from m3dt.evaluation.actor import Actor
+from m3dt.data.prompted_task import PromptedTask
 from m3dt.evaluation.gates import Chooser
+from m3dt.evaluation.passes import PassRunner
 from m3dt.models.fast import EncodedPrompt
 from m3dt.tasks import get_task
 from m3dt.utils.errors import RunError
@@ -91,7 +90,7 @@ class IdleSession(Session):
 
 
 class AgentSession(Session):
-    """The history of a group in native widths; the model sees its last `context_length` steps.
+    """The last `context_length` steps of a group, in native widths: what the model sees.
 
     `history` says which dimensions of past actions are remembered, as in `evaluation.history`.
     `chooser` says which experts act, unless routers weigh all of them at each token.
@@ -99,72 +98,71 @@ class AgentSession(Session):
 
     def __init__(
         self,
-        actor: Actor,
-        context: TaskContext,
+        runner: PassRunner,
+        task: PromptedTask,
         group: EpisodeGroup,
         target_return: float,
         history: str,
         chooser: Chooser | None = None,
     ) -> None:
-        self.actor = actor
+        self.runner = runner
+        self.task = task
         self.group = group
-        config = actor.model.config
-        self.inputs = context.inputs(group.task, config)
-        self.spec = get_task(group.task)
-        self.remembered_dims = config.action_dim if history == "all_dims" else self.spec.action_dim
         self.remaining = np.full(len(group.episodes), target_return, np.float64)
-        # The first window starts before the episode, with T - 1 steps of padding.
-        self.padding = config.context_length - 1
-        self.steps = np.arange(-self.padding, self.spec.horizon)
-        shape = (len(group.episodes), len(self.steps))
-        self.states = np.zeros((*shape, self.spec.state_dim), np.float32)
-        self.actions = np.zeros((*shape, self.remembered_dims), np.float32)
+        shape = (len(group.episodes), runner.model.config.context_length)
+        widest = runner.model.config.action_dim
+        remembered_dims = widest if history == "all_dims" else task.spec.action_dim
+        self.states = np.zeros((*shape, task.spec.state_dim), np.float32)
+        self.actions = np.zeros((*shape, remembered_dims), np.float32)
         self.returns_to_go = np.zeros(shape, np.float64)
         self.t = -1
         # Each episode's prompt runs through the model once for the whole rollout.
-        task, which = context.index(group.task), np.array(group.episodes) % NUM_PROMPTS
-        prompt = actor.place(Segment(*(tensor[task][which] for tensor in context.prompts)))
+        which = np.array(group.episodes) % len(task.prompts.states)
+        prompt = runner.place(Segment(*(tensor[which] for tensor in task.prompts)))
         selection = None
         if chooser is not None:
-            selection = chooser(actor, prompt, group.task, group.episodes)
-        self.prompt = actor.encode(prompt, task, selection)
+            selection = chooser(runner, prompt, group.task, group.episodes)
+        self.prompt = runner.encode(prompt, task.index, selection)
 
     def observe(self, observations: np.ndarray, rewards: np.ndarray | None) -> None:
         self.t += 1
         if rewards is not None:
             self.remaining -= rewards
-        self.states[:, self.padding + self.t] = observations
-        self.returns_to_go[:, self.padding + self.t] = self.remaining
+        for array in (self.states, self.actions, self.returns_to_go):
+            array[:, :-1] = array[:, 1:]
+        self.states[:, -1] = observations
+        self.actions[:, -1] = 0
+        self.returns_to_go[:, -1] = self.remaining
 
     def window(self) -> Rows:
         """Return the model's inputs at the current step, (episodes, T, ...).
 
-        The newest action is not chosen yet; it is zero, and causality hides it.
+        The newest action is not chosen yet; it is zero, and causality hides it. The first windows
+        begin before the episode, with padding.
 
         Raises:
             RunError: The newest input is not finite.
         """
-        seen = slice(self.t, self.padding + self.t + 1)
-        returns_to_go = self.returns_to_go[:, seen]
-        steps = np.broadcast_to(self.steps[seen], returns_to_go.shape)
-        states, actions = self.states[:, seen], self.actions[:, seen]
-        rows = self.inputs.prepare(states, actions, returns_to_go, steps, real=steps >= 0)
+        T = self.returns_to_go.shape[1]
+        steps = np.broadcast_to(np.arange(self.t - T + 1, self.t + 1), self.returns_to_go.shape)
+        arrays = (self.states, self.actions, self.returns_to_go, steps)
+        rows = self.task.inputs.prepare(*arrays, real=steps >= 0)
         check_finite("the normalised observation", rows.states[:, -1], self.group, self.t)
         check_finite("the return-to-go", rows.returns_to_go[:, -1], self.group, self.t)
         return rows
 
     def choose(self, actions: np.ndarray) -> np.ndarray:
         """Record the model's actions, (episodes, A), and return them in the task's native width."""
-        self.actions[:, self.padding + self.t] = actions[:, : self.remembered_dims]
-        return actions[:, : self.spec.action_dim]
+        self.actions[:, -1] = actions[:, : self.actions.shape[2]]
+        return actions[:, : self.task.spec.action_dim]
 
 
 def predict(sessions: Sequence[AgentSession]) -> list[np.ndarray]:
     """Return the next actions of several groups together, (episodes, A) each.
 
-    All sessions have the same actor.
+    All sessions have the same runner.
     """
     rows = Rows.join([session.window() for session in sessions])
     prompt = EncodedPrompt.join([session.prompt for session in sessions])
     ends = np.cumsum([len(session.remaining) for session in sessions])
-    return np.split(sessions[0].actor.act(rows, prompt), ends[:-1])
+    return np.split(sessions[0].runner.act(rows, prompt), ends[:-1])

@@ -133,7 +133,7 @@ class Trajectory:
     observations: np.ndarray
     actions: np.ndarray
     rewards: np.ndarray
-    success: bool | None
+    success: bool | None = None
 
     @property
     def episode_return(self) -> float:

@@ -1,0 +1,148 @@
+"""One task as an agent meets it: from the data it was trained on, or from prompts alone.
+
+Letters: P prompt steps, S state dim, A action dim.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from m3dt.config import LoaderConfig, ModelConfig
+from m3dt.data.batch import Segment
+from m3dt.data.cutter import Joined, TrajectoryCutter
+from m3dt.data.inputs import TaskInputs
+from m3dt.data.store import Normalization
+from m3dt.data.values import check_numbers, number_array
+from m3dt.tasks import TaskSpec, Trajectory
+from m3dt.utils.errors import UserError
+
+UNNAMED = "the prompted task"
+"""The name of a task that has none, in messages."""
+UNSEEN = -1
+"""The index of a task that an agent was not trained on."""
+_RETURNS_TO_GO = 5.0  # largest of a prompt, in return scales: as in DMControl, 1000 / 200
+
+
+@dataclass(frozen=True)
+class PromptedTask:
+    """A task's specification, what prepares its live episodes, and its prompts."""
+
+    spec: TaskSpec  # complete
+    index: int  # position among the tasks that the agent was trained on, or UNSEEN
+    best_return: float  # of the trajectories that the agent knows
+    inputs: TaskInputs
+    prompts: Segment  # (prompts, P, ...), prepared
+    prompt_normalization: Normalization  # of the states in prompts
+
+    @classmethod
+    def from_trajectories(
+        cls,
+        trajectories: Sequence[Trajectory],
+        model: ModelConfig,
+        spec: TaskSpec | None = None,
+        target_return: float | None = None,
+        return_scale: float | None = None,
+    ) -> PromptedTask:
+        """Describe a task that an agent was not trained on by some of its trajectories.
+
+        They give the prompts: of each, the last steps before the final one. All of their states
+        give mean and standard deviation, which normalise prompts and live states. The deviation is
+        at least the default of `loader.std_floor`.
+
+        Args:
+            trajectories: Whole episodes.
+            model: The model that will act.
+            spec: The task, if it has a name; it must be complete.
+            target_return: Without `spec`: what the agent is asked for; by default the trajectories'
+                best return.
+            return_scale: Without `spec`: divisor of returns; by default a fifth of the largest
+                absolute return, or 1 where all returns are 0.
+
+        Raises:
+            UserError: Trajectories are missing, do not fit together, are too wide for the model, or
+                hold values that are not finite; or a number is.
+        """
+        checked = _checked(trajectories, model)
+        joined = Joined.join(checked)
+        states = joined.observations.astype(np.float64)
+        std = np.maximum(states.std(axis=0), LoaderConfig().std_floor)
+        normalization = Normalization.padded(states.mean(axis=0), std, model.state_dim)
+        best = max(trajectory.episode_return for trajectory in checked)
+        if spec is None:
+            spec = _unnamed(checked, target_return, return_scale)
+        inputs = TaskInputs(normalization, spec.return_scale, model)
+        every = np.arange(len(checked))
+        prompts = TrajectoryCutter(joined).ends(every, model.prompt_length, inputs).segment()
+        return cls(spec, UNSEEN, best, inputs, prompts, normalization)
+
+
+def _unnamed(
+    trajectories: Sequence[Trajectory], target_return: float | None, return_scale: float | None
+) -> TaskSpec:
+    """Return the specification of a task that nobody has named, from checked trajectories."""
+    returns = [trajectory.episode_return for trajectory in trajectories]
+    scale = return_scale
+    if scale is None:
+        scale = max(map(abs, returns)) / _RETURNS_TO_GO or 1.0
+    if not 0 < scale < math.inf:
+        raise UserError(f"return_scale={scale}: must be finite and positive")
+    target = max(returns) if target_return is None else target_return
+    first = trajectories[0]
+    widths = first.observations.shape[1], first.actions.shape[1]
+    horizon = max(len(trajectory.rewards) for trajectory in trajectories)
+    return TaskSpec(UNNAMED, UNNAMED, *widths, horizon, target, scale)
+
+
+def _checked(trajectories: Sequence[Trajectory], model: ModelConfig) -> list[Trajectory]:
+    """Return trajectories with arrays of float32 that fit together.
+
+    Raises:
+        UserError: They do not.
+    """
+    if not trajectories:
+        raise UserError("prompt: give at least one Trajectory")
+    checked = [_arrays(f"prompt {i}", trajectory) for i, trajectory in enumerate(trajectories)]
+    S, A = checked[0].observations.shape[1], checked[0].actions.shape[1]
+    if S > model.state_dim or A > model.action_dim:
+        raise UserError(
+            f"prompt 0 has {S} state and {A} action dimensions; the model takes at most "
+            f"{model.state_dim} and {model.action_dim}"
+        )
+    for number, trajectory in enumerate(checked):
+        found = trajectory.observations.shape[1], trajectory.actions.shape[1]
+        if found != (S, A):
+            raise UserError(
+                f"prompt {number} has {found[0]} state and {found[1]} action dimensions, prompt 0 "
+                f"has {S} and {A}: give prompts of one task"
+            )
+    return checked
+
+
+def _arrays(where: str, trajectory: Trajectory) -> Trajectory:
+    """Return a trajectory of at least one step with arrays of float32."""
+    if not isinstance(trajectory, Trajectory):
+        kind = type(trajectory).__name__
+        raise UserError(f"{where} is of type {kind}: give m3dt.tasks.Trajectory")
+    names = ("observations", "actions", "rewards")
+    observations, actions, rewards = (
+        _numbers(f"{where}: '{name}'", getattr(trajectory, name)) for name in names
+    )
+    shapes = observations.shape, actions.shape, rewards.shape
+    sound = tuple(map(len, shapes)) == (2, 2, 1) and len({shape[0] for shape in shapes}) == 1
+    if not sound or 0 in (observations.size, actions.size):
+        raise UserError(
+            f"{where}: observations, actions and rewards have shapes {shapes[0]}, {shapes[1]} and "
+            f"{shapes[2]}, expected (steps, states), (steps, actions) and (steps,)"
+        )
+    return Trajectory(observations, actions, rewards, trajectory.success)
+
+
+def _numbers(what: str, value: np.ndarray) -> np.ndarray:
+    """Return a user's numbers in float32, checked."""
+    array = number_array(what, value)
+    check_numbers(what, array)
+    return array.astype(np.float32)

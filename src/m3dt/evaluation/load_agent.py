@@ -1,0 +1,90 @@
+"""Load a trained model of a run: `m3dt.load`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from m3dt.data.context import TaskContext
+from m3dt.evaluation.agent import Agent
+from m3dt.models import PromptDT
+from m3dt.models.variants.task_masks import TaskMasks
+from m3dt.runs.assemble import build_model
+from m3dt.runs.entries import Entry
+from m3dt.runs.registry import MAIN, Registry
+from m3dt.runs.tensors import check_tensors
+from m3dt.utils.errors import UserError
+from m3dt.utils.products import warn_of_other_products
+
+ACTING_KINDS = ("router", "expert", "backbone", "baseline")  # in the order of preference
+
+
+def load(
+    run: str | Path,
+    kind: str | None = None,
+    name: str | None = None,
+    device: str | torch.device = "cpu",
+) -> Agent:
+    """Load a trained model of a run, verified and ready to act.
+
+    Args:
+        run: The run's folder.
+        kind: `router` (all of M3DT), `expert` (backbone and one expert), `backbone` or `baseline`;
+            by default the first of these that the run has trained.
+        name: Name within the kind; of an expert its number, by default the lowest.
+        device: Where the model goes.
+
+    Raises:
+        UserError: The run has no such model, or its parts do not belong together.
+    """
+    warn_of_other_products()
+    registry = Registry(run)
+    entry = _choose_entry(registry, kind, name)
+    root = entry if entry.kind == "baseline" else registry.get("backbone", MAIN)
+    return make_agent(registry, root, entry, build_model(registry, root, entry), device)
+
+
+def make_agent(
+    registry: Registry, root: Entry, entry: Entry, model: PromptDT, device: str | torch.device
+) -> Agent:
+    """Add to a model the data of its tasks, which its root holds."""
+    context = TaskContext.empty()
+    if "tasks.safetensors" in root.files:
+        expected = TaskContext.expected_tensors(len(root.tasks), root.model)
+        found = _checked(registry, root, "tasks", expected)
+        context = TaskContext.from_tensors(root.tasks, found)
+    masks = None
+    if "masks.safetensors" in entry.files:
+        packed = TaskMasks.expected(model, len(entry.tasks))
+        masks = TaskMasks(model, _checked(registry, entry, "masks", {"packed": packed})["packed"])
+    history = root.settings.get("history", "real_dims")  # `all_dims` for imported models
+    # Experts that do not train may be kept in another layout.
+    model = model.eval().requires_grad_(False).to(device)
+    return Agent(model, entry, context, str(registry.run), masks, history)
+
+
+def _checked(
+    registry: Registry, entry: Entry, stem: str, expected: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return a group of tensors of an entry, which must be as expected, in their precision."""
+    tensors = registry.tensors(entry, stem)
+    check_tensors(registry.file(entry, stem), tensors, expected)
+    return {name: tensor.to(expected[name].dtype) for name, tensor in tensors.items()}
+
+
+def _choose_entry(registry: Registry, kind: str | None, name: str | None) -> Entry:
+    """Return the entry of a kind and name, or of their defaults."""
+    entries = registry.entries()
+    if kind is None:
+        found = {entry.kind for entry in entries}
+        kind = next((k for k in ACTING_KINDS if k in found), None)
+        if kind is None:
+            remedy = "Train one with `m3dt stage1`."
+            raise UserError(f"{registry.run}: holds no trained model. {remedy}")
+    if kind not in ACTING_KINDS:
+        raise UserError(f"kind={kind}: models that act are of kind {', '.join(ACTING_KINDS)}")
+    if name is None:
+        name = next((entry.name for entry in entries if entry.kind == kind), MAIN)
+    return registry.get(kind, name)
