@@ -106,7 +106,13 @@ def evaluate(options: argparse.Namespace, console: Console) -> None:
     from m3dt.cli.report import evaluate_run
     from m3dt.tasks.experiment import load_experiment
 
-    config = load_experiment(options.conf, options.overrides)
+    conf = options.conf
+    if options.run:
+        conf = options.run / "config.yaml"
+        if not conf.is_file():
+            raise UserError(f"--run {options.run}: no run of m3dt: it has no config.yaml.")
+    more = [f"evaluation.prompts={options.prompts}"] if options.prompts else []
+    config = load_experiment(conf, [*options.overrides, *more])
     evaluate_run(config, options.models, options.json, console, options.film, options.out)
 
 

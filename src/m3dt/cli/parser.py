@@ -105,6 +105,10 @@ COMMANDS = (
                   help="comma-separated: random, nothing, backbone, router, oracle, even, "
                   "random-expert, expert:K, baseline:METHOD; default: the method's furthest "
                   "trained model"),
+        _path("--run", metavar="RUN", help="a run, in place of --conf: its own configuration"),
+        _path("--prompts", metavar="DATA",
+              help="a dataset whose trajectories are the prompts, also of tasks that the run was "
+              "not trained on"),
         _JSON,
         _path("--out", metavar="FOLDER", help="where results go; default: the run's folder"),
         _argument("--film", type=_words, default="", metavar="TASKS",

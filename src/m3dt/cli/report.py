@@ -8,13 +8,14 @@ from rich.console import Console
 from rich.table import Table
 
 from m3dt.config import Config
-from m3dt.evaluation.policies import UNTRAINED
-from m3dt.evaluation.run_models import run_model
+from m3dt.data.prompted_task import UNSEEN
+from m3dt.evaluation.policies import UNTRAINED, AgentPolicy
+from m3dt.evaluation.run_models import RunModel, run_model
 from m3dt.evaluation.run_scores import ModelScore, film_model, score_models
 from m3dt.evaluation.scores import ScoreSummary, TaskResult
 from m3dt.runs.layout import check_run_folder
 from m3dt.runs.registry import Registry
-from m3dt.tasks import get_task
+from m3dt.tasks import get_task, tasks_of
 from m3dt.tasks.rendering import check_rendering
 from m3dt.utils.errors import UserError
 from m3dt.utils.output_files import check_output, output_json
@@ -34,7 +35,8 @@ def evaluate_run(
     in which the last model is filmed. Results go into the folder `out`, by default the run's.
 
     Raises:
-        UserError: The run lacks a model, a name is unknown, or films cannot be rendered.
+        UserError: The run lacks a model, a name is unknown, films cannot be rendered, or some of
+            the tasks were trained on and others not.
     """
     run = Path(config.run)
     check_run_folder(run)
@@ -45,22 +47,44 @@ def evaluate_run(
         films = [get_task(task).name for task in films]
         check_rendering()
     models = [run_model(config, name) for name in names or [""]]
+    unseen = unseen_tasks(models, tasks_of(config))
     scores = score_models(config, models, console, out)
     if json_file is not None:
         output_json(json_file, scores[-1].result)
-    console.print(score_table(scores))
+    note = f"Not trained on: prompts and normalisation are from {config.evaluation.prompts}"
+    console.print(score_table(scores, note if unseen else ""))
     if all(score.stored for score in scores):
         console.print("These models were evaluated before. Nothing to do.")
     for task in films:
         console.print(f"filmed {film_model(config, models[-1], task, out)}")
 
 
-def score_table(scores: Sequence[ModelScore]) -> Table:
-    """Lay out scores: one row per task, one column per model, each with its 95 % interval."""
+def unseen_tasks(models: Sequence[RunModel], tasks: Sequence[str]) -> list[str]:
+    """Return the tasks that a model was not trained on: none or all, which make a table.
+
+    Raises:
+        UserError: Models were trained on some of the tasks only.
+    """
+    agents = [m.policy.agent for m in models if isinstance(m.policy, AgentPolicy)]
+    unseen = [t for t in tasks if any(agent.task(t).index == UNSEEN for agent in agents)]
+    if unseen and len(unseen) < len(tasks):
+        raise UserError(
+            f"tasks: the run was not trained on {', '.join(unseen)}, but on the others. Evaluate "
+            f"them apart: tasks=[{','.join(unseen)}]."
+        )
+    return unseen
+
+
+def score_table(scores: Sequence[ModelScore], note: str = "") -> Table:
+    """Lay out scores: one row per task, one column per model, each with its 95 % interval.
+
+    A note may be added below.
+    """
     results = [score.result for score in scores]
     first = results[0]
     title = f"normalized score [95 % interval], {first['episodes']} episodes per task"
     caption = "MFLOP and ms are the model's, per action"
+    caption += f"\n{note}" if note else ""
     by_data = [task for task in first["tasks"] if get_task(task).score is None]
     if by_data:
         caption += (

@@ -5,9 +5,8 @@ Letters: N tasks, P prompt steps, S state dim.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -55,30 +54,6 @@ class TaskContext:
             torch.tensor([task.random_return for task in store.tasks], dtype=torch.float64),
         )
 
-    def with_prompts(self, store: DatasetStore, share: float, model: ModelConfig) -> TaskContext:
-        """Return the context with prompts of other trajectories, normalised as the agent's states.
-
-        Args:
-            store: Gives the prompts of its tasks; of each, those of the trajectories whose returns
-                are nearest to the lowest + share (highest - lowest).
-            share: From 0 to 1.
-            model: Gives their length.
-        """
-        fields = [tensor.clone() for tensor in self.prompts]
-        mean, std = self.prompt_mean.clone(), self.prompt_std.clone()
-        for task in store.tasks:
-            index = self.index(task.spec.name)
-            returns = task.episode_returns.astype(np.float64)
-            wanted = returns.min() + share * (returns.max() - returns.min())
-            nearest_ones = np.argsort(np.abs(returns - wanted), kind="stable")[:NUM_PROMPTS]
-            sampler = TaskSampler(task, LoaderConfig(), model)
-            inputs = self.inputs(task.spec.name, model)
-            found = sampler.ends(nearest_ones, model.prompt_length, inputs).segment()
-            for tensor, own in zip(fields, found, strict=True):
-                tensor[index] = own
-            mean[index], std[index] = self.state_mean[index], self.state_std[index]
-        return replace(self, prompts=Segment(*fields), prompt_mean=mean, prompt_std=std)
-
     @classmethod
     def empty(cls) -> TaskContext:
         """Return the context of a model that was imported without data: it knows no task."""
@@ -99,7 +74,8 @@ class TaskContext:
         if task not in self.tasks:
             raise UserError(
                 f"the agent was not trained on '{task}'.{nearest(task, self.tasks)} "
-                f"It knows {', '.join(self.tasks)}."
+                f"It knows {', '.join(self.tasks)}. To act in another task by prompts, give "
+                "evaluation.prompts=DATA."
             )
         return self.tasks.index(task)
 
@@ -144,13 +120,6 @@ class TaskContext:
             "has_random_return": ~self.random_return.isnan(),
             **{f"prompts.{name}": tensor for name, tensor in self.prompts._asdict().items()},
         }
-
-    def fingerprint(self) -> str:
-        """Return a hash of the tensors."""
-        digest = hashlib.sha256()
-        for tensor in self.tensors().values():
-            digest.update(tensor.contiguous().numpy().tobytes())
-        return digest.hexdigest()
 
     @staticmethod
     def expected_tensors(num_tasks: int, model: ModelConfig) -> dict[str, Tensor]:

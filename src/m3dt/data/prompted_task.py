@@ -5,17 +5,19 @@ Letters: P prompt steps, S state dim, A action dim.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from m3dt.config import LoaderConfig, ModelConfig
 from m3dt.data.batch import Segment
 from m3dt.data.cutter import Joined, TrajectoryCutter
+from m3dt.data.format import NUM_PROMPTS
 from m3dt.data.inputs import TaskInputs
-from m3dt.data.store import Normalization
+from m3dt.data.store import Normalization, TaskStore, normalizations
 from m3dt.data.values import check_numbers, number_array
 from m3dt.tasks import TaskSpec, Trajectory
 from m3dt.utils.errors import UserError
@@ -37,6 +39,28 @@ class PromptedTask:
     inputs: TaskInputs
     prompts: Segment  # (prompts, P, ...), prepared
     prompt_normalization: Normalization  # of the states in prompts
+
+    @classmethod
+    def from_store(cls, store: TaskStore, model: ModelConfig) -> PromptedTask:
+        """Describe a task that an agent was not trained on by its data, whose last are its prompts.
+
+        Mean and standard deviation of the training trajectories' states normalise them.
+
+        Raises:
+            UserError: The task is too wide for the model.
+        """
+        spec = store.spec
+        if spec.state_dim > model.state_dim or spec.action_dim > model.action_dim:
+            raise UserError(
+                f"{spec.name} has {spec.state_dim} state and {spec.action_dim} action dimensions; "
+                f"the model takes at most {model.state_dim} and {model.action_dim}"
+            )
+        normalization, _ = normalizations(store, LoaderConfig(), model.state_dim)
+        inputs = TaskInputs(normalization, spec.return_scale, model)
+        last = len(store.episode_ends) - NUM_PROMPTS + np.arange(NUM_PROMPTS)
+        prompts = TrajectoryCutter(store).ends(last, model.prompt_length, inputs).segment()
+        best = float(store.episode_returns.max())
+        return cls(spec, UNSEEN, best, inputs, prompts, normalization)
 
     @classmethod
     def from_trajectories(
@@ -78,6 +102,31 @@ class PromptedTask:
         every = np.arange(len(checked))
         prompts = TrajectoryCutter(joined).ends(every, model.prompt_length, inputs).segment()
         return cls(spec, UNSEEN, best, inputs, prompts, normalization)
+
+    def prompted_by(self, store: TaskStore, share: float) -> PromptedTask:
+        """Return the task with other prompts, which are normalised as live episodes are.
+
+        Args:
+            store: Gives the prompts: those of its trajectories whose returns are nearest to the
+                lowest + share (highest - lowest).
+            share: From 0 to 1.
+        """
+        returns = store.episode_returns.astype(np.float64)
+        wanted = returns.min() + share * (returns.max() - returns.min())
+        nearest = np.argsort(np.abs(returns - wanted), kind="stable")[:NUM_PROMPTS]
+        length = self.inputs.model.prompt_length
+        prompts = TrajectoryCutter(store).ends(nearest, length, self.inputs).segment()
+        normalization = self.inputs.normalization
+        return replace(self, prompts=prompts, prompt_normalization=normalization)
+
+    def fingerprint(self) -> str:
+        """Return a hash of the prompts, and of what normalises prompts and live episodes."""
+        digest = hashlib.sha256(repr(self.inputs.return_scale).encode())
+        for tensor in self.prompts:
+            digest.update(tensor.contiguous().numpy().tobytes())
+        for normalization in (self.prompt_normalization, self.inputs.normalization):
+            digest.update(normalization.mean.tobytes() + normalization.std.tobytes())
+        return digest.hexdigest()
 
 
 def _unnamed(

@@ -77,14 +77,24 @@ class Agent:
         return name + _VARIANTS.get(moe.training, "")
 
     def prompted_by(self, folder: str, share: float, tasks: Sequence[str]) -> Agent:
-        """Return the agent with prompts from a dataset; see `TaskContext.with_prompts`.
+        """Return the agent with prompts from a dataset, for tasks that it was trained on or not.
+
+        Args:
+            folder: The dataset. Its states' mean and deviation normalise a task that the agent was
+                not trained on.
+            share: Which of its trajectories; see `PromptedTask.prompted_by`.
+            tasks: Names.
 
         Raises:
-            UserError: The dataset lacks a task, or cannot be read.
+            UserError: The dataset lacks a task, or cannot be read; or the agent's method cannot act
+                in a task that it was not trained on.
         """
-        store = DatasetStore.open(folder, tasks)
-        context = self.context.with_prompts(store, share, self.model.config)
-        return replace(self, context=context)
+        agent, model = self, self.model.config
+        for store in DatasetStore.open(folder, tasks).tasks:
+            known = store.spec.name in self.context.tasks
+            task = self.task(store.spec.name) if known else PromptedTask.from_store(store, model)
+            agent = agent.with_task(task.prompted_by(store, share))
+        return agent
 
     def task(self, name: str) -> PromptedTask:
         """Return what the agent knows of a task.

@@ -82,7 +82,8 @@ def _specs(config: Config) -> dict[str, TaskSpec]:
         UserError: There are such tasks, but no data.
     """
     names = [task for task in tasks_of(config) if get_task(task).score is None]
-    stores = DatasetStore.open(config.data, names).tasks if names else ()
+    folder = config.evaluation.prompts or config.data
+    stores = DatasetStore.open(folder, names).tasks if names else ()
     return {store.spec.name: store.spec for store in stores}
 
 

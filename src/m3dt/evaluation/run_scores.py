@@ -143,7 +143,8 @@ def _key(config: Config, model: RunModel) -> str:
         del settings[setting]
     settings["routing"] = model.name.partition("@")[2]
     if settings["prompts"] and isinstance(model.policy, AgentPolicy):
-        settings["prompts"] = model.policy.agent.context.fingerprint()
+        described = model.policy.agent.described
+        settings["prompts"] = {task.spec.name: task.fingerprint() for task in described}
     versions = {name: version_of(name) for name in SIMULATORS}
     return fingerprint([settings, list(tasks_of(config)), model.info, versions])
 
