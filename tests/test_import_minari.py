@@ -1,5 +1,9 @@
 """Minari datasets, written and read back."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from imports import OFFICIAL_TASKS, import_from
@@ -7,7 +11,31 @@ from imports import OFFICIAL_TASKS, import_from
 from m3dt.cli import main
 from m3dt.data import DatasetStore
 from m3dt.data.format import DatasetIndex
+from m3dt.tasks import get_task, make_env
 from m3dt.utils.errors import UserError
+
+
+def test_the_environment_is_recovered_in_a_new_process(official, tmp_path):
+    pytest.importorskip("minari")
+    assert main(["export", str(official), str(tmp_path)]) == 0
+    code = (
+        "import sys, minari\n"
+        "for name in sys.argv[1:]:\n"
+        "    data = minari.load_dataset(f'm3dt/{name}-v0')\n"
+        "    for env in (data.recover_environment(), data.recover_environment(eval_env=True)):\n"
+        "        assert data.observation_space == env.observation_space\n"
+        "        assert data.action_space == env.action_space\n"
+        "        print(env.spec.id, env.unwrapped.task_spec.horizon, env.reset(seed=0)[0].sum())\n"
+    )
+    names = [task.removesuffix("-v2") for task in OFFICIAL_TASKS]
+    environment = {**os.environ, "MINARI_DATASETS_PATH": str(tmp_path)}
+    command = [sys.executable, "-c", code, *names]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    expected = []
+    for task in OFFICIAL_TASKS:
+        total = make_env(task).reset(seed=0)[0].sum()
+        expected += [f"m3dt/{task}-v0 {get_task(task).horizon} {total!s}"] * 2
+    assert done.stdout.splitlines() == expected
 
 
 def test_minari_round_trip(official, tmp_path, capsys):
