@@ -27,9 +27,8 @@ def test_the_environment_is_recovered_in_a_new_process(official, tmp_path):
         "        assert data.action_space == env.action_space\n"
         "        print(env.spec.id, env.unwrapped.task_spec.horizon, env.reset(seed=0)[0].sum())\n"
     )
-    names = [task.removesuffix("-v2") for task in OFFICIAL_TASKS]
     environment = {**os.environ, "MINARI_DATASETS_PATH": str(tmp_path)}
-    command = [sys.executable, "-c", code, *names]
+    command = [sys.executable, "-c", code, *OFFICIAL_TASKS]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     expected = []
     for task in OFFICIAL_TASKS:
@@ -43,7 +42,7 @@ def test_minari_round_trip(official, tmp_path, capsys):
     root = tmp_path / "minari"
     assert main(["export", str(official), str(root)]) == 0
     for task in OFFICIAL_TASKS:
-        source = root / "m3dt" / f"{task.removesuffix('-v2')}-v0"
+        source = root / "m3dt" / f"{task}-v0"
         import_from(source, tmp_path / "data", "minari", task)
         one, other = (
             DatasetStore.open(folder, [task]).tasks[0] for folder in (official, tmp_path / "data")
@@ -55,6 +54,6 @@ def test_minari_round_trip(official, tmp_path, capsys):
     assert main(["export", str(official), str(root)]) == 2
     assert "holds reach-v2" in capsys.readouterr().err
     with pytest.raises(UserError, match="name it with --tasks"):
-        import_from(root / "m3dt" / "reach-v0", tmp_path / "other", "minari")
+        import_from(root / "m3dt" / "reach-v2-v0", tmp_path / "other", "minari")
     with pytest.raises(UserError, match="no Minari dataset"):
         import_from(root, tmp_path / "other", "minari", "reach-v2")

@@ -28,7 +28,9 @@ def import_data(options: argparse.Namespace, console: Console) -> None:
     """Import a dataset of another project."""
     from m3dt.data.importers import import_dataset
 
-    import_dataset(options.source, options.data, options.format, options.tasks, console)
+    import_dataset(
+        options.source, options.data, options.format, options.tasks, console, options.observation
+    )
     console.print(f"{options.data}: check it with `m3dt verify {options.data}`.")
 
 

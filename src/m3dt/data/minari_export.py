@@ -39,7 +39,7 @@ def export_minari(folder: Path, target: Path, names: Sequence[str]) -> list[str]
     index = DatasetIndex.read(folder)
     tasks = list(dict.fromkeys(names)) or list(index.tasks)
     store = DatasetStore.open(folder, tasks)
-    taken = [t for t in tasks if (target / _dataset_id(t)).exists()]
+    taken = [t for t in tasks if (target / environment_id(t)).exists()]
     if taken:
         raise UserError(f"{target}: already holds {', '.join(taken)}. Export to another folder.")
     for task in store.tasks:
@@ -68,7 +68,7 @@ def _write(task: TaskStore, success_known: bool, behaviour: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # about the missing e-mail address and code
         minari.create_dataset_from_buffers(
-            _dataset_id(spec.name),
+            environment_id(spec.name),
             list(_buffers(task, success_known)),
             env=env,
             observation_space=Box(-np.inf, np.inf, (spec.state_dim,), np.float32),
@@ -77,11 +77,6 @@ def _write(task: TaskStore, success_known: bool, behaviour: str) -> None:
             author="m3dt",
             description=f"{spec.name} as m3dt collected or imported it",
         )
-
-
-def _dataset_id(task: str) -> str:
-    # Minari would take a trailing -v2 for its own version number.
-    return f"{_NAMESPACE}/{task.removesuffix('-v2')}-v0"
 
 
 def _buffers(task: TaskStore, success_known: bool) -> Iterator[Any]:

@@ -1,0 +1,162 @@
+"""Reader of Minari's HDF5 files, of all versions.
+
+`data/main_data.hdf5` has a group `episode_<i>` per episode. Metadata lie in `metadata.json` beside
+it; before Minari 0.5 they were the file's attributes.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from m3dt.data.hdf5 import open_hdf5
+from m3dt.data.importers.archives import LARGEST_EPISODE
+from m3dt.data.importers.checks import checked_trajectory, numbers
+from m3dt.tasks import TaskSpec, Trajectory, get_task
+from m3dt.utils.errors import UserError
+from m3dt.utils.regular_files import regular_file
+
+_MAIN, _METADATA = "main_data.hdf5", "metadata.json"
+_ARRAYS = ("actions", "rewards")
+_EPISODE = re.compile(r"episode_(\d+)")
+
+
+def read_minari(
+    source: Path, names: Sequence[str], observation: Sequence[str] = ()
+) -> Iterator[tuple[str, list[Trajectory]]]:
+    """Read one Minari dataset as the task named.
+
+    The source is the dataset's folder, the folder `data` in it, or a file in that. Observations
+    that are a dictionary are flattened as gymnasium's `FlattenObservation` does: in the order of
+    the dataset's observation space, or by name where it is not recorded. With `observation`, only
+    these keys are taken, in this order; `a/b` is key b of the dictionary a. Minari stores the
+    observation after the last action; it is dropped.
+    """
+    if len(names) != 1:
+        raise UserError("a Minari dataset holds one task: name it with --tasks TASK")
+    spec, path = get_task(names[0]), _main_file(source)
+    with open_hdf5(path, "Export the dataset again.") as file:
+        space = _observation_space(path, file)
+        trajectories = []
+        for number, episode in _episodes(path, file):
+            where = f"{source}, episode {number}"
+            arrays = {name: _read(episode[name]) for name in _ARRAYS if name in episode}
+            if "observations" in episode:
+                observations = episode["observations"]
+                arrays["observations"] = _flat(where, observations, space, spec, observation)[:-1]
+            if "success" in episode.get("infos", ()):
+                arrays["success"] = _read(episode["infos"]["success"])
+            trajectories.append(checked_trajectory(spec, where, arrays))
+    yield spec.name, trajectories
+
+
+def _main_file(source: Path) -> Path:
+    if source.suffix in (".hdf5", ".h5") and not source.is_dir():
+        return source
+    folder = source if source.is_dir() else source.parent
+    for place in (folder, folder / "data"):
+        if (place / _MAIN).exists():
+            return place / _MAIN
+        kind = _metadata(place).get("data_format", "hdf5")
+        if kind != "hdf5":
+            raise UserError(
+                f"{source}: a Minari dataset in the format {kind}; only hdf5 is read. Convert it "
+                "with pip install 'minari[arrow]' and the lines in docs/data.md."
+            )
+    raise UserError(f"{source}: no Minari dataset (expected data/{_MAIN} in it)")
+
+
+def _metadata(folder: Path) -> Mapping[str, Any]:
+    """Return the content of a folder's metadata.json, or nothing if there is none."""
+    path = folder / _METADATA
+    try:
+        content = json.loads(regular_file(path).read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: damaged ({error}). Export the dataset again.") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected names with values. Export the dataset again.")
+    return content
+
+
+def _observation_space(path: Path, file: h5py.File) -> Any:
+    """Return Minari's description of the observation space, or None."""
+    metadata = _metadata(path.parent) or file.attrs
+    return json.loads(metadata.get("observation_space", "null"))
+
+
+def _episodes(path: Path, file: h5py.File) -> Iterator[tuple[int, h5py.Group]]:
+    found = sorted(int(match[1]) for match in map(_EPISODE.fullmatch, file) if match)
+    missing = set(range(len(found))) - set(found)
+    if missing:
+        raise UserError(f"{path}: episode_{min(missing)} is missing; {len(found)} are there")
+    for number in found:
+        yield number, file[f"episode_{number}"]
+
+
+def _read(item: Any) -> Any:
+    """Return a dataset's values; groups, which are dictionaries, remain for the checks to name."""
+    if not isinstance(item, h5py.Dataset):
+        return item
+    if item.nbytes > LARGEST_EPISODE:
+        name = item.name.lstrip("/")
+        raise ValueError(f"'{name}' takes {item.nbytes:,} bytes, more than {LARGEST_EPISODE:,}")
+    return item[()]
+
+
+def _flat(where: str, item: Any, space: Any, spec: TaskSpec, chosen: Sequence[str]) -> np.ndarray:
+    """Return the observations of an episode as one array, (T + 1, S) unless it is damaged."""
+    if isinstance(item, h5py.Dataset):
+        if chosen:
+            raise UserError(
+                f"{where}: the observations are one array; leave out --observation {chosen[0]}"
+            )
+        return np.atleast_1d(_read(item))
+    parts = dict(_leaves(item, space))
+    missing = [key for key in chosen if not any(map(_is_in(key), parts))]
+    if missing:
+        raise UserError(f"{where}: no observation '{missing[0]}'; there are {', '.join(parts)}")
+    taken = [name for key in chosen for name in filter(_is_in(key), parts)]
+    names = list(dict.fromkeys(taken or parts))
+    width = sum(_width(parts[name]) for name in names)
+    if width != spec.state_dim:
+        widths = ", ".join(f"{name} ({_width(item)})" for name, item in parts.items())
+        raise UserError(
+            f"{where}: the observations are a dictionary of {widths}. {spec.name} has "
+            f"{spec.state_dim} numbers, not the {width} of {' and '.join(names)}: choose with "
+            "--observation KEY."
+        )
+    return np.concatenate([_rows(where, name, parts[name]) for name in names], axis=1)
+
+
+def _width(item: h5py.Dataset) -> int:
+    return math.prod(item.shape[1:])
+
+
+def _leaves(group: h5py.Group, space: Any) -> Iterator[tuple[str, h5py.Dataset]]:
+    """Yield the arrays of a dictionary by name, depth first, in the order of its space."""
+    subspaces = space.get("subspaces", {}) if isinstance(space, dict) else {}
+    if isinstance(subspaces, list):  # of a tuple
+        subspaces = {f"_index_{i}": subspace for i, subspace in enumerate(subspaces)}
+    order = {key: place for place, key in enumerate(subspaces)}
+    for key in sorted(group, key=lambda key: (order.get(key, len(order)), key)):
+        if isinstance(group[key], h5py.Group):
+            for name, leaf in _leaves(group[key], subspaces.get(key)):
+                yield f"{key}/{name}", leaf
+        else:
+            yield key, group[key]
+
+
+def _is_in(key: str) -> Any:
+    return lambda name: name == key or name.startswith(f"{key}/")
+
+
+def _rows(where: str, name: str, item: h5py.Dataset) -> np.ndarray:
+    array = numbers(where, f"observations/{name}", _read(item))
+    return array.reshape(len(array), -1)
