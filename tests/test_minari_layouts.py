@@ -195,7 +195,7 @@ PLAIN = Box(-9, 9, (8,), np.float32)
 @pytest.mark.parametrize(
     ("space", "change", "keys", "words"),
     [
-        (PAIR, None, [], ["achieved (8), seen (8)", "8 numbers, not the 16 of", "--observation KEY"]),
+        (PAIR, None, [], ["achieved (8), seen (8)", "8 numbers, not the 16 of achieved"]),
         (PAIR, None, ["see"], ["no observation 'see'", "achieved, seen"]),
         (PLAIN, None, ["seen"], ["one array", "leave out --observation seen"]),
         (PAIR, replace("observations/seen", ["a"] * 6), ["achieved", "seen"], ["not the 9 of"]),
