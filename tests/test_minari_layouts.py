@@ -184,6 +184,11 @@ def as_arrow(folder):
     change_metadata(data_format="arrow")(folder)
 
 
+def as_discrete(folder):
+    space = {**described(PAIR), "subspaces": {"seen": {"type": "Discrete"}}}
+    change_metadata(observation_space=json.dumps(space))(folder)
+
+
 def cut_metadata(folder):
     (folder / "data" / "metadata.json").write_text('{"total_episodes": ')
 
@@ -202,6 +207,7 @@ PLAIN = Box(-9, 9, (8,), np.float32)
         (PAIR, replace("observations/seen", [[b"a"] * 8] * 6), ["seen"], ["seen' holds object"]),
         (PAIR, replace("observations/seen", np.ones((4, 8))), ["seen"], ["3 observations"]),
         (PLAIN, replace("observations", np.ones((6, 9, 9, 3))), [], ["shape (5, 9, 9, 3)"]),
+        (PAIR, as_discrete, ["seen"], ["'seen' is Discrete, not an array"]),
         (PLAIN, replace("observations", 1.0), [], ["'observations' has shape (0,)"]),
         (PLAIN, replace("actions", np.ones(5, int)), [], ["'actions' has shape (5,)"]),
         (PLAIN, change_file(divide_actions), [], ["'actions' is a dictionary", "'left'"]),

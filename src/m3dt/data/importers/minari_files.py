@@ -8,6 +8,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,10 @@ def read_minari(
     the dataset's observation space, or by name where it is not recorded. With `observation`, only
     these keys are taken, in this order; `a/b` is key b of the dictionary a. Minari stores the
     observation after the last action; it is dropped.
+
+    Raises:
+        UserError: There is no such dataset or key, it is damaged, or its arrays do not fit the
+            task.
     """
     if len(names) != 1:
         raise UserError("a Minari dataset holds one task: name it with --tasks TASK")
@@ -118,45 +123,58 @@ def _flat(where: str, item: Any, space: Any, spec: TaskSpec, chosen: Sequence[st
                 f"{where}: the observations are one array; leave out --observation {chosen[0]}"
             )
         return np.atleast_1d(_read(item))
-    parts = dict(_leaves(item, space))
-    missing = [key for key in chosen if not any(map(_is_in(key), parts))]
+    leaves = {leaf.name: leaf for leaf in _leaves(item, space)}
+    missing = [key for key in chosen if not any(leaf.is_in(key) for leaf in leaves.values())]
     if missing:
-        raise UserError(f"{where}: no observation '{missing[0]}'; there are {', '.join(parts)}")
-    taken = [name for key in chosen for name in filter(_is_in(key), parts)]
-    names = list(dict.fromkeys(taken or parts))
-    width = sum(_width(parts[name]) for name in names)
+        raise UserError(f"{where}: no observation '{missing[0]}'; there are {', '.join(leaves)}")
+    taken = [name for key in chosen for name, leaf in leaves.items() if leaf.is_in(key)]
+    parts = [leaves[name] for name in dict.fromkeys(taken or leaves)]
+    width = sum(leaf.width for leaf in parts)
     if width != spec.state_dim:
-        widths = ", ".join(f"{name} ({_width(item)})" for name, item in parts.items())
+        widths = ", ".join(f"{leaf.name} ({leaf.width})" for leaf in leaves.values())
         raise UserError(
             f"{where}: the observations are a dictionary of {widths}. {spec.name} has "
-            f"{spec.state_dim} numbers, not the {width} of {' and '.join(names)}: choose with "
-            "--observation KEY."
+            f"{spec.state_dim} numbers, not the {width} of "
+            f"{' and '.join(leaf.name for leaf in parts)}: choose with --observation KEY."
         )
-    return np.concatenate([_rows(where, name, parts[name]) for name in names], axis=1)
+    return np.concatenate([leaf.rows(where) for leaf in parts], axis=1)
 
 
-def _width(item: h5py.Dataset) -> int:
-    return math.prod(item.shape[1:])
+@dataclass(frozen=True)
+class _Leaf:
+    """An array in a dictionary of observations; `kind` is its space's type, if recorded."""
+
+    name: str
+    item: h5py.Dataset
+    kind: str | None
+
+    @property
+    def width(self) -> int:
+        return math.prod(self.item.shape[1:])
+
+    def is_in(self, key: str) -> bool:
+        return self.name == key or self.name.startswith(f"{key}/")
+
+    def rows(self, where: str) -> np.ndarray:
+        """Return its values, (T + 1, width)."""
+        if self.kind not in (None, "Box", "MultiBinary"):  # gymnasium flattens others by codes
+            raise UserError(
+                f"{where}: the observation '{self.name}' is {self.kind}, not an array (Box). "
+                "Choose others with --observation KEY."
+            )
+        array = numbers(where, f"observations/{self.name}", _read(self.item))
+        return array.reshape(len(array), -1)
 
 
-def _leaves(group: h5py.Group, space: Any) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Yield the arrays of a dictionary by name, depth first, in the order of its space."""
+def _leaves(group: h5py.Group, space: Any, prefix: str = "") -> Iterator[_Leaf]:
+    """Yield the arrays of a dictionary, depth first, in the order of its space."""
     subspaces = space.get("subspaces", {}) if isinstance(space, dict) else {}
     if isinstance(subspaces, list):  # of a tuple
         subspaces = {f"_index_{i}": subspace for i, subspace in enumerate(subspaces)}
     order = {key: place for place, key in enumerate(subspaces)}
     for key in sorted(group, key=lambda key: (order.get(key, len(order)), key)):
-        if isinstance(group[key], h5py.Group):
-            for name, leaf in _leaves(group[key], subspaces.get(key)):
-                yield f"{key}/{name}", leaf
+        item, subspace = group[key], subspaces.get(key)
+        if isinstance(item, h5py.Group):
+            yield from _leaves(item, subspace, f"{prefix}{key}/")
         else:
-            yield key, group[key]
-
-
-def _is_in(key: str) -> Any:
-    return lambda name: name == key or name.startswith(f"{key}/")
-
-
-def _rows(where: str, name: str, item: h5py.Dataset) -> np.ndarray:
-    array = numbers(where, f"observations/{name}", _read(item))
-    return array.reshape(len(array), -1)
+            yield _Leaf(f"{prefix}{key}", item, (subspace or {}).get("type"))
