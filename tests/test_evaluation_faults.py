@@ -34,6 +34,7 @@ class Troubled(RandomPolicy):
     """
 
     def __init__(self, trouble, times, task=""):
+        super().__init__()
         self.trouble, self.times, self.task = trouble, times, task
 
     def begin(self, group, seed):

@@ -56,7 +56,7 @@ def run(synthetic, tmp_path_factory):
     tasks = list(SYNTHETIC_TASKS)
     registry.save(Entry("router", "main", moe, parents, "", 0, 5, {}, tasks), token)
     by_prompt = {"moe": vars(MoEConfig(E, router="prompt")), "prompt_router": {"hidden": 8}}
-    weights = perturbed(PromptRouter(E, 8)).state_dict()
+    weights = perturbed(PromptRouter(ModelConfig(), E, 8)).state_dict()
     registry.save(Entry("router", "prompt", by_prompt, parents, "", 0, 5, {}, tasks), weights)
     return folder
 

@@ -43,7 +43,7 @@ def mtdt():
 def by_prompts():
     torch.manual_seed(2)
     model = fresh_model()
-    model.prompt_router = PromptRouter(2, hidden=8)
+    model.prompt_router = PromptRouter(MODEL, 2, hidden=8)
     tasks = len(SYNTHETIC_TASKS)
     context = replace(
         TaskContext.empty(),

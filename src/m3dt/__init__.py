@@ -1,9 +1,11 @@
 """M3DT: mixture-of-experts Decision Transformers for massive multi-task offline RL.
 
-`m3dt.load(run)` loads a trained agent, `m3dt.evaluate(agent)` rolls it out in the simulators.
+`m3dt.load(run)` loads a trained agent, `m3dt.evaluate(agent)` rolls it out in the simulators,
+`m3dt.register_task(spec, make_env)` makes a task of your own known.
 """
 
 import os
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from m3dt.version import __version__
@@ -19,15 +21,28 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 if TYPE_CHECKING:
     from m3dt.evaluation import Agent, EvaluationResult, evaluate, load
+    from m3dt.tasks import TaskSpec, Trajectory, register_task
 
-__all__ = ["Agent", "EvaluationResult", "__version__", "evaluate", "load"]
+_ROOMS = {
+    "m3dt.evaluation": ("Agent", "EvaluationResult", "evaluate", "load"),
+    "m3dt.tasks": ("TaskSpec", "Trajectory", "register_task"),
+}
+__all__ = [
+    "Agent",
+    "EvaluationResult",
+    "TaskSpec",
+    "Trajectory",
+    "__version__",
+    "evaluate",
+    "load",
+    "register_task",
+]
 
 if not TYPE_CHECKING:  # a type checker should report a misspelt name, not ask this function
 
     def __getattr__(name: str) -> Any:
         """Import a name at its first use: `import m3dt` loads neither torch nor a simulator."""
-        if name not in __all__:
-            raise AttributeError(f"module 'm3dt' has no attribute '{name}'")
-        from m3dt import evaluation
-
-        return getattr(evaluation, name)
+        for room, names in _ROOMS.items():
+            if name in names:
+                return getattr(import_module(room), name)
+        raise AttributeError(f"module 'm3dt' has no attribute '{name}'")

@@ -3,7 +3,8 @@
 A ladder is a list of rungs from random play to the best policy of a task. Each rung is a policy
 with noise of up to three kinds: random actions with a fixed probability, Gaussian noise on the
 actions, and phases of random actions from which the policy recovers. The rungs of a Meta-World task
-all use its script. Those of other tasks also use early snapshots of a training.
+all use its script, those of a task of one's own its policy. Those of other tasks also use early
+snapshots of a training.
 """
 
 from dataclasses import asdict, dataclass
@@ -13,8 +14,16 @@ import numpy as np
 
 from m3dt.behaviour.library import BEST, Library
 from m3dt.behaviour.network import Network
-from m3dt.behaviour.policy import HOLD_AFTER, BehaviourPolicy, LearnedPolicy, ScriptedPolicy
+from m3dt.behaviour.policy import (
+    HOLD_AFTER,
+    BehaviourPolicy,
+    IdlePlayer,
+    LearnedPolicy,
+    OwnPolicy,
+    ScriptedPolicy,
+)
 from m3dt.tasks import TaskSpec
+from m3dt.tasks.registration import own_task
 
 _PHASE_STEPS = (5, 40)  # length of a phase of random actions, drawn uniformly
 
@@ -23,9 +32,11 @@ class BehaviourDescription(TypedDict, total=False):
     """A task's behaviour in a dataset's index."""
 
     behaviour: str
-    """`scripted` or `learned`."""
+    """`scripted`, `learned`, `policy` (a user's own) or `random`."""
     hold_after: int | None
     """Scripted: steps from the first success until the hand stops."""
+    policy: str
+    """The dotted name of a user's own policy."""
     policies: str
     """Learned: SHA-256 of the file of networks."""
     ladder: list[dict[str, Any]]
@@ -92,6 +103,7 @@ _ON_THE_BEST = (
     Noise(),
 )
 _ON_SNAPSHOTS = Noise(gaussian_std=0.2)
+RANDOM = Rung("random", Noise(random_chance=1.0))
 
 
 class Ladder:
@@ -105,6 +117,14 @@ class Ladder:
         self._spec = spec
         self._networks: dict[str, Network] = {}
         self._source: BehaviourDescription
+        self._own = own = own_task(spec.name)
+        if own is not None:
+            self._source = {"behaviour": "random"}
+            self.rungs = [RANDOM]
+            if own.policy is not None:
+                self._source = {"behaviour": "policy", "policy": _dotted_name(own.policy)}
+                self.rungs = [Rung("policy", noise) for noise in _ON_THE_SCRIPT]
+            return
         if spec.domain == "metaworld":
             self._source = {"behaviour": "scripted", "hold_after": HOLD_AFTER.get(spec.name)}
             self.rungs = [Rung("script", noise) for noise in _ON_THE_SCRIPT]
@@ -124,6 +144,9 @@ class Ladder:
 
     def policy(self, rung: Rung) -> BehaviourPolicy:
         """Build the policy of a rung."""
+        if self._own is not None:
+            policy = self._own.policy
+            return OwnPolicy(self._spec, policy) if policy else IdlePlayer(self._spec)
         if rung.policy in self._networks:
             return LearnedPolicy(self._spec, self._networks[rung.policy])
         return ScriptedPolicy(self._spec, self._source["hold_after"])
@@ -132,3 +155,8 @@ class Ladder:
         """Describe the ladder for a dataset's index."""
         rungs = [{"policy": rung.policy, **asdict(rung.noise)} for rung in self.rungs]
         return {**self._source, "ladder": rungs}
+
+
+def _dotted_name(policy: object) -> str:
+    named = policy if hasattr(policy, "__qualname__") else type(policy)
+    return f"{named.__module__}.{named.__qualname__}"

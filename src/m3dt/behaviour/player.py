@@ -4,9 +4,9 @@ import warnings
 
 import numpy as np
 
-from m3dt.behaviour.ladder import Ladder, Rung
+from m3dt.behaviour.ladder import RANDOM, Ladder, Rung
 from m3dt.behaviour.library import Library
-from m3dt.behaviour.policy import BehaviourPolicy
+from m3dt.behaviour.policy import BehaviourPolicy, IdlePlayer
 from m3dt.tasks import TaskSpec, Trajectory, get_task, make_env
 from m3dt.tasks.envs import TaskEnv
 
@@ -48,6 +48,20 @@ def play(env: TaskEnv, policy: BehaviourPolicy, rung: Rung, rng: np.random.Gener
         success |= info["success"]
         done = terminated or truncated
     return Trajectory(np.array(observations), np.array(actions), np.array(rewards), success)
+
+
+def reference_return(spec: TaskSpec, episodes: int = 10) -> float | None:
+    """Return the mean return of random actions, for a task whose score follows from the data.
+
+    None for other tasks. The seeds of the episodes are fixed.
+    """
+    if spec.is_complete:
+        return None
+    env, idle = make_env(spec.name), IdlePlayer(spec)
+    rngs = [np.random.default_rng((0, number)) for number in range(episodes)]
+    returns = [play(env, idle, RANDOM, rng).episode_return for rng in rngs]
+    env.close()
+    return float(np.mean(returns))
 
 
 def picture(task: str, steps: int = 30, library: Library | None = None) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Behaviour policies: trained networks and Meta-World's scripts."""
+"""Behaviour policies: trained networks, Meta-World's scripts, and a user's own."""
 
 from typing import Any, Protocol
 
@@ -6,6 +6,8 @@ import numpy as np
 
 from m3dt.behaviour.network import Network, policy_input
 from m3dt.tasks import TaskSpec
+from m3dt.tasks.registration import Controller
+from m3dt.utils.errors import UserError
 
 
 class BehaviourPolicy(Protocol):
@@ -31,6 +33,44 @@ class LearnedPolicy:
 
     def act(self, observation: np.ndarray, success: bool) -> np.ndarray:
         return self._network(policy_input(self._spec, observation, self._goal))
+
+
+class OwnPolicy:
+    """A user's policy of a task of their own."""
+
+    def __init__(self, spec: TaskSpec, policy: Controller) -> None:
+        self._spec = spec
+        self._policy = policy
+
+    def begin(self) -> None:
+        pass
+
+    def act(self, observation: np.ndarray, success: bool) -> np.ndarray:
+        """See `BehaviourPolicy`.
+
+        Raises:
+            UserError: What the policy returned is no action.
+        """
+        action = np.asarray(self._policy(observation), np.float64)
+        if action.shape != (self._spec.action_dim,) or not np.isfinite(action).all():
+            raise UserError(
+                f"task '{self._spec.name}': its policy returned {action.tolist()}, not "
+                f"{self._spec.action_dim} finite numbers"
+            )
+        return np.clip(action, -1, 1)
+
+
+class IdlePlayer:
+    """Zero actions, which noise replaces, where a task has no policy."""
+
+    def __init__(self, spec: TaskSpec) -> None:
+        self._action = np.zeros(spec.action_dim)
+
+    def begin(self) -> None:
+        pass
+
+    def act(self, observation: np.ndarray, success: bool) -> np.ndarray:
+        return self._action
 
 
 # Steps from the first success until the hand stops. Measured over 10 episodes each: script played

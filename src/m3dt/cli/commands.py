@@ -14,12 +14,12 @@ from m3dt.utils.errors import UserError
 
 def collect(options: argparse.Namespace, console: Console) -> None:
     """Record trajectories in the simulators."""
-    from m3dt.config import load_config
     from m3dt.data.collect import collect
     from m3dt.tasks import tasks_of
+    from m3dt.tasks.experiment import load_experiment
     from m3dt.training import build_callbacks
 
-    config = load_config(options.conf, options.overrides)
+    config = load_experiment(options.conf, options.overrides)
     build_callbacks(config, "stage1")  # report mistakes in them before recording
     collect(config.data, tasks_of(config), config.collect, console)
 
@@ -84,9 +84,9 @@ def verify(options: argparse.Namespace, console: Console) -> None:
 
 def train(options: argparse.Namespace, console: Console) -> None:
     """Train one stage, or a whole method."""
-    from m3dt.config import load_config
+    from m3dt.tasks.experiment import load_experiment
 
-    config = load_config(options.conf, options.overrides)
+    config = load_experiment(options.conf, options.overrides)
     from m3dt.training import train
 
     train(config, options.step, console)
@@ -95,9 +95,9 @@ def train(options: argparse.Namespace, console: Console) -> None:
 def evaluate(options: argparse.Namespace, console: Console) -> None:
     """Evaluate models in the simulators."""
     from m3dt.cli.report import evaluate_run
-    from m3dt.config import load_config
+    from m3dt.tasks.experiment import load_experiment
 
-    config = load_config(options.conf, options.overrides)
+    config = load_experiment(options.conf, options.overrides)
     evaluate_run(config, options.models, options.json, console, options.film, options.out)
 
 
@@ -208,9 +208,9 @@ def registry(options: argparse.Namespace, console: Console) -> None:
 def doctor(options: argparse.Namespace, console: Console) -> None:
     """Check the installation, the machine, the data and a run."""
     from m3dt.cli.doctor import doctor
-    from m3dt.config import load_config
+    from m3dt.tasks.experiment import load_experiment
 
-    doctor(load_config(options.conf, options.overrides), console)
+    doctor(load_experiment(options.conf, options.overrides), console)
 
 
 def bench(options: argparse.Namespace, console: Console) -> None:

@@ -18,7 +18,7 @@ from m3dt.config.fields import (
 )
 from m3dt.config.presets import BASELINES, COMPAT, METHODS, SIZES
 
-# Widths to which every task's states and actions are padded (paper section 3).
+# Widths to which the states and actions of the 160 tasks are padded (paper section 3).
 STATE_DIM = 39
 ACTION_DIM = 8
 
@@ -32,6 +32,10 @@ MOE_TRAININGS = ("frozen_experts", "unfrozen_experts", "ungrouped")
 class ModelConfig(Section):
     """Prompt-DT: a GPT-2 trunk over (return, state, action) tokens."""
 
+    state_dim: int = number(STATE_DIM, low=1)
+    """Width to which states are padded. A task that is wider raises it."""
+    action_dim: int = number(ACTION_DIM, low=1)
+    """Width to which actions are padded. A task that is wider raises it."""
     n_layer: int = number(6, low=1)
     """Number of transformer blocks."""
     n_head: int = number(8, low=1)
@@ -68,6 +72,7 @@ class ModelConfig(Section):
         super().__post_init__()
         width, hidden = self.attention_width or self.n_embd, self.mlp_width or 4 * self.n_embd
         size = self.n_layer * self.n_embd * (4 * width + 2 * hidden)
+        size += 3 * self.n_embd * (self.state_dim + self.action_dim)
         if size > LARGEST_MODEL:
             raise SettingError(
                 self,
@@ -398,7 +403,11 @@ class Config(Section):
     suite_seed: int = number(0, low=0)
     """Which list of that size to use. The paper's are 0, 1 and 2."""
     tasks: list[str] = field(default_factory=list)
-    """Task names that replace those of the suite. Give data=FOLDER with them."""
+    """Task names that replace those of the suite. Give data=FOLDER with them. Beside the 160 tasks
+    and those that `plugins` register, `gym:ID` is a registered gymnasium environment."""
+    plugins: list[str] = field(default_factory=list)
+    """Modules to import first, also from the working directory. They register tasks of your own
+    (`m3dt.register_task`)."""
     model: ModelConfig = field(default_factory=ModelConfig)
     moe: MoEConfig = field(default_factory=MoEConfig)
     collect: CollectConfig = field(default_factory=CollectConfig)

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from m3dt.behaviour import Ladder, Library, Player
+from m3dt.behaviour.player import reference_return
 from m3dt.config import CollectConfig
 from m3dt.data.format import (
     COLLECTED,
@@ -26,6 +27,7 @@ from m3dt.data.format import (
     write_task,
 )
 from m3dt.tasks import SIMULATORS, TaskSpec, Trajectory, get_task
+from m3dt.tasks.registration import import_plugins, plugin_modules
 from m3dt.utils.console import progress_bar
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import free_space, remove_temporaries, sole_writer
@@ -125,7 +127,7 @@ def _collect_missing(
     total = len(missing) * config.trajectories
     with (
         progress_bar(console, "trajectories") as bar,
-        process_pool(workers, _initialize, played) as pool,
+        process_pool(workers, _initialize, played, plugin_modules()) as pool,
     ):
         row = bar.add_task(f"collecting {len(missing)} tasks", total=total)
         futures = {pool.submit(_collect_task, folder, task, config): task for task in missing}
@@ -161,8 +163,9 @@ def _as_completed(
 _played: Queue[int] | None = None  # set in each worker, to report its trajectories
 
 
-def _initialize(played: Queue[int]) -> None:
+def _initialize(played: Queue[int], plugins: Sequence[str]) -> None:
     global _played
+    import_plugins(plugins)
     played.cancel_join_thread()  # let the worker exit even if nobody reads its counts
     _played = played
 
@@ -175,7 +178,8 @@ def _collect_task(folder: Path, task: str, config: CollectConfig) -> TaskEntry:
         trajectories.append(collector.trajectory(number, config.trajectories))
         if _played is not None:
             _played.put(1)
-    return write_task(folder, spec, trajectories, provenance(spec, config.seed, library))
+    made_by = provenance(spec, config.seed, library)
+    return write_task(folder, spec, trajectories, made_by, reference_return(spec))
 
 
 def provenance(spec: TaskSpec, seed: int, library: Library) -> Provenance:

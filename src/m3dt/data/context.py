@@ -14,13 +14,12 @@ import torch
 from torch import Tensor
 
 from m3dt.config import LoaderConfig, ModelConfig
-from m3dt.config.schema import ACTION_DIM, STATE_DIM
 from m3dt.data.batch import Segment
 from m3dt.data.format import NUM_PROMPTS
 from m3dt.data.inputs import Rows, TaskInputs
 from m3dt.data.sampler import TaskSampler
 from m3dt.data.store import DatasetStore, Normalization
-from m3dt.tasks import get_task
+from m3dt.tasks import TaskSpec, get_task
 from m3dt.utils.errors import UserError, nearest
 
 
@@ -35,6 +34,7 @@ class TaskContext:
     prompts: Segment  # (N, prompts per task, P, ...), prepared
     prompt_mean: Tensor  # (N, S), of the states' normalisation in prompts
     prompt_std: Tensor  # (N, S)
+    random_return: Tensor  # (N,) of float64, NaN where the score does not follow from the data
 
     @classmethod
     def from_store(
@@ -51,6 +51,7 @@ class TaskContext:
             torch.tensor(best, dtype=torch.float32),
             stacked.segment(),
             *_stacked([sampler.prompt_inputs.normalization for sampler in samplers]),
+            torch.tensor([task.random_return for task in store.tasks], dtype=torch.float64),
         )
 
     def with_prompts(self, store: DatasetStore, share: float, model: ModelConfig) -> TaskContext:
@@ -81,7 +82,7 @@ class TaskContext:
     def empty(cls) -> TaskContext:
         """Return the context of a model that was imported without data: it knows no task."""
         none = torch.zeros(0)
-        return cls((), none, none, none, Segment(none, none, none, none, none), none, none)
+        return cls((), none, none, none, Segment(none, none, none, none, none), none, none, none)
 
     def index(self, task: str) -> int:
         """Return the position of a task.
@@ -101,11 +102,17 @@ class TaskContext:
             )
         return self.tasks.index(task)
 
+    def spec(self, task: str) -> TaskSpec:
+        """Return the specification of a task, with what it leaves to the data."""
+        index = self.index(task)
+        returns = self.random_return[index].item(), self.best_return[index].item()
+        return get_task(task).completed(*returns)
+
     def inputs(self, task: str, model: ModelConfig) -> TaskInputs:
         """Return what prepares a task's live episodes, as its training segments were prepared."""
         index = self.index(task)
         normalization = Normalization(self.state_mean[index].numpy(), self.state_std[index].numpy())
-        return TaskInputs(normalization, get_task(task).return_scale, model)
+        return TaskInputs(normalization, self.spec(task).return_scale, model)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the content as named tensors, for a registry."""
@@ -115,6 +122,9 @@ class TaskContext:
             "best_return": self.best_return,
             "prompt_mean": self.prompt_mean,
             "prompt_std": self.prompt_std,
+            # Registries take finite numbers alone.
+            "random_return": self.random_return.nan_to_num(),
+            "has_random_return": ~self.random_return.isnan(),
             **{f"prompts.{name}": tensor for name, tensor in self.prompts._asdict().items()},
         }
 
@@ -126,27 +136,29 @@ class TaskContext:
         return digest.hexdigest()
 
     @staticmethod
-    def expected_tensors(num_tasks: int, prompt_length: int) -> dict[str, Tensor]:
+    def expected_tensors(num_tasks: int, model: ModelConfig) -> dict[str, Tensor]:
         """Return tensors without values that have the names, shapes and types of `tensors`."""
-        steps, single = (num_tasks, NUM_PROMPTS, prompt_length), torch.float32
+        steps, single = (num_tasks, NUM_PROMPTS, model.prompt_length), torch.float32
         with torch.device("meta"):
             prompts = Segment(
-                torch.empty(*steps, STATE_DIM, dtype=single),
-                torch.empty(*steps, ACTION_DIM, dtype=single),
+                torch.empty(*steps, model.state_dim, dtype=single),
+                torch.empty(*steps, model.action_dim, dtype=single),
                 torch.empty(*steps, 1, dtype=single),
                 torch.empty(steps, dtype=torch.int64),
                 torch.empty(steps, dtype=single),
             )
-            states = torch.empty(num_tasks, STATE_DIM, dtype=single)
+            states = torch.empty(num_tasks, model.state_dim, dtype=single)
             best = torch.empty(num_tasks, dtype=single)
-        return TaskContext((), states, states, best, prompts, states, states).tensors()
+            random = torch.empty(num_tasks, dtype=torch.float64)
+        return TaskContext((), states, states, best, prompts, states, states, random).tensors()
 
     @classmethod
     def from_tensors(cls, tasks: Sequence[str], tensors: dict[str, Tensor]) -> TaskContext:
         prompts = Segment(*(tensors[f"prompts.{name}"] for name in Segment._fields))
+        random = tensors["random_return"].where(tensors["has_random_return"], torch.nan)
         names = ("state_mean", "state_std", "best_return", "prompt_mean", "prompt_std")
-        mean, std, best, *of_prompts = (tensors[name] for name in names)
-        return cls(tuple(tasks), mean, std, best, prompts, *of_prompts)
+        given = {name: tensors[name] for name in names}
+        return cls(tuple(tasks), prompts=prompts, random_return=random, **given)
 
 
 def _stacked(normalizations: Sequence[Normalization]) -> tuple[Tensor, Tensor]:

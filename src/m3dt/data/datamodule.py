@@ -21,7 +21,7 @@ from m3dt.data.loading import (
     pass_errors_on,
 )
 from m3dt.data.mapped import MappedData
-from m3dt.data.resident import BYTES_PER_STEP, ResidentData
+from m3dt.data.resident import ResidentData, bytes_per_step
 from m3dt.data.store import DatasetStore
 from m3dt.utils.errors import UserError
 
@@ -79,7 +79,7 @@ class M3DTDataModule(pl.LightningDataModule):
         Raises:
             UserError: The dataset does not fit on the device, but the configuration asks for it.
         """
-        wanted, size = self.loader.resident, BYTES_PER_STEP * self._num_steps()
+        wanted, size = self.loader.resident, bytes_per_step(self.model) * self._num_steps()
         if wanted == "off" or (wanted == "auto" and device.type != "cuda"):
             return ""
         shown = f"{self._num_steps() / 1e6:.2f} million transitions, {size / 2**30:.2f} GiB"
@@ -134,7 +134,7 @@ class M3DTDataModule(pl.LightningDataModule):
     @property
     def resident_bytes(self) -> int:
         """Memory that the dataset takes on the training device."""
-        return 0 if self._resident is None else BYTES_PER_STEP * self._num_steps()
+        return 0 if self._resident is None else bytes_per_step(self.model) * self._num_steps()
 
     def largest_chunk(self, ahead: bool) -> int:
         """Return the most steps of a chunk, so that what is prepared ahead takes little memory.
@@ -145,7 +145,7 @@ class M3DTDataModule(pl.LightningDataModule):
             return 1000
         rows = self.loader.batch_size * len(self.streams)
         steps = self.model.context_length + self.model.prompt_length
-        return max(1, _LARGEST_CHUNK // (BYTES_PER_STEP * rows * steps))
+        return max(1, _LARGEST_CHUNK // (bytes_per_step(self.model) * rows * steps))
 
     def train_dataloader(self) -> DataLoader:
         trainer = self.trainer

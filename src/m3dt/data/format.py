@@ -17,11 +17,13 @@ from m3dt.data.values import unsound
 from m3dt.tasks import TASKS, TaskSpec, Trajectory
 from m3dt.utils.errors import RunError, UserError
 from m3dt.utils.files import atomic_path, fingerprint, sha256, write_json
+from m3dt.utils.paths import file_stem
 from m3dt.utils.regular_files import regular_file
 
 SCHEMA_VERSION = 1
 INDEX = "dataset.json"
-COLLECTED = ("scripted", "learned")  # behaviours of collected, not imported, tasks
+# Behaviours of collected, not imported, tasks.
+COLLECTED = ("scripted", "learned", "policy", "random")
 NUM_PROMPTS = 2  # the last trajectories of a task are its prompts (paper appendix B)
 _QUARTILES = (0, 0.25, 0.5, 0.75, 1)
 
@@ -50,6 +52,8 @@ class TaskEntry:
     success_rate: float | None
     """None if the source did not record success; the file then contains zeros."""
     made_by: Provenance
+    random_return: float | None = None
+    """Mean return of random actions, for a task whose score follows from the data."""
 
 
 @dataclass(frozen=True)
@@ -137,8 +141,9 @@ def _checked_entry(task: str, content: Any) -> TaskEntry:
         and all(map(_is_number, returns)),
         "success_rate": rate is None or (_is_number(rate) and 0 <= rate <= 1),
         "made_by": isinstance(entry.made_by, dict),
+        "random_return": entry.random_return is None or _is_number(entry.random_return),
     }
-    wrong = [f"{name} of {task} is {content[name]!r:.60}" for name in sound if not sound[name]]
+    wrong = [f"{n} of {task} is {getattr(entry, n)!r:.60}" for n in sound if not sound[n]]
     if wrong:
         raise ValueError("; ".join(wrong))
     return entry
@@ -160,7 +165,11 @@ def _is_number(value: Any) -> bool:
 
 
 def write_task(
-    folder: Path, spec: TaskSpec, trajectories: Sequence[Trajectory], made_by: Provenance
+    folder: Path,
+    spec: TaskSpec,
+    trajectories: Sequence[Trajectory],
+    made_by: Provenance,
+    random_return: float | None = None,
 ) -> TaskEntry:
     """Write a task's trajectories to one HDF5 file, atomically, and return its index entry.
 
@@ -182,7 +191,7 @@ def write_task(
         arrays["successes"][:] = 0
     ends = arrays["episode_ends"]
     training = arrays["observations"][: ends[-1 - NUM_PROMPTS]].astype(np.float64)
-    path = folder / f"{spec.name}.hdf5"
+    path = folder / f"{file_stem(spec.name)}.hdf5"
     with atomic_path(path) as temporary:
         with h5py.File(temporary, "w") as file:
             for name, array in arrays.items():
@@ -201,6 +210,7 @@ def write_task(
         return_quartiles=quartiles(arrays["episode_returns"]),
         success_rate=success_rate(arrays["successes"]) if success_known else None,
         made_by=made_by,
+        random_return=random_return,
     )
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from m3dt.config.schema import ACTION_DIM, STATE_DIM, ModelConfig
+from m3dt.config import ModelConfig
 from m3dt.data.batch import Segment
 from m3dt.data.store import Normalization
 
@@ -56,7 +56,7 @@ class TaskInputs:
 
     normalization: Normalization  # of the states
     return_scale: float  # divisor of the returns-to-go
-    model: ModelConfig  # what it sees of returns, and the rows of its timestep table
+    model: ModelConfig  # its widths, what it sees of returns, the rows of its timestep table
 
     def prepare(
         self,
@@ -79,12 +79,12 @@ class TaskInputs:
             timesteps: Steps since the start of the episode, (B, T).
             real: Which steps are not padding, (B, T) of bool.
         """
-        padded_states = np.zeros((*real.shape, STATE_DIM), np.float32)
+        padded_states = np.zeros((*real.shape, self.model.state_dim), np.float32)
         padded_states[..., : states.shape[-1]] = states
         padded_states[~real] = 0.0
         padded_states -= self.normalization.mean
         padded_states /= self.normalization.std
-        padded_actions = np.zeros((*real.shape, ACTION_DIM), np.float32)
+        padded_actions = np.zeros((*real.shape, self.model.action_dim), np.float32)
         padded_actions[..., : actions.shape[-1]] = actions
         padded_actions[~real] = PADDED_ACTION
         shown = real & self.model.condition_on_return

@@ -25,9 +25,9 @@ class MappedData:
         self, tasks: Sequence[TaskStore], loader: LoaderConfig, model: ModelConfig
     ) -> None:
         self.samplers = [TaskSampler(task, loader, model) for task in tasks]
-        self.length = model.context_length
-        self.prompt_length = model.prompt_length
-        self.action_masks = torch.from_numpy(np.stack([action_mask(task.spec) for task in tasks]))
+        self.model = model
+        masks = [action_mask(task.spec, model.action_dim) for task in tasks]
+        self.action_masks = torch.from_numpy(np.stack(masks))
 
     def gather(self, draws: Draws) -> Batch:
         """Return the rows of a batch."""
@@ -45,7 +45,7 @@ class MappedData:
         changes = np.flatnonzero(np.diff(tasks)) + 1  # rows of a task are neighbours
         parts = []
         for task, own in zip(tasks[[0, *changes]], np.split(begin, changes), strict=True):
-            parts.append(self.samplers[task].rows(own, self.length))
+            parts.append(self.samplers[task].rows(own, self.model.context_length))
         rows = Rows.join(parts)
         if not rows.are_finite():
             raise not_finite(self.samplers[task] for task in np.unique(tasks))
@@ -64,7 +64,7 @@ class MappedData:
     def prompts(self) -> Segment:
         """The prompts of all tasks, (N, prompts per task, P, ...): the same few in every batch."""
         which = np.arange(NUM_PROMPTS)
-        found = [sampler.prompts(which, self.prompt_length) for sampler in self.samplers]
+        found = [sampler.prompts(which, self.model.prompt_length) for sampler in self.samplers]
         rows = Rows(*map(np.stack, zip(*found, strict=True)))
         if not rows.are_finite():
             raise not_finite(self.samplers)

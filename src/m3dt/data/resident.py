@@ -10,15 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from m3dt.config.schema import ACTION_DIM, STATE_DIM
+from m3dt.config import ModelConfig
 from m3dt.data.batch import Batch, Segment
 from m3dt.data.draws import Draws
 from m3dt.data.inputs import PADDED_ACTION
 from m3dt.data.mapped import MappedData
 from m3dt.data.sampler import TaskSampler
 
-# States and actions, return-to-go, timestep, transitions left; all of 4 bytes.
-BYTES_PER_STEP = 4 * (STATE_DIM + ACTION_DIM + 3)
+
+def bytes_per_step(model: ModelConfig) -> int:
+    """Return the memory of a transition: states and actions, and three numbers, of 4 bytes each."""
+    return 4 * (model.state_dim + model.action_dim + 3)
 
 
 class ResidentData:
@@ -38,10 +40,10 @@ class ResidentData:
 
     def __init__(self, mapped: MappedData, device: torch.device | str) -> None:
         sizes = [len(sampler.store.rewards) for sampler in mapped.samplers]
-        total = sum(sizes)
-        self.length = mapped.length
-        self.states = torch.empty(total, STATE_DIM, device=device)
-        self.actions = torch.empty(total, ACTION_DIM, device=device)
+        total, model = sum(sizes), mapped.model
+        self.length = model.context_length
+        self.states = torch.empty(total, model.state_dim, device=device)
+        self.actions = torch.empty(total, model.action_dim, device=device)
         self.returns_to_go = torch.empty(total, device=device)
         self.timesteps = torch.empty(total, dtype=torch.int32, device=device)
         self.left = torch.empty(total, dtype=torch.int32, device=device)

@@ -23,7 +23,7 @@ class TaskSampler:
         self.store = store
         self.inputs, self.prompt_inputs = (
             TaskInputs(normalization, store.spec.return_scale, model)
-            for normalization in normalizations(store, loader)
+            for normalization in normalizations(store, loader, model.state_dim)
         )  # of training segments, and of prompts, which may have their own normalisation
         self._starts = store.episode_starts
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from m3dt.config.schema import ACTION_DIM, STATE_DIM, LoaderConfig
+from m3dt.config import LoaderConfig
 from m3dt.data.format import NUM_PROMPTS, DatasetIndex
 from m3dt.data.hdf5 import open_hdf5
 from m3dt.data.soundness import opening_problems
@@ -53,12 +54,23 @@ class TaskStore:
     successes: np.ndarray  # (trajectories,) uint8
     state_mean: np.ndarray  # (S,) float64, over the training trajectories
     state_std: np.ndarray  # (S,) float64
+    random_return: float = math.nan  # where the score follows from the data
 
     def __repr__(self) -> str:
         return (
             f"TaskStore({self.spec.name}, observations={self.observations.shape}, "
             f"actions={self.actions.shape}, trajectories={len(self.episode_ends)})"
         )
+
+    def completed(self, random_return: float | None) -> TaskStore:
+        """Return the store with what its specification leaves to the data.
+
+        Raises:
+            UserError: The data do not say it.
+        """
+        random = math.nan if random_return is None else random_return
+        spec = self.spec.completed(random, float(self.episode_returns.max()))
+        return replace(self, spec=spec, random_return=random)
 
     def release(self) -> None:
         """Unmap the pages that were read; the system keeps them in its cache while it can.
@@ -120,7 +132,8 @@ class TaskStore:
             for name, (offset, shape) in placed.items()
         }
         statistics = {name: np.asarray(attributes.get(name)) for name in _STATISTICS}
-        store = cls(spec, path, mapping, **mapped, **small, **statistics)
+        arrays: dict[str, Any] = {**mapped, **small, **statistics}
+        store = cls(spec, path, mapping, **arrays)
         problem = next(opening_problems(store, attributes), None)
         if problem:
             raise UserError(f"{path}: {problem}. {remedy}")
@@ -174,10 +187,12 @@ class DatasetStore:
                 f"{folder}: the dataset lacks {len(missing)} of {len(names)} tasks: "
                 f"{', '.join(missing)}. Add them with `m3dt collect`."
             )
-        specs = [get_task(name) for name in names]
-        tasks = [TaskStore.open(folder / index.tasks[s.name].file, s) for s in specs]
+        entries = [index.tasks[name] for name in names]
+        tasks = [
+            TaskStore.open(folder / entry.file, get_task(name)).completed(entry.random_return)
+            for name, entry in zip(names, entries, strict=True)
+        ]
         if checksums:
-            entries = [index.tasks[name] for name in names]
             changed = [e.file for e in entries if sha256(folder / e.file) != e.sha256]
             if changed:
                 raise UserError(
@@ -194,34 +209,37 @@ class DatasetStore:
 
 @dataclass(frozen=True)
 class Normalization:
-    """Mean and std that normalise one task's states, (39,) float32 each."""
+    """Mean and std that normalise one task's padded states, (S,) float32 each."""
 
     mean: np.ndarray
     std: np.ndarray
 
     @classmethod
-    def padded(cls, mean: np.ndarray, std: np.ndarray) -> Normalization:
+    def padded(cls, mean: np.ndarray, std: np.ndarray, width: int) -> Normalization:
         """Pad statistics of the task's own width, the mean with 0 and the std with 1."""
-        padding = (0, STATE_DIM - len(mean))
+        padding = (0, width - len(mean))
         mean, std = np.pad(mean, padding), np.pad(std, padding, constant_values=1.0)
         return cls(mean.astype(np.float32), std.astype(np.float32))
 
 
-def normalizations(store: TaskStore, loader: LoaderConfig) -> tuple[Normalization, Normalization]:
-    """Return the normalisations of a task's training states and of its prompts.
+def normalizations(
+    store: TaskStore, loader: LoaderConfig, width: int
+) -> tuple[Normalization, Normalization]:
+    """Return the normalisations of a task's training states and of its prompts, of padded width.
 
     By default, the std has a lower bound, because many Meta-World dimensions are constant: divided
     by 1e-6, any difference in one of them would dwarf all other inputs (README, deviations 3, 5).
     """
     mean, std = store.state_mean, store.state_std
     if loader.normalization == "floored":
-        both = Normalization.padded(mean, np.maximum(std, loader.std_floor))
+        both = Normalization.padded(mean, np.maximum(std, loader.std_floor), width)
         return both, both
     prompts = store.observations[store.num_training_steps :].astype(np.float64)
-    of_prompts = Normalization.padded(prompts.mean(axis=0), prompts.std(axis=0) + _OFFICIAL_OFFSET)
-    return Normalization.padded(mean, std + _OFFICIAL_OFFSET), of_prompts
+    prompt_std = prompts.std(axis=0) + _OFFICIAL_OFFSET
+    of_prompts = Normalization.padded(prompts.mean(axis=0), prompt_std, width)
+    return Normalization.padded(mean, std + _OFFICIAL_OFFSET, width), of_prompts
 
 
-def action_mask(spec: TaskSpec) -> np.ndarray:
-    """Return 1 for the task's own action dimensions and 0 for padding, (8,) float32."""
-    return (np.arange(ACTION_DIM) < spec.action_dim).astype(np.float32)
+def action_mask(spec: TaskSpec, width: int) -> np.ndarray:
+    """Return 1 for the task's own action dimensions and 0 for padding, (width,) float32."""
+    return (np.arange(width) < spec.action_dim).astype(np.float32)

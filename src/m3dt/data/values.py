@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from m3dt.tasks import TaskSpec
+from m3dt.tasks import TASKS, TaskSpec
 
 LARGEST = 1e10  # MuJoCo stops a simulation whose state exceeds it
 # Between what the best return of a task's episodes lies; outside, rewards have another unit.
@@ -32,6 +32,8 @@ def unsound(name: str, array: np.ndarray, largest: float = LARGEST) -> tuple[str
 
 def unusual_returns(spec: TaskSpec, returns: np.ndarray) -> str | None:
     """Return a sentence if a task's episode returns suggest that its rewards have another unit."""
+    if spec.name not in TASKS:
+        return None
     low, high = _BEST_RETURNS[spec.domain]
     best = float(returns.max())
     if low <= best <= high * (1 + np.sign(high) * 0.01):

@@ -68,7 +68,7 @@ class Actor:
 
     @torch.inference_mode()
     def act(self, rows: Rows, prompt: EncodedPrompt) -> np.ndarray:
-        """Predict the last timestep's action of any number of rows, (rows, 8).
+        """Predict the last timestep's action of any number of rows, (rows, A).
 
         Rows are cut into passes; copies of the last row fill up the last pass.
         """

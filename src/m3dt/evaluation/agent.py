@@ -201,7 +201,7 @@ def make_agent(
     """Add to a model the data of its tasks, which its root holds."""
     context = TaskContext.empty()
     if "tasks.safetensors" in root.files:
-        expected = TaskContext.expected_tensors(len(root.tasks), root.model.prompt_length)
+        expected = TaskContext.expected_tensors(len(root.tasks), root.model)
         found = _checked(registry, root, "tasks", expected)
         context = TaskContext.from_tensors(root.tasks, found)
     masks = None

@@ -4,7 +4,7 @@ Letters: A action dim.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from typing import Generic, TypeVar
 from weakref import WeakValueDictionary
@@ -25,7 +25,7 @@ from m3dt.evaluation.sessions import (
     predict,
 )
 from m3dt.models import PromptDT
-from m3dt.tasks import get_task
+from m3dt.tasks import TaskSpec, get_task
 from m3dt.utils.processes import num_workers
 
 SessionT = TypeVar("SessionT", bound=Session)
@@ -60,12 +60,30 @@ class Policy(ABC, Generic[SessionT]):
     def act(self, sessions: Sequence[SessionT]) -> list[np.ndarray]:
         """Choose actions for groups that have observed, (episodes, A) each in native width."""
 
+    def spec(self, task: str) -> TaskSpec:
+        """Return the specification by which a task's episodes score."""
+        return get_task(task)
+
     def batch_key(self, task: str) -> Hashable:
         """Return the key of the tasks whose episodes may share a forward pass."""
         return None
 
 
-class RandomPolicy(Policy[RandomSession]):
+class UntrainedPolicy(Policy[SessionT]):
+    """A policy that nobody trained.
+
+    Args:
+        specs: Of tasks whose score follows from the data.
+    """
+
+    def __init__(self, specs: Mapping[str, TaskSpec] | None = None) -> None:
+        self._specs = specs or {}
+
+    def spec(self, task: str) -> TaskSpec:
+        return self._specs.get(task) or get_task(task)
+
+
+class RandomPolicy(UntrainedPolicy[RandomSession]):
     """Uniform actions in [-1, 1], from one generator per episode."""
 
     name = "random"
@@ -77,7 +95,7 @@ class RandomPolicy(Policy[RandomSession]):
         return [session.draw() for session in sessions]
 
 
-class IdlePolicy(Policy[IdleSession]):
+class IdlePolicy(UntrainedPolicy[IdleSession]):
     """Zero actions: what a task gives for nothing, such as 40 points for standing in ant-dir."""
 
     name = "nothing"
@@ -163,12 +181,15 @@ class AgentPolicy(Policy[AgentSession]):
             found.append(session.actor.flops(session.window(), session.prompt))
         return sum(found) / len(found)
 
+    def spec(self, task: str) -> TaskSpec:
+        return self.agent.context.spec(task)
+
     def batch_key(self, task: str) -> Hashable:
         return task if self.agent.masks else None
 
     def target_return(self, task: str) -> float:
         """Return the return that the agent is asked for."""
-        spec, context = get_task(task), self.agent.context
+        spec, context = self.spec(task), self.agent.context
         target = spec.target_return
         if self.rules.target == "data":
             target = float(context.best_return[context.index(task)])

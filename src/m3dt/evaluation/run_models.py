@@ -5,13 +5,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from m3dt.config import BASELINES, Config, EvaluationConfig
+from m3dt.data import DatasetStore
 from m3dt.evaluation.agent import ACTING_KINDS, load
 from m3dt.evaluation.gates import way_of
 from m3dt.evaluation.oracle import RULES, ExpertsPolicy
 from m3dt.evaluation.policies import UNTRAINED, AgentPolicy, Policy
 from m3dt.evaluation.scores import ModelInfo
 from m3dt.runs import BY_PROMPT, MAIN, Registry, inference_device
-from m3dt.tasks import tasks_of
+from m3dt.tasks import TaskSpec, get_task, tasks_of
 from m3dt.utils.errors import UserError
 
 
@@ -50,7 +51,7 @@ def run_model(config: Config, name: str) -> RunModel:
     rules = _rules(config, name, way) if way else config.evaluation
     if base in UNTRAINED:
         info: ModelInfo = {"method": base, "num_parameters": 0, "weights": "", "step": 0}
-        return RunModel(UNTRAINED[base](), info)
+        return RunModel(UNTRAINED[base](_specs(config)), info)
     if base in RULES:
         return _experts(config, base)
     if not base and config.method in BASELINES:
@@ -72,6 +73,17 @@ def run_model(config: Config, name: str) -> RunModel:
     }
     label = _labelled(label, way_of(agent, rules), rules)
     return RunModel(AgentPolicy(agent, rules, label, tasks=tasks_of(config)), info)
+
+
+def _specs(config: Config) -> dict[str, TaskSpec]:
+    """Return the tasks whose score follows from the data, with their scores.
+
+    Raises:
+        UserError: There are such tasks, but no data.
+    """
+    names = [task for task in tasks_of(config) if not get_task(task).is_complete]
+    stores = DatasetStore.open(config.data, names).tasks if names else ()
+    return {store.spec.name: store.spec for store in stores}
 
 
 def _by_prompt(config: Config, kind: str) -> bool:

@@ -12,8 +12,9 @@ import numpy as np
 from m3dt.evaluation.policies import Policy
 from m3dt.evaluation.scores import Episode
 from m3dt.evaluation.sessions import EpisodeGroup, Session, check_finite
+from m3dt.tasks import TaskSpec
 from m3dt.tasks.workers import Failure, Transition, WorkerPool
-from m3dt.utils.errors import RunError
+from m3dt.utils.errors import RunError, UserError
 from m3dt.utils.processes import single_threaded_pool
 
 # Enough groups per worker that some are stepped, some wait for a full batch, and some are in one.
@@ -53,11 +54,11 @@ class _Attempt:
             self.successes |= transition.successes
             self.env_steps += transition.played
 
-    def episodes(self) -> list[Episode]:
-        """Return the finished episodes."""
+    def episodes(self, spec: TaskSpec) -> list[Episode]:
+        """Return the finished episodes, scored by the task's specification."""
         columns = (self.group.episodes, self.returns, self.successes, self.env_steps)
         return [
-            Episode(self.group.task, number, float(total), bool(success), int(steps))
+            Episode.of(spec, number, float(total), bool(success), int(steps))
             for number, total, success, steps in zip(*columns, strict=True)
         ]
 
@@ -97,6 +98,7 @@ class RolloutScheduler:
         Raises:
             RunError: Some groups failed twice; all others have been yielded. Or a reward, an
                 observation or an action is not finite.
+            UserError: An environment of the user's own cannot be used.
         """
         with single_threaded_pool(self.policy.num_threads) as threads:
             acting: list[Future[None]] = []
@@ -107,7 +109,8 @@ class RolloutScheduler:
                     if isinstance(answer, Failure):
                         self._handle_failure(worker, answer)
                     elif finished := self._handle_transition(answer):
-                        yield finished.group, finished.episodes()
+                        spec = self.policy.spec(finished.group.task)
+                        yield finished.group, finished.episodes(spec)
                 acting += [threads.submit(self._act, batch) for batch in self._take_batches()]
                 acting = _drop_finished(acting)
         if self.failed:
@@ -165,6 +168,8 @@ class RolloutScheduler:
         died = failure.attempt is None
         on_worker = [a for a in self.running.values() if a.worker == worker]
         lost = [a for a in on_worker if died or a.number == failure.attempt]
+        if failure.by_user and lost:
+            raise UserError(failure.message)
         for attempt in lost:
             del self.running[attempt.number]
             if died and len(lost) > 1:

@@ -1,5 +1,7 @@
 """Turn episodes into scores with 95 % confidence intervals."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
@@ -8,7 +10,8 @@ import numpy as np
 import torch
 from torchmetrics import MeanMetric
 
-from m3dt.tasks import DOMAINS, get_task
+from m3dt.tasks import TaskSpec, domains_of, get_task
+from m3dt.tasks.spec import score_of_success
 from m3dt.utils.intervals import Interval, two_level_interval, wilson_interval
 
 
@@ -84,11 +87,15 @@ class Episode:
     episode_return: float
     success: bool
     env_steps: int
+    score: float  # normalized, 0 to 100
 
-    @property
-    def score(self) -> float:
-        """Normalized score, 0 to 100."""
-        return get_task(self.task).normalized_score(self.episode_return, self.success)
+    @classmethod
+    def of(
+        cls, spec: TaskSpec, number: int, episode_return: float, success: bool, env_steps: int
+    ) -> Episode:
+        """Return the outcome of an episode of a task, with its score."""
+        score = spec.normalized_score(episode_return, success)
+        return cls(spec.name, number, episode_return, success, env_steps, score)
 
 
 def summarize(episodes: Sequence[Episode]) -> ScoreSummary:
@@ -110,23 +117,27 @@ def summarize(episodes: Sequence[Episode]) -> ScoreSummary:
 
 
 def shares_of_target(tasks: Mapping[str, TaskResult]) -> dict[str, float]:
-    """Return by domain the mean over tasks of the return as a share of the task's target return."""
-    return _by_domain(tasks, lambda t, r: get_task(t).share_of_target(r["return_mean"]))
+    """Return by domain the mean over tasks of the return as a share of the task's target return.
+
+    Tasks whose target follows from the data are left out.
+    """
+    known = {task: result for task, result in tasks.items() if get_task(task).is_complete}
+    return _by_domain(known, lambda t, r: get_task(t).share_of_target(r["return_mean"]))
 
 
 def _by_domain(
     tasks: Mapping[str, TaskResult], value: Callable[[str, TaskResult], float]
 ) -> dict[str, float]:
     """Return the mean over tasks of a value of their results, by domain."""
-    grouped: dict[str, list[float]] = {domain: [] for domain in DOMAINS}
+    grouped: dict[str, list[float]] = {domain: [] for domain in domains_of(tasks)}
     for task, result in tasks.items():
         grouped[get_task(task).domain].append(value(task, result))
-    return {domain: float(np.mean(values)) for domain, values in grouped.items() if values}
+    return {domain: float(np.mean(values)) for domain, values in grouped.items()}
 
 
 def _task_result(task: str, episodes: Sequence[Episode]) -> TaskResult:
     scores = np.array([episode.score for episode in episodes])
-    if get_task(task).domain == "metaworld":
+    if get_task(task).score is score_of_success:
         interval = wilson_interval(int((scores > 0).sum()), len(scores))
     else:
         interval = two_level_interval([scores])

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from m3dt.config.schema import ACTION_DIM
 from m3dt.data.batch import Segment
 from m3dt.data.context import TaskContext
 from m3dt.data.format import NUM_PROMPTS
@@ -112,7 +111,7 @@ class AgentSession(Session):
         config = actor.model.config
         self.inputs = context.inputs(group.task, config)
         self.spec = get_task(group.task)
-        self.remembered_dims = ACTION_DIM if history == "all_dims" else self.spec.action_dim
+        self.remembered_dims = config.action_dim if history == "all_dims" else self.spec.action_dim
         self.remaining = np.full(len(group.episodes), target_return, np.float64)
         # The first window starts before the episode, with T - 1 steps of padding.
         self.padding = config.context_length - 1
@@ -155,13 +154,13 @@ class AgentSession(Session):
         return rows
 
     def choose(self, actions: np.ndarray) -> np.ndarray:
-        """Record the model's actions, (episodes, 8), and return them in the task's native width."""
+        """Record the model's actions, (episodes, A), and return them in the task's native width."""
         self.actions[:, self.padding + self.t] = actions[:, : self.remembered_dims]
         return actions[:, : self.spec.action_dim]
 
 
 def predict(sessions: Sequence[AgentSession]) -> list[np.ndarray]:
-    """Return the next actions of several groups together, (episodes, 8) each.
+    """Return the next actions of several groups together, (episodes, A) each.
 
     All sessions have the same actor.
     """

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m3dt.config import ModelConfig
-from m3dt.config.schema import ACTION_DIM, STATE_DIM
 from m3dt.data.batch import ExpertParts, Segment
 from m3dt.models.bank import Bank
 
@@ -188,8 +187,8 @@ class SegmentEmbedding(nn.Module):
         self.timestep = nn.Embedding(config.max_timesteps, config.n_embd)
         self.timestep.weight.data *= config.timestep_std
         self.returns_to_go = nn.Linear(1, config.n_embd)
-        self.state = nn.Linear(STATE_DIM + config.task_embedding, config.n_embd)
-        self.action = nn.Linear(ACTION_DIM, config.n_embd)
+        self.state = nn.Linear(config.state_dim + config.task_embedding, config.n_embd)
+        self.action = nn.Linear(config.action_dim, config.n_embd)
 
     def forward(self, segment: Segment) -> Tensor:
         time = self.timestep(segment.timesteps)  # (B, T, D)
@@ -218,9 +217,9 @@ class PromptDT(nn.Module):
         self.transformer = Transformer(config)
         self.big_experts: nn.Module | None = None  # a variant: added to the last hidden state
         self.prompt_router: nn.Module | None = None  # a variant: chooses experts by the prompt
-        self.predict_action = nn.Linear(config.n_embd, ACTION_DIM)
+        self.predict_action = nn.Linear(config.n_embd, config.action_dim)
         # The paper counts these heads, and the authors' checkpoints hold them; no loss trains them.
-        self.predict_state = nn.Linear(config.n_embd, STATE_DIM).requires_grad_(False)
+        self.predict_state = nn.Linear(config.n_embd, config.state_dim).requires_grad_(False)
         self.predict_return = nn.Linear(config.n_embd, 1).requires_grad_(False)
 
     def add_task_input(self) -> None:

@@ -21,11 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from m3dt.config.schema import ACTION_DIM, STATE_DIM
+from m3dt.config import ModelConfig
 from m3dt.data.batch import Segment
 from m3dt.models.plain import PromptDT, token_mask
 
-NUM_FEATURES = 2 * (2 * STATE_DIM + ACTION_DIM + 1)  # F
 _LARGEST_FEATURE = 10.0  # in standard deviations; prompts of unknown tasks lie far out
 CERTAIN = 0.9  # `auto` adds experts until their gates sum to this
 _MOST_EXPERTS = 4  # that `auto` uses for a prompt
@@ -91,7 +90,7 @@ def dense_gates(numbers: Tensor, weights: Tensor, num_experts: int) -> Tensor:
 
 
 class PromptRouter(nn.Module):
-    """Chooses experts by fixed features of the raw prompt: F -> hidden -> E, softmax.
+    """Chooses experts by fixed features of a raw prompt of `model`'s widths: F -> hidden -> E.
 
     The features do not pass through the backbone, so they stay valid whatever is trained later.
     """
@@ -99,13 +98,12 @@ class PromptRouter(nn.Module):
     mean: Tensor  # (F,), of the features in training
     std: Tensor  # (F,)
 
-    def __init__(self, num_experts: int, hidden: int) -> None:
+    def __init__(self, model: ModelConfig, num_experts: int, hidden: int) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(NUM_FEATURES))
-        self.register_buffer("std", torch.ones(NUM_FEATURES))
-        self.layers = nn.Sequential(
-            nn.Linear(NUM_FEATURES, hidden), nn.ReLU(), nn.Linear(hidden, num_experts)
-        )
+        F = 2 * (2 * model.state_dim + model.action_dim + 1)
+        self.register_buffer("mean", torch.zeros(F))
+        self.register_buffer("std", torch.ones(F))
+        self.layers = nn.Sequential(nn.Linear(F, hidden), nn.ReLU(), nn.Linear(hidden, num_experts))
 
     def standardize(self, features: Tensor) -> None:
         """Take mean and deviation from the features of training prompts, (prompts, F)."""

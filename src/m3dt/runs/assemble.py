@@ -100,7 +100,7 @@ def _with_prompt_router(registry: Registry, root: Entry, entry: Entry) -> Prompt
     experts = _parent_experts(registry, entry)
     model = build_experts(registry, root, experts)
     weights = registry.tensors(entry)
-    sizes = (len(experts), entry.prompt_router.hidden)
+    sizes = (model.config, len(experts), entry.prompt_router.hidden)
     with torch.device("meta"):  # as in `build_root`
         expected = PromptRouter(*sizes).state_dict()
     check_tensors(registry.file(entry), weights, expected)

@@ -9,7 +9,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from m3dt.config import Config, find_study, load_config, read_yaml
+from m3dt.config import Config, find_study, read_yaml
+from m3dt.tasks.experiment import load_experiment
 from m3dt.utils.errors import UserError, nearest
 from m3dt.utils.files import fingerprint
 from m3dt.utils.paths import user_path
@@ -130,7 +131,7 @@ def _cells(
         overrides = (*filled, f"run={runs / name}")
         source = _fill(path, str(part.get("reuse") or ""), values)
         reuse = user_path(source) if source and user_path(source) != runs / name else None
-        config = load_config(conf, overrides)
+        config = load_experiment(conf, overrides)
         key = _key(config, models)
         cells.append(Cell(part_name, name, values, overrides, reuse, models, key, config))
     return cells

@@ -1,4 +1,4 @@
-"""The 160 control tasks: catalogue, scores and environments."""
+"""The 160 control tasks and a user's own: specifications, scores and environments."""
 
 import os
 
@@ -6,8 +6,10 @@ import os
 # user chooses a back end.
 os.environ.setdefault("MUJOCO_GL", "disable")
 
-from m3dt.tasks.catalog import DOMAINS, SIMULATORS, TASKS, TaskSpec, get_task
+from m3dt.tasks.catalog import DOMAINS, SIMULATORS, TASKS
 from m3dt.tasks.envs import Trajectory, make_env
+from m3dt.tasks.registration import domains_of, get_task, known_tasks, register_task
+from m3dt.tasks.spec import TaskSpec
 from m3dt.tasks.suites import paper_score, suite, tasks_of
 
 __all__ = [
@@ -16,9 +18,12 @@ __all__ = [
     "TASKS",
     "TaskSpec",
     "Trajectory",
+    "domains_of",
     "get_task",
+    "known_tasks",
     "make_env",
     "paper_score",
+    "register_task",
     "suite",
     "tasks_of",
 ]

@@ -1,59 +1,12 @@
-"""The specification of a task, and the 160 tasks in the paper's order."""
+"""The 160 tasks in the paper's order."""
 
 import math
-from dataclasses import dataclass
 
-import numpy as np
-
-from m3dt.utils.errors import RunError, UserError, nearest
+from m3dt.tasks.spec import TaskSpec, score_of_success
 
 # Packages whose versions determine how a task behaves.
 SIMULATORS = ("metaworld", "dm_control", "gymnasium", "mujoco")
 DOMAINS = ("metaworld", "dmcontrol", "cheetah-vel", "ant-dir")
-
-
-@dataclass(frozen=True)
-class TaskSpec:
-    """One of the 160 tasks."""
-
-    name: str  # in the paper, such as `reach-v2`
-    domain: str  # one of DOMAINS
-    state_dim: int  # at most 39
-    action_dim: int  # at most 8; actions lie in [-1, 1]
-    horizon: int  # largest number of agent steps in an episode
-    target_return: float  # what the paper's evaluation conditions on
-    return_scale: float  # returns are divided by it before they enter the model
-    env_id: str  # in the simulator, such as `reach-v3`
-    goal: float | None = None  # m/s (cheetah-vel), radians (ant-dir)
-
-    @property
-    def lowest_return(self) -> float:
-        """The return that scores 0."""
-        return -100.0 if self.domain == "cheetah-vel" else 0.0
-
-    def share_of_target(self, episode_return: float) -> float:
-        """Return a return as a share of the target return, counted from the lowest return."""
-        return (episode_return - self.lowest_return) / (self.target_return - self.lowest_return)
-
-    def normalized_score(self, episode_return: float, success: bool) -> float:
-        """Return an episode's score from 0 to 100 (paper section 5.1).
-
-        Meta-World tasks score 100 if any step was a success. DMControl divides the return by its
-        maximum of 1000. The locomotion domains map their range of returns to [0, 100] and clip.
-
-        Raises:
-            RunError: The return is not finite.
-        """
-        if not math.isfinite(episode_return):
-            raise RunError(f"{self.name}: a return of {episode_return} has no score")
-        if self.domain == "metaworld":
-            return 100.0 * success
-        if self.domain == "dmcontrol":
-            return episode_return / 10
-        if self.domain == "cheetah-vel":
-            return float(np.clip((episode_return - self.lowest_return) / 0.7, 0, 100))
-        return float(np.clip(episode_return / 5, 0, 100))
-
 
 _METAWORLD = """
 basketball bin-picking button-press-topdown button-press button-press-wall coffee-button coffee-pull
@@ -92,20 +45,27 @@ _CHEETAH_VELOCITIES = [3.0 * (i + 1) / 40 for i in range(40)]
 
 
 def _catalog() -> dict[str, TaskSpec]:
+    """Return the tasks with their scores (paper section 5.1).
+
+    Meta-World tasks score 100 if any step was a success. DMControl divides the return by its
+    maximum of 1000. The locomotion domains map their range of returns to [0, 100].
+    """
     specs = [
-        TaskSpec(f"{name}-v2", "metaworld", 39, 4, 500, 4500, 1000, env_id=f"{name}-v3")
+        TaskSpec(f"{name}-v2", "metaworld", 39, 4, 500, 4500, 1000, score_of_success, f"{name}-v3")
         for name in _METAWORLD
     ]
     specs += [
-        TaskSpec(name, "dmcontrol", state_dim, action_dim, 500, 1000, 200, env_id=name)
+        TaskSpec(name, "dmcontrol", state_dim, action_dim, 500, 1000, 200, (0, 1000), name)
         for name, (state_dim, action_dim) in _DMCONTROL.items()
     ]
     specs += [
-        TaskSpec(f"ant-dir-{i}", "ant-dir", 27, 8, 200, 500, 500, "ant", float(goal))
+        TaskSpec(f"ant-dir-{i}", "ant-dir", 27, 8, 200, 500, 500, (0, 500), "ant", float(goal))
         for i, goal in enumerate(_ANT_DIRECTIONS)
     ]
     specs += [
-        TaskSpec(f"cheetah-vel-{i}", "cheetah-vel", 20, 6, 200, 0, 200, "half_cheetah", goal)
+        TaskSpec(
+            f"cheetah-vel-{i}", "cheetah-vel", 20, 6, 200, 0, 200, (-100, -30), "half_cheetah", goal
+        )
         for i, goal in enumerate(_CHEETAH_VELOCITIES)
     ]
     assert all(spec.goal is None or 0 <= spec.goal < 2 * math.pi for spec in specs)
@@ -113,14 +73,3 @@ def _catalog() -> dict[str, TaskSpec]:
 
 
 TASKS = _catalog()
-
-
-def get_task(name: str) -> TaskSpec:
-    """Return the specification of a task.
-
-    Raises:
-        UserError: There is no task of that name.
-    """
-    if name not in TASKS:
-        raise UserError(f"unknown task '{name}'.{nearest(name, TASKS)}")
-    return TASKS[name]

@@ -9,9 +9,9 @@ from dm_control.mujoco import Physics
 from dm_control.rl.control import Environment, PhysicsError
 from dm_control.suite.common import ASSETS
 
-from m3dt.tasks.catalog import TaskSpec
 from m3dt.tasks.dmcontrol_custom import CUSTOM, three_link_reacher
 from m3dt.tasks.envs import TaskEnv
+from m3dt.tasks.spec import TaskSpec
 
 ACTION_REPEAT = 2
 

@@ -6,8 +6,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from m3dt.tasks.catalog import TaskSpec, get_task
+from m3dt.tasks.registration import get_task, own_task
 from m3dt.tasks.rendering import check_backend_name, check_rendering
+from m3dt.tasks.spec import TaskSpec
 
 
 class TaskEnv(gymnasium.Env):
@@ -93,15 +94,22 @@ class TaskEnv(gymnasium.Env):
 def make_env(name: str, seed: int = 0) -> TaskEnv:
     """Build the environment of a task, such as `reach-v2`, with the task's own widths.
 
-    DMControl environments have a `physics` attribute, locomotion environments a method
+    Environments of tasks that are not of the 160 are wrapped: flat observations, actions in
+    [-1, 1]. DMControl environments have a `physics` attribute, locomotion environments a method
     `set_state(qpos, qvel)`. The seed starts a sequence of initial states; `env.reset(seed=...)`
     starts another one. The simulator is imported here: reading data and training never load it.
 
     Raises:
-        UserError: The task is unknown, or MUJOCO_GL names no rendering back end.
+        UserError: The task is unknown, its environment is not as it was registered, or MUJOCO_GL
+            names no rendering back end.
     """
     spec = get_task(name)
     check_backend_name()
+    own = own_task(name)
+    if own is not None:
+        from m3dt.tasks.gym_env import GymEnv
+
+        return GymEnv(spec, own.make_env, seed)
     if spec.domain == "metaworld":
         from m3dt.tasks.metaworld import MetaWorldEnv
 

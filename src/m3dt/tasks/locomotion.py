@@ -12,8 +12,8 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from m3dt.tasks.catalog import TaskSpec
 from m3dt.tasks.envs import TaskEnv
+from m3dt.tasks.spec import TaskSpec
 
 FRAME_SKIP = 5
 STEP_SECONDS = 0.05

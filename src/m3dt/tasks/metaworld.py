@@ -8,8 +8,8 @@ import mujoco
 import numpy as np
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
-from m3dt.tasks.catalog import TaskSpec
 from m3dt.tasks.envs import TaskEnv
+from m3dt.tasks.spec import TaskSpec
 
 REWARD_FUNCTION = "v2"
 

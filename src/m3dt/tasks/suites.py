@@ -9,7 +9,8 @@ from importlib import resources
 import numpy as np
 
 from m3dt.config import Config
-from m3dt.tasks.catalog import DOMAINS, TASKS, get_task
+from m3dt.tasks.catalog import DOMAINS, TASKS
+from m3dt.tasks.registration import get_task
 from m3dt.utils.errors import UserError, nearest
 
 # Twelve tasks of all four domains that conflict, such as running forwards and backwards: sharing

@@ -18,8 +18,9 @@ import numpy as np
 
 from m3dt.tasks import make_env
 from m3dt.tasks.envs import TaskEnv
+from m3dt.tasks.registration import import_plugins, plugin_modules
 from m3dt.tasks.rendering import check_backend_name
-from m3dt.utils.errors import RunError
+from m3dt.utils.errors import RunError, UserError
 from m3dt.utils.processes import SPAWN, check_may_start_processes, end_with_parent
 
 # Environments that a worker keeps for reuse; one of Meta-World takes about 20 MB.
@@ -44,6 +45,7 @@ class Failure:
 
     attempt: int | None  # its number; None if the worker died
     message: str  # a traceback, or the worker's exit code
+    by_user: bool = False  # whether it is a user's mistake, which another attempt would repeat
 
 
 class WorkerPool:
@@ -131,7 +133,7 @@ class WorkerPool:
 
 def _start() -> tuple[Connection, SpawnProcess]:
     ours, theirs = SPAWN.Pipe()
-    process = SPAWN.Process(target=_serve, args=(theirs,), daemon=True)
+    process = SPAWN.Process(target=_serve, args=(theirs, plugin_modules()), daemon=True)
     process.start()
     theirs.close()
     return ours, process
@@ -170,9 +172,10 @@ def _take(free: list[TaskEnv], task: str) -> TaskEnv:
     return make_env(task)
 
 
-def _serve(connection: Connection) -> None:
+def _serve(connection: Connection, plugins: Sequence[str]) -> None:
     """Answer commands until the other end closes."""
     end_with_parent()
+    import_plugins(plugins)
     with suppress(OSError):  # the evaluation is over already
         connection.send(None)  # the worker has started
     free: list[TaskEnv] = []  # no group uses them at the moment; the most recently used last
@@ -196,6 +199,9 @@ def _serve(connection: Connection) -> None:
                     del free[:-_MAX_FREE]  # the oldest
         except BrokenPipeError:
             return
+        except UserError as error:
+            running.pop(attempt, None)
+            connection.send(Failure(attempt, str(error), by_user=True))
         except Exception:
             running.pop(attempt, None)  # its environments may be in any state
             connection.send(Failure(attempt, traceback.format_exc()))

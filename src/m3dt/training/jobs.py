@@ -186,7 +186,7 @@ class PromptRouterJob(TrainingJob):
         backbone, *experts = self.parents
         model = build_backbone(run, backbone)
         torch.manual_seed(derive_seed(config.seed, PromptRouterStage.number))
-        model.prompt_router = PromptRouter(len(experts), config.prompt_router.hidden)
+        model.prompt_router = PromptRouter(model.config, len(experts), config.prompt_router.hidden)
         numbers = expert_numbers(str(run.folder), experts)
         groups = [numbers[task] for task in run.tasks]
         context = TaskContext.from_store(run.store, config.loader, config.model)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from m3dt.behaviour.player import reference_return
 from m3dt.data.format import INDEX, NUM_PROMPTS, DatasetIndex, Provenance, TaskEntry, write_task
 from m3dt.data.importers.minari_files import read_minari
 from m3dt.data.importers.readers import Tasks, read_npz, read_promptdt, read_tdmpc2
@@ -82,7 +83,8 @@ def _write(
     made_by = provenance.copy()
     if clipped:
         made_by["clipped_actions"] = clipped
-    return write_task(staging, get_task(task), inside, made_by)
+    spec = get_task(task)
+    return write_task(staging, spec, inside, made_by, reference_return(spec))
 
 
 def _report(

@@ -16,7 +16,7 @@ from m3dt.data.format import NUM_PROMPTS
 from m3dt.data.importers.archives import LARGEST_EPISODE, check_sizes
 from m3dt.data.importers.checks import checked_trajectory
 from m3dt.data.importers.unpickle import load_pickle, load_torch
-from m3dt.tasks import TASKS, Trajectory, get_task
+from m3dt.tasks import TASKS, Trajectory, get_task, known_tasks
 from m3dt.utils.errors import UserError
 
 Tasks = Iterator[tuple[str, list[Trajectory]]]
@@ -33,9 +33,9 @@ def read_npz(source: Path, names: Sequence[str]) -> Tasks:
     """
     if not source.is_dir():
         raise UserError(f"{source}: expected the folder that holds <task>/<i>.npz")
-    parts = [source] if source.name in TASKS else sorted(source.iterdir())
+    parts = [source] if source.name in known_tasks() else sorted(source.iterdir())
     folders = {path.name: path for path in parts if path.is_dir()}
-    found = [name for name in TASKS if name in folders]
+    found = [name for name in known_tasks() if name in folders]
     if not found:
         raise UserError(f"{source}: no folder is named after a task (expected <task>/<i>.npz)")
     for name in _chosen(found, names, source):
@@ -70,7 +70,7 @@ def read_promptdt(source: Path, names: Sequence[str]) -> Tasks:
     are the first two episodes of the prompt file, or without one the last two of the other file.
     """
     files = _promptdt_files(source)
-    found = [name for name in TASKS if name in files]
+    found = [name for name in known_tasks() if name in files]
     if not found:
         expected = "cheetah_vel-0-expert.pkl or ant_dir-0-expert.pkl"
         raise UserError(f"{source}: no file such as {expected}")
