@@ -115,3 +115,38 @@ def test_render_modes():
     assert gymnasium.make(name, render_mode="rgb_array_list").render_mode == "rgb_array_list"
     with pytest.warns(UserWarning, match="ansi"), pytest.raises(UserError, match="rgb_array"):
         gymnasium.make(name, render_mode="ansi")
+
+
+OWN = """
+import gymnasium
+import m3dt.tasks
+
+def make_env():
+    return gymnasium.make("Pendulum-v1", g=1.0)
+
+m3dt.tasks.register_task(m3dt.tasks.TaskSpec("swing.1", "own", 3, 1, 200), make_env)
+"""
+
+
+def test_environments_of_own_tasks_are_recovered(tmp_path):
+    (tmp_path / "swinging.py").write_text(OWN)
+    code = (
+        "import sys, gymnasium, m3dt.tasks.registration as r\n"
+        "from m3dt.envs import environment_spec\n"
+        "if sys.argv[1:]:\n"
+        "    for text in sys.argv[1:]:\n"
+        "        env = gymnasium.make(gymnasium.envs.registration.EnvSpec.from_json(text))\n"
+        "        print(env.spec.id, env.action_space.high, env.spec.max_episode_steps)\n"
+        "else:\n"
+        "    r.import_plugins(['swinging'])\n"
+        "    for task in ('gym:Pendulum-v1', 'swing.1'):\n"
+        "        print(environment_spec(task).to_json())\n"
+    )
+    command = [sys.executable, "-c", code]
+    for _ in range(2):
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+        command += done.stdout.splitlines()
+    assert done.stdout.splitlines() == [
+        "m3dt/gym-Pendulum-v1-v0 [1.] 200",
+        "m3dt/swing-1-v0 [1.] 200",
+    ]

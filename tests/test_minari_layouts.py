@@ -5,6 +5,7 @@ import re
 import sys
 from pathlib import Path
 
+import gymnasium
 import h5py
 import numpy as np
 import pytest
@@ -94,6 +95,24 @@ def test_both_layouts_are_read_without_minari(tmp_path, layout, place, monkeypat
         expected = np.concatenate([episode[part] for episode in episodes])
         np.testing.assert_array_equal(array, expected.astype(np.float32))
     np.testing.assert_array_equal(task.episode_ends, np.cumsum(STEPS))
+
+
+def test_actions_are_rescaled_from_their_bounds(tmp_path):
+    """By what gymnasium's wrapper makes of the imported actions."""
+    episodes = write_minari(tmp_path / "m", PLAIN)
+    box = Box(np.array([-2, 0], np.float32), np.array([3, 2], np.float32))
+    space = {"type": "Box", "low": box.low.tolist(), "high": box.high.tolist()}
+    change_metadata(action_space=json.dumps(space))(tmp_path / "m")
+    replace("actions", [box.low, box.high, [0.5, 1]])(tmp_path / "m")
+    replace("rewards", np.ones(3))(tmp_path / "m")
+    replace("observations", [episodes[0][0][0]] * 4)(tmp_path / "m")
+    import_from(tmp_path / "m", tmp_path / "data", "minari", TASK)
+    actions = imported(tmp_path / "data").actions[:3]
+    np.testing.assert_allclose(actions, [[-1, -1], [1, 1], [0, 0]])
+    env = gymnasium.Env()
+    env.action_space, env.observation_space = box, PLAIN
+    native = [gymnasium.wrappers.RescaleAction(env, -1, 1).action(action) for action in actions]
+    np.testing.assert_allclose(native, [box.low, box.high, [0.5, 1]])
 
 
 def test_a_file_on_its_own_is_a_dataset(tmp_path):

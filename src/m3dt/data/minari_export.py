@@ -15,7 +15,7 @@ from gymnasium.spaces import Box
 from m3dt.data.format import DatasetIndex
 from m3dt.data.soundness import value_problems
 from m3dt.data.store import DatasetStore, TaskStore
-from m3dt.envs import environment_id
+from m3dt.envs import environment_id, environment_spec
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import sole_writer, staging_folder
 
@@ -64,7 +64,7 @@ def _write(task: TaskStore, success_known: bool, behaviour: str) -> None:
 
     spec = task.spec
     env: gymnasium.Env = gymnasium.Env()  # it has what Minari reads; a task's would be simulated
-    env.spec = gymnasium.spec(environment_id(spec.name))
+    env.spec = environment_spec(spec.name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # about the missing e-mail address and code
         minari.create_dataset_from_buffers(

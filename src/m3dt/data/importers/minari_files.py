@@ -35,8 +35,9 @@ def read_minari(
     The source is the dataset's folder, the folder `data` in it, or a file in that. Observations
     that are a dictionary are flattened as gymnasium's `FlattenObservation` does: in the order of
     the dataset's observation space, or by name where it is not recorded. With `observation`, only
-    these keys are taken, in this order; `a/b` is key b of the dictionary a. Minari stores the
-    observation after the last action; it is dropped.
+    these keys are taken, in this order; `a/b` is key b of the dictionary a. Actions are rescaled
+    from the bounds of the dataset's action space to [-1, 1]. Minari stores the observation after
+    the last action; it is dropped.
 
     Raises:
         UserError: There is no such dataset or key, it is damaged, or its arrays do not fit the
@@ -46,7 +47,7 @@ def read_minari(
         raise UserError("a Minari dataset holds one task: name it with --tasks TASK")
     spec, path = get_task(names[0]), _main_file(source)
     with open_hdf5(path, "Export the dataset again.") as file:
-        space = _observation_space(path, file)
+        space, actions = _spaces(path, file)
         trajectories = []
         for number, episode in _episodes(path, file):
             where = f"{source}, episode {number}"
@@ -54,6 +55,8 @@ def read_minari(
             if "observations" in episode:
                 observations = episode["observations"]
                 arrays["observations"] = _flat(where, observations, space, spec, observation)[:-1]
+            if "actions" in arrays:
+                arrays["actions"] = _rescaled(arrays["actions"], actions)
             if "success" in episode.get("infos", ()):
                 arrays["success"] = _read(episode["infos"]["success"])
             trajectories.append(checked_trajectory(spec, where, arrays))
@@ -90,10 +93,20 @@ def _metadata(folder: Path) -> Mapping[str, Any]:
     return content
 
 
-def _observation_space(path: Path, file: h5py.File) -> Any:
-    """Return Minari's description of the observation space, or None."""
+def _spaces(path: Path, file: h5py.File) -> list[Any]:
+    """Return Minari's descriptions of the spaces of observations and actions, or None for each."""
     metadata = _metadata(path.parent) or file.attrs
-    return json.loads(metadata.get("observation_space", "null"))
+    return [json.loads(metadata.get(f"{name}_space", "null")) for name in ("observation", "action")]
+
+
+def _rescaled(actions: Any, space: Any) -> Any:
+    """Return actions, (T, A), moved from their space's bounds to [-1, 1]."""
+    if not isinstance(space, dict) or space.get("type") != "Box" or isinstance(actions, Mapping):
+        return actions
+    low, high = np.array(space["low"], np.float64), np.array(space["high"], np.float64)
+    if not np.isfinite([low, high]).all() or ((low == -1) & (high == 1)).all():
+        return actions
+    return 2 * (actions - low) / (high - low) - 1
 
 
 def _episodes(path: Path, file: h5py.File) -> Iterator[tuple[int, h5py.Group]]:
