@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import gymnasium
 import numpy as np
 import pytest
 from imports import OFFICIAL_TASKS, import_from
@@ -57,3 +58,37 @@ def test_minari_round_trip(official, tmp_path, capsys):
         import_from(root / "m3dt" / "reach-v2-v0", tmp_path / "other", "minari")
     with pytest.raises(UserError, match="no Minari dataset"):
         import_from(root, tmp_path / "other", "minari", "reach-v2")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_recovered_environment_replays_what_others_recorded(tmp_path, monkeypatch):
+    """Through an import, which rescales Pendulum's actions from [-2, 2], and an export."""
+    minari = pytest.importorskip("minari")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "theirs"))
+    env, buffers = gymnasium.make("Pendulum-v1"), []
+    env.action_space.seed(0)
+    for number in range(3):
+        actions = [env.action_space.sample() for _ in range(200)]
+        steps = [(env.reset(seed=number)[0], 0.0)] + [env.step(action) for action in actions]
+        buffers.append(minari.data_collector.EpisodeBuffer(
+            id=number,
+            observations=np.array([step[0] for step in steps]),
+            actions=np.array(actions),
+            rewards=[float(step[1]) for step in steps[1:]],
+            terminations=[False] * 200,
+            truncations=[False] * 199 + [True],
+        ))  # fmt: skip
+    minari.create_dataset_from_buffers("own/swing-v0", buffers, env=env)
+    source = tmp_path / "theirs" / "own" / "swing-v0"
+    import_from(source, tmp_path / "data", "minari", "gym:Pendulum-v1")
+    assert main(["export", str(tmp_path / "data"), str(tmp_path / "ours")]) == 0
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "ours"))
+    dataset = minari.load_dataset("m3dt/gym-Pendulum-v1-v0")
+    recovered = dataset.recover_environment()
+    for seed, episode in enumerate(dataset.iterate_episodes()):
+        observation, _ = recovered.reset(seed=seed)
+        for t, action in enumerate(episode.actions):
+            np.testing.assert_allclose(observation, episode.observations[t], atol=1e-3)
+            observation, reward, _, truncated, _ = recovered.step(action)
+            assert reward == pytest.approx(episode.rewards[t], abs=1e-3)
+        assert truncated
