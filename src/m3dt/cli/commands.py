@@ -24,10 +24,18 @@ def collect(options: argparse.Namespace, console: Console) -> None:
     collect(config.data, tasks_of(config), config.collect, console)
 
 
+def _import_plugins(options: argparse.Namespace) -> None:
+    """Import the modules that register a user's own tasks."""
+    from m3dt.tasks.registration import import_plugins
+
+    import_plugins(options.plugins, "--plugins")
+
+
 def import_data(options: argparse.Namespace, console: Console) -> None:
     """Import a dataset of another project."""
     from m3dt.data.importers import import_dataset
 
+    _import_plugins(options)
     import_dataset(
         options.source, options.data, options.format, options.tasks, console, options.observation
     )
@@ -38,6 +46,7 @@ def export(options: argparse.Namespace, console: Console) -> None:
     """Export a dataset to Minari."""
     from m3dt.data.minari_export import export_minari
 
+    _import_plugins(options)
     tasks = export_minari(options.data, options.target, options.tasks)
     console.print(
         f"{len(tasks)} tasks written. Read them with MINARI_DATASETS_PATH={options.target} set."
@@ -55,6 +64,7 @@ def describe(options: argparse.Namespace, console: Console) -> None:
     """Compare a dataset with the original one."""
     from m3dt.cli.listings import print_dataset
 
+    _import_plugins(options)
     print_dataset(options.data, options.json, console)
 
 
@@ -63,6 +73,7 @@ def verify(options: argparse.Namespace, console: Console) -> None:
     from m3dt.data.verify import verify
     from m3dt.utils.output_files import check_output, output_json
 
+    _import_plugins(options)
     if options.json:
         check_output(options.json)
     report = verify(options.folder)
@@ -73,8 +84,8 @@ def verify(options: argparse.Namespace, console: Console) -> None:
             console.print(f"  {line}", style=style)
     if report["problems"]:
         raise UserError(
-            f"{options.folder}: {len(report['problems'])} problems. Delete these files and "
-            "run `m3dt collect` again, or import them again."
+            f"{options.folder}: {len(report['problems'])} problems. Delete the damaged files and "
+            "run `m3dt collect` again, or import them again. Tasks of your own need --plugins."
         )
     console.print(
         f"{options.folder}: {report['tasks']} tasks, {report['trajectories']} trajectories, "

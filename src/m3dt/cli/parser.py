@@ -70,6 +70,8 @@ _CONFIGURED = (
 _DATA = _path("data", metavar="DATA", help="folder of our dataset")
 _TASKS = _argument("--tasks", type=_words, default="", metavar="LIST",
                    help="comma-separated; default all")  # fmt: skip
+_PLUGINS = _argument("--plugins", type=_words, default="", metavar="MODULES",
+                     help="comma-separated modules that register tasks of your own")  # fmt: skip
 _JSON = _path("--json", metavar="FILE", help="write the result as JSON; - prints it")
 
 COMMANDS = (
@@ -79,18 +81,18 @@ COMMANDS = (
         _DATA,
         _argument("--format", required=True, choices=("npz", "tdmpc2", "promptdt", "minari"),
                   help="npz: the M3DT authors'; tdmpc2: .pt chunks; promptdt: .pkl lists"),
-        _TASKS,
+        _TASKS, _PLUGINS,
         _argument("--observation", type=_words, action="extend", default=[], metavar="KEYS",
                   help="of Minari's dictionaries: comma-separated, in this order; default all"),
     )),
     Command("export", commands.export, "export a dataset to Minari", (
-        _DATA, _path("target", metavar="TARGET", help="Minari's root folder"), _TASKS,
+        _DATA, _path("target", metavar="TARGET", help="Minari's root folder"), _TASKS, _PLUGINS,
     )),
     Command("describe", commands.describe, "compare a dataset with the original one", (
-        _DATA, _JSON,
+        _DATA, _JSON, _PLUGINS,
     )),
     Command("verify", commands.verify, "check every file of a dataset", (
-        _path("folder", metavar="DATA"), _JSON,
+        _path("folder", metavar="DATA"), _JSON, _PLUGINS,
     )),
     *(Command(step, commands.train, text, _CONFIGURED, {"step": step}) for step, text in (
         ("stage1", "train the backbone until its gradient conflict peaks"),

@@ -61,6 +61,12 @@ def score_table(scores: Sequence[ModelScore]) -> Table:
     first = results[0]
     title = f"normalized score [95 % interval], {first['episodes']} episodes per task"
     caption = "MFLOP and ms are the model's, per action"
+    by_data = [task for task in first["tasks"] if get_task(task).score is None]
+    if by_data:
+        caption += (
+            f"\n{', '.join(by_data)}: random actions score 0 in the mean, the best trajectory of "
+            "the data scores 100"
+        )
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     table.add_column("task", no_wrap=True)
     for score in scores:

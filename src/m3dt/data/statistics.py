@@ -12,6 +12,7 @@ import numpy as np
 from m3dt.data.format import DatasetIndex
 from m3dt.data.store import DatasetStore, TaskStore
 from m3dt.data.values import unsound
+from m3dt.tasks import TASKS
 from m3dt.utils.errors import UserError
 
 # Lower bound of standard deviations: the original statistics have rounding errors of this size.
@@ -104,6 +105,8 @@ def compare_scales(description: Mapping[str, TaskDescription]) -> list[Scale]:
     """Compare every state dimension of a described dataset with the original's."""
     scales = []
     for task, described in description.items():
+        if task not in TASKS:
+            continue  # the original dataset lacks it
         mean, std = original_statistics()[task]
         for d, (own_mean, own_std, low, high) in enumerate(described["states"]):
             original = float(mean[d]), float(std[d])

@@ -81,7 +81,7 @@ def _specs(config: Config) -> dict[str, TaskSpec]:
     Raises:
         UserError: There are such tasks, but no data.
     """
-    names = [task for task in tasks_of(config) if not get_task(task).is_complete]
+    names = [task for task in tasks_of(config) if get_task(task).score is None]
     stores = DatasetStore.open(config.data, names).tasks if names else ()
     return {store.spec.name: store.spec for store in stores}
 

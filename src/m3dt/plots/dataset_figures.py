@@ -7,11 +7,18 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from m3dt.data.statistics import CONSTANT, Scale
-from m3dt.tasks import DOMAINS, get_task
+from m3dt.tasks import DOMAINS, domains_of, get_task
 
-COLORS = dict(zip(DOMAINS, ("#0072b2", "#d55e00", "#009e73", "#cc79a7"), strict=True))
+_COLORS = dict(zip(DOMAINS, ("#0072b2", "#d55e00", "#009e73", "#cc79a7"), strict=True))
+_OTHER_COLORS = ("#56b4e9", "#e69f00", "#f0e442", "#000000")
 _FRAME_INCHES = 1.35
 _FLOOR = 1e-3  # smaller deviations are drawn here
+
+
+def color_of(domain: str) -> str:
+    """Return the color of a domain, the same in every figure."""
+    place = sum(domain.encode()) % len(_OTHER_COLORS)
+    return _COLORS.get(domain, _OTHER_COLORS[place])
 
 
 def return_figure(description: Mapping[str, Any]) -> Figure:
@@ -20,22 +27,24 @@ def return_figure(description: Mapping[str, Any]) -> Figure:
     Args:
         description: The tasks of a dataset, as written by `m3dt describe --json`.
     """
-    groups = {d: [t for t in description if get_task(t).domain == d] for d in DOMAINS}
-    groups = {domain: tasks for domain, tasks in groups.items() if tasks}
+    domains = domains_of(description)
+    groups = {d: [t for t in description if get_task(t).domain == d] for d in domains}
     tallest = max(map(len, groups.values()))
     figure = Figure(figsize=(4.2 * len(groups), 1.2 + 0.16 * tallest), layout="constrained")
     panels = figure.subplots(1, len(groups), squeeze=False)[0]
     for axes, (domain, tasks) in zip(panels, groups.items(), strict=True):
         quartiles = np.array([description[task]["return_quartiles"] for task in tasks])
         rows = np.arange(len(tasks))
-        axes.hlines(rows, quartiles[:, 0], quartiles[:, 4], color=COLORS[domain], linewidth=1)
-        axes.hlines(rows, quartiles[:, 1], quartiles[:, 3], color=COLORS[domain], linewidth=5)
+        axes.hlines(rows, quartiles[:, 0], quartiles[:, 4], color=color_of(domain), linewidth=1)
+        axes.hlines(rows, quartiles[:, 1], quartiles[:, 3], color=color_of(domain), linewidth=5)
         axes.plot(quartiles[:, 2], rows, "o", color="white", markersize=3, zorder=3)
-        axes.axvline(get_task(tasks[0]).target_return, color="0.5", linestyle=":", linewidth=1)
+        if domain in DOMAINS:
+            axes.axvline(get_task(tasks[0]).target_return, color="0.5", linestyle=":", linewidth=1)
         axes.set_yticks(rows, tasks, fontsize=6)
         axes.set_ylim(tallest - 0.5, -0.5)
         axes.set_title(f"{domain}: {len(tasks)} tasks", fontsize=10)
-        axes.set_xlabel("episode return (dotted: the paper's target)", fontsize=8)
+        dotted = " (dotted: the paper's target)" if domain in DOMAINS else ""
+        axes.set_xlabel(f"episode return{dotted}", fontsize=8)
         axes.tick_params(axis="x", labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
     return figure
@@ -52,7 +61,7 @@ def scale_figure(scales: Sequence[Scale], factor: float = 3.0) -> Figure:
         x = [max(s.original_std, _FLOOR) for s in own]
         y = [max(s.std, _FLOOR) for s in own]
         label = f"{domain} ({len(own)})"
-        axes.scatter(x, y, s=7, alpha=0.6, color=COLORS[domain], label=label, linewidths=0)
+        axes.scatter(x, y, s=7, alpha=0.6, color=color_of(domain), label=label, linewidths=0)
     axes.set(xscale="log", yscale="log", xlim=line, ylim=line)
     axes.set_xlabel("standard deviation in the original dataset")
     axes.set_ylabel("standard deviation here")
@@ -68,7 +77,7 @@ def coverage_figure(scales: Sequence[Scale]) -> Figure:
         values = np.sort([s.coverage for s in own if s.original_std > CONSTANT])
         share = 1 - np.arange(len(values)) / len(values)
         label = f"{domain} ({len(values)})"
-        axes.step(values, share, where="post", color=COLORS[domain], label=label)
+        axes.step(values, share, where="post", color=color_of(domain), label=label)
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
     axes.set_xlabel("share of the original's mean +- 2 deviations inside our 99 % range")
     axes.set_ylabel("share of state dimensions")
@@ -91,5 +100,5 @@ def frame_sheet(frames: Mapping[str, np.ndarray], columns: int = 8) -> Figure:
 
 
 def _by_domain(scales: Sequence[Scale]) -> dict[str, list[Scale]]:
-    grouped = {d: [s for s in scales if get_task(s.task).domain == d] for d in DOMAINS}
-    return {domain: own for domain, own in grouped.items() if own}
+    domains = domains_of(scale.task for scale in scales)
+    return {d: [s for s in scales if get_task(s.task).domain == d] for d in domains}

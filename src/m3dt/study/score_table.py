@@ -22,6 +22,7 @@ from m3dt.utils.files import atomic_path, read_json, write_json
 from m3dt.utils.output_files import check_output, is_stream
 
 DETAILS = ("conflict", "tasks")  # JSON files next to a table: curves, and scores per task
+RETURN = " return"  # ends the columns of a domain's achieved share of its target return
 Row = Mapping[str, Any]  # settings, which differ between studies, and scores
 Details = Mapping[str, Mapping[str, Any]]  # by kind and cell
 
@@ -147,6 +148,7 @@ def _row(study: Study, cell: Cell) -> Row:
     found = json.loads((study.runs / cell.name / SCORES).read_text())
     low, high = [round(end, 2) for end in found["ci95"] or ()] or ("", "")  # one episode: none
     achieved = shares_of_target(found["tasks"])
+    domains = dict.fromkeys((*DOMAINS, *found["domains"]))
     row = {
         **({"part": cell.part} if cell.part else {}),
         **{setting: cell.values.get(setting, "") for setting in settings},
@@ -154,8 +156,8 @@ def _row(study: Study, cell: Cell) -> Row:
         "score": round(found["score"], 2),
         "low": low,
         "high": high,
-        **{d: round(found["domains"].get(d, float("nan")), 2) for d in DOMAINS},
-        **{f"{d} return": round(achieved.get(d, float("nan")), 4) for d in DOMAINS},
+        **{d: round(found["domains"].get(d, float("nan")), 2) for d in domains},
+        **{f"{d}{RETURN}": round(achieved.get(d, float("nan")), 4) for d in domains},
         **_held_out_losses(study, cell),
         "parameters": found["num_parameters"],
         "episodes": found["episodes"],
@@ -212,11 +214,17 @@ def _without_tasks(record: dict[str, Any]) -> dict[str, Any]:
     return {**kept, "spread": pstdev(record["per_task"])} if "per_task" in record else kept
 
 
+def _score(row: Row, column: str) -> float:
+    return float(row.get(column) or math.nan)
+
+
 def print_table(study: Study, file: Path, console: Console) -> None:
     """Print the scores of all evaluated cells."""
     rows = table_rows(study, file)
     table = Table(title="normalized score [95 % interval]", title_justify="left")
-    domains = [d for d in DOMAINS if any(not math.isnan(float(row[d])) for row in rows)]
+    with_return = (key for row in rows for key in row if key.endswith(RETURN))
+    known = dict.fromkeys(key.removesuffix(RETURN) for key in with_return)
+    domains = [d for d in known if any(not math.isnan(_score(row, d)) for row in rows)]
     named = ["cell"] if len({row["title"] for row in rows}) < len(rows) else []
     for column in ("method", *named, "mean over tasks", *domains, "parameters"):
         table.add_column(column, justify="left" if column in ("method", "cell") else "right")
@@ -224,7 +232,7 @@ def print_table(study: Study, file: Path, console: Console) -> None:
         ends = [float(row[key]) for key in ("low", "high") if row[key] != ""]
         interval = "[{:.0f}, {:.0f}]".format(*ends) if ends else "(n = 1)"
         mean = f"{float(row['score']):.1f} {interval}"
-        scores = [f"{float(row[d]):.1f}" for d in domains]
+        scores = [f"{_score(row, d):.1f}" for d in domains]
         names = [row[key] for key in ("title", *named)]
         table.add_row(*names, mean, *scores, f"{int(row['parameters']):,}")
     console.print(table)

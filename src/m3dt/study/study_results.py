@@ -16,10 +16,9 @@ from typing import Any, TypedDict
 from m3dt.config import Config
 from m3dt.study.design import METHOD_PARTS, Design, design_of, num_tasks, suite_of
 from m3dt.study.estimates import Ranged, Scores
+from m3dt.study.score_table import RETURN
 from m3dt.utils.errors import UserError
 from m3dt.utils.paths import user_path
-
-RETURN = " return"  # ends the columns of a domain's achieved share of its target return
 
 
 class ConflictRecord(TypedDict):

@@ -87,7 +87,7 @@ def get_task(name: str) -> TaskSpec:
     if own is None:
         raise UserError(
             f"unknown task '{name}'.{nearest(name, known_tasks())} A task of your own is known "
-            "once the module that registers it is imported: plugins=[MODULE]."
+            "once the module that registers it is imported: plugins=[MODULE] or --plugins MODULE."
         )
     return own.spec
 

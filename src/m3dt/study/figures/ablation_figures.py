@@ -8,7 +8,8 @@ from m3dt.study import paper, queries, setting_queries
 from m3dt.study.figures import panels
 from m3dt.study.figures.panels import BLUE, GREEN, GREY, PINK, RED, SCORE
 from m3dt.study.paper import BASELINES, M3DT, RESIDUALS
-from m3dt.study.study_results import RETURN, Results
+from m3dt.study.score_table import RETURN
+from m3dt.study.study_results import Results
 from m3dt.tasks import DOMAINS
 
 _SHARE = "share of the target asked for"

@@ -1,0 +1,292 @@
+"""Tasks of a user's own: registered, collected, trained on, evaluated and resumed."""
+
+import csv
+import json
+import math
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import own_tasks
+import pytest
+from gymnasium.spaces import Box
+from quick_run import QUICK, helpers_found
+
+import m3dt
+from m3dt.behaviour import Library, Player
+from m3dt.cli import main
+from m3dt.data import DatasetStore
+from m3dt.runs.registry import Registry
+from m3dt.tasks import TaskSpec, get_task, make_env, register_task
+from m3dt.tasks.catalog import TASKS
+from m3dt.tasks.experiment import load_experiment
+from m3dt.tasks.registration import plugin_modules
+from m3dt.utils.errors import RunError, UserError
+from m3dt.utils.paths import file_stem
+
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples/own_task"
+OWN = [*QUICK, "plugins=[own_tasks]", "tasks=[near,far]", "evaluation.workers=1"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Data and a run of all stages on two wide tasks."""
+    folder = tmp_path_factory.mktemp("own")
+    words = [*OWN, f"data={folder}/data", f"run={folder}/run", "collect.trajectories=8"]
+    for command in ("collect", "stage1", "stage2", "stage3"):
+        assert main([command, *words]) == 0
+    return folder, words
+
+
+def test_observations_are_flat_and_actions_rescaled():
+    env = make_env("near", seed=3)
+    observation, _ = env.reset(seed=3)
+    assert observation.shape == (own_tasks.STATES,) and observation.dtype == np.float32
+    assert (observation[:5] == 1).all()  # "a" comes before "b"
+    same = own_tasks.Reaching()
+    same.reset(seed=3)
+    np.testing.assert_array_equal(env.reset(seed=3)[0][5:], same.reset(seed=3)[0]["b"])
+    for action, native in ((-1, -2), (0, 2), (1, 6), (7, 6)):
+        _, reward, _, _, info = env.step(np.full(own_tasks.ACTIONS, action, np.float32))
+        np.testing.assert_allclose(env._env.taken, native)
+        assert reward == pytest.approx(-abs(native - 1)) and not info["success"]
+    _, reward, _, _, info = env.step(np.full(own_tasks.ACTIONS, -0.25))
+    assert reward == pytest.approx(0) and info["success"]
+
+
+def test_an_episode_ends_at_the_horizon_and_where_the_environment_ends_it():
+    env = make_env("far")
+    env.reset(seed=0)
+    ends = [env.step(np.zeros(own_tasks.ACTIONS))[2:4] for _ in range(own_tasks.HORIZON)]
+    assert ends == [(False, False)] * (own_tasks.HORIZON - 1) + [(False, True)]
+    env._env.step = lambda action: ({"a": np.zeros(5), "b": np.zeros(40)}, 0.0, False, True, {})
+    env.reset()
+    assert env.step(np.zeros(own_tasks.ACTIONS))[2]
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("discrete", "its actions are Discrete"),
+        ("pictures", "its observations are images"),
+        ("boundless", "no finite bounds"),
+        ("wrong-width", "registered with 2 states and 2 actions, but its environment has 3 and 2"),
+        ("no-environment", "make_env returned a int, not a gymnasium.Env"),
+        ("changing", "returned an observation that is not of its observation space"),
+        ("gym:CartPole-v1", "its actions are Discrete"),
+        ("gym:Nonsense-v0", "gymnasium cannot make it"),
+        ("gym:", "gymnasium cannot make it"),
+        ("farr", "unknown task 'farr'. Did you mean 'far'?"),
+    ],
+)
+def test_what_cannot_be_a_task_is_one_message(task, message, tmp_path, capsys):
+    words = [*OWN[:-2], f"tasks=['{task}']", f"data={tmp_path}/data", f"run={tmp_path}/run"]
+    assert main(["collect", *words, "collect.workers=1"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("m3dt: ") and message in error and "Traceback" not in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.rglob("*.hdf5"))
+
+
+def test_an_environment_that_changes_ends_an_evaluation_with_one_message(tmp_path, capsys):
+    words = [*OWN[:-2], "tasks=[changing]", f"data={tmp_path}", f"run={tmp_path}/run"]
+    assert main(["evaluate", *words, "--models", "random"]) == 2
+    assert "no dataset here" in capsys.readouterr().err  # its score would follow from data
+    register_task(replace(get_task("changing"), score=(0.0, 1.0)), own_tasks.Changing)
+    try:
+        assert main(["evaluate", *words, "--models", "random"]) == 2
+        error = capsys.readouterr().err
+        assert "task 'changing': its environment returned" in error and error.count("\n") == 1
+    finally:
+        register_task(TaskSpec("changing", "odd", 5, 2, own_tasks.HORIZON), own_tasks.Changing)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "reach-v2"}, "one of the 160"),
+        ({"name": "a/b"}, "name='a/b' must be letters"),
+        ({"domain": ""}, "domain='' must be letters"),
+        ({"state_dim": 0}, "state_dim=0 must be 1 or more"),
+        ({"horizon": 2.5}, "horizon=2.5 must be 1 or more"),
+        ({"return_scale": 0.0}, "return_scale=0.0 must be above 0"),
+        ({"target_return": math.inf}, "target_return=inf must be finite"),
+        ({"score": (3, 3)}, "score=(3, 3) must be a function, or the returns"),
+        ({"score": [0, 1]}, "score=[0, 1] must be a function, or the returns"),
+    ],
+)
+def test_a_specification_is_checked(change, message):
+    spec = replace(TaskSpec("mine", "mine", 2, 2, 5), **change)
+    with pytest.raises(UserError) as error:
+        register_task(spec, own_tasks.Reaching)
+    assert message in str(error.value)
+
+
+def test_scores_follow_from_the_data_where_a_task_has_no_rule():
+    spec = TaskSpec("mine", "mine", 2, 2, 5)
+    with pytest.raises(UserError, match="Register the task with score"):
+        spec.normalized_score(1.0, False)
+    full = spec.completed(-30.0, 10.0)
+    assert (full.target_return, full.return_scale, full.score) == (10, 30, (-30, 10))
+    scores = [full.normalized_score(total, False) for total in (-40, -10, 12)]
+    assert scores == [0, 50, 100]
+    with pytest.raises(UserError, match="is not above that of random actions"):
+        spec.completed(1.0, 1.0)
+    with pytest.raises(UserError, match="Collect or import them again"):
+        spec.completed(math.nan, 1.0)
+    by_rule = replace(spec, score=lambda episode_return, success: 20 * episode_return + success)
+    assert by_rule.completed(math.nan, 4.0).normalized_score(4.0, True) == 81
+    with pytest.raises(RunError, match="the score of a return of 4.0 is nan"):
+        replace(spec, score=lambda r, s: math.nan).normalized_score(4.0, True)
+    assert all(task.is_complete and task.completed(0.0, 9.9) is task for task in TASKS.values())
+
+
+def test_the_data_hold_what_the_score_needs(run):
+    folder, _ = run
+    store = DatasetStore.open(folder / "data", ["near", "far"])
+    index = json.loads((folder / "data/dataset.json").read_text())["tasks"]
+    for task in store.tasks:
+        # Uniform actions are 2 or more away from the point in the mean, the policy exactly there.
+        entry = index[task.spec.name]
+        assert entry["made_by"]["behaviour"] == "policy"
+        assert task.spec.score == (entry["random_return"], float(task.episode_returns.max()))
+        assert entry["random_return"] < -2 * own_tasks.HORIZON
+        np.testing.assert_allclose(task.episode_returns[-2:], 0, atol=1e-4)
+        assert task.observations.shape[1] == own_tasks.STATES
+        assert task.successes[-1] and np.abs(task.actions).max() <= 1
+
+
+def test_every_rung_of_the_ladder_plays_the_policy_with_more_or_less_noise():
+    player = Player(get_task("far"), Library())
+    rng = np.random.default_rng(0)
+    returns = [player.play(rung, rng).episode_return for rung in player.ladder.rungs]
+    assert max(returns[:-1]) < -1 and returns[-1] == pytest.approx(0, abs=1e-4)
+    assert len(player.ladder.rungs) > 5 and player.ladder.rungs[0].noise.random_chance == 1
+
+
+def test_the_model_is_as_wide_as_the_widest_task(run, capsys):
+    folder, words = run
+    agent = m3dt.load(folder / "run")
+    config = agent.model.config
+    assert (config.state_dim, config.action_dim) == (own_tasks.STATES, own_tasks.ACTIONS)
+    assert agent.context.state_mean.shape == (2, own_tasks.STATES)
+    official = load_experiment("mt10").model
+    assert (official.state_dim, official.action_dim) == (39, 8)
+    given = load_experiment("quickstart", [*words[:-3], "model.state_dim=60"]).model
+    assert (given.state_dim, given.action_dim) == (60, own_tasks.ACTIONS)
+
+
+def test_scores_say_what_they_are_measured_against(run, capsys):
+    folder, words = run
+    assert main(["evaluate", *words, "--models", "random,backbone", "--json", "-"]) == 0
+    printed = capsys.readouterr()
+    result = json.loads(printed.out)
+    assert list(result["domains"]) == ["reaching"] and list(result["tasks"]) == ["near", "far"]
+    assert "random actions score 0 in the mean" in " ".join(printed.err.split())
+    spec = m3dt.load(folder / "run").context.spec("near")
+    assert spec == DatasetStore.open(folder / "data", ["near"]).tasks[0].spec
+    row = result["tasks"]["near"]
+    assert row["score"] == pytest.approx(spec.normalized_score(row["return_mean"], False))
+
+
+def test_an_interrupted_training_on_own_tasks_resumes_to_the_same_weights(run, tmp_path):
+    folder, words = run
+    words = [*words[:-2], f"run={tmp_path}/run"]
+    halted = "callbacks.signal={class: moments.SignalAt, step: 30, number: 15}"
+    with pytest.raises(SystemExit):
+        main(["stage1", *words, halted])
+    assert main(["stage1", *words]) == 0
+    hashes = [Registry(place / "run").get("backbone", "main").hash for place in (folder, tmp_path)]
+    assert hashes[0] == hashes[1]
+
+
+def test_own_tasks_are_exported_verified_and_described(run, tmp_path, capsys):
+    folder, _ = run
+    assert main(["verify", f"{folder}/data", "--plugins", "own_tasks"]) == 0
+    assert "2 tasks" in capsys.readouterr().out
+    assert main(["describe", f"{folder}/data", "--plugins", "own_tasks"]) == 0
+    assert "near" in capsys.readouterr().out
+    assert main(["verify", f"{folder}/data", "--plugins", "own_task"]) == 2
+    assert "--plugins: own_task cannot be imported" in capsys.readouterr().err
+
+
+def test_a_study_has_columns_for_own_domains(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", helpers_found()["PYTHONPATH"])
+    _, words = run
+    file = tmp_path / "own.yaml"
+    file.write_text(f"conf: quickstart\nruns: {tmp_path}/runs\ngrid: {{method: [promptdt]}}\n")
+    more = ["baseline.max_steps=6", "loader.validation_trajectories=1"]
+    assert main(["study", str(file), *words[:-2], *more, "--csv", str(tmp_path / "own.csv")]) == 0
+    (row,) = csv.DictReader((tmp_path / "own.csv").open())
+    assert float(row["reaching"]) == pytest.approx(float(row["score"]))
+
+
+def test_processes_import_the_modules_that_register_tasks():
+    assert "own_tasks" in plugin_modules() and "__main__" not in plugin_modules()
+
+
+def test_a_gymnasium_id_needs_no_registration(tmp_path):
+    words = [*OWN[:-2], "tasks=['gym:Pendulum-v1']", f"data={tmp_path}", "collect.trajectories=5"]
+    assert main(["collect", *words]) == 0
+    store = DatasetStore.open(tmp_path, ["gym:Pendulum-v1"])
+    task = store.tasks[0]
+    assert task.path.name == "gym_Pendulum-v1.hdf5" == f"{file_stem('gym:Pendulum-v1')}.hdf5"
+    assert (task.spec.state_dim, task.spec.horizon, task.spec.domain) == (3, 200, "gym")
+    with h5py.File(task.path) as file:
+        assert file.attrs["task"] == "gym:Pendulum-v1"
+        np.testing.assert_allclose((file["observations"][:, :2] ** 2).sum(1), 1, atol=1e-5)
+
+
+def test_a_policy_that_returns_no_action_is_named(tmp_path):
+    spec = TaskSpec("clumsy", "odd", own_tasks.STATES, own_tasks.ACTIONS, 5)
+    for wrong in ([0.0], [math.nan] * own_tasks.ACTIONS):
+        register_task(spec, own_tasks.Reaching, policy=lambda observation, wrong=wrong: wrong)
+        player = Player(spec, Library())
+        with pytest.raises(UserError, match="task 'clumsy': its policy returned"):
+            player.play(player.ladder.best, np.random.default_rng(0))
+
+
+def test_frames_come_from_the_environment():
+    with pytest.raises(UserError, match="its environment returns no frames"):
+        make_env("near").render()
+    env = make_env("gym:Pendulum-v1")
+    assert env._env.render_mode == "rgb_array"
+
+
+def test_the_example_runs(tmp_path):
+    """With fewer steps; `make test-slow` runs it as it is."""
+    _run_example(tmp_path, "collect.trajectories=8", "stage1.max_steps=40", "stage2.max_steps=20")
+
+
+@pytest.mark.slow
+def test_the_example_learns(tmp_path):
+    """Random actions score 0 in the mean; three stages must make much more of it."""
+    assert _run_example(tmp_path)["score"] > 50
+
+
+def _run_example(tmp_path, *overrides):
+    folder = shutil.copytree(EXAMPLE, tmp_path / "example", ignore=shutil.ignore_patterns("runs"))
+    scores = folder / "scores.json"
+    for command in ("collect", "train", "evaluate"):
+        words = [sys.executable, "-m", "m3dt", command, "--conf", "own_task.yaml", *overrides]
+        words += ["--json", str(scores)] if command == "evaluate" else []
+        done = subprocess.run(
+            words, cwd=folder, capture_output=True, text=True, env=helpers_found()
+        )
+        assert done.returncode == 0, done.stderr
+    result = json.loads(scores.read_text())
+    assert list(result["tasks"]) == ["pendulum-moon", "pendulum-mars", "pendulum-earth"]
+    return result
+
+
+def test_a_box_of_another_rank_is_flattened():
+    register_task(
+        TaskSpec("matrix", "odd", 6, 1, 5),
+        own_tasks.with_spaces(Box(-1, 1, (2, 3)), Box(-1, 1, (1, 1))),
+    )
+    env = make_env("matrix")
+    assert env.observation_space.shape == (6,) and env.action_space.shape == (1,)
