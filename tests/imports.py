@@ -11,8 +11,9 @@ OFFICIAL = DATA / "official_dataset" / "mt160_used"
 OFFICIAL_TASKS = ("reach-v2", "walker-walk", "ant-dir-3")
 
 
-def import_from(source, folder, kind, *names):
-    return import_dataset(Path(source), Path(folder), kind, names, Console(quiet=True))
+def import_from(source, folder, kind, *names, observation=()):
+    console = Console(quiet=True)
+    return import_dataset(Path(source), Path(folder), kind, names, console, observation)
 
 
 def left_alone(folder):

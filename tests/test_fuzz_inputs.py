@@ -160,7 +160,8 @@ def test_datasets_as_commands(cases, sound):
 SOURCES = {
     f"{prefix} {kind}": getattr(sources, f"{prefix}_{kind}")
     for prefix, kind in (
-        ("damaged", "npz"), ("wrong", "npz"), ("damaged", "promptdt"), ("damaged", "tdmpc2")
+        ("damaged", "npz"), ("wrong", "npz"), ("damaged", "promptdt"), ("damaged", "tdmpc2"),
+        ("wrong", "minari"),
     )
 }  # fmt: skip
 
@@ -174,7 +175,7 @@ def test_imports(cases, request):
         source, kind = make(data)
         target = Path(tempfile.mkdtemp()) / "data"
         try:
-            if run_here("import", source, target, "--format", kind).code:
+            if run_here("import", source, target, "--format", *kind.split()).code:
                 assert not target.exists() or left_alone(target)
             else:
                 assert verify(target)["problems"] == []

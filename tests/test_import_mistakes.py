@@ -135,34 +135,6 @@ def test_a_minari_dataset_is_named_by_any_of_its_files(minari_root, tmp_path, pl
     assert verify(tmp_path / "data")["problems"] == []
 
 
-def test_dictionaries_of_observations_are_named(tmp_path, monkeypatch):
-    minari = pytest.importorskip("minari")
-    from gymnasium.spaces import Box, Dict
-    from minari.data_collector import EpisodeBuffer
-
-    root = tmp_path / "minari"
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(root))
-    box = Box(-1, 1, (12,), np.float32)
-    zeros = np.zeros((5, 12), np.float32)
-    buffer = EpisodeBuffer(
-        id=0,
-        observations={"achieved_goal": zeros, "observation": zeros},
-        actions=np.zeros((4, 6), np.float32),
-        rewards=[0.0] * 4,
-        terminations=[False] * 4,
-        truncations=[False] * 3 + [True],
-    )
-    space = Dict({"achieved_goal": box, "observation": box})
-    actions = Box(-1, 1, (6,), np.float32)
-    minari.create_dataset_from_buffers(
-        "own/dict-v0", [buffer] * 3, observation_space=space, action_space=actions
-    )
-    with pytest.raises(UserError) as caught:
-        import_from(root / "own" / "dict-v0", tmp_path / "data", "minari", "walker-walk")
-    for word in ("(space Dict)", "'achieved_goal', 'observation'", "FlattenObservation"):
-        assert word in str(caught.value)
-
-
 def in_minari(change):
     def apply(folder):
         with h5py.File(folder / "data" / "main_data.hdf5", "r+") as file:

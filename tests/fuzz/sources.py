@@ -1,19 +1,23 @@
 """Sources of imports: files of other projects with damaged bytes, or whole with wrong arrays."""
 
 import io
+import json
 import pickle
 import shutil
 import tempfile
 import zipfile
 from pathlib import Path
 
+import h5py
 import numpy as np
 import torch
+from gymnasium.spaces import Box, Dict
 from hypothesis import strategies as st
 from imports import OFFICIAL
 from test_import_pickles import chunk_of, episodes
+from test_minari_layouts import TASK, write_minari
 
-from fuzz.values import NUMBERS, TYPES, mutated
+from fuzz.values import JSON, NUMBERS, TYPES, mutated
 from m3dt.tasks import get_task
 
 SUCCESSES = (
@@ -79,3 +83,38 @@ def damaged_tdmpc2(data):
     torch.save(chunk_of(), buffer)
     (source / "chunk_0.pt").write_bytes(mutated(data, buffer.getvalue()))
     return source, "tdmpc2"
+
+
+def wrong_minari(data):
+    """Minari's files with other arrays, groups or metadata, or with damaged bytes."""
+    box = Box(-9, 9, (4,), np.float32)
+    space = data.draw(st.sampled_from([Dict({"a": box, "b": box}), Box(-9, 9, (8,), np.float32)]))
+    source = Path(tempfile.mkdtemp())
+    write_minari(source, space, data.draw(st.sampled_from(["old", "new"])))
+    path, metadata = source / "data" / "main_data.hdf5", source / "data" / "metadata.json"
+    kind = data.draw(st.sampled_from(["array", "group", "metadata", "space", "bytes"]))
+    if kind in ("array", "group"):
+        names = ["episode_1", "observations", "observations/a", "actions", "rewards", "infos"]
+        name = data.draw(st.sampled_from([*names, "infos/success"]))
+        shape = data.draw(st.lists(st.integers(0, 9), max_size=3))
+        with h5py.File(path, "r+") as file:
+            parent = file if name == "episode_1" else file["episode_1"]
+            if parent.get(name) is not None:
+                del parent[name]
+            elif "/" in name:
+                name = name.split("/")[1]
+            if kind == "group":
+                parent.create_group(name)
+            else:
+                with np.errstate(all="ignore"):
+                    value = np.asarray(data.draw(NUMBERS)).astype(data.draw(TYPES))
+                parent[name] = np.full(shape, value)
+    elif kind == "metadata":
+        metadata.write_text(json.dumps(data.draw(JSON)))
+    elif kind == "space":
+        text = data.draw(st.one_of(st.text(max_size=5), JSON.map(json.dumps)))
+        metadata.write_text(json.dumps({"observation_space": text}))
+    else:
+        path.write_bytes(mutated(data, path.read_bytes()))
+    chosen = data.draw(st.sampled_from(["", " --observation b,a", " --observation a"]))
+    return source, f"minari --tasks {TASK}{chosen}"

@@ -36,7 +36,9 @@ def import_data(options: argparse.Namespace, console: Console) -> None:
     from m3dt.data.importers import import_dataset
 
     _import_plugins(options)
-    import_dataset(options.source, options.data, options.format, options.tasks, console)
+    import_dataset(
+        options.source, options.data, options.format, options.tasks, console, options.observation
+    )
     console.print(f"{options.data}: check it with `m3dt verify {options.data}`.")
 
 

@@ -82,6 +82,8 @@ COMMANDS = (
         _argument("--format", required=True, choices=("npz", "tdmpc2", "promptdt", "minari"),
                   help="npz: the M3DT authors'; tdmpc2: .pt chunks; promptdt: .pkl lists"),
         _TASKS, _PLUGINS,
+        _argument("--observation", type=_words, action="extend", default=[], metavar="KEYS",
+                  help="of Minari's dictionaries: comma-separated, in this order; default all"),
     )),
     Command("export", commands.export, "export a dataset to Minari", (
         _DATA, _path("target", metavar="TARGET", help="Minari's root folder"), _TASKS, _PLUGINS,

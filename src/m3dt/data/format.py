@@ -34,6 +34,7 @@ class Provenance(BehaviourDescription, total=False):
     seed: int
     format: str
     source: str
+    observation: list[str]  # keys of the source's dictionaries, if an import chose some
     clipped_actions: int  # number of steps whose actions an import moved into [-1, 1]
 
 

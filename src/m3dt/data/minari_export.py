@@ -8,12 +8,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 from gymnasium.spaces import Box
 
 from m3dt.data.format import DatasetIndex
 from m3dt.data.soundness import value_problems
 from m3dt.data.store import DatasetStore, TaskStore
+from m3dt.envs import environment_id, environment_spec
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import sole_writer, staging_folder
 
@@ -25,7 +27,8 @@ def export_minari(folder: Path, target: Path, names: Sequence[str]) -> list[str]
     """Write tasks of a dataset as Minari datasets `m3dt/<task>-v0`, and return their names.
 
     Without names, all tasks are written. The target is Minari's root folder. Minari requires the
-    observation after the last action: we did not record it, so the last one is repeated.
+    observation after the last action: we did not record it, so the last one is repeated. A dataset
+    names its environment, so that `recover_environment()` makes it.
 
     Raises:
         UserError: There is no dataset, a task is missing, already in the target or holds values
@@ -36,7 +39,7 @@ def export_minari(folder: Path, target: Path, names: Sequence[str]) -> list[str]
     index = DatasetIndex.read(folder)
     tasks = list(dict.fromkeys(names)) or list(index.tasks)
     store = DatasetStore.open(folder, tasks)
-    taken = [t for t in tasks if (target / _dataset_id(t)).exists()]
+    taken = [t for t in tasks if (target / environment_id(t)).exists()]
     if taken:
         raise UserError(f"{target}: already holds {', '.join(taken)}. Export to another folder.")
     for task in store.tasks:
@@ -60,22 +63,20 @@ def _write(task: TaskStore, success_known: bool, behaviour: str) -> None:
     import minari
 
     spec = task.spec
+    env: gymnasium.Env = gymnasium.Env()  # it has what Minari reads; a task's would be simulated
+    env.spec = environment_spec(spec.name)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # about the missing address and environment
+        warnings.simplefilter("ignore", UserWarning)  # about the missing e-mail address and code
         minari.create_dataset_from_buffers(
-            _dataset_id(spec.name),
+            environment_id(spec.name),
             list(_buffers(task, success_known)),
+            env=env,
             observation_space=Box(-np.inf, np.inf, (spec.state_dim,), np.float32),
             action_space=Box(-1.0, 1.0, (spec.action_dim,), np.float32),
             algorithm_name=behaviour,
             author="m3dt",
             description=f"{spec.name} as m3dt collected or imported it",
         )
-
-
-def _dataset_id(task: str) -> str:
-    # Minari would take a trailing -v2 for its own version number.
-    return f"{_NAMESPACE}/{task.removesuffix('-v2')}-v0"
 
 
 def _buffers(task: TaskStore, success_known: bool) -> Iterator[Any]:

@@ -43,7 +43,9 @@ class DMControlEnv(TaskEnv):
         return flatten(self._env.task.get_observation(self.physics)).astype(np.float32)
 
     def _seed(self, seed: int) -> None:
-        self._env.task._random = np.random.RandomState(seed)
+        # RandomState takes 32 bits; gymnasium allows seeds of any size.
+        words = seed if seed < 2**32 else np.random.SeedSequence(seed).generate_state(8)
+        self._env.task._random = np.random.RandomState(words)
 
     def _begin(self) -> np.ndarray:
         self._last = flatten(self._env.reset().observation)

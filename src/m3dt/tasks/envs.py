@@ -24,7 +24,7 @@ class TaskEnv(gymnasium.Env):
     """
 
     metadata = {"render_modes": ["rgb_array"]}
-    render_mode = "rgb_array"
+    render_mode: str | None = "rgb_array"
     frame_size = (240, 320)
     """Height and width of a rendered frame."""
     camera: int | str = -1

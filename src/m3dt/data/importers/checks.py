@@ -26,7 +26,7 @@ def checked_trajectory(spec: TaskSpec, where: str, arrays: Mapping[str, Any]) ->
             )
     observations = _native(where, "observations", arrays["observations"], spec.state_dim)
     actions = _native(where, "actions", arrays["actions"], spec.action_dim)
-    rewards = _numbers(where, "rewards", arrays["rewards"])
+    rewards = numbers(where, "rewards", arrays["rewards"])
     if rewards.ndim == 2 and rewards.shape[1] == 1:
         rewards = rewards[:, 0]
     if rewards.ndim != 1:
@@ -43,11 +43,16 @@ def checked_trajectory(spec: TaskSpec, where: str, arrays: Mapping[str, Any]) ->
         )
     success = arrays.get("success")
     if success is not None:
-        success = bool(_numbers(where, "success", success).any())
+        success = bool(numbers(where, "success", success).any())
     return Trajectory(observations, actions, rewards, success)
 
 
-def _numbers(where: str, name: str, value: Any) -> np.ndarray:
+def numbers(where: str, name: str, value: Any) -> np.ndarray:
+    """Return an array of one episode as float32, after checking that its numbers are sound.
+
+    Raises:
+        UserError: It is a dictionary, ragged, not of numbers, not finite or absurdly large.
+    """
     if isinstance(value, Mapping):
         raise UserError(
             f"{where}: '{name}' is a dictionary (space Dict) of {', '.join(map(repr, value))}. "
@@ -69,7 +74,7 @@ def _numbers(where: str, name: str, value: Any) -> np.ndarray:
 
 
 def _native(where: str, name: str, value: Any, width: int) -> np.ndarray:
-    array = _numbers(where, name, value)
+    array = numbers(where, name, value)
     if array.ndim != 2 or array.shape[1] < width:
         raise UserError(f"{where}: '{name}' has shape {array.shape}, expected (steps, {width})")
     if np.any(array[:, width:]):

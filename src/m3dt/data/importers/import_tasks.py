@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from rich.console import Console
 
 from m3dt.behaviour.player import reference_return
 from m3dt.data.format import INDEX, NUM_PROMPTS, DatasetIndex, Provenance, TaskEntry, write_task
-from m3dt.data.importers.readers import Tasks, read_minari, read_npz, read_promptdt, read_tdmpc2
+from m3dt.data.importers.minari_files import read_minari
+from m3dt.data.importers.readers import Tasks, read_npz, read_promptdt, read_tdmpc2
 from m3dt.data.values import unusual_returns
 from m3dt.tasks import Trajectory, get_task
 from m3dt.utils.errors import UserError
@@ -26,11 +28,17 @@ FORMATS: dict[str, Callable[[Path, Sequence[str]], Tasks]] = {
 
 
 def import_dataset(
-    source: Path, folder: Path, format: str, names: Sequence[str], console: Console
+    source: Path,
+    folder: Path,
+    format: str,
+    names: Sequence[str],
+    console: Console,
+    observation: Sequence[str] = (),
 ) -> DatasetIndex:
     """Add the tasks of another project's dataset, all if none is named, to ours.
 
-    Our folder is created if it does not exist. The format is one of `FORMATS`.
+    Our folder is created if it does not exist. The format is one of `FORMATS`. `observation` names
+    keys of a Minari dataset whose observations are dictionaries; see `read_minari`.
 
     Raises:
         UserError: The source cannot be read, a check fails, or another process is writing to the
@@ -38,14 +46,21 @@ def import_dataset(
     """
     if not source.exists():
         raise UserError(f"{source}: nothing here to import")
-    tasks = FORMATS[format](source, [get_task(name).name for name in names])
+    provenance: Provenance = {"behaviour": "imported", "format": format, "source": source.name}
+    read = FORMATS[format]
+    if observation:
+        if format != "minari":
+            raise UserError(f"--observation is for --format minari; {format} has no keys to choose")
+        read = partial(read_minari, observation=observation)
+        provenance["observation"] = list(observation)
+    tasks = read(source, [get_task(name).name for name in names])
     with sole_writer(folder), staging_folder(folder) as staging:
         index = DatasetIndex.read(folder) if (folder / INDEX).exists() else DatasetIndex({}, {})
         entries: dict[str, TaskEntry] = {}
         for task, trajectories in tasks:
             if task in index.tasks:
                 raise UserError(f"{folder}: already holds {task}. Import into another folder.")
-            entries[task] = _write(staging, source, format, task, trajectories)
+            entries[task] = _write(staging, source, provenance, task, trajectories)
             _report(task, entries[task], trajectories, console)
         # Files first: a file that the index does not list yet does no harm.
         for task, entry in entries.items():
@@ -56,7 +71,7 @@ def import_dataset(
 
 
 def _write(
-    staging: Path, source: Path, format: str, task: str, trajectories: list[Trajectory]
+    staging: Path, source: Path, provenance: Provenance, task: str, trajectories: list[Trajectory]
 ) -> TaskEntry:
     if len(trajectories) <= NUM_PROMPTS:
         raise UserError(
@@ -65,7 +80,7 @@ def _write(
         )
     clipped = sum(int((np.abs(t.actions) > 1).any(axis=1).sum()) for t in trajectories)
     inside = [replace(t, actions=t.actions.clip(-1, 1)) for t in trajectories]
-    made_by: Provenance = {"behaviour": "imported", "format": format, "source": source.name}
+    made_by = provenance.copy()
     if clipped:
         made_by["clipped_actions"] = clipped
     spec = get_task(task)

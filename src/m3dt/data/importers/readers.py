@@ -1,4 +1,4 @@
-"""Readers of other projects' formats.
+"""Readers of npz files, Prompt-DT's pickles and TD-MPC2's chunks.
 
 Each reader takes a source and task names, and yields every task's name with its trajectories, the
 prompts last. Only one task is in memory at a time.
@@ -13,13 +13,11 @@ import numpy as np
 import torch
 
 from m3dt.data.format import NUM_PROMPTS
-from m3dt.data.hdf5 import open_hdf5, own_items
 from m3dt.data.importers.archives import LARGEST_EPISODE, check_sizes
 from m3dt.data.importers.checks import checked_trajectory
 from m3dt.data.importers.unpickle import load_pickle, load_torch
 from m3dt.tasks import TASKS, Trajectory, get_task, known_tasks
 from m3dt.utils.errors import UserError
-from m3dt.utils.regular_files import regular_file
 
 Tasks = Iterator[tuple[str, list[Trajectory]]]
 _PROMPTDT_NAME = re.compile(r"(cheetah_vel|ant_dir)-(\d+)-([a-z]+)\.pkl")
@@ -165,64 +163,6 @@ def _chunk(path: Path) -> dict[str, np.ndarray]:
     if (chunk["task"] != chunk["task"][:, :1]).any():
         raise UserError(f"{path}: the task changes within an episode")
     return chunk
-
-
-def read_minari(source: Path, names: Sequence[str]) -> Tasks:
-    """Read one Minari dataset, a folder that contains `data/`, as the task named.
-
-    Minari stores the observation after the last action; it is dropped.
-    """
-    try:
-        import minari
-    except ModuleNotFoundError:
-        raise UserError("Minari datasets need minari: pip install 'm3dt[minari]'") from None
-    if len(names) != 1:
-        raise UserError("a Minari dataset holds one task: name it with --tasks TASK")
-    spec = get_task(names[0])
-    folder = _minari_folder(source)
-    try:
-        dataset = minari.MinariDataset(folder)
-        episodes = list(dataset.iterate_episodes())
-    except Exception as error:  # damaged files can raise anything in minari
-        raise UserError(f"{source}: damaged or not a Minari dataset ({error})") from None
-    trajectories = []
-    for episode in episodes:
-        observations = episode.observations
-        is_array = isinstance(observations, np.ndarray)
-        arrays = {
-            "observations": observations[:-1] if is_array else observations,
-            "actions": episode.actions,
-            "rewards": episode.rewards,
-            "success": (episode.infos or {}).get("success"),
-        }
-        trajectories.append(checked_trajectory(spec, f"{source}, episode {episode.id}", arrays))
-    yield spec.name, trajectories
-
-
-def _minari_folder(source: Path) -> Path:
-    """Return the folder of a Minari dataset's files, after checking them.
-
-    The source is the dataset's folder, the folder `data` in it, or a file in that.
-    """
-    folder = source if source.is_dir() else source.parent
-    folder = folder if folder.name == "data" else folder / "data"
-    if not folder.is_dir():
-        raise UserError(f"{source}: no Minari dataset (expected data/main_data.hdf5 in it)")
-    for path in sorted(folder.rglob("*")):
-        if not path.is_dir():
-            regular_file(path)
-        if path.suffix == ".hdf5":
-            with open_hdf5(path, "Export the dataset again.") as file:
-                for item in own_items(file):
-                    _require_episode_size(item)
-    return folder
-
-
-def _require_episode_size(item: Any) -> None:
-    size = getattr(item, "nbytes", 0)  # groups have none
-    if size > LARGEST_EPISODE:
-        name = item.name.lstrip("/")
-        raise ValueError(f"'{name}' takes {size:,} bytes, more than {LARGEST_EPISODE:,}")
 
 
 def _chosen(found: Sequence[str], names: Sequence[str], source: Path) -> Sequence[str]:
