@@ -103,6 +103,20 @@ def train(options: argparse.Namespace, console: Console) -> None:
     train(config, options.step, console)
 
 
+def extend(options: argparse.Namespace, console: Console) -> None:
+    """Extend a trained run by new tasks."""
+    from m3dt.runs.generations import run_config
+    from m3dt.tasks.experiment import load_experiment
+
+    if not options.tasks:
+        raise UserError("m3dt extend: name the new tasks: --tasks TASK,TASK.")
+    tasks = f"tasks=[{','.join(map(repr, options.tasks))}]"
+    config = load_experiment(run_config(options.run), [*options.overrides, tasks])
+    from m3dt.training.extension import extend
+
+    extend(config, console)
+
+
 def evaluate(options: argparse.Namespace, console: Console) -> None:
     """Evaluate models in the simulators."""
     from m3dt.cli.report import evaluate_run
@@ -110,9 +124,9 @@ def evaluate(options: argparse.Namespace, console: Console) -> None:
 
     conf = options.conf
     if options.run:
-        conf = options.run / "config.yaml"
-        if not conf.is_file():
-            raise UserError(f"--run {options.run}: no run of m3dt: it has no config.yaml.")
+        from m3dt.runs.generations import run_config
+
+        conf = run_config(options.run)
     more = [f"evaluation.prompts={options.prompts}"] if options.prompts else []
     config = load_experiment(conf, [*options.overrides, *more])
     evaluate_run(config, options.models, options.json, console, options.film, options.out)

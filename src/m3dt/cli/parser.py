@@ -101,6 +101,12 @@ COMMANDS = (
         ("stage3", "train the router"),
         ("train", "train a method from start to finish: method=NAME"),
     )),
+    Command("extend", commands.extend, "extend a trained run by new tasks", (
+        _path("--run", required=True, metavar="RUN", help="it needs a router by prompts"),
+        _argument("--tasks", type=_words, default="", metavar="LIST", help="comma-separated"),
+        _argument("overrides", nargs="*", metavar="key=value",
+                  help="overrides by dotted key, such as the folder of their data: data=DATA"),
+    )),
     Command("evaluate", commands.evaluate, "evaluate models in the simulators", (
         *_CONFIGURED,
         _argument("--models", type=_words, default="", metavar="LIST",

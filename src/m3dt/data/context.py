@@ -60,6 +60,22 @@ class TaskContext:
         none = torch.zeros(0)
         return cls((), none, none, none, Segment(none, none, none, none, none), none, none, none)
 
+    @classmethod
+    def join(cls, contexts: Sequence[TaskContext]) -> TaskContext:
+        """Return the context of all tasks of several, in their order."""
+        tasks = tuple(task for context in contexts for task in context.tasks)
+        named = [context.tensors() for context in contexts]
+        joined = {name: torch.cat([tensors[name] for tensors in named]) for name in named[0]}
+        return cls.from_tensors(tasks, joined)
+
+    def split(self) -> list[TaskContext]:
+        """Return a context for each task."""
+        tensors = self.tensors()
+        return [
+            self.from_tensors([task], {name: t[i : i + 1] for name, t in tensors.items()})
+            for i, task in enumerate(self.tasks)
+        ]
+
     def index(self, task: str) -> int:
         """Return the position of a task.
 

@@ -27,6 +27,7 @@ from m3dt.models.routing import (
 )
 from m3dt.models.variants.task_masks import TaskMasks
 from m3dt.runs.entries import Entry
+from m3dt.runs.registry import BY_PROMPT
 from m3dt.tasks import Trajectory
 from m3dt.utils.errors import UserError
 
@@ -74,6 +75,7 @@ class Agent:
         name += ", big experts" if moe.expert == "trunk" else ""
         name += f", top-{moe.top_k}" if moe.top_k else ""
         name += ", by prompt" if moe.router == "prompt" else ""
+        name += ", extended" if entry.name.startswith(f"{BY_PROMPT}-") else ""
         return name + _VARIANTS.get(moe.training, "")
 
     def prompted_by(self, folder: str, share: float, tasks: Sequence[str]) -> Agent:

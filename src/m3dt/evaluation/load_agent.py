@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,11 +14,13 @@ from m3dt.models import PromptDT
 from m3dt.models.variants.task_masks import TaskMasks
 from m3dt.runs.assemble import build_model
 from m3dt.runs.entries import Entry
+from m3dt.runs.generations import experts_of, newest_generation, router_of
 from m3dt.runs.registry import MAIN, Registry
 from m3dt.runs.tensors import check_tensors
 from m3dt.utils.errors import UserError
 from m3dt.utils.products import warn_of_other_products
 
+TASKS = "tasks.safetensors"
 ACTING_KINDS = ("router", "expert", "backbone", "baseline")  # in the order of preference
 
 
@@ -33,7 +36,8 @@ def load(
         run: The run's folder.
         kind: `router` (all of M3DT), `expert` (backbone and one expert), `backbone` or `baseline`;
             by default the first of these that the run has trained.
-        name: Name within the kind; of an expert its number, by default the lowest.
+        name: Name within the kind; of an expert its number, by default the lowest. By default, the
+            router of a run that was extended is that of its newest generation.
         device: Where the model goes.
 
     Raises:
@@ -49,12 +53,31 @@ def load(
 def make_agent(
     registry: Registry, root: Entry, entry: Entry, model: PromptDT, device: str | torch.device
 ) -> Agent:
-    """Add to a model the data of its tasks, which its root holds."""
-    context = TaskContext.empty()
-    if "tasks.safetensors" in root.files:
-        expected = TaskContext.expected_tensors(len(root.tasks), root.model)
-        found = _checked(registry, root, "tasks", expected)
-        context = TaskContext.from_tensors(root.tasks, found)
+    """Add to a model the data of its tasks: of its root, and of experts that were added later.
+
+    Raises:
+        UserError: These are not as they should be.
+    """
+    experts = [entry] if entry.kind == "expert" else experts_of(registry, entry)
+    return agent_of(registry, root, entry, experts, model, device)
+
+
+def agent_of(
+    registry: Registry,
+    root: Entry,
+    entry: Entry,
+    experts: Sequence[Entry],
+    model: PromptDT,
+    device: str | torch.device,
+) -> Agent:
+    """Return the agent of a model that holds some experts; see `make_agent`."""
+    contexts = []
+    for part in (root, *experts):
+        if TASKS in part.files:
+            expected = TaskContext.expected_tensors(len(part.tasks), root.model)
+            found = _checked(registry, part, "tasks", expected)
+            contexts.append(TaskContext.from_tensors(part.tasks, found))
+    context = TaskContext.join(contexts) if contexts else TaskContext.empty()
     masks = None
     if "masks.safetensors" in entry.files:
         packed = TaskMasks.expected(model, len(entry.tasks))
@@ -85,6 +108,9 @@ def _choose_entry(registry: Registry, kind: str | None, name: str | None) -> Ent
             raise UserError(f"{registry.run}: holds no trained model. {remedy}")
     if kind not in ACTING_KINDS:
         raise UserError(f"kind={kind}: models that act are of kind {', '.join(ACTING_KINDS)}")
+    newest = newest_generation(registry)
+    if name is None and kind == "router" and newest:
+        name = router_of(newest)
     if name is None:
         name = next((entry.name for entry in entries if entry.kind == kind), MAIN)
     return registry.get(kind, name)

@@ -7,7 +7,7 @@ import torch
 
 from m3dt.config import EvaluationConfig
 from m3dt.evaluation.gates import AtRandom, ByGroup, Chooser, Evenly
-from m3dt.evaluation.load_agent import make_agent
+from m3dt.evaluation.load_agent import agent_of
 from m3dt.evaluation.policies import AgentPolicy
 from m3dt.runs import MAIN
 from m3dt.runs.assemble import build_experts, expert_numbers
@@ -59,7 +59,7 @@ class ExpertsPolicy(AgentPolicy):
         if rule == "even" and model.big_experts is not None:
             raise UserError("--models even: of big experts whose gates are held, one acts")
         super().__init__(
-            make_agent(registry, root, root, model, device), rules, rule, chooser, tasks
+            agent_of(registry, root, root, self.experts, model, device), rules, rule, chooser, tasks
         )
 
     def check(self, task: str) -> None:

@@ -12,6 +12,7 @@ from m3dt.evaluation.oracle import RULES, ExpertsPolicy
 from m3dt.evaluation.policies import UNTRAINED, AgentPolicy, Policy
 from m3dt.evaluation.scores import ModelInfo
 from m3dt.runs import BY_PROMPT, MAIN, Registry, inference_device
+from m3dt.runs.generations import newest_generation, router_of
 from m3dt.tasks import TaskSpec, get_task, tasks_of
 from m3dt.utils.errors import UserError
 
@@ -58,7 +59,7 @@ def run_model(config: Config, name: str) -> RunModel:
         base = f"baseline:{config.method}"
     kind, _, number = base.partition(":")
     if not number and kind in ("", "router") and _by_prompt(config, kind):
-        kind, number = "router", BY_PROMPT
+        kind, number = "router", router_of(newest_generation(Registry(config.run)))
     if kind not in ("", *ACTING_KINDS):
         choices = ", ".join((*UNTRAINED, "backbone, router", *RULES, "expert:K, baseline:METHOD"))
         raise UserError(f"--models {name}: choose among {choices}")

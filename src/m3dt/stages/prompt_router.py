@@ -17,11 +17,16 @@ from m3dt.models import PromptDT
 from m3dt.models.routing import PromptRouter, prompt_features
 from m3dt.stages.stage import Stage
 
+PROMPTS_KEPT = 64  # of each task, in the registry
+
 
 class PromptRouterStage(Stage):
     """Trains the prompt router of a model by cross-entropy to the tasks' groups.
 
     A batch holds pieces of trajectories, cut as prompts are. The model itself does not run.
+
+    An extended run has no data of the tasks that it knows already. Features of their prompts, which
+    the registry keeps, take part in each step instead; every task weighs the same.
 
     Args:
         model: Any model with a `prompt_router`.
@@ -29,6 +34,8 @@ class PromptRouterStage(Stage):
         seed: Seed of the experiment.
         context: Gives the normalisation of the tasks' states.
         groups: The expert of each task, N numbers.
+        kept: Features of other tasks' prompts, (tasks, prompts, F).
+        kept_groups: The expert of each of these tasks.
     """
 
     number = 4
@@ -36,6 +43,8 @@ class PromptRouterStage(Stage):
     mean: Tensor  # (N, S)
     std: Tensor  # (N, S)
     groups: Tensor  # (N,)
+    kept: Tensor  # (prompts of all other tasks, F)
+    kept_groups: Tensor  # (prompts of all other tasks,)
 
     def __init__(
         self,
@@ -44,13 +53,19 @@ class PromptRouterStage(Stage):
         seed: int,
         context: TaskContext,
         groups: Sequence[int],
+        kept: Tensor | None = None,
+        kept_groups: Sequence[int] = (),
     ) -> None:
-        assert model.prompt_router is not None
+        assert isinstance(model.prompt_router, PromptRouter)
         super().__init__(model, config, seed, [model.prompt_router])
         self.register_buffer("mean", context.state_mean, persistent=False)
         self.register_buffer("std", context.state_std, persistent=False)
-        self.context = context
         self.register_buffer("groups", torch.tensor(groups), persistent=False)
+        kept = torch.zeros(0, 0, len(model.prompt_router.mean)) if kept is None else kept
+        repeated = torch.tensor(kept_groups, dtype=torch.int64).repeat_interleave(kept.shape[1])
+        self.register_buffer("kept", kept.flatten(0, 1), persistent=False)
+        self.register_buffer("kept_groups", repeated, persistent=False)
+        self.kept_share = len(kept_groups) / (len(kept_groups) + len(groups))
         self.validation_accuracy = MeanMetric(nan_strategy="disable")
 
     @property
@@ -71,18 +86,26 @@ class PromptRouterStage(Stage):
         )
 
     @torch.no_grad()
-    def standardize(self, data: M3DTDataModule, prompts: int = 64) -> None:
-        """Take the features' mean and deviation from a fixed batch of each task."""
-        found = []
-        for task in range(len(data.store.tasks)):
-            found.append(self.features(data.probe_batch(task, batch_size=prompts)))
-        self.router.standardize(torch.cat(found))
+    def standardize(self, data: M3DTDataModule) -> Tensor:
+        """Take the features' mean and deviation from fixed prompts, and return these features.
+
+        Returns:
+            (N, prompts, F), to be kept for extensions.
+        """
+        tasks = range(len(data.store.tasks))
+        found = [self.features(data.probe_batch(t, batch_size=PROMPTS_KEPT)) for t in tasks]
+        self.router.standardize(torch.cat([*found, self.kept]))
+        return torch.stack(found)
 
     def row_losses(self, batch: Batch) -> Tensor:
         """Return what each prompt adds to the mean cross-entropy, (B,)."""
         logits = self.router.logits(self.features(batch))
         wanted = self.groups[batch.task_index]
-        return F.cross_entropy(logits, wanted, reduction="none") / len(wanted)
+        losses = F.cross_entropy(logits, wanted, reduction="none")
+        if self.kept_share:
+            of_kept = F.cross_entropy(self.router.logits(self.kept), self.kept_groups)
+            losses = (1 - self.kept_share) * losses + self.kept_share * of_kept
+        return losses / len(wanted)
 
     def validation_step(self, held_out: ValidationRound, batch_idx: int) -> None:
         """Log loss and accuracy on held-out trajectories: `val/loss` and `val/accuracy`."""
@@ -96,9 +119,9 @@ class PromptRouterStage(Stage):
         self.log("val/accuracy", self.validation_accuracy, on_step=False, on_epoch=True)
 
     @torch.no_grad()
-    def own_gates(self) -> Tensor:
-        """Return the gates of the prompts that the agent acts with, (N, prompts per task, E)."""
-        context, device = self.context, self.device
+    def gates(self, context: TaskContext) -> Tensor:
+        """Return the gates of the prompts that an agent acts with, (N, prompts per task, E)."""
+        device = self.device
         N, each = context.prompts.states.shape[:2]
         prompts = Segment(*(tensor.flatten(0, 1).to(device) for tensor in context.prompts))
         statistics = (context.prompt_mean, context.prompt_std)

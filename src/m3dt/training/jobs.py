@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from m3dt.config import Config
-from m3dt.data import ExpertStreams, M3DTDataModule, TaskContext, TaskStream
+from m3dt.data import M3DTDataModule, TaskContext
 from m3dt.models import add_mixtures, make_model
 from m3dt.models.routing import PromptRouter
 from m3dt.plots.tensorboard import write_confusion
@@ -14,7 +14,6 @@ from m3dt.runs.assemble import expert_numbers
 from m3dt.stages import (
     BackboneStage,
     BaselineStage,
-    ExpertStage,
     HarmoStage,
     PromptRouterStage,
     RouterStage,
@@ -22,16 +21,13 @@ from m3dt.stages import (
     derive_seed,
 )
 from m3dt.stages.gate_measures import measure_gates
-from m3dt.training.groups import GroupingJob
-from m3dt.training.job import TrainingJob, complete
-from m3dt.training.multi_device import devices_of, train_on_devices
+from m3dt.training.job import TrainingJob
 from m3dt.training.parents import (
     build_backbone,
     check_num_experts,
     trained_backbone,
     trained_experts,
 )
-from m3dt.training.resume import started_settings
 from m3dt.training.run import Product, Run
 from m3dt.utils.errors import UserError
 
@@ -57,69 +53,6 @@ class BackboneJob(TrainingJob):
 
     def products(self, stage: Stage) -> Iterator[Product]:
         yield whole_model(self.run, MAIN, stage)
-
-
-class ExpertsJob(TrainingJob):
-    """Stage 2: this shard's experts, each on its own task group."""
-
-    title, kind, section = "stage 2", "expert", "stage2"
-
-    def __init__(self, run: Run) -> None:
-        super().__init__(run)
-        config = run.config
-        self.backbone = trained_backbone(run, "stage2")
-        if config.moe.training == "ungrouped":
-            self.none = "moe.training=ungrouped: experts train in stage 3. Nothing to do."
-            return
-        _, count = config.stage2.shard_numbers()
-        if count > 1 and run.registry.find("grouping", MAIN) is None:
-            raise UserError(
-                f"{run.folder}: jobs that share stage 2 need the task groups first. "
-                f"Run `m3dt group --conf {config.conf}` once."
-            )
-        (grouping,) = complete(GroupingJob(run))
-        self.groups: list[list[str]] = grouping.metrics["groups"]
-        self.parents = [self.backbone, grouping]
-
-    @classmethod
-    def sections(cls, config: Config) -> tuple[str, ...]:
-        return ("grouping", "moe.num_experts", "moe.expert", "stage2")
-
-    @classmethod
-    def models(cls, config: Config) -> tuple[str, ...]:
-        if config.moe.training == "ungrouped":
-            return ()
-        index, count = config.stage2.shard_numbers()
-        return tuple(str(k) for k in range(index, config.moe.num_experts, count))
-
-    @classmethod
-    def checkpoints(cls, config: Config) -> str:
-        index, count = config.stage2.shard_numbers()
-        return cls.section if count == 1 else f"{cls.section}-{index}-of-{count}"
-
-    def make(self, missing: Sequence[str]) -> None:
-        devices = devices_of(self.run.config)
-        if len(devices) > 1:
-            train_on_devices(self.run, self.names, devices)
-        else:
-            super().make(missing)
-
-    def build(self, missing: Sequence[str]) -> tuple[Stage, M3DTDataModule]:
-        config = self.run.config
-        started = started_settings(self.run.checkpoints / self.checkpoints(config))
-        experts = started["experts"] if started else [int(name) for name in missing]
-        self.resumed_with = {"experts": experts}
-        position = {task: i for i, task in enumerate(self.run.tasks)}
-        streams = (TaskStream(k, tuple(position[task] for task in self.groups[k])) for k in experts)
-        model = build_backbone(self.run, self.backbone)
-        add_mixtures(model, len(experts), routed=False, moe=config.moe)
-        stage = ExpertStage(model, config.stage2, config.seed, experts)
-        return stage, self.run.batches("stage2", ExpertStreams(tuple(streams)))
-
-    def products(self, stage: Stage) -> Iterator[Product]:
-        assert isinstance(stage, ExpertStage)
-        for k, weights in stage.expert_weights().items():
-            yield Product(str(k), weights, tuple(self.groups[k]))
 
 
 class RouterJob(TrainingJob):
@@ -189,19 +122,19 @@ class PromptRouterJob(TrainingJob):
         model.prompt_router = PromptRouter(model.config, len(experts), config.prompt_router.hidden)
         numbers = expert_numbers(str(run.folder), experts)
         groups = [numbers[task] for task in run.tasks]
-        context = TaskContext.from_store(run.store, config.loader, config.model)
-        stage = PromptRouterStage(model, config.prompt_router, config.seed, context, groups)
-        stage.standardize(data)
+        self.context = TaskContext.from_store(run.store, config.loader, config.model)
+        stage = PromptRouterStage(model, config.prompt_router, config.seed, self.context, groups)
+        self.features = stage.standardize(data)
         return stage, data
 
     def products(self, stage: Stage) -> Iterator[Product]:
         assert isinstance(stage, PromptRouterStage)
-        measured = measure_gates(stage.own_gates(), stage.groups.tolist())
+        measured = measure_gates(stage.gates(self.context), stage.groups.tolist())
         write_confusion(self.run.folder, measured["confusion"], stage.config.max_steps)
         shown = f"{100 * measured['accuracy']:.0f} % of the agent's prompts go to their own expert"
         self.run.console.print(f"{self.title}: {shown}")
-        metrics = {"gates": measured}
-        yield Product(BY_PROMPT, stage.weights(), self.run.tasks, metrics=metrics)
+        metrics, kept = {"gates": measured}, {"features": {"features": self.features}}
+        yield Product(BY_PROMPT, stage.weights(), self.run.tasks, kept, metrics)
 
 
 class BaselineJob(TrainingJob):

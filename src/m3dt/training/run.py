@@ -56,6 +56,8 @@ class Fitted:
 class Run:
     """An experiment on disk."""
 
+    config_file = CONFIG  # where its configuration is kept, in its folder
+
     def __init__(self, config: Config, console: Console) -> None:
         self.config = config
         self.console = console
@@ -154,7 +156,7 @@ class Run:
         check_run_folder(self.folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            save_config(self.config, self.folder / CONFIG)
+            save_config(self.config, self.folder / self.config_file)
             if is_first_rank():
                 write_layout(self.folder)
         except OSError as error:

@@ -5,13 +5,13 @@ from pathlib import Path
 from rich.console import Console
 
 from m3dt.config import BASELINES, Config
+from m3dt.training.expert_jobs import ExpertsJob
 from m3dt.training.finished import find_finished
 from m3dt.training.groups import GroupingJob
 from m3dt.training.job import TrainingJob, complete
 from m3dt.training.jobs import (
     BackboneJob,
     BaselineJob,
-    ExpertsJob,
     PromptRouterJob,
     RouterJob,
 )

@@ -1,0 +1,170 @@
+"""Extend a trained run by new tasks: experts for them, and a router by prompts that knows them.
+
+The backbone and everything else that is registered stays as it is. The data of earlier tasks are
+not needed: the registry keeps features of their prompts.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from rich.console import Console
+
+from m3dt.config import Config
+from m3dt.data import M3DTDataModule, TaskContext
+from m3dt.models.routing import PromptRouter
+from m3dt.runs import MAIN, Entry, Registry
+from m3dt.runs.assemble import expert_numbers
+from m3dt.runs.generations import experts_of, extension_by, extension_file, router_of
+from m3dt.runs.layout import check_run_folder
+from m3dt.stages import PromptRouterStage, Stage, derive_seed
+from m3dt.stages.gate_measures import measure_gates
+from m3dt.tasks import get_task
+from m3dt.training.expert_jobs import GroupsJob
+from m3dt.training.job import TrainingJob, complete
+from m3dt.training.parents import build_backbone
+from m3dt.training.run import Product, Run
+from m3dt.utils.errors import UserError
+from m3dt.utils.files import fingerprint
+from m3dt.utils.processes import threads_within_quota
+from m3dt.utils.products import warn_of_other_products
+
+
+class Extension(Run):
+    """A run that learns new tasks: those of its configuration.
+
+    Attributes:
+        number: Of the generation that this makes, from 1.
+        router: The router of the generation before.
+        experts: All experts of that.
+
+    Raises:
+        UserError: The run cannot be extended, or another extension is not finished.
+    """
+
+    def __init__(self, config: Config, console: Console) -> None:
+        super().__init__(config, console)
+        self.backbone = self.registry.get("backbone", MAIN)
+        self.number = extension_by(self.registry, list(self.tasks))
+        self.config_file = extension_file(self.number)
+        self.router = self._router(router_of(self.number - 1))
+        self.experts = experts_of(self.registry, self.router)
+        total = len(self.experts) + len(self.tasks)
+        config.moe = replace(config.moe, num_experts=total, router="prompt")
+        _check_widths(self)
+
+    def _router(self, name: str) -> Entry:
+        found = self.registry.find("router", name)
+        if found is None:
+            raise UserError(
+                f"{self.folder}: only a run with a router by prompts can be extended. Train one: "
+                f"m3dt stage3 --conf {self.config.conf} run={self.folder} moe.router=prompt."
+            )
+        return found
+
+
+def _check_widths(run: Extension) -> None:
+    model = run.backbone.model
+    for spec in map(get_task, run.tasks):
+        if spec.state_dim > model.state_dim or spec.action_dim > model.action_dim:
+            raise UserError(
+                f"--tasks {spec.name}: has {spec.state_dim} states and {spec.action_dim} actions, "
+                f"but the backbone of {run.folder} takes {model.state_dim} and {model.action_dim}. "
+                "Train a run with model.state_dim and model.action_dim as wide as later tasks."
+            )
+
+
+class NewExpertsJob(GroupsJob):
+    """An expert for each new task."""
+
+    title = "new experts"
+
+    def __init__(self, run: Extension) -> None:
+        super().__init__(run)
+        self.backbone = run.backbone
+        first = len(run.experts)
+        self.groups = {first + i: [task] for i, task in enumerate(run.tasks)}
+        self.names = tuple(map(str, self.groups))
+        self.parents = [run.backbone]
+
+    @classmethod
+    def sections(cls, config: Config) -> tuple[str, ...]:
+        return ("moe.expert", "stage2")
+
+    @classmethod
+    def checkpoints(cls, config: Config) -> str:
+        return f"stage2-{fingerprint(config.tasks)[:8]}"
+
+    def products(self, stage: Stage) -> Iterator[Product]:
+        config = self.run.config
+        context = TaskContext.from_store(self.run.store, config.loader, config.model)
+        for product, task in zip(super().products(stage), context.split(), strict=True):
+            yield replace(product, extra={"tasks": task.tensors()})
+
+
+class NewRouterJob(TrainingJob):
+    """A router by prompts over all experts, from the features of earlier tasks and new data."""
+
+    title, kind, section = "router by prompts", "router", "prompt_router"
+
+    def __init__(self, run: Extension, experts: Sequence[Entry]) -> None:
+        super().__init__(run)
+        self.names = (router_of(run.number),)
+        self.before = run.router
+        self.experts = [*run.experts, *experts]
+        self.parents = [run.backbone, *self.experts]
+
+    @classmethod
+    def sections(cls, config: Config) -> tuple[str, ...]:
+        return ("moe", "prompt_router")
+
+    @classmethod
+    def checkpoints(cls, config: Config) -> str:
+        return f"prompt_router-{fingerprint(config.tasks)[:8]}"
+
+    def build(self, missing: Sequence[str]) -> tuple[Stage, M3DTDataModule]:
+        run, config = self.run, self.run.config
+        data = run.prompt_batches()
+        model = build_backbone(run, self.parents[0])
+        torch.manual_seed(derive_seed(config.seed, PromptRouterStage.number))
+        sizes = (len(self.experts), config.prompt_router.hidden)
+        model.prompt_router = PromptRouter(model.config, *sizes)
+        numbers = expert_numbers(str(run.folder), self.experts)
+        kept = run.registry.tensors(self.before, "features")["features"]
+        added = (task for expert in self.experts for task in expert.tasks)
+        earlier = dict.fromkeys([*self.parents[0].tasks, *added])  # as `kept` has them
+        kept_groups = [numbers[task] for task in earlier if task not in run.tasks]
+        self.context = TaskContext.from_store(run.store, config.loader, config.model)
+        groups = [numbers[task] for task in run.tasks]
+        stage = PromptRouterStage(
+            model, config.prompt_router, config.seed, self.context, groups, kept, kept_groups
+        )
+        self.features = torch.cat([kept, stage.standardize(data)])
+        return stage, data
+
+    def products(self, stage: Stage) -> Iterator[Product]:
+        assert isinstance(stage, PromptRouterStage)
+        measured = measure_gates(stage.gates(self.context), stage.groups.tolist())
+        shown = f"{100 * measured['accuracy']:.0f} % of the new tasks' prompts go to their expert"
+        self.run.console.print(f"{self.title}: {shown}")
+        extra, metrics = {"features": {"features": self.features}}, {"gates": measured}
+        yield Product(self.names[0], stage.weights(), self.run.tasks, extra, metrics)
+
+
+def extend(config: Config, console: Console) -> None:
+    """Extend a run by the tasks of a configuration; repeat nothing that is finished.
+
+    Args:
+        config: The run's, with the new tasks and the folder of their data.
+        console: Receives progress and messages.
+
+    Raises:
+        UserError: The run cannot be extended by these tasks, or settings or data do not fit.
+        RunError: Training stopped before its end.
+    """
+    warn_of_other_products()
+    check_run_folder(Registry(config.run).run)
+    with threads_within_quota():
+        run = Extension(config, console)
+        experts = complete(NewExpertsJob(run))
+        complete(NewRouterJob(run, experts))
