@@ -1,13 +1,12 @@
 """Build the callbacks that a configuration names by the dotted paths of their classes."""
 
-import importlib
-import inspect
 from collections.abc import Mapping
-from typing import Any, TypeGuard, get_type_hints
+from typing import Any
 
 import lightning.pytorch as pl
 
 from m3dt.config import Config
+from m3dt.config.instances import build, check_given
 from m3dt.utils.errors import UserError, nearest
 
 # Under which trainings list callbacks.
@@ -27,47 +26,13 @@ def build_callbacks(config: Config, stage: str) -> dict[str, pl.Callback]:
         if given is None:
             continue  # switched off
         key = f"callbacks.{name}"
-        if not isinstance(given, dict):
-            raise UserError(f"{config.sources.of(key)}: {key}={given} must be a mapping of keys")
-        if "class" not in given:
-            others = [f"callbacks.{other}" for other in config.callbacks if other != name]
-            needs = f"{key} needs 'class', the dotted path of a callback"
-            raise UserError(f"{config.sources.of(key)}: {needs}.{nearest(key, others)}")
-        callback = _build(config, key, given)
+        others = [f"callbacks.{other}" for other in config.callbacks if other != name]
+        check_given(config, key, given, others, "a callback")
+        arguments = {word: value for word, value in given.items() if word != "stages"}
+        callback = build(config, key, arguments, pl.Callback, "a Lightning callback")
         if stage in _stages(config, key, given):
             built[name] = callback
     return built
-
-
-def _build(config: Config, key: str, given: dict[str, Any]) -> pl.Callback:
-    kind = _import_class(config, f"{key}.class", str(given["class"]))
-    arguments = {k: v for k, v in given.items() if k not in ("class", "stages")}
-    known = inspect.signature(kind).parameters
-    for name in arguments:
-        if name not in known:
-            free = (f"{key}.{argument}" for argument in known)
-            raise config.sources.unknown(f"{key}.{name}", free)
-    hints = get_type_hints(kind.__init__)
-    for name, value in arguments.items():
-        if not _fits(value, hints.get(name, Any)):
-            source, hint = config.sources.of(f"{key}.{name}"), hints[name]
-            wanted = getattr(hint, "__name__", str(hint))
-            raise UserError(f"{source}: {key}.{name}={value} must be of type {wanted}")
-    try:
-        return kind(**arguments)
-    except (TypeError, ValueError) as error:
-        name, equals, _ = str(error).partition("=")  # `every_n_steps=0 must be 1 or more`
-        if equals and name in arguments:
-            raise UserError(f"{config.sources.of(f'{key}.{name}')}: {key}.{error}") from None
-        raise UserError(f"{config.sources.of(key)}: {key}: {error}") from None
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Tell whether a value may be of a type; types with parameters are not checked."""
-    try:
-        return isinstance(value, int | float if hint is float else hint)
-    except TypeError:
-        return True
 
 
 def _stages(config: Config, key: str, given: dict[str, Any]) -> list[str]:
@@ -82,24 +47,6 @@ def _stages(config: Config, key: str, given: dict[str, Any]) -> list[str]:
             listed = f"{', '.join(_SECTIONS)}.{nearest(str(stage), _SECTIONS)}"
             raise UserError(f"{source}: {key}.stages={stages}: {stage} is not one of {listed}")
     return stages
-
-
-def _import_class(config: Config, key: str, path: str) -> type[pl.Callback]:
-    where = f"{config.sources.of(key)}: {key}={path}"
-    module_name, _, class_name = path.rpartition(".")
-    try:
-        module = importlib.import_module(module_name)
-    except (ImportError, ValueError):
-        raise UserError(f"{where} cannot be imported") from None
-    kind = getattr(module, class_name, None)
-    if not _is_callback(kind):
-        known = [f"{module_name}.{k}" for k, value in vars(module).items() if _is_callback(value)]
-        raise UserError(f"{where} is not a Lightning callback.{nearest(path, known)}")
-    return kind
-
-
-def _is_callback(value: Any) -> TypeGuard[type[pl.Callback]]:
-    return inspect.isclass(value) and issubclass(value, pl.Callback)
 
 
 def deciding_settings(config: Config, callbacks: Mapping[str, pl.Callback]) -> dict[str, Any]:
