@@ -62,7 +62,11 @@ class Agent:
     @property
     def method(self) -> str:
         """The method's name in the paper, with the class of a model of the user's."""
-        own, name = self.model.config.class_path.rpartition(".")[2], self._paper_method()
+        path, name = (
+            self.entry.settings.get("model", {}).get("class_path", ""),
+            self._paper_method(),
+        )
+        own = path.rpartition(".")[2]
         if not own:
             return name
         return name.replace("PromptDT", own) if "PromptDT" in name else f"{name} ({own})"
