@@ -68,14 +68,12 @@ class ExpertConflictCallback(Recorder):
             for name, table in tables.items()
         }
 
-    def show(self, trainer: pl.Trainer, data: M3DTDataModule) -> None:
-        """Log the means over the experts."""
-        if trainer.logger is None:
-            return
+    def scalars(self) -> dict[str, float]:
+        """Return the means over the experts."""
         tables = {name: table for name, table in self.history[-1].items() if name != "step"}
         conflicts = {f"conflict/experts_{n}": table["conflict"] for n, table in tables.items()}
         similar = {f"similarity/experts_{n}": t["leave_one_out"] for n, t in tables.items()}
-        trainer.logger.log_metrics({**conflicts, **similar}, step=trainer.global_step)
+        return {**conflicts, **similar}
 
     def _measure(
         self,

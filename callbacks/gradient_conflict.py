@@ -163,10 +163,9 @@ class GradientConflictCallback(Recorder):
             self._peak = (trainer.global_step, weights)
         return record
 
-    def show(self, trainer: pl.Trainer, data: M3DTDataModule) -> None:
-        """Log every measure."""
-        if trainer.logger is not None:
-            trainer.logger.log_metrics(_scalars(self.history[-1]), step=trainer.global_step)
+    def scalars(self) -> dict[str, float]:
+        """Return every measure."""
+        return _scalars(self.history[-1])
 
     def _draws(self, stage: Stage) -> bool:
         """Tell whether the newest record gets pictures: number 2, 4, 8, ..., the stop, the last."""

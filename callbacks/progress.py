@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from rich.progress import Progress
 from torch import Tensor
 
+from m3dt.engine.records import log_values
 from m3dt.utils.console import make_console, progress_bar
 
 
@@ -86,8 +87,7 @@ class ProgressCallback(pl.Callback):
                 f"  {self.label}: step {step} of {trainer.max_steps}, {rate:.1f} steps/s, "
                 f"loss {loss:.4f}, {left:.0f} s left"
             )
-        if trainer.logger is not None:
-            trainer.logger.log_metrics({"time/steps_per_second": rate}, step=step)
+        log_values(trainer, {"time/steps_per_second": rate}, step)
         self._losses.clear()
         self._since = (now, step)
 

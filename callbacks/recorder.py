@@ -7,11 +7,14 @@ import lightning.pytorch as pl
 
 from m3dt.data import M3DTDataModule
 from m3dt.engine.chunks import next_multiple
+from m3dt.engine.records import log_values, publish
 from m3dt.stages import Stage
 
 
 class Recorder(pl.Callback, ABC):
     """Takes a record every `every_n_steps` optimiser steps; checkpoints carry the history.
+
+    Loggers get the values of a record, and `trainer.callback_metrics` has those of the newest one.
 
     It takes none of the router by prompts, which trains without the model that acts.
 
@@ -24,6 +27,7 @@ class Recorder(pl.Callback, ABC):
     """
 
     before_training = True  # whether the first record is taken before the first step
+    on_every_rank = True  # whether all ranks take the records, else only the first
 
     def __init__(self, every_n_steps: int = 10_000, batch_size: int | None = None) -> None:
         for name, value in (("every_n_steps", every_n_steps), ("batch_size", batch_size)):
@@ -40,15 +44,20 @@ class Recorder(pl.Callback, ABC):
         """Measure and return a record, or None if there is none to take on this rank."""
 
     @abstractmethod
+    def scalars(self) -> dict[str, float]:
+        """Return the values of the newest record, by the names under which they are logged."""
+
     def show(self, trainer: pl.Trainer, data: M3DTDataModule) -> None:
-        """Log the newest record."""
+        """Draw the newest record: here nothing."""
 
     def deciding_settings(self) -> dict[str, Any]:
         """Return what decides which weights are kept: nothing, for a callback that observes."""
         return {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.before_training and not self.history:
+        if self.history:  # resumed
+            self._publish(trainer)
+        elif self.before_training:
             self._take(trainer, pl_module)
 
     def on_train_batch_end(
@@ -79,4 +88,11 @@ class Recorder(pl.Callback, ABC):
         measured = self.record(trainer, pl_module, pl_module.data)
         if measured is not None:
             self.history.append({"step": trainer.global_step, **measured})
+            log_values(trainer, self.scalars(), trainer.global_step)
+            self._publish(trainer)
             self.show(trainer, pl_module.data)
+
+    def _publish(self, trainer: pl.Trainer) -> None:
+        """Let other callbacks watch the newest values, which all ranks must have."""
+        if self.on_every_rank or trainer.world_size == 1:
+            publish(trainer, self.scalars())

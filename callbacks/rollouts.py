@@ -40,6 +40,7 @@ class RolloutCallback(Recorder):
     """
 
     before_training = False
+    on_every_rank = False
 
     def __init__(
         self,
@@ -79,10 +80,9 @@ class RolloutCallback(Recorder):
         self._scalars = score_scalars(result)
         return {"score": result["score"], "domains": result["domains"]}
 
-    def show(self, trainer: pl.Trainer, data: M3DTDataModule) -> None:
-        """Log the newest scores in total, by domain and by task."""
-        if trainer.logger is not None:
-            trainer.logger.log_metrics(self._scalars, step=trainer.global_step)
+    def scalars(self) -> dict[str, float]:
+        """Return the newest scores in total, by domain and, unless it was resumed, by task."""
+        return self._scalars or score_scalars({**self.history[-1], "tasks": {}})
 
 
 def _entry_in_training(stage: Stage, context: TaskContext, step: int) -> Entry:

@@ -39,6 +39,8 @@ class RouterUsageCallback(Recorder):
         batch_size: Segments of a task's fixed batch; by default the loader's.
     """
 
+    on_every_rank = False
+
     def is_due(self, trainer: pl.Trainer) -> bool:
         """Tell whether a record belongs to the current step; one belongs to the last."""
         return super().is_due(trainer) or trainer.global_step == trainer.max_steps
@@ -55,14 +57,17 @@ class RouterUsageCallback(Recorder):
         last = self.history[-1]
         return {"router_usage": last["usage"], "router_entropy": last["entropy"]}
 
+    def scalars(self) -> dict[str, float]:
+        """Return the entropy and the largest load."""
+        newest = self.history[-1]
+        load = torch.tensor(newest["usage"]).mean(dim=0).max().item()
+        return {"router/entropy": newest["entropy"], "router/load_max": load}
+
     def show(self, trainer: pl.Trainer, data: M3DTDataModule) -> None:
-        """Log the table as an image, the entropy and the largest load."""
+        """Draw the table."""
         if not isinstance(trainer.logger, TensorBoardLogger):
             return
         step, usage = trainer.global_step, torch.tensor(self.history[-1]["usage"])
-        load = usage.mean(dim=0).max().item()
-        scalars = {"router/entropy": self.history[-1]["entropy"], "router/load_max": load}
-        trainer.logger.log_metrics(scalars, step=step)
         figure = heat_map(
             usage.numpy(),
             rows=[task.spec.name for task in data.store.tasks],

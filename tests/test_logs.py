@@ -126,7 +126,7 @@ def test_progress_shows_the_mean_loss_since_the_last_update(monkeypatch, capsys)
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
     logged = []
     logger = SimpleNamespace(log_metrics=lambda metrics, step: logged.append((step, metrics)))
-    trainer = SimpleNamespace(is_global_zero=True, max_steps=100, global_step=0, logger=logger)
+    trainer = SimpleNamespace(is_global_zero=True, max_steps=100, global_step=0, loggers=[logger])
     callback = ProgressCallback(every_n_seconds=10)
     stage = SimpleNamespace(title="stage 1", device=torch.device("cpu"))
     callback.on_train_start(trainer, stage)

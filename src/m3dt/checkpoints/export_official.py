@@ -88,9 +88,11 @@ def _mixture_block(layer: int, router: Weights, experts: Sequence[Weights], coun
 
 def _check_exportable(run: Path, model: ModelConfig, entries: Sequence[Entry]) -> None:
     """Refuse experts and routers that the authors' code cannot run."""
-    if replace(model, attention_width=0, mlp_width=0, task_embedding=0) != model:
+    plain = replace(model, attention_width=0, mlp_width=0, task_embedding=0, class_path="")
+    if plain != model:
         raise UserError(
-            f"{run}: models with attention_width, mlp_width or task_embedding cannot be exported"
+            f"{run}: models with attention_width, mlp_width, task_embedding or class_path cannot "
+            "be exported"
         )
     if not model.condition_on_return:
         raise UserError(

@@ -2,6 +2,7 @@
 
 from m3dt.config.fields import weight_settings
 from m3dt.config.load import (
+    config_values,
     find_conf,
     find_study,
     load_config,
@@ -43,6 +44,7 @@ __all__ = [
     "PromptRouterConfig",
     "SIZES",
     "StageConfig",
+    "config_values",
     "find_conf",
     "find_study",
     "load_config",

@@ -1,7 +1,8 @@
 """Build the objects that a configuration names by the dotted paths of their classes."""
 
 import inspect
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any, TypeVar, get_type_hints
 
 from m3dt.config.schema import Config
@@ -31,7 +32,14 @@ def check_given(config: Config, key: str, given: Any, others: Collection[str], w
         raise UserError(f"{config.sources.of(key)}: {needs}.{nearest(key, others)}")
 
 
-def build(config: Config, key: str, given: dict[str, Any], base: type[T], what: str) -> T:
+def build(
+    config: Config,
+    key: str,
+    given: Mapping[str, Any],
+    base: type[T],
+    what: str,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+) -> T:
     """Build an object from a mapping with `class` and the arguments of the class.
 
     Args:
@@ -40,6 +48,7 @@ def build(config: Config, key: str, given: dict[str, Any], base: type[T], what: 
         given: The mapping.
         base: What the class must be derived from.
         what: What such a class is, such as `a Lightning callback`.
+        defaults: Arguments for a class that names them, where the mapping does not.
 
     Raises:
         UserError: The class or an argument does not exist, a value is refused, or the class needs a
@@ -50,6 +59,8 @@ def build(config: Config, key: str, given: dict[str, Any], base: type[T], what: 
     kind = import_class(path, base, where, what)
     arguments = {name: value for name, value in given.items() if name != "class"}
     _check_arguments(config, key, kind, arguments)
+    known = inspect.signature(kind).parameters
+    arguments = {**{k: v for k, v in defaults.items() if k in known}, **arguments}
     try:
         return kind(**arguments)
     except ImportError as error:

@@ -101,6 +101,12 @@ def load_config(conf: str | Path, overrides: Sequence[str] = ()) -> Config:
     return config
 
 
+def config_values(config: Config) -> dict[str, Any]:
+    """Return all settings as plain values, by section."""
+    values: Any = OmegaConf.to_container(OmegaConf.structured(config))
+    return values
+
+
 def save_config(config: Config, path: Path) -> None:
     """Write a configuration as YAML that `load_config` reads back, atomically."""
     with atomic_path(path) as temporary:
@@ -176,7 +182,7 @@ def _read(
 ) -> None:
     """Check a layer's keys, record their source, and take values as they were meant, in place.
 
-    Where there is no section, as below `trainer` and `callbacks`, any key is allowed.
+    Where there is no section, as below `trainer`, `callbacks` and `loggers`, any key is allowed.
     """
     declared = settings_of(section) if section else {}
     for key in list(layer):

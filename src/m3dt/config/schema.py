@@ -67,6 +67,9 @@ class ModelConfig(Section):
     task_embedding: int = number(0, low=0)
     """Width of a learned vector per task that is appended to the states and replaces the prompt
     (MTDT uses 12)."""
+    class_path: str = ""
+    """Dotted path of a class of your own that is derived from PromptDT (docs/plugging-in.md). Empty
+    means m3dt's own."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -195,6 +198,9 @@ class StageConfig(Section):
     max_bad_steps: int = number(10, low=0, weights=False)
     """Number of steps that are skipped because the loss or the gradient is not finite. One more
     ends the training."""
+    class_path: str = ""
+    """Dotted path of a stage of your own that is derived from m3dt's (docs/plugging-in.md). Empty
+    means m3dt's own."""
 
 
 @dataclass
@@ -432,6 +438,9 @@ class Config(Section):
     callbacks: dict[str, Any] = field(default_factory=dict)
     """Callbacks by names of your choice. Each has `class`, a dotted path; optionally `stages`, a
     list; and the arguments of the class. null switches a callback off."""
+    loggers: dict[str, Any] = field(default_factory=dict)
+    """Loggers beside TensorBoard, by names of your choice. Each has `class`, a dotted path, such as
+    lightning.pytorch.loggers.CSVLogger, and the arguments of the class."""
     sources: Sources = field(
         default_factory=Sources, compare=False, repr=False, metadata={IGNORED: True}
     )

@@ -82,8 +82,9 @@ class TaskStore:
             self.mapping.madvise(mmap.MADV_DONTNEED)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Worker processes map the file themselves instead of receiving a copy of the data.
-        return TaskStore.open, (self.path, self.spec)
+        # Worker processes map the file themselves instead of receiving a copy of the data. A score
+        # may be a function that cannot be sent, and they need none.
+        return TaskStore.open, (self.path, replace(self.spec, score=None))
 
     @property
     def episode_starts(self) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Decide for a training and a device whether to record CUDA graphs and whether to compile."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import lightning.pytorch as pl
 
@@ -22,6 +22,17 @@ class Choices:
         parts = ["a CUDA graph per step"] if self.graph else []
         parts += ["compiled operations"] if self.compile else []
         return ", ".join(parts)
+
+
+def of_unknown_code(compute: ComputeConfig) -> ComputeConfig:
+    """Return the settings for a model or a stage of the user's, where `auto` means off.
+
+    Nobody knows whether its steps can be recorded or compiled.
+    """
+    graph, compiles = (
+        "off" if choice == "auto" else choice for choice in (compute.graph, compute.compile)
+    )
+    return replace(compute, graph=graph, compile=compiles)
 
 
 def choose(compute: ComputeConfig, trainer: pl.Trainer, recordable: bool) -> Choices:

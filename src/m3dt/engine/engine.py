@@ -16,6 +16,7 @@ from m3dt.engine.bad_steps import BadSteps
 from m3dt.engine.choices import Choices, choose
 from m3dt.engine.chunks import ChunkPlan, next_multiple
 from m3dt.engine.optimizer_steps import Steps, Taken
+from m3dt.engine.records import log_values
 from m3dt.engine.trainable import Trainable
 from m3dt.models import capturable
 from m3dt.utils.errors import RunError
@@ -141,7 +142,7 @@ class Engine:
             wanted = {"learning_rate": self.stage.learning_rate(done - 1), **last}
             if number in bad:
                 wanted = {"train/bad_steps": float(bad[number])}
-            if (number in bad or (every and done % every == 0)) and trainer.logger is not None:
-                trainer.logger.log_metrics(wanted, step=done)
+            if number in bad or (every and done % every == 0):
+                log_values(trainer, wanted, done)
         for name, value in last.items():  # for callbacks that watch them
             self.stage.log(name, value, logger=False)

@@ -16,7 +16,7 @@ from m3dt.data import DatasetStore
 from m3dt.data.batch import Segment
 from m3dt.data.context import TaskContext
 from m3dt.data.prompted_task import UNSEEN, PromptedTask
-from m3dt.models import PromptDT
+from m3dt.models import PromptDT, is_built_in
 from m3dt.models.routing import (
     GivenGates,
     PromptRouter,
@@ -65,7 +65,17 @@ class Agent:
 
     @property
     def method(self) -> str:
-        """The method's name in the paper."""
+        """The method's name in the paper, with the class of a model of the user's."""
+        path, name = (
+            self.entry.settings.get("model", {}).get("class_path", ""),
+            self._paper_method(),
+        )
+        own = path.rpartition(".")[2]
+        if not own:
+            return name
+        return name.replace("PromptDT", own) if "PromptDT" in name else f"{name} ({own})"
+
+    def _paper_method(self) -> str:
         entry = self.entry
         if entry.kind != "router":
             return _METHODS[entry.name if entry.kind == "baseline" else entry.kind]
@@ -142,7 +152,8 @@ class Agent:
                 are not conditioned on them, as `TaskInputs.prepare` makes them.
             prompt: A prompt for each of them, (B, P, ...).
             task: Name of their task; HarmoDT, MTDT and routers by prompts need it, these because
-                they read states as they were before normalisation.
+                they read states as they were before normalisation. A model of your own class gets
+                its position where it is given.
 
         Returns:
             Actions in [-1, 1], (B, T, A).
@@ -151,7 +162,8 @@ class Agent:
             UserError: The method needs the task's name, or was not trained on the task.
         """
         by_prompt = self.model.prompt_router is not None
-        if self.masks is None and not self.model.config.task_embedding and not by_prompt:
+        needs_task = self.masks is not None or self.model.config.task_embedding or by_prompt
+        if not needs_task and (task is None or is_built_in(self.model)):
             return self.model(segment, prompt)
         if task is None:
             raise UserError(f"{self.entry.key} needs the name of the task: give task=...")
@@ -162,7 +174,7 @@ class Agent:
             routers = [GivenGates(chosen) for _ in self.model.mixtures]
             return with_routers(self.model, routers)(segment, prompt)
         states = segment.states
-        index = torch.full((len(states),), self.context.index(task), device=states.device)
+        index = torch.full((len(states),), self.task(task).index, device=states.device)
         return self.model_for(task)(segment, prompt, index)
 
     def gates(self, prompt: Segment, task: str) -> Tensor:

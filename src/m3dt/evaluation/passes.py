@@ -11,8 +11,9 @@ from m3dt.config import ComputeConfig
 from m3dt.data.batch import Segment
 from m3dt.data.inputs import Rows
 from m3dt.engine.graph import graphed
+from m3dt.evaluation import plain_acting
 from m3dt.evaluation.costs import count_flops
-from m3dt.models import PromptDT, fast
+from m3dt.models import PromptDT, fast, is_built_in
 from m3dt.models.fast import EncodedPrompt
 from m3dt.models.routing import Selection
 
@@ -23,7 +24,8 @@ class PassRunner:
     """Runs a model in evaluation mode.
 
     Every pass has B = `batch_size` rows. On one CPU thread, a row then rounds the same in every
-    pass; on a GPU, one recorded CUDA graph serves all passes.
+    pass; on a GPU, one recorded CUDA graph serves all passes. A model of the user's class acts by
+    its own forward pass, without a graph.
     """
 
     def __init__(self, model: PromptDT, batch_size: int, precision: str = "32-true") -> None:
@@ -31,21 +33,23 @@ class PassRunner:
         self.batch_size = batch_size
         self.device = next(model.parameters()).device
         kind, lower = self.device.type, precision == "bf16-mixed"
+        known = is_built_in(model)
+        self._way = way = fast if known else plain_acting
 
         # These hold no reference to this object: a model is freed as soon as nobody uses it.
         def encode(
             prompt: Segment, task_index: Tensor, selection: Selection | None
         ) -> EncodedPrompt:
             with torch.autocast(kind, torch.bfloat16, enabled=lower):
-                return fast.encode_prompt(model, prompt, task_index, COMPUTE, selection)
+                return way.encode_prompt(model, prompt, task_index, COMPUTE, selection)
 
         def act(segment: Segment, prompt: EncodedPrompt) -> Tensor:
             with torch.autocast(kind, torch.bfloat16, enabled=lower):
-                return fast.act(model, segment, prompt, COMPUTE).float()
+                return way.act(model, segment, prompt, COMPUTE).float()
 
         self._encode = encode
         self._compute = act
-        self._act = graphed(act, enabled=kind == "cuda")
+        self._act = graphed(act, enabled=kind == "cuda" and known)
 
     def place(self, prompt: Segment) -> Segment:
         """Copy prompts to the model's device."""
@@ -64,7 +68,7 @@ class PassRunner:
     @torch.inference_mode()
     def prompt_gates(self, prompt: Segment) -> Tensor:
         """Average the routers' gates over placed prompts, (episodes, mixtures, experts)."""
-        return fast.prompt_gates(self.model, prompt, COMPUTE)
+        return self._way.prompt_gates(self.model, prompt, COMPUTE)
 
     @torch.inference_mode()
     def act(self, rows: Rows, prompt: EncodedPrompt) -> np.ndarray:

@@ -74,21 +74,22 @@ def build_root(registry: Registry, root: Entry) -> PromptDT:
     """Build a backbone or a baseline.
 
     Raises:
-        UserError: Its tensors are not those of the model that its settings describe.
+        UserError: Its tensors are not those of the model that its settings describe, or the class
+            of that model cannot be imported.
     """
     weights, path = registry.tensors(root), registry.file(root)
-    if root.model.n_layer > len(weights):
+    if not root.model.class_path and root.model.n_layer > len(weights):
         raise UserError(f"{path}: holds {len(weights)} tensors for {root.model.n_layer} blocks")
     with torch.device("meta"):  # sizes claimed by a file must not allocate memory
-        expected = _make_root(root).state_dict()
+        expected = _make_root(registry, root).state_dict()
     check_tensors(path, weights, expected)
-    model = _make_root(root)
+    model = _make_root(registry, root)
     model.load_state_dict(weights)
     return model
 
 
-def _make_root(root: Entry) -> PromptDT:
-    model = make_model(root.model, len(root.tasks))
+def _make_root(registry: Registry, root: Entry) -> PromptDT:
+    model = make_model(root.model, len(root.tasks), f"{registry.run}: {root.key}")
     if root.kind == "baseline" and "moe" in root.settings:
         moe = root.moe()
         add_mixtures(model, moe.num_experts, routed=True, moe=moe)
@@ -135,7 +136,7 @@ def _add_router(model: PromptDT, registry: Registry, root: Entry, entry: Entry) 
     if moe.expert == "trunk" and trained and moe.num_experts > len(weights):
         raise UserError(f"{path}: holds {len(weights)} tensors for {moe.num_experts} experts")
     with torch.device("meta"):  # as in `build_root`
-        shapes = _make_root(root)
+        shapes = _make_root(registry, root)
         add_mixtures(shapes, moe.num_experts, routed=True, moe=moe)
         check_tensors(path, weights, _router_tensors(shapes, trained))
     add_mixtures(model, moe.num_experts, routed=True, moe=moe)

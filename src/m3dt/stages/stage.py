@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning.pytorch as pl
 import torch
@@ -17,9 +17,11 @@ from torchmetrics import MeanMetric
 from m3dt.config import ComputeConfig, StageConfig
 from m3dt.data import Batch, Chunk, Draws, M3DTDataModule, ValidationRound
 from m3dt.engine import Engine
-from m3dt.models import PromptDT
+from m3dt.engine.choices import of_unknown_code
+from m3dt.models import PromptDT, is_built_in
 from m3dt.stages.learning_rate import cooldown_end, latest_cooldown, learning_rate_factor
 from m3dt.stages.seeds import derive_seed
+from m3dt.utils.errors import UserError
 
 
 class Stage(pl.LightningModule):
@@ -92,10 +94,16 @@ class Stage(pl.LightningModule):
         return self
 
     def set_compute(self, compute: ComputeConfig) -> None:
-        """Choose between the plain model and its shortcuts, and how steps are run."""
+        """Choose between the plain model and its shortcuts, and how steps are run.
+
+        A model of the user's class runs by its own forward pass, whatever the settings say.
+        """
+        known = is_built_in(self.model)
+        if not known or self.config.class_path:
+            compute = of_unknown_code(compute)
         self.engine.compute = compute
         self.forward_pass, self.prepare_forward_pass = plain_predictions, nothing
-        if compute.shortcuts == "on":
+        if compute.shortcuts == "on" and known:
             from m3dt.models import fast  # imported here: stages train without it, too
 
             self.forward_pass = partial(fast.predict, compute=compute)
@@ -107,7 +115,7 @@ class Stage(pl.LightningModule):
 
     def row_losses(self, batch: Batch) -> Tensor:
         """Return what each row adds to the loss, (B,), in the precision of the weights."""
-        batch = batch.cast(self.model.predict_action.weight.dtype)
+        batch = batch.cast(next(self.model.parameters()).dtype)
         return row_losses(self.predictions(batch), batch)
 
     def loss(self, batch: Batch) -> Tensor:
@@ -213,6 +221,19 @@ class Stage(pl.LightningModule):
         checkpoint["state_dict"] = {name: state[name] for name in state if name in kept}
         checkpoint["bad_steps"] = vars(self.engine.bad_steps)
         checkpoint["stopped_at"] = self.stopped_at
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: object, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse: a stage's checkpoint holds what trains, without the model around it.
+
+        Raises:
+            UserError: Always; it says what to use instead.
+        """
+        raise UserError(
+            f"{checkpoint_path}: checkpoints of m3dt hold the weights that train, to resume from. "
+            "m3dt.load(run) loads a trained model of a run; the command that trained, such as "
+            "`m3dt stage1`, goes on from the newest checkpoint."
+        )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         vars(self.engine.bad_steps).update(checkpoint.get("bad_steps", {}))

@@ -10,6 +10,7 @@ from m3dt.stages import ExpertStage, Stage
 from m3dt.training.groups import GroupingJob
 from m3dt.training.job import TrainingJob, complete
 from m3dt.training.multi_device import devices_of, train_on_devices
+from m3dt.training.own_classes import stage_class
 from m3dt.training.parents import build_backbone, trained_backbone
 from m3dt.training.resume import started_settings
 from m3dt.training.run import Product, Run
@@ -25,6 +26,7 @@ class GroupsJob(TrainingJob):
     """
 
     kind, section = "expert", "stage2"
+    stage_type = ExpertStage
     backbone: Entry
     groups: dict[int, list[str]]
 
@@ -37,7 +39,9 @@ class GroupsJob(TrainingJob):
         streams = (TaskStream(k, tuple(position[task] for task in self.groups[k])) for k in experts)
         model = build_backbone(self.run, self.backbone)
         add_mixtures(model, len(experts), routed=False, moe=config.moe)
-        stage = ExpertStage(model, config.stage2, config.seed, experts)
+        stage = stage_class(config, "stage2", ExpertStage)(
+            model, config.stage2, config.seed, experts
+        )
         return stage, self.run.batches("stage2", ExpertStreams(tuple(streams)))
 
     def products(self, stage: Stage) -> Iterator[Product]:

@@ -22,6 +22,7 @@ from m3dt.stages.gate_measures import measure_gates
 from m3dt.tasks import get_task
 from m3dt.training.expert_jobs import GroupsJob
 from m3dt.training.job import TrainingJob, complete
+from m3dt.training.own_classes import stage_class
 from m3dt.training.parents import build_backbone
 from m3dt.training.run import Product, Run
 from m3dt.utils.errors import UserError
@@ -106,6 +107,7 @@ class NewRouterJob(TrainingJob):
     """A router by prompts over all experts, from the features of earlier tasks and new data."""
 
     title, kind, section = "router by prompts", "router", "prompt_router"
+    stage_type = PromptRouterStage
 
     def __init__(self, run: Extension, experts: Sequence[Entry]) -> None:
         super().__init__(run)
@@ -136,7 +138,7 @@ class NewRouterJob(TrainingJob):
         kept_groups = [numbers[task] for task in earlier if task not in run.tasks]
         self.context = TaskContext.from_store(run.store, config.loader, config.model)
         groups = [numbers[task] for task in run.tasks]
-        stage = PromptRouterStage(
+        stage = stage_class(config, "prompt_router", PromptRouterStage)(
             model, config.prompt_router, config.seed, self.context, groups, kept, kept_groups
         )
         self.features = torch.cat([kept, stage.standardize(data)])

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from m3dt.config import Config
+from m3dt.config import Config, config_values
 from m3dt.data import M3DTDataModule
 from m3dt.stages import Stage
 from m3dt.training.checkpointing import CheckpointCallback
@@ -62,10 +62,7 @@ def fit(
     check_space(folder, stage.model, stage.config, start)
     if checkpoint:
         console.print(f"resuming {name} at step {start}")
-    stage.set_compute(config.compute)
-    size = sum(parameter.nbytes for parameter in stage.model.parameters())
-    decided = data.place(trainer.strategy.root_device, size), stage.engine.prepare(trainer, data)
-    for line in filter(None, decided):
+    for line in filter(None, _prepare(config, stage, data, trainer)):
         console.print(line)
     with (
         no_children_left(),
@@ -79,6 +76,21 @@ def fit(
     step = trainer.global_step if selected is None else selected
     measured = {FORCED: forced} if forced else {}
     return Fitted(step, {**measured, **_measured(trainer, stage, data, callbacks)})
+
+
+def _prepare(
+    config: Config, stage: Stage, data: M3DTDataModule, trainer: pl.Trainer
+) -> tuple[str, ...]:
+    """Prepare stage and data for a trainer; return what was decided, for the console."""
+    stage.save_hyperparameters(config_values(config))  # Lightning gives them to all loggers
+    stage.set_compute(config.compute)
+    size = sum(parameter.nbytes for parameter in stage.model.parameters())
+    profiled = f"{stage.title}: the profiler writes its report into {trainer.loggers[0].log_dir}"
+    return (
+        data.place(trainer.strategy.root_device, size),
+        stage.engine.prepare(trainer, data),
+        profiled if config.trainer.get("profiler") else "",
+    )
 
 
 def _check_end(trainer: pl.Trainer, stage: Stage, name: str) -> None:

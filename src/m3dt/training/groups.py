@@ -11,6 +11,7 @@ from m3dt.runs import MAIN, inference_device
 from m3dt.stages import BackboneStage
 from m3dt.stages.grouping import agreement_gram, gradient_groups, random_groups
 from m3dt.training.job import Job
+from m3dt.training.own_classes import recorded_stage_class
 from m3dt.training.parents import build_backbone, check_num_experts, trained_backbone
 from m3dt.training.ranks import is_first_rank, wait_for
 from m3dt.training.run import Fitted, Product, Run
@@ -54,7 +55,8 @@ class GroupingJob(Job):
         """Measure how the tasks' gradients in the backbone agree."""
         run, config = self.run, self.run.config
         backbone, data = build_backbone(run, self.parents[0]), run.batches("stage1")
-        stage = BackboneStage(backbone, config.stage1, config.seed)
+        kind = recorded_stage_class(self.parents[0], "stage1", BackboneStage)
+        stage = kind(backbone, config.stage1, config.seed)
         stage.set_compute(config.compute)
         stage.to(inference_device(config))
         placed = data.place(stage.device, sum(p.nbytes for p in backbone.parameters()))

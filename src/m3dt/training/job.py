@@ -15,6 +15,7 @@ from m3dt.training.callbacks import build_callbacks, deciding_settings
 from m3dt.training.fingerprint import fingerprint_settings, precision
 from m3dt.training.finished import find_finished
 from m3dt.training.fit import fit
+from m3dt.training.own_classes import check_model_class, stage_class
 from m3dt.training.ranks import is_first_rank
 from m3dt.training.run import Fitted, Product, Run
 from m3dt.utils.errors import RunError
@@ -94,15 +95,19 @@ class TrainingJob(Job):
 
     Attributes:
         section: Of the configuration: the stage's settings, and its name in callbacks' `stages`.
+        stage_type: Class of the stage, from which one of the user's is derived.
         resumed_with: What else an interrupted training must find as it was; known once built.
     """
 
     section: ClassVar[str]
+    stage_type: ClassVar[type[Stage]]
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
         self.names = self.models(run.config)
         self.callbacks = build_callbacks(run.config, self.section)
+        check_model_class(run.config)
+        stage_class(run.config, self.section, self.stage_type)
         self.resumed_with: dict[str, Any] = {}
 
     @classmethod

@@ -22,6 +22,7 @@ from m3dt.stages import (
 )
 from m3dt.stages.gate_measures import measure_gates
 from m3dt.training.job import TrainingJob
+from m3dt.training.own_classes import stage_class
 from m3dt.training.parents import (
     build_backbone,
     check_num_experts,
@@ -36,6 +37,7 @@ class BackboneJob(TrainingJob):
     """Stage 1: the backbone on all tasks, until its gradient conflict has peaked."""
 
     title, kind, section = "stage 1", "backbone", "stage1"
+    stage_type = BackboneStage
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
@@ -49,7 +51,8 @@ class BackboneJob(TrainingJob):
         config = self.run.config
         data = self.run.batches("stage1")
         torch.manual_seed(derive_seed(config.seed, BackboneStage.number))
-        return BackboneStage(make_model(config.model), config.stage1, config.seed), data
+        kind = stage_class(config, "stage1", BackboneStage)
+        return kind(make_model(config.model), config.stage1, config.seed), data
 
     def products(self, stage: Stage) -> Iterator[Product]:
         yield whole_model(self.run, MAIN, stage)
@@ -62,6 +65,7 @@ class RouterJob(TrainingJob):
     """
 
     title, kind, section = "stage 3", "router", "stage3"
+    stage_type = RouterStage
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
@@ -85,7 +89,8 @@ class RouterJob(TrainingJob):
         for number, expert in enumerate(experts):
             load_expert(model, number, registry, expert)
         train_experts = config.moe.training != "frozen_experts"
-        stage = RouterStage(model, config.stage3, config.seed, train_experts)
+        kind = stage_class(config, "stage3", RouterStage)
+        stage = kind(model, config.stage3, config.seed, train_experts)
         if config.moe.training == "ungrouped":
             stage.reset_experts()
         return stage, data
@@ -99,6 +104,7 @@ class PromptRouterJob(TrainingJob):
     """In place of stage 3: the router by prompts, on the groups of the experts' tasks."""
 
     title, kind, section = "router by prompts", "router", "prompt_router"
+    stage_type = PromptRouterStage
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
@@ -123,7 +129,8 @@ class PromptRouterJob(TrainingJob):
         numbers = expert_numbers(str(run.folder), experts)
         groups = [numbers[task] for task in run.tasks]
         self.context = TaskContext.from_store(run.store, config.loader, config.model)
-        stage = PromptRouterStage(model, config.prompt_router, config.seed, self.context, groups)
+        kind = stage_class(config, "prompt_router", PromptRouterStage)
+        stage = kind(model, config.prompt_router, config.seed, self.context, groups)
         self.features = stage.standardize(data)
         return stage, data
 
@@ -141,6 +148,7 @@ class BaselineJob(TrainingJob):
     """A method without stages: everything on all tasks at once."""
 
     kind, section = "baseline", "baseline"
+    stage_type = BaselineStage
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
@@ -186,8 +194,9 @@ def build_baseline(config: Config, num_tasks: int) -> BaselineStage:
     if config.method == "m3dt-end-to-end":
         add_mixtures(model, config.moe.num_experts, routed=True, moe=config.moe)
     if config.method == "harmodt":
-        return HarmoStage(model, config.baseline, config.seed, config.harmodt, num_tasks)
-    return BaselineStage(model, config.baseline, config.seed)
+        masked = stage_class(config, "baseline", HarmoStage)
+        return masked(model, config.baseline, config.seed, config.harmodt, num_tasks)
+    return stage_class(config, "baseline", BaselineStage)(model, config.baseline, config.seed)
 
 
 def whole_model(run: Run, name: str, stage: Stage) -> Product:

@@ -10,13 +10,19 @@ from pickle import UnpicklingError
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.profilers import (
+    AdvancedProfiler,
+    Profiler,
+    PyTorchProfiler,
+    SimpleProfiler,
+)
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from m3dt.config import Config
 from m3dt.stages import Stage
 from m3dt.training.fingerprint import precision
+from m3dt.training.loggers import build_loggers
 from m3dt.training.ranks import launcher_plugins
 from m3dt.training.resume import AtomicCheckpointIO
 from m3dt.utils.errors import RunError, UserError, is_out_of_memory
@@ -24,6 +30,11 @@ from m3dt.utils.processes import quiet_writers
 
 # Arguments that explain no error.
 _USUAL = {"accelerator": "auto", "devices": 1, "precision": "32-true"}
+_PROFILERS: dict[str, type[Profiler]] = {
+    "simple": SimpleProfiler,
+    "advanced": AdvancedProfiler,
+    "pytorch": PyTorchProfiler,
+}
 _EXPECTED_WARNINGS = (  # about what is done on purpose, here and in Lightning
     ".*constructed with capturable=True.*",
     ".*ModelCheckpoint with manual optimization.*",
@@ -33,14 +44,7 @@ _EXPECTED_WARNINGS = (  # about what is done on purpose, here and in Lightning
 )
 
 
-class StepLogger(TensorBoardLogger):
-    """TensorBoard without the curve of epochs: a run has only one."""
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        super().log_metrics({k: v for k, v in metrics.items() if k != "epoch"}, step)
-
-
-def _check_callbacks(callbacks: list[pl.Callback]) -> None:
+def _check_callbacks(callbacks: list[pl.Callback], validates: bool) -> None:
     """Refuse a callback that would do nothing without a word."""
     for callback in callbacks:
         if isinstance(callback, ModelCheckpoint) and callback._train_time_interval is not None:
@@ -48,6 +52,17 @@ def _check_callbacks(callbacks: list[pl.Callback]) -> None:
                 "ModelCheckpoint with train_time_interval never saves here. Set checkpoint_minutes "
                 "of the stage, or every_n_train_steps."
             )
+        if isinstance(callback, EarlyStopping) and not validates:
+            raise UserError(
+                f"EarlyStopping(monitor={callback.monitor}) acts after validations, and there are "
+                "none. Set loader.validation_trajectories, and validate_every of the stage."
+            )
+
+
+def _with_report(profiler: Any, folder: Path) -> Any:
+    """Return a profiler that Lightning knows by a word with a file for its report."""
+    kind = _PROFILERS.get(profiler) if isinstance(profiler, str) else None
+    return profiler if kind is None else kind(dirpath=folder, filename="profile")
 
 
 def make_trainer(
@@ -68,19 +83,18 @@ def make_trainer(
     """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    _check_callbacks(callbacks)
+    validates = config.loader.validation_trajectories > 0
+    _check_callbacks(callbacks, validates)
     # A value that is known after k steps is logged at k, and a checkpoint of step k contains it.
     purged = start + 1 if start else 0
-    logger = StepLogger(
-        config.run, name="logs", version=folder.name, default_hp_metric=False, purge_step=purged
-    )
+    loggers = build_loggers(config, folder.name, purged)
     settings: dict[str, Any] = {"log_every_n_steps": 20, **config.trainer}
-    validates = config.loader.validation_trajectories > 0
+    settings["profiler"] = _with_report(settings.get("profiler"), Path(loggers[0].log_dir or ""))
     with arguments_refused(config):
         trainer = pl.Trainer(
             max_steps=stage.config.max_steps,
             max_epochs=-1,
-            logger=logger,
+            logger=loggers,
             callbacks=callbacks,
             plugins=[AtomicCheckpointIO(), *launcher_plugins(config)],
             default_root_dir=folder,
