@@ -173,7 +173,7 @@ def test_an_interrupted_extension_resumes_to_the_same_weights(
     known, extended, other, tmp_path, section
 ):
     run = shutil.copytree(known, tmp_path / "run")
-    halted = "{class: moments.SignalAt, step: 50, number: 15, stages: [%s]}" % section
+    halted = f"{{class: moments.SignalAt, step: 50, number: 15, stages: [{section}]}}"
     with pytest.raises(SystemExit):
         extend(run, NEW, other, f"callbacks.signal={halted}")
     assert (run / "extension-1.yaml").is_file() and newest_generation(Registry(run)) == 0
