@@ -151,6 +151,17 @@ def test_grasp_test_equals_the_simulators():
     assert any(answers) and not all(answers)
 
 
+def test_held_out_splits_and_what_they_leave():
+    sizes = {name: len(suite(name)) for name in ("cw10", "dmc6", "promptdt", "ml45", "h25")}
+    assert sizes == {"cw10": 10, "dmc6": 6, "promptdt": 9, "ml45": 5, "h25": 25}
+    assert set(suite("h25")) == {*suite("cw10"), *suite("dmc6"), *suite("promptdt")} <= set(TASKS)
+    left = suite("h25-train")
+    assert len(left) == 135 and set(left) | set(suite("h25")) == set(TASKS)
+    assert {TASKS[task].domain for task in suite("ml45")} == {"metaworld"}
+    with pytest.raises(UserError, match="Did you mean 'h25'"):
+        suite("h26")
+
+
 def test_readme_shows_the_quickstarts_tasks():
     lines = (Path(__file__).parents[1] / "README.md").read_text().splitlines()
     shown = [line.split("|")[1].strip() for line in lines if line.startswith("| ")]

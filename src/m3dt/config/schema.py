@@ -405,7 +405,7 @@ class Config(Section):
     """Whether the dataset's checksums are compared before training (seconds per gigabyte)."""
     suite: str = "mt160"
     """Task suite: mt10, mt20, mt40, mt80, mt120, mt160 (the paper's lists), any other mtN (chosen
-    by the paper's rule) or quickstart."""
+    by the paper's rule), quickstart, or a held-out split such as h25 and h25-train."""
     suite_seed: int = number(0, low=0)
     """Which list of that size to use. The paper's are 0, 1 and 2."""
     tasks: list[str] = field(default_factory=list)

@@ -22,6 +22,30 @@ _QUICKSTART = (
     "cheetah-vel-2", "cheetah-vel-31",
     "ant-dir-6", "ant-dir-16",
 )  # fmt: skip
+# Tasks that others have held out of training, or learned one after the other.
+_HELD_OUT = {
+    # Continual World (arXiv 2105.10919): ten tasks in a row.
+    "cw10": (
+        "hammer-v2", "push-wall-v2", "faucet-close-v2", "push-back-v2", "stick-pull-v2",
+        "handle-press-side-v2", "push-v2", "shelf-place-v2", "window-close-v2",
+        "peg-unplug-side-v2",
+    ),
+    # L2M (arXiv 2306.14884): fine-tuning on DMControl.
+    "dmc6": (
+        "cup-catch", "cartpole-swingup", "cheetah-run", "finger-spin", "reacher-hard",
+        "walker-walk",
+    ),
+    # Prompt-DT (arXiv 2206.13499): test tasks of Cheetah-vel and Ant-dir.
+    "promptdt": (
+        *(f"cheetah-vel-{i}" for i in (2, 7, 15, 23, 26)), *(f"ant-dir-{i}" for i in (6, 17, 23, 30)),
+    ),
+    # Meta-World's ML45 (arXiv 1910.10897): test tasks.
+    "ml45": (
+        "bin-picking-v2", "box-close-v2", "hand-insert-v2", "door-lock-v2", "door-unlock-v2",
+    ),
+}  # fmt: skip
+_HELD_OUT["h25"] = tuple(task for name in ("cw10", "dmc6", "promptdt") for task in _HELD_OUT[name])
+_TRAIN = "-train"  # ends the name of all tasks that a held-out suite leaves
 _TOLERANCE = 0.5  # largest accepted difference between the mean scores of a subset and of all tasks
 _MAX_DRAWS = 10_000
 
@@ -71,20 +95,25 @@ def suite(name: str, seed: int = 0) -> tuple[str, ...]:
 
     The name is `mt160` for all tasks; `mt10`, `mt20`, `mt40`, `mt80` or `mt120` for the paper's
     lists (seeds 0 to 2); `mtN` with another size or seed for a new subset by the paper's rule
-    (appendix A.3); or `quickstart`.
+    (appendix A.3); or `quickstart`. Held-out splits of others are `cw10`, `dmc6`, `promptdt`,
+    `ml45` and `h25`, the first three together; `h25-train` are the tasks that it leaves.
 
     Raises:
         UserError: The suite is unknown.
     """
     if name == "quickstart":
         return _QUICKSTART
+    split = _HELD_OUT.get(name.removesuffix(_TRAIN))
+    if split is not None:
+        left = tuple(task for task in TASKS if task not in split)
+        return left if name.endswith(_TRAIN) else split
     match = re.fullmatch(r"mt([1-9][0-9]{0,2})", name)
     size = int(match[1]) if match else 0
     if not 4 <= size <= len(TASKS):
-        names = [*_paper_lists(), "mt160", "quickstart"]
+        names = [*_paper_lists(), "mt160", "quickstart", *_HELD_OUT]
         raise UserError(
             f"unknown suite '{name}'.{nearest(name, names)} ({', '.join(names)}, or any mtN with "
-            f"4 <= N <= {len(TASKS)})"
+            f"4 <= N <= {len(TASKS)}; {', '.join(f'{split}{_TRAIN}' for split in _HELD_OUT)})"
         )
     if size == len(TASKS):
         return tuple(TASKS)
