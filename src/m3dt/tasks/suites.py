@@ -37,7 +37,8 @@ _HELD_OUT = {
     ),
     # Prompt-DT (arXiv 2206.13499): test tasks of Cheetah-vel and Ant-dir.
     "promptdt": (
-        *(f"cheetah-vel-{i}" for i in (2, 7, 15, 23, 26)), *(f"ant-dir-{i}" for i in (6, 17, 23, 30)),
+        "cheetah-vel-2", "cheetah-vel-7", "cheetah-vel-15", "cheetah-vel-23", "cheetah-vel-26",
+        "ant-dir-6", "ant-dir-17", "ant-dir-23", "ant-dir-30",
     ),
     # Meta-World's ML45 (arXiv 1910.10897): test tasks.
     "ml45": (
