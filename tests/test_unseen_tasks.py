@@ -13,6 +13,8 @@ from m3dt.config import EvaluationConfig, LoaderConfig
 from m3dt.data import DatasetStore
 from m3dt.data.prompted_task import UNSEEN, PromptedTask
 from m3dt.evaluation import AgentPolicy, evaluate_policy
+from m3dt.evaluation.neighbours import NearestPolicy
+from m3dt.evaluation.sessions import EpisodeGroup
 from m3dt.utils.console import make_console
 from m3dt.utils.errors import UserError
 
@@ -100,3 +102,27 @@ def test_a_task_that_is_too_wide_is_refused(finished, tmp_path):
     agent = m3dt.load(finished, "backbone")
     with pytest.raises(UserError, match="near has 45 state and 10 action dimensions; the model"):
         agent.prompted_by(str(wide), 1.0, ["near"])
+
+
+def test_the_nearest_recorded_state_gives_the_action(other):
+    """Against a search over all states of the best trajectories."""
+    (store,) = DatasetStore.open(other, [TASK]).tasks
+    policy = NearestPolicy([store])
+    std = np.maximum(store.state_std, LoaderConfig().std_floor)
+    best = np.argsort(-store.episode_returns)[:2]  # a fifth of six trajectories, two at least
+    rows = np.concatenate([np.arange(store.episode_starts[i], store.episode_ends[i]) for i in best])
+    rng = np.random.default_rng(0)
+    seen = store.observations[rng.choice(rows, 9)] + rng.normal(0, 0.3, (9, store.spec.state_dim))
+    session = policy.begin(EpisodeGroup(TASK, tuple(range(9))), 0)
+    session.observe(seen, None)
+    (found,) = policy.act([session])
+    for state, action in zip(seen, found, strict=True):
+        distances = np.linalg.norm((store.observations[rows] - state) / std, axis=1)
+        np.testing.assert_array_equal(action, store.actions[rows[distances.argmin()]])
+
+
+def test_the_nearest_neighbour_is_evaluated_by_name(finished, other, capsys):
+    words = ["--run", str(finished), f"tasks=[{TASK}]", "--prompts", str(other)]
+    assert main(["evaluate", *words, "evaluation.workers=1", "--models", "nearest"]) == 0
+    printed = capsys.readouterr().out
+    assert "nearest" in printed and TASK in printed

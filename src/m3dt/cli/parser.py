@@ -110,7 +110,7 @@ COMMANDS = (
     Command("evaluate", commands.evaluate, "evaluate models in the simulators", (
         *_CONFIGURED,
         _argument("--models", type=_words, default="", metavar="LIST",
-                  help="comma-separated: random, nothing, backbone, router, oracle, even, "
+                  help="comma-separated: random, nothing, nearest, backbone, router, oracle, even, "
                   "random-expert, expert:K, baseline:METHOD; default: the method's furthest "
                   "trained model"),
         _path("--run", metavar="RUN", help="a run, in place of --conf: its own configuration"),

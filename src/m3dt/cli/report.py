@@ -9,7 +9,7 @@ from rich.table import Table
 
 from m3dt.config import Config
 from m3dt.data.prompted_task import UNSEEN
-from m3dt.evaluation.policies import UNTRAINED, AgentPolicy
+from m3dt.evaluation.policies import AgentPolicy
 from m3dt.evaluation.run_models import RunModel, run_model
 from m3dt.evaluation.run_scores import ModelScore, film_model, score_models
 from m3dt.evaluation.scores import ScoreSummary, TaskResult
@@ -95,7 +95,7 @@ def score_table(scores: Sequence[ModelScore], note: str = "") -> Table:
     table.add_column("task", no_wrap=True)
     for score in scores:
         method = score.result["method"]
-        header = score.name if score.name in UNTRAINED else f"{method}\n({score.name})"
+        header = score.name if score.name == method else f"{method}\n({score.name})"
         table.add_column(header, justify="right", no_wrap=True)
     for task in first["tasks"]:
         table.add_row(task, *(_cell(result["tasks"][task]) for result in results))

@@ -398,6 +398,9 @@ class Config(Section):
     reuse: str = path_setting()
     """Folder of another run. Models that the same settings, data and parents would make are copied
     from it instead of trained again, and so are their scores."""
+    init_from: str = path_setting()
+    """Folder of a run whose backbone, or only baseline, gives stage 1 or a baseline its first
+    weights: fine-tuning. Empty means random weights."""
     force: bool = False
     """Whether an interrupted training resumes although its settings, data, batch size or devices
     have changed. The changes are recorded with the model."""

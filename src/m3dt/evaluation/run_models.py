@@ -8,6 +8,7 @@ from m3dt.config import BASELINES, Config, EvaluationConfig
 from m3dt.data import DatasetStore
 from m3dt.evaluation.gates import way_of
 from m3dt.evaluation.load_agent import ACTING_KINDS, load
+from m3dt.evaluation.neighbours import NearestPolicy
 from m3dt.evaluation.oracle import RULES, ExpertsPolicy
 from m3dt.evaluation.policies import UNTRAINED, AgentPolicy, Policy
 from m3dt.evaluation.scores import ModelInfo
@@ -38,12 +39,13 @@ class RunModel:
 def run_model(config: Config, name: str) -> RunModel:
     """Load a model of a run.
 
-    The name is `random`, `nothing` (zero actions), `backbone`, `router`, `expert:K`,
-    `baseline:METHOD`, or one of `oracle`, `even` and `random-expert`, rules that choose among the
-    experts; or empty for the model of the configured method, as far as it is trained. `router`
-    means the router of `moe.router`, `router:main` and `router:prompt` the one by tokens and by
-    prompts. What follows an `@` replaces `evaluation.gates` and `evaluation.experts`:
-    `router@episode`, `router@1`, `router@episode-2`.
+    The name is `random`, `nothing` (zero actions), `nearest` (the action of the nearest state in
+    the best trajectories of the data), `backbone`, `router`, `expert:K`, `baseline:METHOD`, or one
+    of `oracle`, `even` and `random-expert`, rules that choose among the experts; or empty for the
+    model of the configured method, as far as it is trained. `router` means the router of
+    `moe.router`, `router:main` and `router:prompt` the one by tokens and by prompts, and
+    `router:prompt-K` that of the K-th extension. What follows an `@` replaces `evaluation.gates`
+    and `evaluation.experts`: `router@episode`, `router@1`, `router@episode-2`.
 
     Raises:
         UserError: The run lacks the model, or the name is unknown.
@@ -53,6 +55,10 @@ def run_model(config: Config, name: str) -> RunModel:
     if base in UNTRAINED:
         info: ModelInfo = {"method": base, "num_parameters": 0, "weights": "", "step": 0}
         return RunModel(UNTRAINED[base](_specs(config)), info)
+    if base == NearestPolicy.name:
+        store = DatasetStore.open(config.evaluation.prompts or config.data, tasks_of(config))
+        info = {"method": base, "num_parameters": 0, "weights": store.checksum, "step": 0}
+        return RunModel(NearestPolicy(store.tasks), info)
     if base in RULES:
         return _experts(config, base)
     if not base and config.method in BASELINES:
@@ -61,7 +67,8 @@ def run_model(config: Config, name: str) -> RunModel:
     if not number and kind in ("", "router") and _by_prompt(config, kind):
         kind, number = "router", router_of(newest_generation(Registry(config.run)))
     if kind not in ("", *ACTING_KINDS):
-        choices = ", ".join((*UNTRAINED, "backbone, router", *RULES, "expert:K, baseline:METHOD"))
+        untrained = (*UNTRAINED, NearestPolicy.name)
+        choices = ", ".join((*untrained, "backbone, router", *RULES, "expert:K, baseline:METHOD"))
         raise UserError(f"--models {name}: choose among {choices}")
     agent = load(config.run, kind or None, number or None, inference_device(config))
     entry = agent.entry

@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 from m3dt.config import Config
 from m3dt.data import M3DTDataModule
 from m3dt.runs import MAIN, Entry, check_parent
+from m3dt.runs.beginnings import beginning
 from m3dt.stages import Stage
 from m3dt.tasks import tasks_of
 from m3dt.training.callbacks import build_callbacks, deciding_settings
@@ -95,11 +96,13 @@ class TrainingJob(Job):
 
     Attributes:
         section: Of the configuration: the stage's settings, and its name in callbacks' `stages`.
+        begins: Whether its weights may be those of another run at first.
         stage_type: Class of the stage, from which one of the user's is derived.
         resumed_with: What else an interrupted training must find as it was; known once built.
     """
 
     section: ClassVar[str]
+    begins: ClassVar[bool] = False
     stage_type: ClassVar[type[Stage]]
 
     def __init__(self, run: Run) -> None:
@@ -132,6 +135,8 @@ class TrainingJob(Job):
         """Return the settings that the models depend on; by default the callbacks are built."""
         built = build_callbacks(config, cls.section) if callbacks is None else callbacks
         chosen = fingerprint_settings(config, tasks_of(config), *cls.sections(config))
+        if cls.begins and config.init_from:
+            chosen["init_from"] = beginning(config.init_from).hash
         return {**chosen, "precision": precision(config), **deciding_settings(config, built)}
 
     @abstractmethod

@@ -6,11 +6,12 @@ import torch
 
 from m3dt.config import Config
 from m3dt.data import M3DTDataModule, TaskContext
-from m3dt.models import add_mixtures, make_model
+from m3dt.models import PromptDT, add_mixtures, make_model
 from m3dt.models.routing import PromptRouter
 from m3dt.plots.tensorboard import write_confusion
 from m3dt.runs import BY_PROMPT, MAIN, load_expert
 from m3dt.runs.assemble import expert_numbers
+from m3dt.runs.beginnings import load_beginning
 from m3dt.stages import (
     BackboneStage,
     BaselineStage,
@@ -37,6 +38,7 @@ class BackboneJob(TrainingJob):
     """Stage 1: the backbone on all tasks, until its gradient conflict has peaked."""
 
     title, kind, section = "stage 1", "backbone", "stage1"
+    begins = True
     stage_type = BackboneStage
 
     def __init__(self, run: Run) -> None:
@@ -52,7 +54,7 @@ class BackboneJob(TrainingJob):
         data = self.run.batches("stage1")
         torch.manual_seed(derive_seed(config.seed, BackboneStage.number))
         kind = stage_class(config, "stage1", BackboneStage)
-        return kind(make_model(config.model), config.stage1, config.seed), data
+        return kind(first_model(config), config.stage1, config.seed), data
 
     def products(self, stage: Stage) -> Iterator[Product]:
         yield whole_model(self.run, MAIN, stage)
@@ -148,6 +150,7 @@ class BaselineJob(TrainingJob):
     """A method without stages: everything on all tasks at once."""
 
     kind, section = "baseline", "baseline"
+    begins = True
     stage_type = BaselineStage
 
     def __init__(self, run: Run) -> None:
@@ -189,14 +192,22 @@ class BaselineJob(TrainingJob):
 
 
 def build_baseline(config: Config, num_tasks: int) -> BaselineStage:
-    """Build the stage of a method without stages, with fresh weights."""
-    model = make_model(config.model, num_tasks)
+    """Build the stage of a method without stages, with its first weights."""
+    model = first_model(config, num_tasks)
     if config.method == "m3dt-end-to-end":
         add_mixtures(model, config.moe.num_experts, routed=True, moe=config.moe)
     if config.method == "harmodt":
         masked = stage_class(config, "baseline", HarmoStage)
         return masked(model, config.baseline, config.seed, config.harmodt, num_tasks)
     return stage_class(config, "baseline", BaselineStage)(model, config.baseline, config.seed)
+
+
+def first_model(config: Config, num_tasks: int = 0) -> PromptDT:
+    """Return a model without experts that begins to train: with fresh weights, or another run's."""
+    model = make_model(config.model, num_tasks)
+    if config.init_from:
+        load_beginning(model, config.init_from)
+    return model
 
 
 def whole_model(run: Run, name: str, stage: Stage) -> Product:
