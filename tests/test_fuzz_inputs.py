@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import SYNTHETIC_TASKS, write_dataset
-from fuzz import checks, configurations, datasets, sources
+from fuzz import checks, configurations, datasets, own, sources
 from fuzz.counts import COUNTS
 from fuzz.fixtures import copy_of, drawn
 from fuzz.invariants import run_command, run_here
@@ -16,10 +16,15 @@ from fuzz.values import mutated
 from hypothesis import strategies as st
 from imports import left_alone
 
+from m3dt.behaviour import Library
+from m3dt.behaviour.player import reference_return
 from m3dt.config import LoaderConfig, ModelConfig, load_config
 from m3dt.data import DatasetStore, M3DTDataModule, TaskContext, TaskStream
+from m3dt.data.collect import TaskCollector
+from m3dt.data.format import DatasetIndex, write_task
 from m3dt.data.verify import verify
-from m3dt.utils.errors import UserError
+from m3dt.tasks import registration
+from m3dt.utils.errors import RunError, UserError
 
 
 def test_counts():
@@ -155,6 +160,45 @@ def test_datasets_as_commands(cases, sound):
                 assert json.loads(file.read_text())["problems"] == []
 
     cases(case)
+
+
+@drawn("own tasks")
+def test_own_tasks(cases):
+    """Refused in one message, or their data are sound and their scores lie in 0 to 100."""
+
+    def case(data):
+        drawn_task = own.task(data)
+        with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(registration, "_own", dict(registration._own))
+            try:
+                returns = collect_own(drawn_task, Path(folder))
+            except (UserError, RunError) as error:
+                assert str(error) and "\n" not in str(error)
+                assert not (Path(folder) / "dataset.json").exists()
+                return
+            assert verify(Path(folder))["problems"] == []
+            try:
+                (store,) = DatasetStore.open(folder, [drawn_task.spec.name]).tasks
+                scores = [store.spec.normalized_score(total, False) for total in returns]
+            except (UserError, RunError) as error:
+                assert drawn_task.spec.name in str(error) and "\n" not in str(error)
+                return
+            assert store.spec.is_complete and all(0 <= score <= 100 for score in scores)
+            assert store.spec.score is None or store.spec.normalized_score(max(returns), True) >= 0
+
+    cases(case)
+
+
+def collect_own(task, folder):
+    """Register and collect a task as `m3dt collect` does, here; return the returns."""
+    registration.register_task(task.spec, task.make_env, task.policy)
+    collector = TaskCollector(task.spec, 0, Library())
+    trajectories = [collector.trajectory(number, 4) for number in range(4)]
+    made_by = {"seed": 0, **collector.player.ladder.describe()}
+    entry = write_task(folder, task.spec, trajectories, made_by, reference_return(task.spec))
+    index = DatasetIndex({task.spec.name: entry}, {})
+    index.write(folder)
+    return [trajectory.episode_return for trajectory in trajectories]
 
 
 SOURCES = {

@@ -7,7 +7,7 @@ import pytest
 from fuzz import checks, leftovers, registries
 from fuzz.fixtures import copy_of, drawn
 from fuzz.invariants import run_command, run_here
-from fuzz.sound_run import BY_PROMPT, MODELS, TASKS, scores_of, words_for
+from fuzz.sound_run import BY_PROMPT, MODELS, NEW, TASKS, scores_of, words_for
 from hypothesis import strategies as st
 
 import m3dt
@@ -31,7 +31,7 @@ def test_registries(cases, made):
                 assert str(error)
             else:
                 checks.check_agent(agent, run)
-            commands = ["stage2", "stage3", "by prompt", "train", "evaluate", None]
+            commands = ["stage2", "stage3", "by prompt", "train", "extend", "evaluate", None]
             command = data.draw(st.sampled_from(commands))
             if command == "evaluate" and data.draw(st.integers(0, 2)):
                 command = None  # it takes seconds
@@ -47,7 +47,7 @@ def test_registries_as_commands(cases, made):
         with copy_of(made / "run0") as run:
             registries.make_wrong(data, run, made / "run1")
             list_models(run, run_command)
-            commands = ["stage2", "stage3", "by prompt", "train", "evaluate"]
+            commands = ["stage2", "stage3", "by prompt", "train", "extend", "evaluate"]
             command = data.draw(st.sampled_from(commands))
             use_models(run, made, command, run_command)
 
@@ -62,7 +62,10 @@ def list_models(run, run_words):
 
 
 def use_models(run, made, command, run_words):
-    """Train on the models of a run, or evaluate them."""
+    """Train on the models of a run, extend it, or evaluate them."""
+    if command == "extend":
+        extend_run(run, made, run_words)
+        return
     words, file = words_for(run, made / "data"), run.parent / "scores.json"
     if command == "by prompt":
         command, words = "stage3", [*words, BY_PROMPT]
@@ -77,6 +80,18 @@ def use_models(run, made, command, run_words):
         made_by = {"stage2": "expert/1", "stage3": "router/main", "train": "router/main"}
         made_here = "router/prompt" if BY_PROMPT in words else made_by[command]
         checks.check_lineage(run, made_here)
+
+
+def extend_run(run, made, run_words):
+    """Nothing that was there changes, whether the run can be extended or not."""
+    files = [path for path in (run / "registry").rglob("*") if path.is_file()]
+    before = {path: path.read_bytes() for path in files}
+    outcome = run_words("extend", "--run", run, "--tasks", NEW, f"data={made / 'new'}")
+    assert {path: path.read_bytes() for path in files} == before
+    if outcome.code == 0:
+        found = checks.check_lineage(run, "router/prompt-1")
+        new = [key for key in found if found[key]["tasks"] == [NEW]]
+        assert sorted(new) == ["expert/2", "router/prompt-1"]
 
 
 @drawn("results")

@@ -31,13 +31,14 @@ class Count:
 
 COUNTS = {
     # In this process, 4,792:
-    "wrong datasets": Count(1000, 40, 2),
+    "wrong datasets": Count(800, 30, 2),
     "damaged datasets": Count(300, 20),
     "damaged npz": Count(180, 15),
     "wrong npz": Count(180, 15),
     "damaged promptdt": Count(180, 15),
     "damaged tdmpc2": Count(180, 15),
     "wrong minari": Count(180, 15),
+    "own tasks": Count(200, 25),
     "overrides": Count(400, 40),
     "configuration files": Count(400, 40),
     "trained configurations": Count(560, 5, 4),

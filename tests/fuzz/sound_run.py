@@ -10,6 +10,7 @@ from m3dt.evaluation.evaluator import Journal
 
 BY_PROMPT = "moe.router=prompt"
 TASKS = ("ant-dir-3", "cheetah-vel-7")  # of the shortest episodes
+NEW = "cheetah-vel-9"  # by which the run is extended
 MODELS = (
     "backbone/main", "expert/0", "expert/1", "grouping/main", "router/main", "router/prompt",
 )  # fmt: skip
@@ -42,6 +43,7 @@ def words_for(run, data):
 def make_run(folder):
     """Fill a folder with a dataset, two runs of other seeds, and the scores of the first."""
     data = write_dataset(folder / "data", TASKS)
+    write_dataset(folder / "new", [NEW])
     for seed in (0, 1):
         words = words_for(folder / f"run{seed}", data)
         assert main(["train", *words, f"seed={seed}"]) == 0

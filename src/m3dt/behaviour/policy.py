@@ -7,7 +7,7 @@ import numpy as np
 from m3dt.behaviour.network import Network, policy_input
 from m3dt.tasks import TaskSpec
 from m3dt.tasks.registration import Controller
-from m3dt.utils.errors import UserError
+from m3dt.utils.errors import UserError, others_code
 
 
 class BehaviourPolicy(Protocol):
@@ -50,8 +50,10 @@ class OwnPolicy:
 
         Raises:
             UserError: What the policy returned is no action.
+            RunError: It raised an error.
         """
-        action = np.asarray(self._policy(observation), np.float64)
+        with others_code(f"task '{self._spec.name}': its policy"):
+            action = np.asarray(self._policy(observation), np.float64)
         if action.shape != (self._spec.action_dim,) or not np.isfinite(action).all():
             raise UserError(
                 f"task '{self._spec.name}': its policy returned {action.tolist()}, not "

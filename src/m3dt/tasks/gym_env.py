@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from m3dt.tasks.envs import TaskEnv
 from m3dt.tasks.spec import TaskSpec
-from m3dt.utils.errors import UserError
+from m3dt.utils.errors import UserError, others_code
 
 
 class GymEnv(TaskEnv):
@@ -25,7 +25,8 @@ class GymEnv(TaskEnv):
         self, spec: TaskSpec, make_env: Callable[[], gymnasium.Env[Any, Any]], seed: int = 0
     ) -> None:
         super().__init__(spec)
-        self._env = env = make_env()
+        with others_code(f"task '{spec.name}': make_env"):
+            self._env = env = make_env()
         if not isinstance(env, gymnasium.Env):
             raise UserError(
                 f"task '{spec.name}': make_env returned a {type(env).__name__}, not a "
@@ -63,7 +64,8 @@ class GymEnv(TaskEnv):
         self._next_seed = seed
 
     def _begin(self) -> np.ndarray:
-        observation, _ = self._env.reset(seed=self._next_seed)
+        with others_code(self._environment):
+            observation, _ = self._env.reset(seed=self._next_seed)
         self._next_seed = None
         return self._flat(observation)
 
@@ -72,12 +74,17 @@ class GymEnv(TaskEnv):
         native = self._low + share * (self._high - self._low)
         space = self._env.action_space
         flat = native.astype(spaces.flatten_space(space).dtype)
-        observation, reward, terminated, truncated, info = self._env.step(
-            spaces.unflatten(space, flat)
-        )
-        success = bool(info.get("success", info.get("is_success", False)))
-        # An end that the environment declares for itself ends the episode here, too.
-        return self._flat(observation), float(reward), terminated or truncated, success
+        with others_code(self._environment):
+            result = self._env.step(spaces.unflatten(space, flat))
+            observation, reward, terminated, truncated, info = result
+            success = bool(info.get("success", info.get("is_success", False)))
+            # An end that the environment declares for itself ends the episode here, too.
+            outcome = float(reward), bool(terminated or truncated), success
+        return self._flat(observation), *outcome
+
+    @property
+    def _environment(self) -> str:
+        return f"task '{self.task_spec.name}': its environment"
 
     def _flat(self, observation: Any) -> np.ndarray:
         """Return an observation as one vector, (S,).

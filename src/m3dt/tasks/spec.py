@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from m3dt.utils.errors import RunError, UserError
+from m3dt.utils.errors import RunError, UserError, others_code
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -142,7 +142,8 @@ class TaskSpec:
             low, high = self.score
             share = (episode_return - low) / ((high - low) / 100)
         else:
-            share = float(self.score(episode_return, success))
+            with others_code(f"{self.name}: its score"):
+                share = float(self.score(episode_return, success))
         if not math.isfinite(share):
             raise RunError(f"{self.name}: the score of a return of {episode_return} is {share}")
         return float(min(max(share, 0.0), 100.0))

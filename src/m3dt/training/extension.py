@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from m3dt.config import Config
 from m3dt.data import M3DTDataModule, TaskContext
@@ -17,8 +18,10 @@ from m3dt.runs import MAIN, Entry, Registry
 from m3dt.runs.assemble import expert_numbers
 from m3dt.runs.generations import experts_of, extension_by, extension_file, router_of
 from m3dt.runs.layout import check_run_folder
+from m3dt.runs.tensors import check_tensors
 from m3dt.stages import PromptRouterStage, Stage, derive_seed
 from m3dt.stages.gate_measures import measure_gates
+from m3dt.stages.prompt_router import PROMPTS_KEPT
 from m3dt.tasks import get_task
 from m3dt.training.expert_jobs import GroupsJob
 from m3dt.training.job import TrainingJob, complete
@@ -132,10 +135,11 @@ class NewRouterJob(TrainingJob):
         sizes = (len(self.experts), config.prompt_router.hidden)
         model.prompt_router = PromptRouter(model.config, *sizes)
         numbers = expert_numbers(str(run.folder), self.experts)
-        kept = run.registry.tensors(self.before, "features")["features"]
         added = (task for expert in self.experts for task in expert.tasks)
-        earlier = dict.fromkeys([*self.parents[0].tasks, *added])  # as `kept` has them
-        kept_groups = [numbers[task] for task in earlier if task not in run.tasks]
+        every = dict.fromkeys([*self.parents[0].tasks, *added])
+        earlier = [task for task in every if task not in run.tasks]  # as `kept` has them
+        kept = self._kept_features(len(earlier), len(model.prompt_router.mean))
+        kept_groups = [numbers[task] for task in earlier]
         self.context = TaskContext.from_store(run.store, config.loader, config.model)
         groups = [numbers[task] for task in run.tasks]
         stage = stage_class(config, "prompt_router", PromptRouterStage)(
@@ -143,6 +147,24 @@ class NewRouterJob(TrainingJob):
         )
         self.features = torch.cat([kept, stage.standardize(data)])
         return stage, data
+
+    def _kept_features(self, num_tasks: int, num_features: int) -> Tensor:
+        """Return the features of earlier tasks' prompts, (tasks, prompts, F).
+
+        Raises:
+            UserError: The registry lacks them, or they are of other tasks.
+        """
+        registry, stem = self.run.registry, "features"
+        if f"{stem}.safetensors" not in self.before.files:
+            raise UserError(
+                f"{registry.run}: {self.before.key} was trained without keeping features of its "
+                f"prompts. Delete {registry.folder / self.before.key} and train it again."
+            )
+        found = registry.tensors(self.before, stem)
+        shape = (num_tasks, PROMPTS_KEPT, num_features)
+        expected = {stem: torch.empty(shape, device="meta")}
+        check_tensors(registry.file(self.before, stem), found, expected)
+        return found[stem].float()
 
     def products(self, stage: Stage) -> Iterator[Product]:
         assert isinstance(stage, PromptRouterStage)

@@ -1,7 +1,9 @@
 """The errors that end a command with one message instead of a traceback."""
 
 import difflib
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 _ALLOCATION = (
     "DefaultCPUAllocator",
@@ -34,3 +36,22 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     """Return ` Did you mean 'x'?` for the choice closest to `name`, or an empty string."""
     close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
     return f" Did you mean '{close[0]}'?" if close else ""
+
+
+@contextmanager
+def others_code(what: str) -> Iterator[None]:
+    """Turn any exception of a user's code into one message that says what raised it, and where.
+
+    Raises:
+        RunError: The code raised something that is no error of m3dt.
+    """
+    try:
+        yield
+    except (UserError, RunError):
+        raise
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        words = " ".join(str(error).split())
+        raise RunError(
+            f"{what} raised {type(error).__name__}: {words} ({frame.filename}, line {frame.lineno})"
+        ) from error
