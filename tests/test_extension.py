@@ -1,5 +1,6 @@
 """`m3dt extend`: new tasks for a trained run, with nothing of the old one changed."""
 
+import csv
 import json
 import shutil
 
@@ -252,3 +253,62 @@ def test_one_extension_at_a_time(known, other, tmp_path, capsys):
     assert extend(run, LATER, other) == 2
     error = capsys.readouterr().err
     assert f"Finish it first: m3dt extend --run {run} --tasks {','.join(NEW)}" in error
+
+
+STUDY = """
+conf: quickstart
+runs: {runs}
+parts:
+  zero-shot:
+    grid: {{tasks: [[cheetah-vel-5]], data: [{data}]}}
+    copy: {run}
+    set: ["evaluation.prompts={data}"]
+    models: [nearest, backbone]
+  row:
+    grid: {{tasks: [[cheetah-vel-5, walker-walk]], data: [{data}]}}
+    copy: {run}
+    extend: in a row
+    set: [stage2.max_steps=4, prompt_router.max_steps=4]
+    evaluate: ["tasks=[{old},cheetah-vel-5]"]
+    models: [router]
+"""
+
+
+def test_a_study_begins_with_copies_and_extends_them(known, other, tmp_path, capfd):
+    file, table = tmp_path / "new.yaml", tmp_path / "new.csv"
+    words = {"runs": tmp_path / "runs", "data": other, "run": known, "old": TASKS[1]}
+    file.write_text(STUDY.format(**words))
+    short = ["evaluation.episodes=1", "evaluation.tile=1", "evaluation.workers=1"]
+    command = ["study", str(file), *short, "--csv", str(table)]
+    assert main([*command, "--dry-run"]) == 0
+    assert capfd.readouterr().out.count("extend") == 1
+    before = {path: sha256(path) for path in (known / "registry").rglob("*.*")}
+    assert main(command) == 0
+    assert {path: sha256(path) for path in before} == before
+    zero, row = csv.DictReader(table.open())
+    assert (zero["part"], zero["title"], row["title"]) == (
+        "zero-shot", "PromptDT", "M3DT, by prompt, extended"
+    )  # fmt: skip
+    assert 0 <= float(zero["nearest"]) <= 100
+    names = [path.name for path in (tmp_path / "runs").iterdir()]
+    (extended,) = [name for name in names if name.startswith("cheetah-vel-5-walker-walk")]
+    assert newest_generation(Registry(tmp_path / "runs" / extended)) == 2
+    scores = json.loads((tmp_path / "new_tasks.json").read_text())
+    assert list(scores[row["cell"]]) == [TASKS[1], "cheetah-vel-5"]
+    capfd.readouterr()
+    assert main(command) == 0
+    assert "holds 2 of 2 cells already" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ("{grid: {seed: [0]}, extend: together}", "'extend' goes with 'copy'"),
+        ("{grid: {seed: [0]}, copy: x, extend: yes}", "'extend' must be one of together"),
+        ("{grid: {seed: [0]}, evaluate: ['tasks=[x]']}", "unknown task 'x'"),
+    ],
+)
+def test_a_study_file_is_checked(tmp_path, capsys, part, message):
+    (tmp_path / "own.yaml").write_text(f"parts: {{own: {part}}}\n")
+    assert main(["study", str(tmp_path / "own.yaml"), "--dry-run"]) == 2
+    assert message in capsys.readouterr().err

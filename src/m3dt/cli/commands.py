@@ -110,11 +110,12 @@ def extend(options: argparse.Namespace, console: Console) -> None:
 
     if not options.tasks:
         raise UserError("m3dt extend: name the new tasks: --tasks TASK,TASK.")
-    tasks = f"tasks=[{','.join(map(repr, options.tasks))}]"
-    config = load_experiment(run_config(options.run), [*options.overrides, tasks])
     from m3dt.training.extension import extend
 
-    extend(config, console)
+    groups = [[task] for task in options.tasks] if options.one_by_one else [options.tasks]
+    for group in groups:
+        tasks = f"tasks=[{','.join(map(repr, group))}]"
+        extend(load_experiment(run_config(options.run), [*options.overrides, tasks]), console)
 
 
 def evaluate(options: argparse.Namespace, console: Console) -> None:

@@ -104,6 +104,7 @@ COMMANDS = (
     Command("extend", commands.extend, "extend a trained run by new tasks", (
         _path("--run", required=True, metavar="RUN", help="it needs a router by prompts"),
         _argument("--tasks", type=_words, default="", metavar="LIST", help="comma-separated"),
+        _argument("--one-by-one", action="store_true", help="an extension for each task, in a row"),
         _argument("overrides", nargs="*", metavar="key=value",
                   help="overrides by dotted key, such as the folder of their data: data=DATA"),
     )),

@@ -4,12 +4,14 @@ An extension adds experts and a router by prompts over all experts. It changes n
 generation, so that each of them loads as before.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from m3dt.config.load import read_yaml
 from m3dt.runs.entries import Entry
 from m3dt.runs.registry import BY_PROMPT, Registry
 from m3dt.utils.errors import UserError
+from m3dt.utils.files import atomic_path
 
 
 def router_of(generation: int) -> str:
@@ -25,6 +27,14 @@ def newest_generation(registry: Registry) -> int:
     return number
 
 
+def is_extended(run: Path, tasks: Sequence[str]) -> bool:
+    """Tell whether finished extensions of a run cover some tasks."""
+    registry = Registry(run)
+    newest = registry.find("router", router_of(newest_generation(registry)))
+    known = experts_of(registry, newest) if newest else []
+    return set(tasks) <= {task for expert in known for task in expert.tasks}
+
+
 def experts_of(registry: Registry, router: Entry) -> list[Entry]:
     """Return the experts that a router chooses among, in its order."""
     keys = (key.partition("/") for key in router.parents)
@@ -34,6 +44,22 @@ def experts_of(registry: Registry, router: Entry) -> list[Entry]:
 def extension_file(number: int) -> str:
     """Return the name of an extension's configuration, in the run's folder."""
     return f"extension-{number}.yaml"
+
+
+def copy_models(source: Path, target: Path) -> None:
+    """Begin a run as a copy of another one's models and configuration, unless it has begun.
+
+    Raises:
+        UserError: The source is no run.
+    """
+    config = run_config(source)
+    if (target / config.name).is_file():
+        return
+    registry, other = Registry(target), Registry(source)
+    for entry in other.entries():
+        registry.adopt(other, entry)
+    with atomic_path(target / config.name) as temporary:
+        temporary.write_bytes(config.read_bytes())
 
 
 def extension_by(registry: Registry, tasks: list[str]) -> int:

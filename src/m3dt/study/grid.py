@@ -16,7 +16,9 @@ from m3dt.utils.files import fingerprint
 from m3dt.utils.paths import user_path
 
 SCORES = "scores.json"  # the evaluation of a cell's own model, in the folder of its run
-_PART_KEYS = ("grid", "set", "only", "reuse", "models")
+_PART_KEYS = ("grid", "set", "only", "reuse", "models", "copy", "extend", "evaluate")
+TOGETHER, IN_A_ROW, NOT_AT_ALL = "together", "in a row", "no"
+_EXTENSIONS = (TOGETHER, IN_A_ROW, NOT_AT_ALL)
 _STUDY_KEYS = ("conf", "runs", "parts", *_PART_KEYS)
 
 
@@ -31,6 +33,9 @@ class Cell:
         overrides: All overrides of its commands except `reuse`, including the run's folder.
         reuse: A run to take models from.
         models: The models to evaluate, ending with the method's own; empty for that one only.
+        copy: A run that its own begins as a copy of, in place of its trainings.
+        extend: How the copy is extended by the cell's tasks: `together`, `in a row`, or `no`.
+        evaluated: Overrides of its evaluation alone.
         key: Fingerprint of everything that its scores depend on, except the data and the code.
         config: Its configuration, without `reuse`.
     """
@@ -41,6 +46,9 @@ class Cell:
     overrides: tuple[str, ...]
     reuse: Path | None
     models: tuple[str, ...]
+    copy: Path | None
+    extend: str
+    evaluated: tuple[str, ...]
     key: str
     config: Config = field(repr=False, compare=False)
 
@@ -64,10 +72,11 @@ def load_study(path: Path, overrides: Sequence[str]) -> Study:
 
     The key `grid` lists the values of each setting. Optional keys: `conf`, the configuration;
     `set`, overrides of all cells; `only`, overrides of the cells with a given value; `runs`, the
-    folder of the runs; `models`, the models to evaluate; `reuse`, a run to take shared models from.
-    In `set` and `reuse`, `{seed}` is replaced by the cell's value of that setting. `parts` maps
-    names to several such grids; top-level keys apply to all of them. `overrides` apply to every
-    cell.
+    folder of the runs; `models`, the models to evaluate; `reuse`, a run to take shared models from;
+    `copy`, a run to begin with instead of training, and `extend`, how it is extended by the cell's
+    tasks; `evaluate`, overrides of the evaluation. In all of these, `{seed}` is replaced by the
+    cell's value of that setting. `parts` maps names to several such grids; top-level keys apply to
+    all of them. `overrides` apply to every cell.
 
     Raises:
         UserError: The file cannot be read, or the configuration of a cell is wrong.
@@ -99,6 +108,10 @@ def _parts(path: Path, content: dict[str, Any]) -> dict[str, dict[str, Any]]:
         grid = part.get("grid")
         if not isinstance(grid, dict) or not all(isinstance(v, list) and v for v in grid.values()):
             raise UserError(f"{path}: 'grid' must give a list of values for each setting")
+        if str(part.get("extend") or NOT_AT_ALL) not in _EXTENSIONS:
+            raise UserError(f"{path}: 'extend' must be one of {', '.join(_EXTENSIONS)}")
+        if part.get("extend") and not part.get("copy"):
+            raise UserError(f"{path}: 'extend' goes with 'copy', the run that is extended")
         values = [str(value) for listed in grid.values() for value in listed]
         for value, given in (part.get("only") or {}).items():
             if str(value) not in values or not isinstance(given, list):
@@ -131,15 +144,21 @@ def _cells(
         overrides = (*filled, f"run={runs / name}")
         source = _fill(path, str(part.get("reuse") or ""), values)
         reuse = user_path(source) if source and user_path(source) != runs / name else None
+        copied = _fill(path, str(part.get("copy") or ""), values)
+        copy, extend = user_path(copied) if copied else None, str(part.get("extend") or NOT_AT_ALL)
+        evaluated = tuple(_fill(path, str(text), values) for text in part.get("evaluate") or ())
         config = load_experiment(conf, overrides)
-        key = _key(config, models)
-        cells.append(Cell(part_name, name, values, overrides, reuse, models, key, config))
+        load_experiment(conf, [*overrides, *evaluated])  # report mistakes in them now
+        key = _key(config, models, [copied, extend, *evaluated] if copied or evaluated else [])
+        also = (copy, extend, evaluated)
+        cells.append(Cell(part_name, name, values, overrides, reuse, models, *also, key, config))
     return cells
 
 
 def _label(setting: str, value: str) -> str:
     number = value.replace(".", "").replace("-", "").isdigit()
-    return (setting.rpartition(".")[2] if number else "") + value.replace("/", "-")
+    plain = re.sub(r"[^\w.+-]+", "-", value).strip("-")
+    return (setting.rpartition(".")[2] if number else "") + plain
 
 
 def _fill(path: Path, text: str, values: Mapping[str, str]) -> str:
@@ -155,8 +174,10 @@ def _fill(path: Path, text: str, values: Mapping[str, str]) -> str:
     return re.sub(r"\{(\w+)\}", value, text)
 
 
-def _key(config: Config, models: Sequence[str]) -> str:
+def _key(config: Config, models: Sequence[str], more: Sequence[str]) -> str:
     """Return a fingerprint of the settings that scores depend on and that are not defaults.
+
+    `more` is what else they depend on.
 
     Leaving out defaults keeps the rows of a table valid when the schema gains a setting.
     """
@@ -166,7 +187,8 @@ def _key(config: Config, models: Sequence[str]) -> str:
         settings.pop(name)
     settings["precision"] = config.trainer.get("precision")
     del settings["evaluation"]["workers"], settings["loader"]["num_workers"]
-    return fingerprint([_changed(settings, asdict(Config())), list(models)])[:12]
+    changed = _changed(settings, asdict(Config()))
+    return fingerprint([changed, list(models), *([list(more)] if more else [])])[:12]
 
 
 def _changed(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

@@ -12,19 +12,20 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from m3dt.runs.generations import is_extended
 from m3dt.study.durations import (
     Duration,
     environment_steps,
     evaluation_duration,
     training_duration,
 )
-from m3dt.study.grid import Cell, Study
+from m3dt.study.grid import NOT_AT_ALL, Cell, Study
 from m3dt.study.score_table import scored_cells
 from m3dt.study.step_times import START
 from m3dt.training import steps_taken, trainings
 from m3dt.utils.files import fingerprint
 
-EVALUATE = "evaluate"
+EVALUATE, EXTEND = "evaluate", "extend"
 LONGEST_PIECE = 9  # minutes
 _LONGEST = 60 * LONGEST_PIECE - 30.0  # seconds of a piece; the rest is for saving
 _LEAST = 60.0  # seconds of steps in a piece, however long its start takes
@@ -36,7 +37,7 @@ class Command:
 
     Attributes:
         cell: The cell.
-        name: `stage1`, `stage2`, `stage3`, `train` or `evaluate`.
+        name: `stage1`, `stage2`, `stage3`, `train`, `extend` or `evaluate`.
         first: Optimiser steps that are done; 0 for an evaluation.
         last: Optimiser steps in all, or environment steps.
         duration: The estimate of what is left, or None without a basis.
@@ -107,10 +108,14 @@ def _copies(
 
 
 def _steps_taken(cell: Cell, command: str) -> int | None:
+    if command == EXTEND:
+        return None if is_extended(Path(cell.config.run), cell.config.tasks) else 0
     return steps_taken(cell.config, trainings(cell.config)[command])
 
 
 def _training(cell: Cell, name: str, steps: int, copied: bool) -> Command:
+    if name == EXTEND:
+        return Command(cell, name, 0, len(cell.config.tasks) * cell.config.stage2.max_steps, None)
     last: int = getattr(cell.config, trainings(cell.config)[name].section).max_steps
     duration = training_duration(cell.config, name, last - steps)
     if duration and copied:
@@ -129,6 +134,8 @@ def _identities(cell: Cell) -> dict[str, str]:
     Cells with the same identity would make the same models, and those that they build on.
     """
     config, identity, found = cell.config, cell.config.data, {}
+    if cell.copy:
+        return {} if cell.extend == NOT_AT_ALL else {EXTEND: f"{EXTEND} {cell.key}"}
     for name, job in trainings(config).items():
         if job.models(config):
             identity = found[name] = fingerprint([identity, job.settings_of(config)])

@@ -12,9 +12,11 @@ from time import monotonic
 
 from rich.console import Console
 
-from m3dt.study.grid import SCORES, Cell, Study
+from m3dt.runs.generations import copy_models
+from m3dt.study.grid import IN_A_ROW, SCORES, Cell, Study
 from m3dt.study.pieces import (
     EVALUATE,
+    EXTEND,
     Command,
     commands_left,
     pieces_of,
@@ -150,13 +152,31 @@ def _run(study: Study, command: Command, clock: Clock) -> bool:
     cell = command.cell
     scores = study.runs / cell.name / SCORES
     scores.unlink(missing_ok=True)  # a cell that fails must not keep its old scores
+    if cell.copy:
+        copy_models(cell.copy, Path(cell.config.run))
+    if command.name == EXTEND:
+        return _run_words(_extension(cell), clock)
     words = [command.name, "--conf", study.conf, *cell.overrides]
     # A run of this study that does not exist yet has no models to take; any other must exist.
     if cell.reuse and ((cell.reuse / "registry").is_dir() or cell.reuse.parent != study.runs):
         words.append(f"reuse={cell.reuse}")
     if command.name == EVALUATE:
         models = ["--models", ",".join(cell.models)] if cell.models else []
-        words += [*models, "--json", str(scores)]
+        words += [*cell.evaluated, *models, "--json", str(scores)]
+    return _run_words(words, clock)
+
+
+def _extension(cell: Cell) -> list[str]:
+    """Return the command that extends a cell's run by its tasks."""
+    own = ("data=", "stage2.", "prompt_router.", "trainer.", "plugins=")
+    overrides = [word for word in cell.overrides if word.startswith(own)]
+    more = ["--one-by-one"] if cell.extend == IN_A_ROW else []
+    tasks = ",".join(cell.config.tasks)
+    return [EXTEND, "--run", cell.config.run, "--tasks", tasks, *more, *overrides]
+
+
+def _run_words(words: Sequence[str], clock: Clock) -> bool:
+    """Run a command of m3dt until its end, or the clock's, and return whether it succeeded."""
     process = subprocess.Popen([sys.executable, "-m", "m3dt", *words])
     try:
         process.wait(clock.seconds_left())

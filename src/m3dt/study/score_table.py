@@ -215,7 +215,8 @@ def _without_tasks(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _score(row: Row, column: str) -> float:
-    return float(row.get(column) or math.nan)
+    value = row.get(column, "")
+    return math.nan if value in ("", None) else float(value)
 
 
 def print_table(study: Study, file: Path, console: Console) -> None:
