@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from m3dt.study import tables
-from m3dt.study.claims.claim import Claim
+from m3dt.study.claims.claim import MISSING, Claim
 from m3dt.study.claims.conflict_claims import conflict_claims
 from m3dt.study.claims.method_claims import ablation_claims, method_claims
 from m3dt.study.claims.scaling_claims import scaling_claims
@@ -99,11 +99,15 @@ def claims(results: Results, subject: str = "") -> list[Claim]:
 
 
 def claims_table(results: Results, subject: str = "") -> str:
-    """Return all claims, or those of one subject, as Markdown."""
-    rows = [[c.text, c.paper, c.ours, c.result, c.verdict] for c in claims(results, subject)]
+    """Return all claims, or those of one subject, as Markdown; those not measured come last."""
+    tested = claims(results, subject)
+    measured = [claim for claim in tested if claim.verdict != MISSING]
+    rows = [[c.text, c.paper, c.ours, c.result, c.verdict] for c in measured]
     ours = "here, mean over seeds [95 % interval by Student's t] (seeds)"
     header = ["claim", "paper", ours, "difference by seed and its test", "verdict"]
-    return tables.markdown_table(header, rows)
+    table = tables.markdown_table(header, rows) if rows else ""
+    others = [f"- {claim.text}\n" for claim in tested if claim not in measured]
+    return table + ("\nNot measured:\n\n" + "".join(others) if others else "")
 
 
 def tables_and_claims(results: Results) -> dict[str, str]:

@@ -23,8 +23,9 @@ from m3dt.tasks.rendering import check_backend_name
 from m3dt.utils.errors import RunError, UserError
 from m3dt.utils.processes import SPAWN, check_may_start_processes, end_with_parent
 
-# Environments that a worker keeps for reuse; one of Meta-World takes about 20 MB.
-_MAX_FREE = 50
+# Environments that a worker keeps for the next groups of the same task. One of Meta-World takes
+# tens of megabytes.
+_MAX_FREE = 20
 
 
 @dataclass(frozen=True)
