@@ -205,6 +205,16 @@ class Results:
                 found[int(match[1])] = curves[curve]["history"]
         return dict(sorted(found.items()))
 
+    def _task_lists(self) -> str:
+        """Return a sentence that says whether seeds share their tasks."""
+        lists: dict[str, set[frozenset[str]]] = defaultdict(set)
+        for row in self.rows:
+            scored = frozenset(self.tasks.get(row["cell"], {}))
+            lists[row.get("suite", "")] |= {scored} if scored else set()
+        if any(len(found) > 1 for found in lists.values()):
+            return "Each seed has its own task list, except at 160 tasks."
+        return "All seeds have the same tasks."
+
     def summary(self) -> str:
         """Return a Markdown sentence with the number of cells and seeds, and the missing ones."""
         seeds: dict[str, set[str]] = defaultdict(set)
@@ -220,7 +230,7 @@ class Results:
         missing = f" Seeds are missing of {', '.join(incomplete)}." if incomplete else ""
         return (
             f"{len(self.rows)} cells of the study have results, with seeds {', '.join(every)}. "
-            "Each seed has its own task list, except at 160 tasks. Faint lines in figures are "
+            f"{self._task_lists()} Faint lines in figures are "
             "single seeds. Brackets are 95 % intervals by Student's t over n seeds, cut at the "
             "ends of the scale. Claims that name no number of tasks are about "
             f"{self.medium}.{missing}"
