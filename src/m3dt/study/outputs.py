@@ -76,6 +76,7 @@ FIGURES = {
 }  # fmt: skip
 TABLES: dict[str, Callable[[Results], str]] = {
     "Methods (table 1)": tables.methods_table,
+    "What acts (figure 8)": tables.acting_table,
     "Widths (figure 3)": tables.widths_table,
     "Gains (table 1)": tables.gains_table,
     "Ablations (table 2)": tables.ablations_table,

@@ -2,6 +2,7 @@
 
 PROMPT_DT = "promptdt"
 BASELINES = {PROMPT_DT: "Prompt-DT", "mtdt": "MTDT", "harmodt": "HarmoDT"}
+CLONING = {"bc": "BC", "bc-best": "BC on the best tenth of the trajectories"}
 M3DT = {"m3dt-random": "M3DT-Random", "m3dt-gradient": "M3DT-Gradient"}
 METHODS = (
     *(("baselines", method, title) for method, title in BASELINES.items()),

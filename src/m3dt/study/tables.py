@@ -8,7 +8,15 @@ import numpy as np
 from m3dt.study import paper, queries, setting_queries
 from m3dt.study.design import num_tasks
 from m3dt.study.estimates import NOT_MEASURED, Scores, clustered_estimate, format_scores, minus
-from m3dt.study.paper import ABLATIONS, BASELINES, M3DT, METHODS, PROMPT_DT, reference_method
+from m3dt.study.paper import (
+    ABLATIONS,
+    BASELINES,
+    CLONING,
+    M3DT,
+    METHODS,
+    PROMPT_DT,
+    reference_method,
+)
 from m3dt.study.study_results import Results
 from m3dt.tasks import DOMAINS
 
@@ -41,6 +49,29 @@ def methods_table(results: Results) -> str:
             row += [_stated(paper.SCORES.get(method, {}), n)] * (n in in_paper)
         rows.append(row)
     return markdown_table(header, rows)
+
+
+def acting_table(results: Results) -> str:
+    """Return who acts with the same experts, and what others make of as many segments."""
+    suite, gradient = queries.suite_name(results), "m3dt-gradient"
+    loss = "val/loss {}".format
+    rows: list[tuple[str, str, str, str, str]] = [
+        ("backbone", "m3dt", gradient, "backbone", loss("backbone")),
+        ("M3DT, the paper's routers", "m3dt", gradient, "score", loss("router")),
+        ("M3DT, each task's own expert", "m3dt", gradient, "oracle", loss("expert")),
+        ("M3DT, router by the prompt", "prompt", gradient, "score", ""),
+        ("the same, random groups", "prompt", "m3dt-random", "score", ""),
+        *((title, "baselines", method, "score", loss("baseline"))
+          for method, title in {**BASELINES, **CLONING}.items()),
+    ]  # fmt: skip
+    table = []
+    for title, part, method, column, losses in rows:
+        own = {"suite": suite, "method": method}
+        found = results.scores(part, losses, **own) if losses else {}
+        thousandths = {seed: 1000 * value for seed, value in found.items()}
+        scores = format_scores(results.scores(part, column, **own))
+        table.append([title, scores, format_scores(thousandths) if found else ""])
+    return markdown_table(["what acts", "normalized score", "held-out loss, thousandths"], table)
 
 
 def widths_table(results: Results) -> str:
