@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,7 @@ def test_commands_in_documents_exist(path):
     """Every line of code that starts with `m3dt COMMAND` parses; placeholders are not checked."""
     lines = re.findall(r"^    (?:MUJOCO_GL=\w+ )?m3dt (.*?)(?:  +#.*)?$", path.read_text(), re.M)
     for line in lines:
-        words = line.split()
+        words = shlex.split(line.rstrip("\\ "))
         options, rest = make_parser().parse_known_args(words)
         assert not [word for word in rest if word.startswith("-")], line
         overrides = [w for w in [*getattr(options, "overrides", []), *rest] if "=" in w]

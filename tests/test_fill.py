@@ -31,10 +31,11 @@ def test_no_interval_is_typed(path):
 
 
 @pytest.mark.parametrize("name", ["tables", "claims"])
-def test_stored_tables_and_claims_are_those_of_the_results(name):
+@pytest.mark.parametrize(("study", "folder"), [("lite", RESULTS), ("mid", RESULTS / "mid")])
+def test_stored_tables_and_claims_are_those_of_the_results(name, study, folder):
     """Otherwise, run `m3dt figures`."""
-    made = tables_and_claims(Results.read(RESULTS / "lite.csv"))[name]
-    assert (RESULTS / f"{name}.md").read_text() == made
+    made = tables_and_claims(Results.read(RESULTS / f"{study}.csv"))[name]
+    assert (folder / f"{name}.md").read_text() == made
 
 
 def test_places_are_filled(made_up, tmp_path, capsys):

@@ -52,7 +52,10 @@ def methods_table(results: Results) -> str:
 
 
 def acting_table(results: Results) -> str:
-    """Return who acts with the same experts, and what others make of as many segments."""
+    """Return who acts with the same experts, and what others make of as many segments.
+
+    What has no result yet is left out.
+    """
     suite, gradient = queries.suite_name(results), "m3dt-gradient"
     loss = "val/loss {}".format
     rows: list[tuple[str, str, str, str, str]] = [
@@ -69,8 +72,10 @@ def acting_table(results: Results) -> str:
         own = {"suite": suite, "method": method}
         found = results.scores(part, losses, **own) if losses else {}
         thousandths = {seed: 1000 * value for seed, value in found.items()}
-        scores = format_scores(results.scores(part, column, **own))
-        table.append([title, scores, format_scores(thousandths) if found else ""])
+        scores = results.scores(part, column, **own)
+        if scores:
+            shown = format_scores(thousandths) if found else ""
+            table.append([title, format_scores(scores), shown])
     return markdown_table(["what acts", "normalized score", "held-out loss, thousandths"], table)
 
 

@@ -118,9 +118,13 @@ def without_empty(figure: Figure) -> Figure | None:
 
 
 def _has_results(axes: Axes) -> bool:
-    """Tell whether a panel shows a result of ours; the paper's numbers are none."""
+    """Tell whether a panel compares results of ours: at two places or more of its x axis.
+
+    The paper's numbers are none of ours.
+    """
     lines = [line for line in axes.lines if line.get_gid() != _OF_PAPER]
-    return any(np.size(line.get_xdata()) for line in lines)
+    places = [np.ravel(np.asarray(line.get_xdata(), float)) for line in lines]
+    return len(np.unique(np.concatenate([*places, []]).round(9))) > 1
 
 
 def _is_legend(axes: Axes) -> bool:
