@@ -74,6 +74,7 @@ def test_paper_hyperparameters():
 def test_every_field_declares_its_values(name):
     """A number has a range, and text is one of a few words unless it is listed here."""
     free = {"conf", "run", "data", "reuse", "suite", "policies", "shard", "prompts", "class_path"}
+    free |= {"init_from"}
     for key, declared in settings_of(SECTIONS[name]).items():
         rule, default = declared.metadata.get("rule"), getattr(SECTIONS[name], key)
         if type(default) in (int, float):

@@ -18,7 +18,7 @@ import m3dt
 from m3dt.config import ComputeConfig, ModelConfig, MoEConfig
 from m3dt.data.inputs import Rows
 from m3dt.engine.choices import of_unknown_code
-from m3dt.evaluation.actor import Actor
+from m3dt.evaluation.passes import PassRunner
 from m3dt.models import PromptDT, add_mixtures, is_built_in, make_model
 from m3dt.models.routing import select
 from m3dt.runs import Registry
@@ -181,12 +181,12 @@ def test_subclass_acts_like_shortcuts(expert, experts):
     found = []
     for kind in (PromptDT, Same):
         model = of_class(kind, moe, routed=True)
-        actor = Actor(model, batch_size=3)
+        runner = PassRunner(model, batch_size=3)
         selection = None
         if experts in ("2", "auto"):
-            gates = actor.prompt_gates(prompt)
+            gates = runner.prompt_gates(prompt)
             selection = select(gates, "1" if expert == "trunk" else experts)
-        found.append(actor.act(rows, actor.encode(prompt, 0, selection)))
+        found.append(runner.act(rows, runner.encode(prompt, 0, selection)))
         if selection is not None:
             found.append(gates.numpy())
     half = len(found) // 2
