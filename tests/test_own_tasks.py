@@ -4,8 +4,6 @@ import csv
 import json
 import math
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,17 +12,20 @@ import numpy as np
 import own_tasks
 import pytest
 from gymnasium.spaces import Box
-from quick_run import QUICK, helpers_found
+from quick_run import QUICK
 
 import m3dt
 from m3dt.behaviour import Library, Player
 from m3dt.cli import main
 from m3dt.data import DatasetStore
 from m3dt.runs.registry import Registry
+from m3dt.study.grid import SCORES, load_study
+from m3dt.study.score_table import print_table, write_table
 from m3dt.tasks import TaskSpec, get_task, make_env, register_task
 from m3dt.tasks.catalog import TASKS
 from m3dt.tasks.experiment import load_experiment
 from m3dt.tasks.registration import plugin_modules
+from m3dt.utils.console import make_console
 from m3dt.utils.errors import RunError, UserError
 from m3dt.utils.paths import file_stem
 
@@ -214,15 +215,22 @@ def test_own_tasks_are_exported_verified_and_described(run, tmp_path, capsys):
     assert "--plugins: own_task cannot be imported" in capsys.readouterr().err
 
 
-def test_a_study_has_columns_for_own_domains(run, tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", helpers_found()["PYTHONPATH"])
-    _, words = run
-    file = tmp_path / "own.yaml"
-    file.write_text(f"conf: quickstart\nruns: {tmp_path}/runs\ngrid: {{method: [promptdt]}}\n")
-    more = ["baseline.max_steps=6", "loader.validation_trajectories=1"]
-    assert main(["study", str(file), *words[:-2], *more, "--csv", str(tmp_path / "own.csv")]) == 0
+def test_a_study_has_columns_for_own_domains(run, tmp_path, capsys):
+    """Rows of its table, from scores as an evaluation writes them."""
+    folder, words = run
+    (tmp_path / "own.yaml").write_text(f"runs: {tmp_path}\ngrid: {{method: [promptdt]}}\n")
+    study = load_study(tmp_path / "own.yaml", words[:-2])
+    scores = tmp_path / "promptdt" / SCORES
+    scores.parent.mkdir()
+    assert main(["evaluate", *words, "--models", "backbone", "--json", str(scores)]) == 0
+    write_table(study, tmp_path / "own.csv")
     (row,) = csv.DictReader((tmp_path / "own.csv").open())
-    assert float(row["reaching"]) == pytest.approx(float(row["score"]))
+    assert (
+        float(row["reaching"]) == pytest.approx(float(row["score"])) and row["metaworld"] == "nan"
+    )
+    capsys.readouterr()
+    print_table(study, tmp_path / "own.csv", make_console())
+    assert "reaching" in capsys.readouterr().out
 
 
 def test_processes_import_the_modules_that_register_tasks():
@@ -257,28 +265,27 @@ def test_frames_come_from_the_environment():
     assert env._env.render_mode == "rgb_array"
 
 
-def test_the_example_runs(tmp_path):
+def test_the_example_runs(tmp_path, monkeypatch):
     """With fewer steps; `make test-slow` runs it as it is."""
-    _run_example(tmp_path, "collect.trajectories=8", "stage1.max_steps=40", "stage2.max_steps=20")
+    few = ["collect.trajectories=8", "stage1.max_steps=40", "stage2.max_steps=20"]
+    monkeypatch.chdir(tmp_path)
+    _run_example(tmp_path, *few, "prompt_router.max_steps=50", "evaluation.episodes=2")
 
 
 @pytest.mark.slow
-def test_the_example_learns(tmp_path):
+def test_the_example_learns(tmp_path, monkeypatch):
     """Random actions score 0 in the mean; three stages must make much more of it."""
+    monkeypatch.chdir(tmp_path)
     assert _run_example(tmp_path)["score"] > 50
 
 
 def _run_example(tmp_path, *overrides):
-    folder = shutil.copytree(EXAMPLE, tmp_path / "example", ignore=shutil.ignore_patterns("runs"))
-    scores = folder / "scores.json"
+    for file in ("my_tasks.py", "own_task.yaml"):
+        shutil.copy(EXAMPLE / file, tmp_path)
     for command in ("collect", "train", "evaluate"):
-        words = [sys.executable, "-m", "m3dt", command, "--conf", "own_task.yaml", *overrides]
-        words += ["--json", str(scores)] if command == "evaluate" else []
-        done = subprocess.run(
-            words, cwd=folder, capture_output=True, text=True, env=helpers_found()
-        )
-        assert done.returncode == 0, done.stderr
-    result = json.loads(scores.read_text())
+        more = ["--json", "scores.json"] if command == "evaluate" else []
+        assert main([command, "--conf", "own_task.yaml", *overrides, *more]) == 0
+    result = json.loads((tmp_path / "scores.json").read_text())
     assert list(result["tasks"]) == ["pendulum-moon", "pendulum-mars", "pendulum-earth"]
     return result
 
