@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import gymnasium
 import h5py
 import numpy as np
 import own_tasks
@@ -18,6 +19,7 @@ import m3dt
 from m3dt.behaviour import Library, Player
 from m3dt.cli import main
 from m3dt.data import DatasetStore
+from m3dt.evaluation.scores import shares_of_target
 from m3dt.runs.registry import Registry
 from m3dt.study.grid import SCORES, load_study
 from m3dt.study.score_table import print_table, write_table
@@ -241,7 +243,8 @@ def test_a_gymnasium_id_needs_no_registration(tmp_path):
     assert main(["collect", *words]) == 0
     store = DatasetStore.open(tmp_path, ["gym:Pendulum-v1"])
     task = store.tasks[0]
-    assert task.path.name == "gym_Pendulum-v1.hdf5" == f"{file_stem('gym:Pendulum-v1')}.hdf5"
+    assert task.path.name == f"{file_stem('gym:Pendulum-v1')}.hdf5"
+    assert task.path.name.startswith("gym_Pendulum-v1-")
     assert (task.spec.state_dim, task.spec.horizon, task.spec.domain) == (3, 200, "gym")
     with h5py.File(task.path) as file:
         assert file.attrs["task"] == "gym:Pendulum-v1"
@@ -297,3 +300,46 @@ def test_a_box_of_another_rank_is_flattened():
     )
     env = make_env("matrix")
     assert env.observation_space.shape == (6,) and env.action_space.shape == (1,)
+
+
+def test_names_that_differ_in_one_character_have_files_of_their_own():
+    assert len({file_stem(name) for name in ("gym:a/B-v0", "gym:a_B-v0", "gym_a_B-v0")}) == 3
+    assert file_stem("reach-v2") == "reach-v2"
+
+
+def test_bounds_of_float64_are_not_exceeded_by_rounding():
+    class Bounded(own_tasks.Reaching):
+        observation_space = Box(-1, 1, (2,))
+        action_space = Box(-0.3, 0.1, (1,), np.float64)  # -0.3 + (0.1 + 0.3) > 0.1
+        metadata = {}  # also without render modes
+
+        def _observation(self):
+            return np.zeros(2, np.float32)
+
+        def step(self, action):
+            assert self.action_space.contains(action)
+            return super().step(action)
+
+    gymnasium.register("Bounded-v0", Bounded, max_episode_steps=5)
+    env = make_env("gym:Bounded-v0")
+    env.reset(seed=0)
+    for action in (-1.0, 1.0):
+        env.step(np.array([action]))
+
+
+def test_an_id_may_name_a_module_of_the_working_directory(tmp_path, monkeypatch):
+    (tmp_path / "registering.py").write_text(
+        "import gymnasium, own_tasks\n"
+        "gymnasium.register('Here-v0', own_tasks.Reaching, max_episode_steps=5)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    assert get_task("gym:registering:Here-v0").horizon == 5
+    with pytest.raises(UserError, match="no module 'absent'"):
+        get_task("gym:absent:Here-v0")
+
+
+def test_a_target_of_the_lowest_return_has_no_share():
+    spec = TaskSpec("costly", "odd", 2, 2, 5, 0.0, 1.0, score=lambda total, success: 100 + total)
+    register_task(spec, own_tasks.Reaching)
+    assert shares_of_target({"costly": {"return_mean": -3.0}}) == {}

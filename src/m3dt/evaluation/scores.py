@@ -119,9 +119,15 @@ def summarize(episodes: Sequence[Episode]) -> ScoreSummary:
 def shares_of_target(tasks: Mapping[str, TaskResult]) -> dict[str, float]:
     """Return by domain the mean over tasks of the return as a share of the task's target return.
 
-    Tasks whose target follows from the data are left out.
+    Tasks whose target follows from the data are left out, and those whose target is the lowest
+    return.
     """
-    known = {task: result for task, result in tasks.items() if get_task(task).is_complete}
+    specs = {task: get_task(task) for task in tasks}
+    known = {
+        task: result
+        for task, result in tasks.items()
+        if specs[task].is_complete and specs[task].target_return != specs[task].lowest_return
+    }
     return _by_domain(known, lambda t, r: get_task(t).share_of_target(r["return_mean"]))
 
 

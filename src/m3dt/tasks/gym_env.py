@@ -11,6 +11,7 @@ from gymnasium import spaces
 
 from m3dt.tasks.envs import TaskEnv
 from m3dt.tasks.spec import TaskSpec
+from m3dt.utils.class_paths import import_named
 from m3dt.utils.errors import UserError, others_code
 
 
@@ -71,7 +72,7 @@ class GymEnv(TaskEnv):
 
     def _advance(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool]:
         share = (np.clip(action.astype(np.float64), -1.0, 1.0) + 1) / 2
-        native = self._low + share * (self._high - self._low)
+        native = np.clip(self._low + share * (self._high - self._low), self._low, self._high)
         space = self._env.action_space
         flat = native.astype(spaces.flatten_space(space).dtype)
         with others_code(self._environment):
@@ -147,10 +148,12 @@ def gymnasium_task(env_id: str) -> tuple[TaskSpec, Callable[[], gymnasium.Env[An
     """Return the task of a registered gymnasium id, whose returns and score follow from data.
 
     Raises:
-        UserError: There is no such id, or its environment cannot be a task.
+        UserError: There is no such id or module, or its environment cannot be a task.
     """
     name = f"gym:{env_id}"
-
+    module, colon, _ = env_id.partition(":")
+    if colon:
+        import_named(module, f"task '{name}': {module}")  # also from the working directory
     try:
         env = gymnasium.make(env_id)
     except Exception as error:  # what an environment needs and lacks can raise anything
@@ -159,7 +162,9 @@ def gymnasium_task(env_id: str) -> tuple[TaskSpec, Callable[[], gymnasium.Env[An
         ) from None
     states, actions = flat_widths(name, env)
     horizon = env.spec.max_episode_steps if env.spec else None
-    mode = "rgb_array" if "rgb_array" in env.metadata["render_modes"] else None
+    # Not every class takes a render mode, None neither.
+    draws = "rgb_array" in env.metadata.get("render_modes", ())
+    more: dict[str, Any] = {"render_mode": "rgb_array"} if draws else {}
     env.close()
     if not horizon:
         raise UserError(
@@ -167,4 +172,4 @@ def gymnasium_task(env_id: str) -> tuple[TaskSpec, Callable[[], gymnasium.Env[An
             "a horizon."
         )
     spec = TaskSpec(name, "gym", states, actions, horizon, env_id=env_id)
-    return spec, lambda: gymnasium.make(env_id, render_mode=mode)
+    return spec, lambda: gymnasium.make(env_id, **more)

@@ -1,5 +1,6 @@
 """Folders and files as a user writes them."""
 
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -15,5 +16,9 @@ def user_path(written: str | Path) -> Path:
 
 
 def file_stem(name: str) -> str:
-    """Return a name as a file name without suffix: `gym:a/B-v1` becomes `gym_a_B-v1`."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+    """Return a name as a file name without suffix; other names have other stems.
+
+    `gym:a/B-v1` becomes `gym_a_B-v1-` and a digest of the name.
+    """
+    plain = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
