@@ -24,7 +24,7 @@ from m3dt.runs import Registry
 from m3dt.runs.generations import experts_of, newest_generation
 from m3dt.stages import PromptRouterStage
 from m3dt.tasks.experiment import load_experiment
-from m3dt.utils.files import sha256
+from m3dt.utils.files import sha256, sole_writer
 
 NEW, LATER = ("cheetah-vel-5", "push-v2"), ("walker-walk",)
 
@@ -242,6 +242,20 @@ def test_mistakes_are_one_message(finished, known, extended, other, data, tmp_pa
     assert "near: has 45 states and 10 actions, but the backbone" in error_of(known, ["near"])
     changed = error_of(extended[0], LATER, "stage2.max_steps=7")
     assert "was made with other settings: stage2.max_steps was 120, is 7" in changed
+
+
+def test_a_second_process_is_refused(known, other, tmp_path, capsys):
+    run = shutil.copytree(known, tmp_path / "run")
+    with sole_writer(run / "checkpoints"):
+        assert extend(run, NEW, other) == 2
+    assert "another m3dt is writing here" in capsys.readouterr().err
+    assert not list(run.glob("extension-*"))
+
+
+def test_an_extension_that_cannot_begin_leaves_nothing(known, data, tmp_path):
+    run = shutil.copytree(known, tmp_path / "run")
+    assert extend(run, NEW, data) == 2  # these data lack the tasks
+    assert not list(run.glob("extension-*"))
 
 
 def test_one_extension_at_a_time(known, other, tmp_path, capsys):

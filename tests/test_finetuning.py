@@ -1,5 +1,7 @@
 """Trainings that begin from the weights of another run."""
 
+import shutil
+
 import pytest
 import torch
 from quick_run import call
@@ -41,6 +43,15 @@ def test_the_beginning_is_part_of_the_model(train, finished, data, tmp_path, cap
     assert "init_from was" in capsys.readouterr().err
     again = train(f"init_from={registry.run}", name="again")  # from its only baseline
     assert again.get("baseline", "promptdt").settings["init_from"] == entry.hash
+
+
+def test_a_finished_run_does_not_need_its_beginning(finished, data, tmp_path, capsys):
+    source = shutil.copytree(finished, tmp_path / "source")
+    words = [*FEW, f"init_from={source}"]
+    assert call("train", tmp_path / "run", data, *words) == 0
+    shutil.rmtree(source)
+    assert call("train", tmp_path / "run", data, *words) == 0
+    assert "finished before" in capsys.readouterr().out
 
 
 def test_stage_1_begins_there_too(finished, data, tmp_path):

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import m3dt
 from m3dt.behaviour import Library, Player
 from m3dt.cli import main
 from m3dt.data import DatasetStore
+from m3dt.evaluation.run_models import run_model
 from m3dt.evaluation.scores import shares_of_target
 from m3dt.runs.registry import Registry
 from m3dt.study.grid import SCORES, load_study
@@ -26,7 +28,7 @@ from m3dt.study.score_table import print_table, write_table
 from m3dt.tasks import TaskSpec, get_task, make_env, register_task
 from m3dt.tasks.catalog import TASKS
 from m3dt.tasks.experiment import load_experiment
-from m3dt.tasks.registration import plugin_modules
+from m3dt.tasks.registration import own_task, plugin_modules
 from m3dt.utils.console import make_console
 from m3dt.utils.errors import RunError, UserError
 from m3dt.utils.paths import file_stem
@@ -114,6 +116,7 @@ def test_an_environment_that_changes_ends_an_evaluation_with_one_message(tmp_pat
         ({"name": "reach-v2"}, "one of the 160"),
         ({"name": "a/b"}, "name='a/b' must be letters"),
         ({"domain": ""}, "domain='' must be letters"),
+        ({"domain": "metaworld"}, "the domain metaworld has rules of its own"),
         ({"state_dim": 0}, "state_dim=0 must be 1 or more"),
         ({"horizon": 2.5}, "horizon=2.5 must be 1 or more"),
         ({"return_scale": 0.0}, "return_scale=0.0 must be above 0"),
@@ -194,6 +197,43 @@ def test_scores_say_what_they_are_measured_against(run, capsys):
     assert spec == DatasetStore.open(folder / "data", ["near"]).tasks[0].spec
     row = result["tasks"]["near"]
     assert row["score"] == pytest.approx(spec.normalized_score(row["return_mean"], False))
+
+
+def test_a_changed_specification_makes_other_scores_and_other_models(run, capsys):
+    """What was stored under the former rules is not taken for theirs."""
+    folder, words = run
+    evaluated = ["evaluate", *words, "--models", "backbone", "--json", "-"]
+    assert main(evaluated) == 0
+    before = json.loads(capsys.readouterr().out)
+    near = own_task("near")
+    try:
+        changed = replace(near.spec, score=(-100.0, 0.0))
+        register_task(changed, near.make_env, near.policy)
+        assert main(evaluated) == 0
+        printed = capsys.readouterr()
+        after = json.loads(printed.out)["tasks"]["near"]
+        assert after["return_mean"] == before["tasks"]["near"]["return_mean"]
+        assert after["score"] == pytest.approx(100 + after["return_mean"])
+        assert "evaluated before" not in printed.err
+        register_task(replace(changed, return_scale=50.0), near.make_env, near.policy)
+        assert main(["stage1", *words]) == 2
+        assert "own_tasks.near was" in capsys.readouterr().err
+    finally:
+        register_task(near.spec, near.make_env, near.policy)
+
+
+def test_untrained_policies_score_by_what_the_run_knows(run, tmp_path, capsys):
+    """Prompts of other data change no scale within a table."""
+    folder, words = run
+    other = tmp_path / "other"
+    assert main(["collect", *words[:-3], f"data={other}", "collect.trajectories=5"]) == 0
+    ranges = []
+    for data in (folder / "data", other):
+        (store,) = DatasetStore.open(data, ["far"]).tasks
+        ranges.append(store.spec.score)
+    config = load_experiment("quickstart", [*words, f"evaluation.prompts={other}"])
+    for name in ("random", "nothing", "nearest", "backbone"):
+        assert run_model(config, name).policy.spec("far").score == ranges[0], name
 
 
 def test_an_interrupted_training_on_own_tasks_resumes_to_the_same_weights(run, tmp_path):

@@ -1,11 +1,11 @@
-"""Three tasks that are not of the 160: a pendulum swings up under the gravity of three bodies."""
+"""Tasks that are not of the 160: a pendulum swings up under the gravity of several bodies."""
 
 import gymnasium
 import numpy as np
 
 import m3dt
 
-GRAVITY = {"moon": 1.6, "mars": 3.7, "earth": 9.8}  # m/s^2
+GRAVITY = {"titan": 1.4, "moon": 1.6, "mars": 3.7, "earth": 9.8}  # m/s^2; none trains on titan
 
 
 def swing_up(observation, gravity):

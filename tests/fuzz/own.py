@@ -118,7 +118,7 @@ def task(data):
     }
     spec = TaskSpec(
         name=_mostly(data, "drawn", "a.b_c-1", "", "x/y", "reach-v2", "gym:x"),
-        domain=_mostly(data, "odd", "metaworld", ""),
+        domain=_mostly(data, "odd", "metaworld", "another", ""),
         state_dim=states + _mostly(data, 0, 1),
         action_dim=acts,
         horizon=HORIZON,

@@ -15,7 +15,7 @@ from m3dt.evaluation.run_scores import ModelScore, film_model, score_models
 from m3dt.evaluation.scores import ScoreSummary, TaskResult
 from m3dt.runs.layout import check_run_folder
 from m3dt.runs.registry import Registry
-from m3dt.tasks import get_task, tasks_of
+from m3dt.tasks import TASKS, get_task, make_env, tasks_of
 from m3dt.tasks.rendering import check_rendering
 from m3dt.utils.errors import UserError
 from m3dt.utils.output_files import check_output, output_json
@@ -45,7 +45,7 @@ def evaluate_run(
         check_output(path)
     if films:
         films = [get_task(task).name for task in films]
-        check_rendering()
+        check_films(films)
     models = [run_model(config, name) for name in names or [""]]
     unseen = unseen_tasks(models, tasks_of(config))
     scores = score_models(config, models, console, out)
@@ -57,6 +57,23 @@ def evaluate_run(
         console.print("These models were evaluated before. Nothing to do.")
     for task in films:
         console.print(f"filmed {film_model(config, models[-1], task, out)}")
+
+
+def check_films(tasks: Sequence[str]) -> None:
+    """Check that tasks can be filmed, before hours of episodes.
+
+    Raises:
+        UserError: Rendering is off, or an environment returns no frames.
+        RunError: An environment's own code fails to draw.
+    """
+    if any(task in TASKS for task in tasks):
+        check_rendering()
+    for task in tasks:
+        if task not in TASKS:  # its own code draws
+            env = make_env(task)
+            env.reset(seed=0)
+            env.render()
+            env.close()
 
 
 def unseen_tasks(models: Sequence[RunModel], tasks: Sequence[str]) -> list[str]:

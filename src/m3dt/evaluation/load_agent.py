@@ -71,13 +71,7 @@ def agent_of(
     device: str | torch.device,
 ) -> Agent:
     """Return the agent of a model that holds some experts; see `make_agent`."""
-    contexts = []
-    for part in (root, *experts):
-        if TASKS in part.files:
-            expected = TaskContext.expected_tensors(len(part.tasks), root.model)
-            found = _checked(registry, part, "tasks", expected)
-            contexts.append(TaskContext.from_tensors(part.tasks, found))
-    context = TaskContext.join(contexts) if contexts else TaskContext.empty()
+    context = _context(registry, root, experts)
     masks = None
     if "masks.safetensors" in entry.files:
         packed = TaskMasks.expected(model, len(entry.tasks))
@@ -86,6 +80,30 @@ def agent_of(
     # Experts that do not train may be kept in another layout.
     model = model.eval().requires_grad_(False).to(device)
     return Agent(model, entry, context, str(registry.run), masks, history)
+
+
+def _context(registry: Registry, root: Entry, experts: Sequence[Entry]) -> TaskContext:
+    contexts = []
+    for part in (root, *experts):
+        if TASKS in part.files:
+            expected = TaskContext.expected_tensors(len(part.tasks), root.model)
+            found = _checked(registry, part, "tasks", expected)
+            contexts.append(TaskContext.from_tensors(part.tasks, found))
+    return TaskContext.join(contexts) if contexts else TaskContext.empty()
+
+
+def context_of_run(run: str | Path) -> TaskContext:
+    """Return what a run knows of its tasks, those of extensions too; nothing if it has no model.
+
+    Raises:
+        UserError: An entry is damaged.
+    """
+    registry = Registry(run)
+    entries = registry.entries()
+    root = next((entry for entry in entries if entry.kind in ("backbone", "baseline")), None)
+    if root is None:
+        return TaskContext.empty()
+    return _context(registry, root, [entry for entry in entries if entry.kind == "expert"])
 
 
 def _checked(

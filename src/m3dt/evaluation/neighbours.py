@@ -5,7 +5,7 @@ REGENT (arXiv 2412.04759) found such a baseline strong in tasks that an agent ha
 Letters: S state dim, A action dim.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy.spatial import KDTree
@@ -57,12 +57,19 @@ class NearestPolicy(Policy[LatestSession]):
 
     States are normalised as a model's are. The trajectories are the best fifth of the data, two at
     least.
+
+    Args:
+        stores: The data of its tasks.
+        specs: Of tasks whose score follows from other data than these.
     """
 
     name = "nearest"
 
-    def __init__(self, stores: Sequence[TaskStore]) -> None:
+    def __init__(
+        self, stores: Sequence[TaskStore], specs: Mapping[str, TaskSpec] | None = None
+    ) -> None:
         self._known = {store.spec.name: Neighbours(store) for store in stores}
+        self._specs = specs or {}
 
     def begin(self, group: EpisodeGroup, seed: int) -> LatestSession:
         return LatestSession(group.task)
@@ -71,4 +78,4 @@ class NearestPolicy(Policy[LatestSession]):
         return [self._known[s.task].actions(s.observations) for s in sessions]
 
     def spec(self, task: str) -> TaskSpec:
-        return self._known[task].spec
+        return self._specs.get(task) or self._known[task].spec

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from m3dt.config import BASELINES, Config, EvaluationConfig
-from m3dt.data import DatasetStore
+from m3dt.data import DatasetStore, TaskContext
 from m3dt.evaluation.gates import way_of
-from m3dt.evaluation.load_agent import ACTING_KINDS, load
+from m3dt.evaluation.load_agent import ACTING_KINDS, context_of_run, load
 from m3dt.evaluation.neighbours import NearestPolicy
 from m3dt.evaluation.oracle import RULES, ExpertsPolicy
 from m3dt.evaluation.policies import UNTRAINED, AgentPolicy, Policy
@@ -58,7 +58,7 @@ def run_model(config: Config, name: str) -> RunModel:
     if base == NearestPolicy.name:
         store = DatasetStore.open(config.evaluation.prompts or config.data, tasks_of(config))
         info = {"method": base, "num_parameters": 0, "weights": store.checksum, "step": 0}
-        return RunModel(NearestPolicy(store.tasks), info)
+        return RunModel(NearestPolicy(store.tasks, _specs(config)), info)
     if base in RULES:
         return _experts(config, base)
     if not base and config.method in BASELINES:
@@ -84,15 +84,20 @@ def run_model(config: Config, name: str) -> RunModel:
 
 
 def _specs(config: Config) -> dict[str, TaskSpec]:
-    """Return the tasks whose score follows from the data, with their scores.
+    """Return the tasks whose score follows from data, with their scores.
+
+    The data are those that the run was trained on, or else those that it would be.
 
     Raises:
         UserError: There are such tasks, but no data.
     """
     names = [task for task in tasks_of(config) if get_task(task).score is None]
+    context = context_of_run(config.run) if names else TaskContext.empty()
+    known = {name: context.spec(name) for name in names if name in context.tasks}
+    names = [name for name in names if name not in known]
     folder = config.evaluation.prompts or config.data
     stores = DatasetStore.open(folder, names).tasks if names else ()
-    return {store.spec.name: store.spec for store in stores}
+    return {**known, **{store.spec.name: store.spec for store in stores}}
 
 
 def _by_prompt(config: Config, kind: str) -> bool:

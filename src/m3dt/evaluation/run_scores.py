@@ -16,9 +16,11 @@ from m3dt.evaluation.scores import RunResult
 from m3dt.evaluation.video import animation, film
 from m3dt.plots.tensorboard import write_hyperparameters, write_scores, write_video
 from m3dt.tasks import SIMULATORS, get_task, tasks_of
+from m3dt.tasks.registration import own_identities
 from m3dt.tasks.workers import WorkerPool
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import atomic_path, fingerprint, read_json, write_json
+from m3dt.utils.paths import file_stem
 from m3dt.utils.processes import num_workers
 from m3dt.version import version_of
 
@@ -79,7 +81,7 @@ def film_model(config: Config, model: RunModel, task: str, folder: Path | None =
     frames = film(model.policy, get_task(task).name, config.evaluation.seed)
     gif = animation(frames)
     folder = folder or Path(config.run)
-    path = _file(folder, model).with_name(f"{model.file_name}-{task}.gif")
+    path = _file(folder, model).with_name(f"{model.file_name}-{file_stem(task)}.gif")
     with atomic_path(path) as temporary:
         temporary.write_bytes(gif)
     write_video(folder, model.name, task, model.info["step"], gif, frames.shape[1:3])
@@ -145,8 +147,10 @@ def _key(config: Config, model: RunModel) -> str:
     if settings["prompts"] and isinstance(model.policy, AgentPolicy):
         described = model.policy.agent.described
         settings["prompts"] = {task.spec.name: task.fingerprint() for task in described}
+    tasks = list(tasks_of(config))
+    own = own_identities(model.policy.spec(task) for task in tasks)
     versions = {name: version_of(name) for name in SIMULATORS}
-    return fingerprint([settings, list(tasks_of(config)), model.info, versions])
+    return fingerprint([settings, tasks, model.info, versions, *([own] if own else [])])
 
 
 def _file(folder: Path, model: RunModel) -> Path:

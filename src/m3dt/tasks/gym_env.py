@@ -55,8 +55,9 @@ class GymEnv(TaskEnv):
                 f"task '{self.task_spec.name}': its environment returns no frames. Let make_env "
                 "pass render_mode='rgb_array'."
             )
-        frame: Any = self._env.render()
-        return np.asarray(frame)
+        with others_code(self._environment):
+            frame: Any = self._env.render()
+            return np.asarray(frame, np.uint8)
 
     def close(self) -> None:
         self._env.close()

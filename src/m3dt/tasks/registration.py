@@ -53,9 +53,13 @@ def register_task(spec: TaskSpec, make_env: MakeEnv, policy: Controller | None =
             `m3dt collect` plays it with noise. Without a policy it plays random actions.
 
     Raises:
-        UserError: A field of the specification is wrong, or the name is one of the 160.
+        UserError: A field of the specification is wrong, or the name or the domain is of the 160.
     """
     spec.check()
+    if spec.domain in DOMAINS:
+        raise UserError(
+            f"task '{spec.name}': the domain {spec.domain} has rules of its own. Give another name."
+        )
     if spec.name in TASKS:
         raise UserError(f"task '{spec.name}': one of the 160 tasks has this name. Give another.")
     _own[spec.name] = OwnTask(spec, make_env, policy, sys._getframe(1).f_globals["__name__"])
@@ -90,6 +94,11 @@ def get_task(name: str) -> TaskSpec:
             "once the module that registers it is imported: plugins=[MODULE] or --plugins MODULE."
         )
     return own.spec
+
+
+def own_identities(specs: Iterable[TaskSpec]) -> dict[str, Any]:
+    """Return what identifies the specifications of those tasks that are not of the 160."""
+    return {spec.name: spec.identity() for spec in specs if spec.name not in TASKS}
 
 
 def known_tasks() -> list[str]:

@@ -5,6 +5,7 @@ not needed: the registry keeps features of their prompts.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 
 import torch
@@ -27,9 +28,10 @@ from m3dt.training.expert_jobs import GroupsJob
 from m3dt.training.job import TrainingJob, complete
 from m3dt.training.own_classes import stage_class
 from m3dt.training.parents import build_backbone
+from m3dt.training.ranks import is_first_rank, taking_place
 from m3dt.training.run import Product, Run
 from m3dt.utils.errors import UserError
-from m3dt.utils.files import fingerprint
+from m3dt.utils.files import fingerprint, sole_writer
 from m3dt.utils.processes import threads_within_quota
 from m3dt.utils.products import warn_of_other_products
 
@@ -187,8 +189,13 @@ def extend(config: Config, console: Console) -> None:
         RunError: Training stopped before its end.
     """
     warn_of_other_products()
-    check_run_folder(Registry(config.run).run)
-    with threads_within_quota():
+    folder = Registry(config.run).run
+    check_run_folder(folder)
+    with threads_within_quota(), taking_place(config), ExitStack() as held:
+        if is_first_rank():  # a generation has its number once its configuration is written
+            held.enter_context(sole_writer(folder / "checkpoints"))
         run = Extension(config, console)
+        console.print(f"extension {run.number}: {len(run.store.tasks)} tasks", highlight=False)
+        run.begin()
         experts = complete(NewExpertsJob(run))
         complete(NewRouterJob(run, experts))

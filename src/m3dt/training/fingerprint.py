@@ -8,6 +8,8 @@ import torch
 
 from m3dt.config import Config, weight_settings
 from m3dt.runs import inference_device
+from m3dt.tasks import get_task
+from m3dt.tasks.registration import own_identities
 
 _PRECISION_NAMES = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 
@@ -28,6 +30,9 @@ def fingerprint_settings(config: Config, tasks: Sequence[str], *sections: str) -
         "model": weight_settings(config.model),
         "loader": weight_settings(config.loader),
     }
+    own = own_identities(map(get_task, tasks))
+    if own:  # weights depend on widths and on the return scale
+        chosen["own_tasks"] = {t: [own[t]["widths"], own[t]["returns"][1]] for t in own}
     for section in sections:
         name, _, only = section.partition(".")
         found = weight_settings(getattr(config, name))

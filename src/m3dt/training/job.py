@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 
 from m3dt.config import Config
 from m3dt.data import M3DTDataModule
-from m3dt.runs import MAIN, Entry, check_parent
+from m3dt.runs import MAIN, Entry, Registry, check_parent
 from m3dt.runs.beginnings import beginning
 from m3dt.stages import Stage
 from m3dt.tasks import tasks_of
@@ -19,7 +19,7 @@ from m3dt.training.fit import fit
 from m3dt.training.own_classes import check_model_class, stage_class
 from m3dt.training.ranks import is_first_rank
 from m3dt.training.run import Fitted, Product, Run
-from m3dt.utils.errors import RunError
+from m3dt.utils.errors import RunError, UserError
 
 
 class Job(ABC):
@@ -136,8 +136,19 @@ class TrainingJob(Job):
         built = build_callbacks(config, cls.section) if callbacks is None else callbacks
         chosen = fingerprint_settings(config, tasks_of(config), *cls.sections(config))
         if cls.begins and config.init_from:
-            chosen["init_from"] = beginning(config.init_from).hash
+            chosen["init_from"] = cls._beginning(config)
         return {**chosen, "precision": precision(config), **deciding_settings(config, built)}
+
+    @classmethod
+    def _beginning(cls, config: Config) -> str:
+        """Return the hash of the first weights, by the record if their run is gone by now."""
+        try:
+            return beginning(config.init_from).hash
+        except UserError:
+            finished = Registry(config.run).find(cls.kind, cls.models(config)[0])
+            if finished is None or "init_from" not in finished.settings:
+                raise
+            return str(finished.settings["init_from"])
 
     @abstractmethod
     def build(self, missing: Sequence[str]) -> tuple[Stage, M3DTDataModule]:

@@ -121,9 +121,16 @@ def taking_place(config: Config) -> Iterator[None]:
         yield
 
 
+class _LastingEnvironment(LightningEnvironment):
+    """Keeps the variables of the processes that Lightning started, for the stage that follows."""
+
+    def teardown(self) -> None:
+        """Leave WORLD_SIZE, without which the next stage could not tell its place."""
+
+
 def launcher_plugins(config: Config) -> list[LightningEnvironment]:
     """Return what keeps Lightning's Trainer from believing variables that are not of it."""
-    return [] if place_of(config).detected else [LightningEnvironment()]
+    return [] if place_of(config).detected else [_LastingEnvironment()]
 
 
 def is_first_rank() -> bool:

@@ -32,11 +32,11 @@ def import_named(name: str, where: str) -> ModuleType:
     importlib.invalidate_caches()  # the file may be new
     try:
         return importlib.import_module(name)
-    except Exception as error:  # the module's code is the user's and may raise anything
+    except (Exception, SystemExit) as error:  # the user's code may raise anything, and exit
         raise UserError(f"{where} cannot be imported: {_reason(name, error)}") from None
 
 
-def _reason(name: str, error: Exception) -> str:
+def _reason(name: str, error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
         return f"no module '{error.name}' is installed or in the working directory"
     message = " ".join(str(error).split())
