@@ -124,3 +124,13 @@ def test_a_signal_to_one_rank_ends_all(data, tmp_path):
     found, whole = (r.tensors(r.get("backbone", "main")) for r in registries)
     for name, tensor in whole.items():
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=2e-3)
+
+
+@pytest.mark.faults
+def test_a_whole_method_trains_on_two_devices(data, tmp_path):
+    """Stage after stage in the same processes."""
+    run = tmp_path / "run"
+    done = subprocess.run(words("train", data, run, *TWO, *TEN, "moe.router=prompt"))
+    assert done.returncode == 0
+    kinds = [entry.key for entry in Registry(run).entries()]
+    assert kinds[0] == "backbone/main" and kinds[-1] == "router/prompt"

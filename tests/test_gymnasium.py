@@ -147,6 +147,6 @@ def test_environments_of_own_tasks_are_recovered(tmp_path):
         done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
         command += done.stdout.splitlines()
     assert done.stdout.splitlines() == [
-        "m3dt/gym-Pendulum-v1-v0 [1.] 200",
-        "m3dt/swing-1-v0 [1.] 200",
+        "m3dt/gym_Pendulum-v1-18d82de3-v0 [1.] 200",
+        "m3dt/swing_1-95a2bc3e-v0 [1.] 200",
     ]

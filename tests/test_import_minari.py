@@ -83,7 +83,7 @@ def test_a_recovered_environment_replays_what_others_recorded(tmp_path, monkeypa
     import_from(source, tmp_path / "data", "minari", "gym:Pendulum-v1")
     assert main(["export", str(tmp_path / "data"), str(tmp_path / "ours")]) == 0
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "ours"))
-    dataset = minari.load_dataset("m3dt/gym-Pendulum-v1-v0")
+    dataset = minari.load_dataset("m3dt/gym_Pendulum-v1-18d82de3-v0")
     recovered = dataset.recover_environment()
     for seed, episode in enumerate(dataset.iterate_episodes()):
         observation, _ = recovered.reset(seed=seed)

@@ -4,7 +4,6 @@ gymnasium imports the module before the colon; importing it registers all tasks.
 loaded before an environment is made.
 """
 
-import re
 import secrets
 from collections.abc import Sequence
 
@@ -15,6 +14,7 @@ from m3dt.tasks import TASKS, get_task, make_env
 from m3dt.tasks.envs import TaskEnv
 from m3dt.tasks.registration import import_plugins, own_task, plugin_modules
 from m3dt.utils.errors import UserError
+from m3dt.utils.paths import file_stem
 
 __all__ = ["environment_id", "environment_spec", "make"]
 
@@ -23,9 +23,9 @@ def environment_id(task: str) -> str:
     """Return a task's id in gymnasium and Minari: `m3dt/`, the task's name and our version, `-v0`.
 
     The `-v2` of Meta-World's tasks belongs to the name: `m3dt/reach-v2-v0`. Characters that ids may
-    not contain, which occur in the names of own tasks only, become `-`.
+    not contain occur in the names of own tasks only; they become `_`, and a digest follows.
     """
-    return f"m3dt/{re.sub(r'[^-0-9A-Za-z_]', '-', task)}-v0"
+    return f"m3dt/{file_stem(task, '-0-9A-Za-z_')}-v0"
 
 
 def environment_spec(task: str) -> EnvSpec:

@@ -15,10 +15,11 @@ def user_path(written: str | Path) -> Path:
     return Path(os.path.expanduser(written))
 
 
-def file_stem(name: str) -> str:
-    """Return a name as a file name without suffix; other names have other stems.
+def file_stem(name: str, allowed: str = "A-Za-z0-9_.-") -> str:
+    """Return a name with allowed characters only; other names have other stems.
 
-    `gym:a/B-v1` becomes `gym_a_B-v1-` and a digest of the name.
+    By default, these are what a file name without suffix may hold: `gym:a/B-v1` becomes
+    `gym_a_B-v1-` and a digest of the name.
     """
-    plain = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+    plain = re.sub(f"[^{allowed}]", "_", name)
     return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
