@@ -13,22 +13,18 @@ from rich.console import Console
 from torch import Tensor
 
 from m3dt.config import Config
-from m3dt.data import M3DTDataModule, TaskContext
-from m3dt.models.routing import PromptRouter
+from m3dt.data import TaskContext
 from m3dt.runs import MAIN, Entry, Registry
-from m3dt.runs.assemble import expert_numbers
 from m3dt.runs.generations import experts_of, extension_by, extension_file, router_of
 from m3dt.runs.layout import check_run_folder
 from m3dt.runs.tensors import check_tensors
-from m3dt.stages import PromptRouterStage, Stage, derive_seed
-from m3dt.stages.gate_measures import measure_gates
+from m3dt.stages import Stage
 from m3dt.stages.prompt_router import PROMPTS_KEPT
 from m3dt.tasks import get_task
 from m3dt.training.expert_jobs import GroupsJob
-from m3dt.training.job import TrainingJob, complete
-from m3dt.training.own_classes import stage_class
-from m3dt.training.parents import build_backbone
+from m3dt.training.job import complete
 from m3dt.training.ranks import is_first_rank, taking_place
+from m3dt.training.routing_jobs import RoutingJob
 from m3dt.training.run import Product, Run
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import fingerprint, sole_writer
@@ -108,18 +104,18 @@ class NewExpertsJob(GroupsJob):
             yield replace(product, extra={"tasks": task.tensors()})
 
 
-class NewRouterJob(TrainingJob):
+class NewRouterJob(RoutingJob):
     """A router by prompts over all experts, from the features of earlier tasks and new data."""
-
-    title, kind, section = "router by prompts", "router", "prompt_router"
-    stage_type = PromptRouterStage
 
     def __init__(self, run: Extension, experts: Sequence[Entry]) -> None:
         super().__init__(run)
         self.names = (router_of(run.number),)
         self.before = run.router
-        self.experts = [*run.experts, *experts]
-        self.parents = [run.backbone, *self.experts]
+        every = [*run.experts, *experts]
+        self.parents = [run.backbone, *every]
+        added = (task for expert in every for task in expert.tasks)
+        known = dict.fromkeys([*run.backbone.tasks, *added])  # in the order of the kept features
+        self.earlier = [task for task in known if task not in run.tasks]
 
     @classmethod
     def sections(cls, config: Config) -> tuple[str, ...]:
@@ -129,29 +125,8 @@ class NewRouterJob(TrainingJob):
     def checkpoints(cls, config: Config) -> str:
         return f"prompt_router-{fingerprint(config.tasks)[:8]}"
 
-    def build(self, missing: Sequence[str]) -> tuple[Stage, M3DTDataModule]:
-        run, config = self.run, self.run.config
-        data = run.prompt_batches()
-        model = build_backbone(run, self.parents[0])
-        torch.manual_seed(derive_seed(config.seed, PromptRouterStage.number))
-        sizes = (len(self.experts), config.prompt_router.hidden)
-        model.prompt_router = PromptRouter(model.config, *sizes)
-        numbers = expert_numbers(str(run.folder), self.experts)
-        added = (task for expert in self.experts for task in expert.tasks)
-        every = dict.fromkeys([*self.parents[0].tasks, *added])
-        earlier = [task for task in every if task not in run.tasks]  # as `kept` has them
-        kept = self._kept_features(len(earlier), len(model.prompt_router.mean))
-        kept_groups = [numbers[task] for task in earlier]
-        self.context = TaskContext.from_store(run.store, config.loader, config.model)
-        groups = [numbers[task] for task in run.tasks]
-        stage = stage_class(config, "prompt_router", PromptRouterStage)(
-            model, config.prompt_router, config.seed, self.context, groups, kept, kept_groups
-        )
-        self.features = torch.cat([kept, stage.standardize(data)])
-        return stage, data
-
-    def _kept_features(self, num_tasks: int, num_features: int) -> Tensor:
-        """Return the features of earlier tasks' prompts, (tasks, prompts, F).
+    def kept_features(self, num_features: int) -> Tensor:
+        """Return features of the earlier tasks' prompts, (tasks, prompts, F), from the registry.
 
         Raises:
             UserError: The registry lacks them, or they are of other tasks.
@@ -163,18 +138,10 @@ class NewRouterJob(TrainingJob):
                 f"prompts. Delete {registry.folder / self.before.key} and train it again."
             )
         found = registry.tensors(self.before, stem)
-        shape = (num_tasks, PROMPTS_KEPT, num_features)
+        shape = (len(self.earlier), PROMPTS_KEPT, num_features)
         expected = {stem: torch.empty(shape, device="meta")}
         check_tensors(registry.file(self.before, stem), found, expected)
         return found[stem].float()
-
-    def products(self, stage: Stage) -> Iterator[Product]:
-        assert isinstance(stage, PromptRouterStage)
-        measured = measure_gates(stage.gates(self.context), stage.groups.tolist())
-        shown = f"{100 * measured['accuracy']:.0f} % of the new tasks' prompts go to their expert"
-        self.run.console.print(f"{self.title}: {shown}")
-        extra, metrics = {"features": {"features": self.features}}, {"gates": measured}
-        yield Product(self.names[0], stage.weights(), self.run.tasks, extra, metrics)
 
 
 def extend(config: Config, console: Console) -> None:

@@ -7,21 +7,16 @@ import torch
 from m3dt.config import Config
 from m3dt.data import M3DTDataModule, TaskContext
 from m3dt.models import PromptDT, add_mixtures, make_model
-from m3dt.models.routing import PromptRouter
-from m3dt.plots.tensorboard import write_confusion
-from m3dt.runs import BY_PROMPT, MAIN, load_expert
-from m3dt.runs.assemble import expert_numbers
+from m3dt.runs import MAIN, load_expert
 from m3dt.runs.beginnings import load_beginning
 from m3dt.stages import (
     BackboneStage,
     BaselineStage,
     HarmoStage,
-    PromptRouterStage,
     RouterStage,
     Stage,
     derive_seed,
 )
-from m3dt.stages.gate_measures import measure_gates
 from m3dt.training.job import TrainingJob
 from m3dt.training.own_classes import stage_class
 from m3dt.training.parents import (
@@ -100,50 +95,6 @@ class RouterJob(TrainingJob):
     def products(self, stage: Stage) -> Iterator[Product]:
         assert isinstance(stage, RouterStage)
         yield Product(MAIN, stage.weights(), self.run.tasks)
-
-
-class PromptRouterJob(TrainingJob):
-    """In place of stage 3: the router by prompts, on the groups of the experts' tasks."""
-
-    title, kind, section = "router by prompts", "router", "prompt_router"
-    stage_type = PromptRouterStage
-
-    def __init__(self, run: Run) -> None:
-        super().__init__(run)
-        backbone = trained_backbone(run, "stage3")
-        self.parents = [backbone, *trained_experts(run, backbone)]
-
-    @classmethod
-    def sections(cls, config: Config) -> tuple[str, ...]:
-        return ("grouping", "moe", "prompt_router")
-
-    @classmethod
-    def models(cls, config: Config) -> tuple[str, ...]:
-        return (BY_PROMPT,)
-
-    def build(self, missing: Sequence[str]) -> tuple[Stage, M3DTDataModule]:
-        run, config = self.run, self.run.config
-        data = run.prompt_batches()
-        backbone, *experts = self.parents
-        model = build_backbone(run, backbone)
-        torch.manual_seed(derive_seed(config.seed, PromptRouterStage.number))
-        model.prompt_router = PromptRouter(model.config, len(experts), config.prompt_router.hidden)
-        numbers = expert_numbers(str(run.folder), experts)
-        groups = [numbers[task] for task in run.tasks]
-        self.context = TaskContext.from_store(run.store, config.loader, config.model)
-        kind = stage_class(config, "prompt_router", PromptRouterStage)
-        stage = kind(model, config.prompt_router, config.seed, self.context, groups)
-        self.features = stage.standardize(data)
-        return stage, data
-
-    def products(self, stage: Stage) -> Iterator[Product]:
-        assert isinstance(stage, PromptRouterStage)
-        measured = measure_gates(stage.gates(self.context), stage.groups.tolist())
-        write_confusion(self.run.folder, measured["confusion"], stage.config.max_steps)
-        shown = f"{100 * measured['accuracy']:.0f} % of the agent's prompts go to their own expert"
-        self.run.console.print(f"{self.title}: {shown}")
-        metrics, kept = {"gates": measured}, {"features": {"features": self.features}}
-        yield Product(BY_PROMPT, stage.weights(), self.run.tasks, kept, metrics)
 
 
 class BaselineJob(TrainingJob):

@@ -12,12 +12,12 @@ from m3dt.training.job import TrainingJob, complete
 from m3dt.training.jobs import (
     BackboneJob,
     BaselineJob,
-    PromptRouterJob,
     RouterJob,
 )
 from m3dt.training.parents import check_has_stages
 from m3dt.training.ranks import taking_place
 from m3dt.training.resume import newest_checkpoint, step_of
+from m3dt.training.routing_jobs import PromptRouterJob
 from m3dt.training.run import Run
 from m3dt.utils.errors import UserError
 from m3dt.utils.processes import threads_within_quota
