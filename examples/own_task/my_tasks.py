@@ -1,5 +1,7 @@
 """Tasks that are not of the 160: a pendulum swings up under the gravity of several bodies."""
 
+from functools import partial
+
 import gymnasium
 import numpy as np
 
@@ -8,7 +10,7 @@ import m3dt
 GRAVITY = {"titan": 1.4, "moon": 1.6, "mars": 3.7, "earth": 9.8}  # m/s^2; none trains on titan
 
 
-def swing_up(observation, gravity):
+def swing_up(observation: np.ndarray, gravity: float) -> np.ndarray:
     """Pump energy in until the pendulum is near the top, then hold it there."""
     cos, sin, speed = observation
     if cos > 0.9:
@@ -22,6 +24,6 @@ def swing_up(observation, gravity):
 for body, gravity in GRAVITY.items():
     m3dt.register_task(
         m3dt.TaskSpec(f"pendulum-{body}", "pendulum", state_dim=3, action_dim=1, horizon=200),
-        lambda g=gravity: gymnasium.make("Pendulum-v1", g=g),
-        policy=lambda observation, g=gravity: swing_up(observation, g),
+        partial(gymnasium.make, "Pendulum-v1", g=gravity),
+        policy=partial(swing_up, gravity=gravity),
     )
