@@ -1,6 +1,6 @@
 """Film four tasks side by side, played by the agent that m3dt ships: `docs/films.gif`.
 
-    MUJOCO_GL=egl python examples/films.py docs/films.gif     # or osmesa, on a machine without a GPU
+MUJOCO_GL=egl python examples/films.py docs/films.gif     # or osmesa, on a machine without a GPU
 """
 
 import sys
