@@ -1,5 +1,7 @@
 """From YAML files and `key=value` overrides to one checked, typed configuration."""
 
+from m3dt.config.acting_settings import ComputeConfig, EvaluationConfig
+from m3dt.config.data_settings import CollectConfig, LoaderConfig
 from m3dt.config.fields import weight_settings
 from m3dt.config.load import (
     config_values,
@@ -10,19 +12,13 @@ from m3dt.config.load import (
     save_config,
     shipped_confs,
 )
+from m3dt.config.method_settings import GroupingConfig, HarmoConfig
+from m3dt.config.model_settings import ModelConfig, MoEConfig
 from m3dt.config.presets import BASELINES, METHODS, SIZES
-from m3dt.config.schema import (
-    CollectConfig,
-    ComputeConfig,
-    Config,
-    EvaluationConfig,
+from m3dt.config.schema import Config
+from m3dt.config.stage_settings import (
     ExpertStageConfig,
     FrozenStageConfig,
-    GroupingConfig,
-    HarmoConfig,
-    LoaderConfig,
-    ModelConfig,
-    MoEConfig,
     PromptRouterConfig,
     StageConfig,
 )
