@@ -3,6 +3,7 @@
 from m3dt.config.acting_settings import ComputeConfig, EvaluationConfig
 from m3dt.config.data_settings import CollectConfig, LoaderConfig
 from m3dt.config.fields import weight_settings
+from m3dt.config.keys import Key, all_keys, section_meanings
 from m3dt.config.load import (
     config_values,
     find_conf,
@@ -33,6 +34,7 @@ __all__ = [
     "FrozenStageConfig",
     "GroupingConfig",
     "HarmoConfig",
+    "Key",
     "LoaderConfig",
     "METHODS",
     "MoEConfig",
@@ -40,12 +42,14 @@ __all__ = [
     "PromptRouterConfig",
     "SIZES",
     "StageConfig",
+    "all_keys",
     "config_values",
     "find_conf",
     "find_study",
     "load_config",
     "read_yaml",
     "save_config",
+    "section_meanings",
     "shipped_confs",
     "weight_settings",
 ]

@@ -50,7 +50,12 @@ class Range:
         given = {name: limit for name in _LIMITS if (limit := getattr(self, name)) is not None}
         if all(_LIMITS[name][0](value, limit) for name, limit in given.items()):
             return ""
-        return "must be " + " and ".join(_LIMITS[name][1].format(given[name]) for name in given)
+        return f"must be {self.words()}"
+
+    def words(self) -> str:
+        """Return the limits in words, such as `0 or more and less than 1`."""
+        given = {name: limit for name in _LIMITS if (limit := getattr(self, name)) is not None}
+        return " and ".join(_LIMITS[name][1].format(limit) for name, limit in given.items())
 
 
 @dataclass(frozen=True)
