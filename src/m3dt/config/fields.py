@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, TypeVar
 
+from m3dt.config.aliases import ALIASES
 from m3dt.utils.errors import UserError, nearest
 from m3dt.utils.paths import user_path
 
@@ -174,5 +175,6 @@ class Sources(dict[str, str]):
         """
         known, name = list(known), key.rpartition(".")[2]
         elsewhere = [other for other in known if other.rpartition(".")[2] == name]
-        hint = nearest(key, elsewhere or known)
+        meant = ALIASES.get(key)
+        hint = f" Did you mean '{meant}'?" if meant else nearest(key, elsewhere or known)
         return UserError(f"{self.of(key)}: unknown key '{key}'.{hint}")
