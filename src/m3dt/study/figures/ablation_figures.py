@@ -114,7 +114,7 @@ def top_k_figure(results: Results) -> Figure:
 
 
 def residual_figure(results: Results) -> Figure:
-    """Draw the scores with experts added to h, and to LN(h), by domain (README, deviation 1)."""
+    """Draw the scores with experts added to h, and to LN(h), by domain (docs/deviations.md, 1)."""
     figure, (axes,) = panels.new_figure(1, 7.2)
     titles = queries.domain_titles(results)
     to_h, official = zip(
