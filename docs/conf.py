@@ -53,8 +53,9 @@ def _row(key: Key) -> str:
         part if i % 2 else part.replace("<", "&lt;")
         for i, part in enumerate(key.meaning.split("`"))
     )
-    default = "none" if key.default in ("", None) else f"`{key.default}`"
-    cells = (f"[`{key.name}`]{{#{key.dotted}}}", default, key.allowed or key.type, meaning)
+    default = "empty" if key.default in ("", None) else f"`{key.default}`"
+    address = key.dotted.replace(".", "-").replace("_", "-")  # keys.html#stage1-max-steps
+    cells = (f"[`{key.name}`]{{#{address}}}", default, key.allowed or key.type, meaning)
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 

@@ -39,7 +39,7 @@ def test_the_site_has_every_key_with_its_default_and_meaning(site):
     text = unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", page)))
     plain = re.sub(r"[\W_]+", "", text)
     for key in all_keys():
-        assert f'id="{key.dotted}"' in page, key.dotted
+        assert f'id="{re.sub(r"[._]", "-", key.dotted)}"' in page, key.dotted
         assert re.sub(r"[\W_]+", "", key.meaning) in plain, key.dotted
         assert re.sub(r"[\W_]+", "", str(key.default)) in plain, key.dotted
 

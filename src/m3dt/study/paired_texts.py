@@ -55,9 +55,11 @@ def _scores_table(
 
 
 def _means_table(arrays: Mapping[str, np.ndarray], num_runs: int, num_tasks: int) -> str:
-    means = [_line(measure(aggregates.mean, own), ".1f") for own in arrays.values()]
-    header = [f"mean of {num_runs} seeds and {num_tasks} tasks", *arrays]
-    return markdown_table(header, [["score [95 % interval]", *means]]).rstrip("\n")
+    rows = [
+        [f"`{name}`", _line(measure(aggregates.mean, own), ".1f")] for name, own in arrays.items()
+    ]
+    header = ["model", f"score, mean of {num_runs} seeds and {num_tasks} tasks"]
+    return markdown_table(header, rows).rstrip("\n")
 
 
 def _against(found: Sequence[Compared], other: str) -> str:
