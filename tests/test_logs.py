@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from quick_run import QUICK, call, helpers_found, signal_at
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.summary.writer.record_writer import RecordWriter
 from test_stages import FAST, data_for, fresh_model, train
 
@@ -95,6 +96,23 @@ def test_agreement_is_drawn_by_group_and_distance(tmp_path, monkeypatch):
     distances = np.linalg.norm(points[:, None] - points, axis=-1)
     np.testing.assert_allclose(right.images[0].get_array(), distances / distances.max())
     assert [line.get_ydata()[0] for line in left.lines[::2]] == [2.5, 3.5]
+
+
+def test_hyperparameters_begin_with_the_model_and_its_own_method(tmp_path):
+    """TensorBoard sorts the columns by name."""
+    result = {"method": "PromptDT", "score": 1.0, "domains": {}, "tasks": {}}
+    logs.write_hyperparameters(tmp_path, "backbone", {"method": "m3dt-random", "a": 1}, result)
+    folder = tmp_path / "logs/hparams/backbone"
+    (plugin,) = [
+        data
+        for file in folder.glob("events*")
+        for tag, data in events(file).PluginTagToContent("hparams").items()
+        if tag.endswith("session_start_info")
+    ]
+    found = HParamsPluginData.FromString(plugin).session_start_info.hparams
+    values = {key: value.string_value for key, value in sorted(found.items())}
+    assert list(values) == ["1 model", "2 method", "a"]
+    assert (values["1 model"], values["2 method"]) == ("backbone", "PromptDT")
 
 
 def test_the_layout_has_domains_of_own_tasks(tmp_path, monkeypatch):

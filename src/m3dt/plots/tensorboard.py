@@ -149,5 +149,7 @@ def write_hyperparameters(
     scores = {k: v for k, v in score_scalars(result).items() if not k.startswith("eval/task/")}
     with SummaryWriter(str(run / "logs" / "hparams" / name.replace(":", "-"))) as writer:
         final = {f"final/{key}": value for key, value in scores.items()}
-        own = {"model": name, **settings, "method": result["method"]}
+        # TensorBoard sorts the names and shows the first ones.
+        others = {key: value for key, value in settings.items() if key != "method"}
+        own = {"1 model": name, "2 method": result["method"], **others}
         writer.add_hparams(own, final, run_name=".")

@@ -153,7 +153,7 @@ def _means(
 ) -> None:
     """Draw means with their intervals, and each seed as a faint point."""
     assert axes.figure is not None
-    moved = ScaledTranslation(shift * _SHIFT / 72, 0, axes.figure.dpi_scale_trans)  # type: ignore[union-attr]
+    moved = ScaledTranslation(shift * _SHIFT / 72, 0, axes.figure.dpi_scale_trans)
     place = axes.transData + moved
     for seed in sorted({seed for _, scores in found for seed in scores}):
         x, y = zip(*((x, scores[seed]) for x, scores in found if seed in scores), strict=True)
