@@ -104,7 +104,7 @@ def test_hyperparameters_begin_with_the_model_and_its_own_method(tmp_path):
     logs.write_hyperparameters(tmp_path, "backbone", {"method": "m3dt-random", "a": 1}, result)
     folder = tmp_path / "logs/hparams/backbone"
     contents = events(folder).PluginTagToContent("hparams")
-    (plugin,) = [data for tag, data in contents.items() if tag.endswith("session_start_info__")]
+    (plugin,) = [data for tag, data in contents.items() if tag.endswith("session_start_info")]
     found = HParamsPluginData.FromString(plugin).session_start_info.hparams
     values = {key: value.string_value for key, value in sorted(found.items())}
     assert list(values) == ["1 model", "2 method", "a"]

@@ -6,6 +6,7 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -70,11 +71,7 @@ def heat_map(
         axes.axhline(border - 0.5, color="white", linewidth=1)
         axes.axvline(border - 0.5, color="white", linewidth=1)
     if len(columns) <= _MAX_ANNOTATED:
-        middle = (values.max() + values.min()) / 2
-        for (y, x), value in np.ndenumerate(values):
-            dark = value <= middle if even is None else abs(value - even) > 0.6 * even
-            color = "white" if dark else "black"
-            axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=8, color=color)
+        _write_values(axes, values, even)
     for row, column in enumerate(outlined):
         if column is not None:
             corner = (column - 0.5, row - 0.5)
@@ -82,6 +79,14 @@ def heat_map(
     extend = "max" if even is not None and values.max() > 2 * even else "neither"
     figure.colorbar(image, ax=axes, extend=extend).ax.tick_params(labelsize=9)
     return figure
+
+
+def _write_values(axes: Axes, values: np.ndarray, even: float | None) -> None:
+    middle = (values.max() + values.min()) / 2
+    for (y, x), value in np.ndenumerate(values):
+        dark = value <= middle if even is None else abs(value - even) > 0.6 * even
+        color = "white" if dark else "black"
+        axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=8, color=color)
 
 
 def agreement_figure(
