@@ -10,6 +10,7 @@ TORCH  ?= torch
 VENV := .venv
 BIN  := $(VENV)/bin
 M3DT := $(BIN)/m3dt
+PIP  := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 # One thread per process: the workers of pytest share the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
@@ -26,11 +27,15 @@ help: ## Show this list
 setup: $(VENV)/.installed ## Create .venv and install the package and its tools
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13) and "m3dt needs Python 3.11 or 3.12: dm_control has no build for others. make setup PYTHON=python3.12")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(TORCH)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,collect,minari]'
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(not (3, 11) <= v < (3, 13) and f"m3dt needs Python 3.11 or 3.12 (labmaze, which dm_control needs, has no wheel for 3.13); $(PYTHON) is {v[0]}.{v[1]}. Try: make setup PYTHON=python3.12")'
+	@echo "setup 1/3: $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+	@echo "setup 2/3: $(TORCH) (PyPI's build brings CUDA: 5 GB installed; a CPU build 1 GB: see Installing)"
+	@$(PIP) $(TORCH)
+	@echo "setup 3/3: m3dt, simulators and tools (about 100 packages, 1 GB installed)"
+	@$(PIP) -e '.[dev,train-behaviour,export-minari]'
 	@touch $@
+	@echo "setup: done, $$(du -sh $(VENV) | cut -f1) in $(VENV). Next: make stage1 stage2 stage3"
 
 data: setup ## Collect the dataset from the simulators
 	@$(M3DT) collect --conf $(CONF) $(ARGS)
@@ -67,7 +72,7 @@ gpu: setup ## Check and time everything on a GPU in 9 minutes, into results/gpu.
 	@$(M3DT) bench --gpu $(ARGS)
 
 notebooks: setup ## Execute the notebooks in place
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[notebooks]'
+	$(PIP) --quiet -e '.[notebooks]'
 	$(BIN)/python -m nbconvert --execute --inplace --to notebook notebooks/*.ipynb
 
 behaviour: setup ## Measure the behaviour policies of all tasks, into results/behaviour.csv

@@ -345,7 +345,7 @@ def test_the_base_is_the_packages_own(tmp_path, monkeypatch):
     (tmp_path / "exp.yaml").write_text("suite: mt10\n")
     (tmp_path / "conf" / "exp.yaml").write_text("suite: mt10\n")
     monkeypatch.chdir(tmp_path)
-    for name in ("quickstart", "exp", "exp.yaml"):
+    for name in ("quickstart", "exp", "exp.yaml", "base"):
         assert "conflict" in load_config(name).callbacks
 
 

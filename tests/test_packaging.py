@@ -1,5 +1,6 @@
-"""What a wheel contains: an editable install would hide what is missing. The citation's version."""
+"""What a wheel contains: an editable install would hide what is missing. Versions."""
 
+import configparser
 import re
 import shutil
 import subprocess
@@ -39,3 +40,20 @@ def test_wheel_holds_code_callbacks_and_configurations(tmp_path):
 def test_citation_has_the_packages_version():
     (version,) = re.findall(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), re.M)
     assert version == __version__
+
+
+def _name(requirement):
+    return re.split(r"[^\w-]", requirement)[0].lower().replace("_", "-")
+
+
+def test_constraints_hold_every_requirement_and_say_why():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    written = [setup["options"]["install_requires"], *setup["options.extras_require"].values()]
+    required = {_name(line) for text in written for line in text.split("\n") if line}
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    assert required <= {_name(line) for line in lines if "==" in line and line[0] != "#"}
+    reasons = [i for i, line in enumerate(lines) if re.match(r"# \w+: ", line)]
+    assert len(reasons) > 4
+    for i in reasons:  # each stands above the version it is about
+        assert lines[i + 1].startswith(f"{lines[i][2:].partition(':')[0]}==")

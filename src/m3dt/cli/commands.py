@@ -224,7 +224,8 @@ def behaviour(options: argparse.Namespace, console: Console) -> None:
         if error.name != "stable_baselines3":
             raise
         raise UserError(
-            "training behaviour policies needs stable-baselines3: pip install 'm3dt[collect]'"
+            "training behaviour policies needs stable-baselines3: "
+            "pip install 'm3dt[train-behaviour]'"
         ) from None
     library = options.library or options.folder
     train_and_pack(options.tasks, options.folder, library, options.seed, console)

@@ -36,8 +36,12 @@ _Layer = tuple[str, DictConfig]  # its source and its settings
 
 
 def shipped_confs() -> dict[str, Path]:
-    """Return the configurations that `--conf NAME` finds, by name."""
-    found: dict[str, Path] = {}
+    """Return the configurations that `--conf NAME` finds, by name.
+
+    A file of the working directory precedes the package's of that name, but `base` is always the
+    package's: other projects have a `conf/base.yaml`, too.
+    """
+    found: dict[str, Path] = {"base": CONF_FOLDERS[-1] / "base.yaml"}
     for folder in CONF_FOLDERS:
         for path in sorted(folder.glob("*.yaml")):
             found.setdefault(path.stem, path)

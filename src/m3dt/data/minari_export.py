@@ -35,7 +35,7 @@ def export_minari(folder: Path, target: Path, names: Sequence[str]) -> list[str]
             that `m3dt verify` refuses, or minari is not installed.
     """
     if find_spec("minari") is None:
-        raise UserError("Minari datasets need minari: pip install 'm3dt[minari]'")
+        raise UserError("Minari datasets need minari: pip install 'm3dt[export-minari]'")
     index = DatasetIndex.read(folder)
     tasks = list(dict.fromkeys(names)) or list(index.tasks)
     store = DatasetStore.open(folder, tasks)

@@ -16,6 +16,7 @@ from m3dt.runs.assemble import build_model
 from m3dt.runs.entries import Entry
 from m3dt.runs.generations import experts_of, newest_generation, router_of
 from m3dt.runs.registry import MAIN, Registry
+from m3dt.runs.shipped import find_run
 from m3dt.runs.tensors import check_tensors
 from m3dt.utils.errors import UserError
 from m3dt.utils.products import warn_of_other_products
@@ -33,7 +34,8 @@ def load(
     """Load a trained model of a run, verified and ready to act.
 
     Args:
-        run: The run's folder.
+        run: The run's folder, or the name of an agent that the package ships: `quickstart` (12
+            tasks) or `mt40`. A folder of that name is preferred.
         kind: `router` (all of M3DT), `expert` (backbone and one expert), `backbone` or `baseline`;
             by default the first of these that the run has trained.
         name: Name within the kind; of an expert its number, by default the lowest. By default, the
@@ -41,9 +43,19 @@ def load(
         device: Where the model goes.
 
     Raises:
-        UserError: The run has no such model, or its parts do not belong together.
+        UserError: There is no such run, it has no such model, or its parts do not belong together.
     """
     warn_of_other_products()
+    return load_run(find_run(run), kind, name, device)
+
+
+def load_run(
+    run: str | Path,
+    kind: str | None = None,
+    name: str | None = None,
+    device: str | torch.device = "cpu",
+) -> Agent:
+    """Do as `load`, but never take an agent of the package for a run that is missing."""
     registry = Registry(run)
     entry = _choose_entry(registry, kind, name)
     root = entry if entry.kind == "baseline" else registry.get("backbone", MAIN)

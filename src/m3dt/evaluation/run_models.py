@@ -7,7 +7,7 @@ from typing import Any
 from m3dt.config import BASELINES, Config, EvaluationConfig
 from m3dt.data import DatasetStore, TaskContext
 from m3dt.evaluation.gates import way_of
-from m3dt.evaluation.load_agent import ACTING_KINDS, context_of_run, load
+from m3dt.evaluation.load_agent import ACTING_KINDS, context_of_run, load_run
 from m3dt.evaluation.neighbours import NearestPolicy
 from m3dt.evaluation.oracle import RULES, ExpertsPolicy
 from m3dt.evaluation.policies import UNTRAINED, AgentPolicy, Policy
@@ -70,7 +70,7 @@ def run_model(config: Config, name: str) -> RunModel:
         untrained = (*UNTRAINED, NearestPolicy.name)
         choices = ", ".join((*untrained, "backbone, router", *RULES, "expert:K, baseline:METHOD"))
         raise UserError(f"--models {name}: choose among {choices}")
-    agent = load(config.run, kind or None, number or None, inference_device(config))
+    agent = load_run(config.run, kind or None, number or None, inference_device(config))
     entry = agent.entry
     label = entry.kind if entry.name == MAIN else f"{entry.kind}:{entry.name}"
     info = {

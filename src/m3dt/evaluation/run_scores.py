@@ -15,6 +15,7 @@ from m3dt.evaluation.run_models import RunModel
 from m3dt.evaluation.scores import RunResult
 from m3dt.evaluation.video import animation, film
 from m3dt.plots.tensorboard import write_hyperparameters, write_scores, write_video
+from m3dt.runs.model_card import write_card
 from m3dt.tasks import SIMULATORS, get_task, tasks_of
 from m3dt.tasks.registration import own_identities
 from m3dt.tasks.workers import WorkerPool
@@ -98,6 +99,7 @@ def _evaluate(
     scores = evaluate_policy(model.policy, tasks, config.evaluation, console, pool, journal)
     result: RunResult = {"run": config.run, **model.info, **scores}
     _write(file, key, result)
+    write_card(folder)
     journal.delete()
     settings = {key: attrgetter(key)(config) for key in _HYPERPARAMETERS}
     write_scores(folder, model.name, model.info["step"], result)

@@ -6,7 +6,7 @@ from m3dt.config.load import RUN_CONFIG, read_yaml
 from m3dt.utils.errors import UserError
 
 CONFIG = RUN_CONFIG
-_OTHER_NAMES = {"registry", "checkpoints", "logs", "evaluation", "scores.json"}
+_OTHER_NAMES = {"registry", "checkpoints", "logs", "evaluation", "scores.json", "README.md"}
 
 
 def check_run_folder(folder: Path) -> None:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from m3dt.runs.entries import ENTRY, KINDS, Entry, read_entry
+from m3dt.runs.model_card import write_card
 from m3dt.runs.tensors import not_finite
 from m3dt.utils.errors import RunError, UserError
 from m3dt.utils.files import atomic_folder, exists, reading, sha256, write_json
@@ -66,6 +67,7 @@ class Registry:
             versions = {"python": platform.python_version(), **versions}
             sealed = entry.sealed(files=files, commit=_commit(), versions=versions)
             write_json(folder / ENTRY, asdict(sealed))
+        write_card(self.run)
         return sealed
 
     def _place(self, entry: Entry) -> Path:
@@ -144,6 +146,7 @@ class Registry:
         """Copy an entry of another run."""
         with reading(other.folder), atomic_folder(self._place(entry)) as folder:
             shutil.copytree(other._place(entry), folder, dirs_exist_ok=True)
+        write_card(self.run)
 
     def entries(self) -> list[Entry]:
         """Verify and return all entries, in the order of `KINDS` and of their names."""

@@ -1,0 +1,85 @@
+"""The trained agents in the package, and compact copies of runs, which they are."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from m3dt.runs.entries import ENTRY, WEIGHTS, Entry
+from m3dt.runs.layout import CONFIG
+from m3dt.runs.model_card import write_card
+from m3dt.runs.registry import Registry
+from m3dt.utils.errors import UserError
+from m3dt.utils.files import atomic_folder, atomic_path, sha256, write_json
+from m3dt.utils.paths import user_path
+
+WEIGHTS_FOLDER = Path(__file__).resolve().parents[1] / "weights"
+
+
+def shipped_agents() -> list[str]:
+    """Return the names of the agents in the package."""
+    return sorted(path.parent.name for path in WEIGHTS_FOLDER.glob(f"*/{CONFIG}"))
+
+
+def find_run(written: str | Path) -> Path:
+    """Return the folder of a run: as written or, if there is none, that of a shipped agent.
+
+    Raises:
+        UserError: There is neither.
+    """
+    path, shipped = user_path(written), shipped_agents()
+    if path.is_dir():
+        return path
+    if str(written) in shipped:
+        return WEIGHTS_FOLDER / str(written)
+    names = " and ".join(shipped)
+    raise UserError(
+        f"{path}: holds no trained model, as there is no such folder. Train one with "
+        f"`m3dt stage1`, or load an agent that m3dt ships: {names}."
+    )
+
+
+def compact_copy(source: str | Path, target: str | Path) -> None:
+    """Copy a run's models with weights in float16, without their training's records.
+
+    What follows from data, such as prompts, keeps its precision. Scores are left behind, since
+    other weights have others. Nothing is trained further from a copy: its models have other hashes.
+
+    Raises:
+        UserError: The source is no run, or a number is too large for float16.
+    """
+    registry, copy = Registry(find_run(source)), Path(target)
+    hashes: dict[str, str] = {}
+    for entry in _parents_first(registry.entries()):
+        folder = copy / "registry" / entry.kind / entry.name
+        with atomic_folder(folder) as temporary:
+            for file in entry.files:
+                tensors = registry.tensors(entry, file.removesuffix(".safetensors"))
+                if file == WEIGHTS:
+                    tensors = {name: _half(t) for name, t in tensors.items()}
+                save_file(tensors, temporary / file)
+            files = {file: sha256(temporary / file) for file in entry.files}
+            parents = {key: hashes.get(key, digest) for key, digest in entry.parents.items()}
+            metrics = {k: v for k, v in entry.metrics.items() if not isinstance(v, dict | list)}
+            kept = entry.metrics if entry.kind == "grouping" else metrics
+            sealed = entry.sealed(files=files, parents=parents, metrics=kept)
+            hashes[entry.key] = sealed.hash
+            write_json(temporary / ENTRY, asdict(sealed))
+    with atomic_path(copy / CONFIG) as temporary:
+        temporary.write_bytes((registry.run / CONFIG).read_bytes())
+    write_card(copy)
+
+
+def _parents_first(entries: list[Entry]) -> list[Entry]:
+    order = ("backbone", "grouping", "baseline", "expert", "router")
+    return sorted(entries, key=lambda entry: order.index(entry.kind))
+
+
+def _half(tensor: torch.Tensor) -> torch.Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    half = tensor.half()
+    if not half.isfinite().all():
+        raise UserError("a weight is too large for float16")
+    return half

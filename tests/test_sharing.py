@@ -1,0 +1,140 @@
+"""Sharing: model cards, compact copies, and the agents in the package."""
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+import yaml
+from tests.test_registry import entry, expert_weights, save_backbone
+
+import m3dt
+from m3dt.runs import Registry
+from m3dt.runs.layout import check_run_folder
+from m3dt.runs.model_card import write_card
+from m3dt.runs.shipped import WEIGHTS_FOLDER, compact_copy, find_run, shipped_agents
+from m3dt.utils.errors import UserError
+
+RESULT = {
+    "method": "M3DT-Gradient, by prompt",
+    "num_parameters": 7,
+    "score": 12.345,
+    "ci95": [10.0, 14.0],
+    "domains": {"metaworld": 12.345},
+    "tasks": {"reach-v2": {}},
+    "episodes": 10,
+    "seed": 0,
+}
+
+
+def metadata_of(run):
+    _, metadata, body = (run / "README.md").read_text().split("---\n", 2)
+    return yaml.safe_load(metadata), body
+
+
+def store_result(run, **changes):
+    (run / "evaluation").mkdir(exist_ok=True)
+    content = {"key": "", "result": {**RESULT, **changes}}
+    (run / "evaluation" / "router-prompt.json").write_text(json.dumps(content))
+
+
+def test_a_card_is_written_with_every_model(tmp_path):
+    registry = Registry(tmp_path / "run")
+    backbone = save_backbone(registry)
+    metadata, body = metadata_of(registry.run)
+    assert metadata["library_name"] == "m3dt" and metadata["license"] == "apache-2.0"
+    assert metadata["pipeline_tag"] == "reinforcement-learning" and "model-index" not in metadata
+    assert "| backbone/main | 1 | 5 | data |" in body and 'm3dt.load("run")' in body
+    for number in ("0", "1"):
+        registry.save(entry("expert", number, [backbone]), expert_weights())
+    assert "| 2 experts | 1 | 5 | backbone |" in metadata_of(registry.run)[1]
+    check_run_folder(registry.run)
+    other = Registry(tmp_path / "other")
+    other.adopt(registry, backbone)
+    assert "| backbone/main |" in metadata_of(other.run)[1]
+
+
+def test_a_card_has_the_scores_in_the_hubs_layout(tmp_path):
+    save_backbone(Registry(tmp_path))
+    store_result(tmp_path)
+    (tmp_path / "evaluation" / "damaged.json").write_text('{"result": {"score": 1}}')
+    write_card(tmp_path)
+    metadata, body = metadata_of(tmp_path)
+    (model,) = metadata["model-index"]
+    assert model["name"] == RESULT["method"]
+    first, second = model["results"]
+    assert first["task"]["type"] == "reinforcement-learning"
+    assert (first["dataset"]["name"], second["dataset"]["name"]) == ("1 task", "metaworld")
+    (metric,) = first["metrics"]
+    assert (metric["type"], metric["value"]) == ("normalized_score", 12.3)
+    assert "| M3DT-Gradient, by prompt | 12.3 [10.0, 14.0] | 1 | 10 | 0 |" in body
+    store_result(tmp_path, num_parameters=0)  # a policy that nobody trained
+    write_card(tmp_path)
+    assert "model-index" not in metadata_of(tmp_path)[0]
+
+
+def test_what_a_person_wrote_in_a_card_is_kept(tmp_path):
+    registry = Registry(tmp_path)
+    save_backbone(registry)
+    card = tmp_path / "README.md"
+    card.write_text(card.read_text().replace("license: apache-2.0", "license: mit"))
+    save_backbone(registry, seed=1)
+    assert metadata_of(tmp_path)[0]["license"] == "mit"
+    card.write_text("My own.")
+    save_backbone(registry, seed=2)
+    assert card.read_text() == "My own."
+
+
+def test_a_card_that_cannot_be_written_ends_nothing(tmp_path):
+    (tmp_path / "README.md").mkdir()
+    save_backbone(Registry(tmp_path))
+    assert Registry(tmp_path).has("backbone", "main")
+
+
+@pytest.mark.long
+def test_a_downloaded_run_and_its_compact_copy_act(finished, tmp_path):
+    """The hub keeps names and content of files; checkpoints and logs are left behind."""
+    left = shutil.ignore_patterns("checkpoints", "logs")
+    shutil.copytree(finished, tmp_path / "down", ignore=left)
+    (tmp_path / "down" / ".cache").mkdir()
+    agent = m3dt.load(tmp_path / "down")
+    compact_copy(tmp_path / "down", tmp_path / "small")
+    small = m3dt.load(tmp_path / "small")
+    for a, b in zip(agent.model.parameters(), small.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    size, whole = (
+        sum(f.stat().st_size for f in (tmp_path / name).rglob("weights.safetensors"))
+        for name in ("small", "down")
+    )
+    assert size < 0.8 * whole
+    assert metadata_of(tmp_path / "small")[0]["library_name"] == "m3dt"
+
+
+def test_shipped_agents_are_small_and_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert shipped_agents() == ["mt40", "quickstart"]
+    for name in shipped_agents():
+        files = [f for f in (WEIGHTS_FOLDER / name).rglob("*") if f.is_file()]
+        assert sum(f.stat().st_size for f in files) < 4e6
+    with pytest.raises(UserError, match=r"^mt4: holds no trained .* ships: mt40 and quickstart\.$"):
+        m3dt.load("mt4")
+    (tmp_path / "mt40").mkdir()
+    assert str(find_run("mt40")) == "mt40"  # one's own folder is preferred
+    with pytest.raises(UserError, match=r"^runs/mt40: holds no trained model"):
+        m3dt.load("runs/mt40")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mt40", "quickstart"])
+def test_shipped_agents_score_what_their_card_says(name, tmp_path, monkeypatch):
+    """Three tasks of each, without any dataset; rounding may change single episodes."""
+    monkeypatch.chdir(tmp_path)
+    agent = m3dt.load(name)
+    (stored,) = (WEIGHTS_FOLDER / name / "evaluation").glob("*.json")
+    expected = json.loads(stored.read_text())["result"]
+    assert f"{expected['score']:.1f}" in (WEIGHTS_FOLDER / name / "README.md").read_text()
+    tasks = [t for t in agent.context.tasks if re.match(r"door-open|cheetah-vel|ant-dir", t)][:3]
+    result = m3dt.evaluate(agent, tasks)
+    for task in tasks:
+        assert abs(result["tasks"][task]["score"] - expected["tasks"][task]["score"]) < 15
