@@ -113,11 +113,11 @@ def test_a_downloaded_run_and_its_compact_copy_act(finished, tmp_path):
 
 def test_shipped_agents_are_small_and_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert shipped_agents() == ["mt40", "quickstart"]
+    assert shipped_agents() == ["mt40"]
     for name in shipped_agents():
         files = [f for f in (WEIGHTS_FOLDER / name).rglob("*") if f.is_file()]
         assert sum(f.stat().st_size for f in files) < 4e6
-    with pytest.raises(UserError, match=r"^mt4: holds no trained .* ships: mt40 and quickstart\.$"):
+    with pytest.raises(UserError, match=r"^mt4: holds no trained .* ships: mt40\.$"):
         m3dt.load("mt4")
     (tmp_path / "mt40").mkdir()
     assert str(find_run("mt40")) == "mt40"  # one's own folder is preferred
@@ -126,7 +126,7 @@ def test_shipped_agents_are_small_and_named(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mt40", "quickstart"])
+@pytest.mark.parametrize("name", ["mt40"])
 def test_shipped_agents_score_what_their_card_says(name, tmp_path, monkeypatch):
     """Three tasks of each, without any dataset; rounding may change single episodes."""
     monkeypatch.chdir(tmp_path)

@@ -62,11 +62,14 @@ def _refuse_option(command: str, name: str, value: str, options: set[str]) -> No
 
 
 def _check_places(command: str, words: Sequence[str], options: set[str]) -> None:
-    """Refuse a word that stands where an override should."""
-    for previous, word in zip(("", *words), words, strict=False):
-        if previous.startswith("--") or word.startswith("-") or "=" in word:
+    """Refuse a word that stands where an override should. An option may take several words."""
+    of_option = False
+    for word in words:
+        if word.startswith("-") or "=" in word:
+            of_option = word.startswith("--") and "=" not in word
+        elif of_option:
             continue
-        if word.endswith((".yaml", ".yml")):
+        elif word.endswith((".yaml", ".yml")):
             raise UserError(f"m3dt {command} {word}: write m3dt {command} --conf {word}")
-        if "/" in word and "--run" in options:
+        elif "/" in word and "--run" in options:
             raise UserError(f"m3dt {command} {word}: write m3dt {command} --run {word}")
