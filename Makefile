@@ -4,7 +4,7 @@
 CONF   ?= quickstart
 ARGS   ?=
 PYTHON ?= python3
-# The requirement of torch that pip gets; see "Installing" in the README for CPU-only and CUDA builds.
+# The requirement of torch that pip gets; see docs/install.md for CPU-only and CUDA builds.
 TORCH  ?= torch
 
 VENV := .venv
@@ -17,7 +17,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 .DEFAULT_GOAL := help
 # Stages depend on each other's results, so `make -j` must not run them at once.
 .NOTPARALLEL:
-.PHONY: help setup data stage1 group stage2 stage3 eval baselines registry tensorboard bench gpu notebooks behaviour lint types test \
+.PHONY: help setup data stage1 group stage2 stage3 eval baselines registry tensorboard bench gpu notebooks behaviour docs lint types test \
         test-quick test-slow faults clean
 
 help: ## Show this list
@@ -77,6 +77,9 @@ notebooks: setup ## Execute the notebooks in place
 
 behaviour: setup ## Measure the behaviour policies of all tasks, into results/behaviour.csv
 	@$(M3DT) behaviour measure --csv results/behaviour.csv
+
+docs: setup ## Build the documentation site into docs/_build/html; a warning is an error
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
 
 lint: setup ## Check style and format
 	$(BIN)/ruff check .

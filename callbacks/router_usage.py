@@ -1,6 +1,7 @@
 """Show which experts the routers choose for which task."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -40,6 +41,7 @@ class RouterUsageCallback(Recorder):
     """
 
     on_every_rank = False
+    _own: Sequence[int | None] = ()  # the expert of each task's group
 
     def is_due(self, trainer: pl.Trainer) -> bool:
         """Tell whether a record belongs to the current step; one belongs to the last."""
@@ -73,7 +75,9 @@ class RouterUsageCallback(Recorder):
             rows=[task.spec.name for task in data.store.tasks],
             columns=[str(e) for e in range(usage.shape[1])],
             title=f"mean gate weight, step {step}",
-            x_label="expert",
+            x_label="expert; framed: of the task's group",
+            even=1 / usage.shape[1],
+            outlined=self._own,
         )
         trainer.logger.experiment.add_figure("router/usage", figure, global_step=step)
 
@@ -84,6 +88,7 @@ class RouterUsageCallback(Recorder):
         """Measure gate weights and entropy, on the first rank."""
         if not trainer.is_global_zero:
             return None
+        self._own = stage.own_experts
         rows: list[Tensor] = []
         with evaluation_mode(stage):
             for task in range(len(data.store.tasks)):

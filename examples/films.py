@@ -1,6 +1,7 @@
-"""Film four tasks side by side, played by the agent that m3dt ships: `docs/films.gif`.
+"""Film four tasks side by side, played by the agent that m3dt ships.
 
-MUJOCO_GL=egl python examples/films.py docs/films.gif     # or osmesa, on a machine without a GPU
+Run `MUJOCO_GL=egl python examples/films.py docs/films.gif`, on a machine without a GPU with
+`MUJOCO_GL=osmesa`.
 """
 
 import sys

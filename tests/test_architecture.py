@@ -148,8 +148,8 @@ def test_threads_spin_briefly_unless_the_user_says_otherwise(own, expected):
     ("what", "where"),
     [
         ("autograd.grad(", "stages/gradients.py"),  # grouping, HarmoDT and callbacks ask it
-        ("STATE_DIM = ", "config/schema.py"),
-        ("ACTION_DIM = ", "config/schema.py"),
+        ("STATE_DIM = ", "config/model_settings.py"),
+        ("ACTION_DIM = ", "config/model_settings.py"),
     ],
 )
 def test_some_things_are_written_once(what, where):

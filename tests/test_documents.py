@@ -73,3 +73,41 @@ def test_the_tour_has_every_room_and_files_that_exist():
     assert [room for room, _ in rows] == flow.split(" -> ")
     for room, file in rows:
         assert (ROOT / "src/m3dt" / room / file).is_file(), (room, file)
+
+
+def test_the_readme_is_short_and_answers_five_questions_at_once():
+    """Installing, running, own tasks, GPUs and results are a link each, above the commands."""
+    text = (ROOT / "README.md").read_text()
+    assert len(text.encode()) <= 8000
+    first_screen = text[: text.index("## Two commands")]
+    for page in ("install", "quickstart", "own-tasks", "gpu", "results"):
+        assert f"](docs/{page}.md)" in first_screen
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_make_targets_in_documents_exist(path):
+    """Every target behind `make` in a line of code or in backticks is one of the Makefile."""
+    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.M))
+    commands = re.findall(r"^    make (.*?)(?:  +#.*)?$", path.read_text(), re.M)
+    commands += re.findall(r"`make ([^`]+)`", path.read_text())
+    for command in commands:
+        words = shlex.split(command.partition("&&")[0])
+        named = [word for word in words if re.fullmatch(r"[a-z0-9-]+", word)]
+        assert named and set(named) <= targets, command
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_to_places_in_documents_lead_there(path):
+    """A link such as `study.md#statistics` names a heading, as GitHub makes its address."""
+    for file, place in re.findall(r"\]\(([\w/.-]*\.md)?#([\w-]+)\)", path.read_text()):
+        target = path.parent / file if file else path
+        headings = re.findall(r"^#+ (.+)$", target.read_text(), re.M)
+        places = {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
+        assert place in places, f"{file}#{place}"
+
+
+def test_every_page_has_a_place_in_the_site():
+    trees = re.findall(r"```\{toctree\}.*?\n\n(.*?)```", (ROOT / "docs/index.md").read_text(), re.S)
+    listed = [page for tree in trees for page in tree.split()]
+    pages = {path.stem for path in (ROOT / "docs").glob("*.md")} - {"index"}
+    assert sorted(listed) == sorted(pages)

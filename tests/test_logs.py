@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from quick_run import QUICK, call, helpers_found, signal_at
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.summary.writer.record_writer import RecordWriter
 from test_stages import FAST, data_for, fresh_model, train
 
@@ -23,6 +24,7 @@ from m3dt.evaluation import RandomPolicy, animation, film, video
 from m3dt.plots import tensorboard as logs
 from m3dt.runs import Registry
 from m3dt.stages import BackboneStage, ExpertStage
+from m3dt.tasks import DOMAINS
 
 LOGGED = {
     "train/loss", "train/gradient_norm", "conflict/mean", "conflict/smoothed", "conflict/attention",
@@ -47,7 +49,9 @@ def evaluated(finished, data):
 
 def test_the_layout_names_what_is_logged(evaluated):
     """Every chart of the custom scalars page has a tag that training or evaluation writes."""
-    tags = [t for page in logs.LAYOUT.values() for chart in page.values() for t in chart[1]]
+    tags = [
+        t for page in logs.layout(DOMAINS).values() for chart in page.values() for t in chart[1]
+    ]
     assert set(tags) <= LOGGED
     written = {
         tag
@@ -76,15 +80,44 @@ def test_hyperparameters_and_scores_of_each_model(evaluated):
         assert final.Scalars("final/eval/score")[0].value == score
 
 
-def test_agreement_is_drawn_by_group(tmp_path, monkeypatch):
+def test_agreement_is_drawn_by_group_and_distance(tmp_path, monkeypatch):
+    """Groups follow their nearest neighbours, tasks their centre; colours are centred on 0."""
     drawn = {}
-    monkeypatch.setattr(logs, "heat_map", lambda values, **given: drawn.update(given, v=values))
-    monkeypatch.setattr(logs.SummaryWriter, "add_figure", lambda *arguments: None)
-    vectors = np.array([[1.0, 0], [0, 2], [3, 0]])
-    logs.write_groups(tmp_path, vectors @ vectors.T, [[0, 2], [1]], ["a", "b", "c"])
-    np.testing.assert_allclose(drawn["v"], [[1, 1, 0], [1, 1, 0], [0, 0, 1]])
-    assert (drawn["rows"], drawn["columns"]) == (["a", "c", "b"], ["0", "0", "1"])
-    assert drawn["borders"] == [2]
+    monkeypatch.setattr(logs.SummaryWriter, "add_figure", lambda _, tag, f: drawn.update({tag: f}))
+    vectors = np.array([[1.0, 0], [0, 9], [3, 0], [1.5, 0], [0, 1]])
+    gram, groups = vectors @ vectors.T, [[0, 2, 3], [1], [4]]
+    logs.write_groups(tmp_path, gram, groups, "abcde")
+    left, right = drawn["grouping/agreement"].axes[:2]
+    assert [label.get_text() for label in left.get_yticklabels()] == list("daceb")
+    cosines = np.kron([[1, 0], [0, 1]], np.ones((3, 3)))[:5, :5]
+    np.testing.assert_allclose(left.images[0].get_array(), cosines)
+    assert left.images[0].norm.vcenter == 0 and left.images[0].norm.halfrange == 1
+    points = vectors[[3, 0, 2, 4, 1]]
+    distances = np.linalg.norm(points[:, None] - points, axis=-1)
+    np.testing.assert_allclose(right.images[0].get_array(), distances / distances.max())
+    assert [line.get_ydata()[0] for line in left.lines[::2]] == [2.5, 3.5]
+
+
+def test_hyperparameters_begin_with_the_model_and_its_own_method(tmp_path):
+    """TensorBoard sorts the columns by name."""
+    result = {"method": "PromptDT", "score": 1.0, "domains": {}, "tasks": {}}
+    logs.write_hyperparameters(tmp_path, "backbone", {"method": "m3dt-random", "a": 1}, result)
+    folder = tmp_path / "logs/hparams/backbone"
+    contents = events(folder).PluginTagToContent("hparams")
+    (plugin,) = [data for tag, data in contents.items() if tag.endswith("session_start_info")]
+    found = HParamsPluginData.FromString(plugin).session_start_info.hparams
+    values = {key: value.string_value for key, value in sorted(found.items())}
+    assert list(values) == ["1 model", "2 method", "a"]
+    assert (values["1 model"], values["2 method"]) == ("backbone", "PromptDT")
+
+
+def test_the_layout_has_domains_of_own_tasks(tmp_path, monkeypatch):
+    monkeypatch.setattr(logs, "domains_of", lambda tasks: list(tasks))
+    for tasks in (["ant-dir"], ["ant-dir", "swimming"]):
+        logs.write_layout(tmp_path, tasks)
+        found = events(tmp_path / "logs/layout").Tensors("custom_scalars__config__")
+        shown = b"eval/swimming/score" in found[0].tensor_proto.string_val[0]
+        assert len(found) == 1 and shown == ("swimming" in tasks)
 
 
 class FakeEnv:

@@ -42,7 +42,7 @@ def test_documents_say_what_a_table_of_scores_says(tmp_path, capsys):
     page = tmp_path / "page.md"
     page.write_text(
         "It is <!-- result: made/router - backbone -->?<!-- end -->.\n\n"
-        "<!-- result: made/scores -->\n<!-- end -->\n"
+        "<!-- result: made/scores -->\n<!-- end -->\n\n<!-- result: made/means -->\n<!-- end -->\n"
     )
     assert main(["fill", str(page), "--results", str(tmp_path)]) == 0
     text = page.read_text()
@@ -51,6 +51,12 @@ def test_documents_say_what_a_table_of_scores_says(tmp_path, capsys):
     assert [cell.strip() for cell in rows[0]] == ["score, mean of 2 seeds", "backbone", "router"]
     assert [cell.strip() for cell in rows[2]] == ["a", "50", "54"]
     assert [cell.strip()[:6] for cell in rows[4][1:]] == ["**35.2", "**38.2"]
+    assert rows[5][1].strip() == "score, mean of 2 seeds and 2 tasks"
+    means = [[cell.strip() for cell in row] for row in rows[7:]]
+    assert [[name, mean[:4]] for name, mean in means] == [
+        ["`backbone`", "35.2"],
+        ["`router`", "38.2"],
+    ]
     capsys.readouterr()
     page.write_text("It is <!-- result: made/oracle - backbone --><!-- end -->.")
     assert main(["fill", str(page), "--results", str(tmp_path)]) == 2

@@ -17,6 +17,7 @@ from m3dt.cli import main
 from m3dt.config import load_config
 from m3dt.study import durations, load_study, pieces, runner
 from m3dt.study.durations import Duration, line, slowdown, step_seconds, training_duration
+from m3dt.study.grid import TOGETHER
 from m3dt.study.pieces import Command, commands_left, pieces_of, total
 from m3dt.study.step_times import MEASURED, START, Measured
 from m3dt.utils.errors import RunError
@@ -293,3 +294,13 @@ def test_ways_to_run_a_study_exclude_each_other(capsys):
     assert "give one of --dry-run and --minutes" in capsys.readouterr().err
     assert main(["study", "paper", "--minutes", "5"]) == 2
     assert "--minutes 5: a piece takes up to 9 minutes" in capsys.readouterr().err
+
+
+def test_an_extension_holds_out_what_its_cell_says():
+    """Otherwise 5 trajectories per task are fewer than the copied run would hold out."""
+    cells = load_study(ROOT / "conf/study/extend.yaml", []).cells
+    (cell, *_) = (cell for cell in cells if cell.extend == TOGETHER)
+    words = runner._extension(cell)
+    assert "loader.validation_trajectories=0" in words and "data=data/new5" in words
+    assert any(word.startswith("callbacks=") for word in words)
+    assert not any(word.startswith(("run=", "moe.", "baseline.")) for word in words)

@@ -61,5 +61,5 @@ def test_results_without_suites_have_the_tasks_of_the_base(own_study):
     assert found["m3dt-gradient 3"].result.startswith(
         "10.0 [10.0, 10.0] points over Prompt-DT (t test"
     )
-    (axes,) = FIGURES["tasks"].draw(results).axes
-    assert list(axes.lines[0].get_xdata()) == [3]
+    assert list(results.task_counts) == [3]
+    assert FIGURES["tasks"].draw(results) is None  # one place compares nothing

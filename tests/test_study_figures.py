@@ -12,6 +12,7 @@ from m3dt.cli import main
 from m3dt.study import FIGURES, TABLES, Results, claims
 from m3dt.study.claims.claim import INCONCLUSIVE, MISSING
 from m3dt.study.conflict_queries import backbone_histories
+from m3dt.study.estimates import estimate
 from m3dt.study.queries import best_baseline, control_scores
 from m3dt.study.setting_queries import scores_by, scores_by_shape
 from m3dt.study.tables import acting_table
@@ -133,8 +134,32 @@ def test_figures_show_means_and_each_seed(made_up):
     mean = [sum(found.values()) / 3 for found in means.values()]
     faint = [list(line.get_ydata()) for line in lines if line.get_alpha()]
     assert faint == [pytest.approx([m + 0.1 * (seed - 1) for m in mean]) for seed in range(3)]
-    (bold,) = [list(line.get_ydata()) for line in lines if not line.get_alpha()]
+    (bold,) = [list(line.get_ydata()) for line in lines if line.get_linestyle() == "-"]
     assert bold == pytest.approx(mean)
+
+
+def test_bars_are_intervals_and_panels_of_a_row_share_a_range(made_up):
+    results = Results.read(made_up())
+    figure = FIGURES["domains"].draw(results)
+    assert len({axes.get_ylim() for axes in figure.axes[:3]}) == 1
+    bars = figure.axes[0].containers[0]
+    assert bars.get_label() == "Prompt-DT (n = 3)" and len(bars.lines[2]) == 1
+    scores = results.scores("baselines", "metaworld", suite="mt10", method="promptdt")
+    low, high = estimate(scores).interval
+    assert list(bars.lines[2][0].get_segments()[0][:, 1]) == pytest.approx([low, high])
+
+
+def test_nothing_connects_names(made_up):
+    for name in ("residual", "shape"):
+        for axes in FIGURES[name].draw(Results.read(made_up())).axes:
+            assert {line.get_linestyle() for line in axes.lines} == {"None"}
+
+
+def test_own_domains_are_shown(made_up):
+    results = Results.read(made_up())
+    rows = tuple({**row, "swimming": "50", "swimming return": "1"} for row in results.rows)
+    more = Results(rows, results.curves, results.tasks)
+    assert "swimming" in titles("domains", more) and "swimming" in titles("returns", more)
 
 
 def titles(name, results):
@@ -147,11 +172,15 @@ def without(results, *parts):
 
 
 def bold(axes):
-    """Return the points of the means in a panel, by label."""
+    """Return the points of the means in a panel, by label, which names the seeds."""
+    names = {
+        bars.lines[0].get_color(): bars.get_label().removesuffix(" (n = 3)")
+        for bars in axes.containers
+    }
     return {
-        line.get_label(): (list(line.get_xdata()), list(line.get_ydata()))
+        names[line.get_color()]: (list(line.get_xdata()), list(line.get_ydata()))
         for line in axes.lines
-        if line.get_alpha() is None and not line.get_label().startswith("_")
+        if line.get_alpha() is None and line.get_linestyle() != "None" and line.get_marker() == "o"
     }
 
 

@@ -9,7 +9,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from test_stages import FAST, MODEL, data_for, fresh_model
 
 from m3dt.config import HarmoConfig, MoEConfig
-from m3dt.config.schema import STATE_DIM
+from m3dt.config.model_settings import STATE_DIM
 from m3dt.data import TaskContext, TaskStream
 from m3dt.models import add_mixtures, make_model
 from m3dt.models.routing import PromptRouter

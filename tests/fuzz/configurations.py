@@ -1,6 +1,6 @@
 """Overrides and files of configurations: any at all, and those of trainings that take seconds.
 
-Values are drawn from what `config/schema.py` declares, so a new setting is drawn as well.
+Values are drawn from what the sections of `config/` declare, so a new setting is drawn as well.
 """
 
 import json

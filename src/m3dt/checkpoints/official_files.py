@@ -18,7 +18,7 @@ from m3dt.checkpoints.official_names import (
     router_to_official,
 )
 from m3dt.config import ModelConfig
-from m3dt.config.schema import ACTION_DIM, STATE_DIM
+from m3dt.config.model_settings import ACTION_DIM, STATE_DIM
 from m3dt.models import PromptDT, add_mixtures
 from m3dt.runs.tensors import check_tensors
 from m3dt.utils.errors import UserError

@@ -95,7 +95,7 @@ def _devices(config: Config) -> Iterator[Finding]:
         else:
             yield Finding("GPU", OK, found)
     elif accelerator in ("gpu", "cuda"):
-        remedy = "trainer.accelerator=auto, or install torch for CUDA (README, Installing)"
+        remedy = "trainer.accelerator=auto, or install torch for CUDA (docs/install.md)"
         yield Finding("GPU", FAILED, f"none, but trainer.accelerator={accelerator}", remedy)
     else:
         yield Finding("GPU", NOTE, "none: everything runs on the CPU")

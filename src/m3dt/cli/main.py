@@ -106,10 +106,15 @@ def _foreign(error: Exception) -> tuple[str, int]:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the arguments; overrides may follow options, which argparse alone does not allow."""
-    from m3dt.cli.parser import make_parser
+    from m3dt.cli.forms import check_forms
+    from m3dt.cli.parser import COMMANDS, make_parser
 
     parser = make_parser()
-    options, rest = parser.parse_known_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words:
+        words = ["--help"]
+    check_forms(words, {c.name: {n for names, _ in c.arguments for n in names} for c in COMMANDS})
+    options, rest = parser.parse_known_args(words)
     if any(word.startswith("-") for word in rest) or (rest and not hasattr(options, "overrides")):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:

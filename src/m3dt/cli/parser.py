@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from m3dt.cli import commands
+from m3dt.cli.names import names_epilog
 from m3dt.utils.paths import user_path
 from m3dt.version import __version__
 
@@ -28,7 +29,12 @@ class Command:
 
 def make_parser() -> argparse.ArgumentParser:
     """Build the parser of all commands."""
-    parser = argparse.ArgumentParser(prog="m3dt", description="Massive multi-task offline RL.")
+    parser = argparse.ArgumentParser(
+        prog="m3dt",
+        description="Massive multi-task offline RL.",
+        epilog=names_epilog(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"m3dt {__version__}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:

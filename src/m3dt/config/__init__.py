@@ -1,6 +1,9 @@
 """From YAML files and `key=value` overrides to one checked, typed configuration."""
 
+from m3dt.config.acting_settings import ComputeConfig, EvaluationConfig
+from m3dt.config.data_settings import CollectConfig, LoaderConfig
 from m3dt.config.fields import weight_settings
+from m3dt.config.keys import Key, all_keys, section_meanings
 from m3dt.config.load import (
     config_values,
     find_conf,
@@ -10,19 +13,13 @@ from m3dt.config.load import (
     save_config,
     shipped_confs,
 )
+from m3dt.config.method_settings import GroupingConfig, HarmoConfig
+from m3dt.config.model_settings import ModelConfig, MoEConfig
 from m3dt.config.presets import BASELINES, METHODS, SIZES
-from m3dt.config.schema import (
-    CollectConfig,
-    ComputeConfig,
-    Config,
-    EvaluationConfig,
+from m3dt.config.schema import Config
+from m3dt.config.stage_settings import (
     ExpertStageConfig,
     FrozenStageConfig,
-    GroupingConfig,
-    HarmoConfig,
-    LoaderConfig,
-    ModelConfig,
-    MoEConfig,
     PromptRouterConfig,
     StageConfig,
 )
@@ -37,6 +34,7 @@ __all__ = [
     "FrozenStageConfig",
     "GroupingConfig",
     "HarmoConfig",
+    "Key",
     "LoaderConfig",
     "METHODS",
     "MoEConfig",
@@ -44,12 +42,14 @@ __all__ = [
     "PromptRouterConfig",
     "SIZES",
     "StageConfig",
+    "all_keys",
     "config_values",
     "find_conf",
     "find_study",
     "load_config",
     "read_yaml",
     "save_config",
+    "section_meanings",
     "shipped_confs",
     "weight_settings",
 ]

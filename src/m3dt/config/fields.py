@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, TypeVar
 
+from m3dt.config.aliases import ALIASES
 from m3dt.utils.errors import UserError, nearest
 from m3dt.utils.paths import user_path
 
@@ -50,7 +51,12 @@ class Range:
         given = {name: limit for name in _LIMITS if (limit := getattr(self, name)) is not None}
         if all(_LIMITS[name][0](value, limit) for name, limit in given.items()):
             return ""
-        return "must be " + " and ".join(_LIMITS[name][1].format(given[name]) for name in given)
+        return f"must be {self.words()}"
+
+    def words(self) -> str:
+        """Return the limits in words, such as `0 or more and less than 1`."""
+        given = {name: limit for name in _LIMITS if (limit := getattr(self, name)) is not None}
+        return " and ".join(_LIMITS[name][1].format(limit) for name, limit in given.items())
 
 
 @dataclass(frozen=True)
@@ -169,5 +175,6 @@ class Sources(dict[str, str]):
         """
         known, name = list(known), key.rpartition(".")[2]
         elsewhere = [other for other in known if other.rpartition(".")[2] == name]
-        hint = nearest(key, elsewhere or known)
+        meant = ALIASES.get(key)
+        hint = f" Did you mean '{meant}'?" if meant else nearest(key, elsewhere or known)
         return UserError(f"{self.of(key)}: unknown key '{key}'.{hint}")

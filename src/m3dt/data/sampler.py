@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from m3dt.config.schema import LoaderConfig, ModelConfig
+from m3dt.config import LoaderConfig, ModelConfig
 from m3dt.data.cutter import TrajectoryCutter
 from m3dt.data.format import NUM_PROMPTS
 from m3dt.data.inputs import Rows, TaskInputs

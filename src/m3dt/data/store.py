@@ -229,7 +229,7 @@ def normalizations(
     """Return the normalisations of a task's training states and of its prompts, of padded width.
 
     By default, the std has a lower bound, because many Meta-World dimensions are constant: divided
-    by 1e-6, any difference in one of them would dwarf all other inputs (README, deviations 3, 5).
+    by 1e-6, any difference in one of them would dwarf all other inputs (docs/deviations.md, 3, 5).
     """
     mean, std = store.state_mean, store.state_std
     if loader.normalization == "floored":

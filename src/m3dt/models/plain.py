@@ -151,7 +151,7 @@ class Block(nn.Module):
         if self.mixture is None:
             return h + self.mlp(n)
         # `residual` is "paper", the default, or "official": the authors' code adds to LN(h), so
-        # that even a zero expert changes the backbone (README, deviation 1).
+        # that even a zero expert changes the backbone (docs/deviations.md, 1).
         residual = n if self.residual == "official" else h
         return residual + self.mlp(n) + self.mixture(n)
 

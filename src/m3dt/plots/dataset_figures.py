@@ -7,18 +7,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from m3dt.data.statistics import CONSTANT, Scale
+from m3dt.plots.palette import color_of
 from m3dt.tasks import DOMAINS, domains_of, get_task
 
-_COLORS = dict(zip(DOMAINS, ("#0072b2", "#d55e00", "#009e73", "#cc79a7"), strict=True))
-_OTHER_COLORS = ("#56b4e9", "#e69f00", "#f0e442", "#000000")
 _FRAME_INCHES = 1.35
 _FLOOR = 1e-3  # smaller deviations are drawn here
-
-
-def color_of(domain: str) -> str:
-    """Return the color of a domain, the same in every figure."""
-    place = sum(domain.encode()) % len(_OTHER_COLORS)
-    return _COLORS.get(domain, _OTHER_COLORS[place])
 
 
 def return_figure(description: Mapping[str, Any]) -> Figure:

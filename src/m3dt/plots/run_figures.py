@@ -6,7 +6,12 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from m3dt.plots.palette import BLUE, GREEN, GREY, RED
 
 _MAX_COLUMN_LABELS = 12
 _MAX_ANNOTATED = 12  # most columns with which cells show their values
@@ -32,15 +37,29 @@ def heat_map(
     title: str,
     x_label: str,
     borders: Sequence[int] = (),
+    even: float | None = None,
+    outlined: Sequence[int | None] = (),
 ) -> Figure:
     """Draw a matrix, (rows, columns), with named rows and columns.
 
-    `borders` are indices before which lines divide the rows and columns of a square matrix.
+    Args:
+        values: The matrix.
+        rows: Names of its rows.
+        columns: Names of its columns.
+        title: Title of the figure.
+        x_label: What the columns are.
+        borders: Indices before which lines divide the rows and columns of a square matrix.
+        even: Value in the middle of the colours, which reach from 0 to twice this value: the same
+            in all pictures of a matrix. By default they follow the values.
+        outlined: Of each row the column whose cell gets a frame, or None.
     """
     height = min(1.4 + 0.3 * len(rows), 24)
     figure = Figure(figsize=(3.5 + min(0.55 * len(columns), 9), height), layout="constrained")
     axes = figure.add_subplot()
-    image = axes.imshow(values, aspect="auto", cmap="viridis", interpolation="nearest")
+    colors: dict[str, Any] = {"cmap": "viridis"}
+    if even is not None:
+        colors = {"cmap": "RdBu_r", "norm": CenteredNorm(even, even)}
+    image = axes.imshow(values, aspect="auto", interpolation="nearest", **colors)
     axes.set_title(title, fontsize=11)
     axes.set_xlabel(x_label, fontsize=10)
     every = -(-len(columns) // _MAX_COLUMN_LABELS)
@@ -52,11 +71,55 @@ def heat_map(
         axes.axhline(border - 0.5, color="white", linewidth=1)
         axes.axvline(border - 0.5, color="white", linewidth=1)
     if len(columns) <= _MAX_ANNOTATED:
-        middle = (values.max() + values.min()) / 2
-        for (y, x), value in np.ndenumerate(values):
-            color = "black" if value > middle else "white"
-            axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=8, color=color)
-    figure.colorbar(image, ax=axes).ax.tick_params(labelsize=9)
+        _write_values(axes, values, even)
+    for row, column in enumerate(outlined):
+        if column is not None:
+            corner = (column - 0.5, row - 0.5)
+            axes.add_patch(Rectangle(corner, 1, 1, fill=False, linewidth=1.8, edgecolor="black"))
+    extend = "max" if even is not None and values.max() > 2 * even else "neither"
+    figure.colorbar(image, ax=axes, extend=extend).ax.tick_params(labelsize=9)
+    return figure
+
+
+def _write_values(axes: Axes, values: np.ndarray, even: float | None) -> None:
+    middle = (values.max() + values.min()) / 2
+    for (y, x), value in np.ndenumerate(values):
+        dark = value <= middle if even is None else abs(value - even) > 0.6 * even
+        color = "white" if dark else "black"
+        axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=8, color=color)
+
+
+def agreement_figure(
+    gram: np.ndarray, order: Sequence[int], sizes: Sequence[int], names: Sequence[str]
+) -> Figure:
+    """Draw how the tasks' gradients agree, and the distances by which K-means groups the tasks.
+
+    Args:
+        gram: Inner products of the tasks' agreement vectors, (N, N).
+        order: The N tasks, group by group.
+        sizes: Number of tasks of each group, in that order.
+        names: Names of the N tasks.
+    """
+    lengths = np.diag(gram)
+    norms = np.sqrt(np.clip(lengths, 1e-30, None))
+    distances = np.sqrt(np.clip(lengths[:, None] + lengths - 2 * gram, 0, None))
+    distances /= distances.max() or 1.0
+    side = min(max(0.24 * len(order), 2.5), 20)
+    figure = Figure(figsize=(2 * side + 4.5, side + 1.2), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, values, title, colors in (
+        (left, gram / norms[:, None] / norms, "agreement of gradients: cosine",
+         {"cmap": "RdBu_r", "norm": CenteredNorm(0, 1)}),
+        (right, distances, "K-means' distance, largest = 1", {"cmap": "viridis_r", "vmin": 0}),
+    ):  # fmt: skip
+        image = axes.imshow(values[np.ix_(order, order)], interpolation="nearest", **colors)
+        for border in np.cumsum(sizes)[:-1]:
+            axes.axhline(border - 0.5, color="black", linewidth=1)
+            axes.axvline(border - 0.5, color="black", linewidth=1)
+        axes.set_title(title, fontsize=11)
+        axes.set_xticks([])
+        figure.colorbar(image, ax=axes, shrink=0.8)
+    left.set_yticks(range(len(order)), [names[i] for i in order], fontsize=7)
     return figure
 
 
@@ -74,17 +137,17 @@ def conflict_curve(
     steps = [record["step"] for record in history]
     mean = np.array([record["mean"] for record in history])
     error = np.array([record["error"] for record in history])
-    axes.plot(steps, mean, color="#0072b2", alpha=0.35, label="conflict")
+    axes.plot(steps, mean, color=BLUE, alpha=0.35, label="conflict")
     axes.fill_between(
-        steps, mean - error, mean + error, color="#0072b2", alpha=0.12, label="standard error"
+        steps, mean - error, mean + error, color=BLUE, alpha=0.12, label="standard error"
     )
-    axes.plot(steps, [r["smoothed"] for r in history], color="#0072b2", label="smoothed")
+    axes.plot(steps, [r["smoothed"] for r in history], color=BLUE, label="smoothed")
     floor = [1 - r["independent"] for r in history]
-    axes.plot(steps, floor, ":", color="0.5", label="independent gradients")
-    if peak is not None:
-        axes.axvline(peak, color="#009e73", linewidth=1, label=f"peak: {peak}")
+    axes.plot(steps, floor, ":", color=GREY, label="independent gradients")
+    if peak is not None and stopped_at is not None:
+        axes.axvline(peak, color=GREEN, linewidth=1, label=f"peak: {peak}")
     if stopped_at is not None:
-        axes.axvline(stopped_at, color="#d55e00", linewidth=1, label=f"stopped: {stopped_at}")
+        axes.axvline(stopped_at, color=RED, linewidth=1, label=f"stopped: {stopped_at}")
     axes.set_xlabel("step")
     axes.set_ylabel("1 - cos(g_i, G)")
     axes.set_title(textwrap.fill(outcome, 90), fontsize=8.5, loc="left")

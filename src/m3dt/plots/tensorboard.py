@@ -3,16 +3,18 @@
 Letters: N tasks.
 """
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import numpy as np
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
-from m3dt.plots.run_figures import heat_map
-from m3dt.tasks import DOMAINS
+from m3dt.plots.run_figures import agreement_figure, heat_map
+from m3dt.tasks import DOMAINS, domains_of
 
 # The custom scalars page: backbone, experts and router together, one chart per question.
 _CHARTS = {
@@ -27,20 +29,29 @@ _CHARTS = {
         "experts": ["similarity/experts_grouped", "similarity/experts_all"],
     },
     "router": {"entropy and load": ["router/entropy", "router/load_max"]},
-    "scores": {"mean": ["eval/score"], "domains": [f"eval/{d}/score" for d in DOMAINS]},
-}
-LAYOUT = {
-    title: {chart: ["Multiline", tags] for chart, tags in charts.items()}
-    for title, charts in _CHARTS.items()
 }
 
 
-def write_layout(run: Path) -> None:
-    """Write the layout of the custom scalars page of a run, once."""
+def layout(domains: Iterable[str]) -> dict[str, dict[str, list[Any]]]:
+    """Return the custom scalars page of runs with tasks of these domains."""
+    by_domain = [f"eval/{domain}/score" for domain in domains]
+    charts = {**_CHARTS, "scores": {"mean": ["eval/score"], "domains": by_domain}}
+    return {
+        title: {chart: ["Multiline", tags] for chart, tags in own.items()}
+        for title, own in charts.items()
+    }
+
+
+def write_layout(run: Path, tasks: Iterable[str]) -> None:
+    """Write the layout of the custom scalars page of a run, once for each list of domains."""
+    domains = list(dict.fromkeys((*DOMAINS, *domains_of(tasks))))
     folder = run / "logs" / "layout"
-    if not folder.exists():
+    known = folder / "domains.json"
+    if not known.is_file() or json.loads(known.read_text()) != domains:
+        rmtree(folder, ignore_errors=True)
         with SummaryWriter(str(folder)) as writer:
-            writer.add_custom_scalars(LAYOUT)
+            writer.add_custom_scalars(layout(domains))
+        known.write_text(json.dumps(domains))
 
 
 def write_groups(
@@ -56,18 +67,34 @@ def write_groups(
         lines += [f"| {g} | {', '.join(tasks[i] for i in own)} |" for g, own in enumerate(groups)]
         writer.add_text("grouping/groups", "\n".join(lines))
         if gram is not None:
-            order = [i for group in groups for i in group]
-            norms = np.sqrt(np.clip(np.diag(gram), 1e-30, None))
-            cosines = (gram / norms[:, None] / norms)[np.ix_(order, order)]
-            figure = heat_map(
-                cosines,
-                rows=[tasks[i] for i in order],
-                columns=[f"{g}" for g, group in enumerate(groups) for _ in group],
-                title="agreement of the tasks' gradients (cosine), by group",
-                x_label="group",
-                borders=np.cumsum([len(group) for group in groups])[:-1].tolist(),
-            )
+            ordered = order_by_distance(gram, groups)
+            order = [i for group in ordered for i in group]
+            figure = agreement_figure(gram, order, [len(group) for group in ordered], tasks)
             writer.add_figure("grouping/agreement", figure)
+
+
+def order_by_distance(gram: np.ndarray, groups: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Return groups of tasks so that neighbours are near each other by K-means' distance.
+
+    Each group follows the one with the nearest centre, and its tasks begin with the nearest to
+    its own centre.
+
+    Args:
+        gram: Inner products of the tasks' vectors, (N, N).
+        groups: Indices of the N tasks, by group; an empty group is left out.
+    """
+    left = [list(group) for group in groups if group]
+    centers = np.zeros((len(left), len(gram)))  # weights of the tasks
+    for number, group in enumerate(left):
+        centers[number, group] = 1 / len(group)
+    products, lengths = centers @ gram, np.einsum("gi,ij,gj->g", centers, gram, centers)
+    distances = lengths[:, None] + lengths - 2 * products @ centers.T
+    to_center = np.diag(gram) - 2 * products + lengths[:, None]  # (groups, N)
+    chain = [0] if left else []
+    while len(chain) < len(left):
+        others = [g for g in range(len(left)) if g not in chain]
+        chain.append(min(others, key=lambda g: distances[chain[-1], g]))
+    return [sorted(left[g], key=lambda i: to_center[g, i]) for g in chain]
 
 
 def write_confusion(run: Path, confusion: Sequence[Sequence[float]], step: int) -> None:
@@ -79,6 +106,8 @@ def write_confusion(run: Path, confusion: Sequence[Sequence[float]], step: int) 
         columns=numbers,
         title="mean gate of the agent's prompts",
         x_label="expert",
+        even=1 / len(confusion),
+        outlined=range(len(confusion)),
     )
     with SummaryWriter(str(run / "logs" / "prompt_router")) as writer:
         writer.add_figure("router/confusion", figure, step)
@@ -120,4 +149,7 @@ def write_hyperparameters(
     scores = {k: v for k, v in score_scalars(result).items() if not k.startswith("eval/task/")}
     with SummaryWriter(str(run / "logs" / "hparams" / name.replace(":", "-"))) as writer:
         final = {f"final/{key}": value for key, value in scores.items()}
-        writer.add_hparams({"model": name, **settings}, final, run_name=".")
+        # TensorBoard sorts the names and shows the first ones.
+        others = {key: value for key, value in settings.items() if key != "method"}
+        own = {"1 model": name, "2 method": result["method"], **others}
+        writer.add_hparams(own, final, run_name=".")

@@ -5,7 +5,7 @@ Letters: B batch, T timesteps, A action.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
@@ -41,6 +41,7 @@ class Stage(pl.LightningModule):
 
     number: int  # of the stage, 1 to 3; 0 for baselines
     num_losses = 1  # losses that are summed up: one per expert in stage 2
+    own_experts: Sequence[int | None] = ()  # the expert of each task's group, where there is one
     trains_actions = True  # whether the loss is of predicted actions
 
     def __init__(

@@ -148,7 +148,8 @@ def _cells(
         copy, extend = user_path(copied) if copied else None, str(part.get("extend") or NOT_AT_ALL)
         evaluated = tuple(_fill(path, str(text), values) for text in part.get("evaluate") or ())
         config = load_experiment(conf, overrides)
-        load_experiment(conf, [*overrides, *evaluated])  # report mistakes in them now
+        if evaluated:
+            load_experiment(conf, [*overrides, *evaluated])  # report mistakes in them now
         key = _key(config, models, [copied, extend, *evaluated] if copied or evaluated else [])
         also = (copy, extend, evaluated)
         cells.append(Cell(part_name, name, values, overrides, reuse, models, *also, key, config))

@@ -15,7 +15,7 @@ from m3dt.study.claims.scaling_claims import scaling_claims
 from m3dt.study.figures import ablation_figures as ablations
 from m3dt.study.figures import conflict_figures as conflict
 from m3dt.study.figures import score_figures as scores
-from m3dt.study.figures.panels import without_empty
+from m3dt.study.figures.panels import share_ranges, without_empty
 from m3dt.study.study_results import Results
 from m3dt.utils.files import atomic_path
 
@@ -35,7 +35,10 @@ class StudyFigure:
 
     def draw(self, results: Results) -> Figure | None:
         """Draw the panels that have results, None if there are none."""
-        return without_empty(self.panels(results))
+        figure = without_empty(self.panels(results))
+        if figure is not None:
+            share_ranges(figure)
+        return figure
 
     def caption(self, results: Results) -> str:
         """Return a sentence for each claim and its verdict, as Markdown."""

@@ -16,9 +16,9 @@ def result_texts(rows: Sequence[dict[str, str]]) -> dict[str, str]:
     """Return the texts of a table of scores by name.
 
     Returns:
-        `scores`, means over runs by task and model; `against MODEL`, the table of `m3dt compare`;
-        and for each two models, such as `router - backbone`, their paired difference with its
-        verdict. Models that lack a run or a task are left out.
+        `scores`, means over runs by task and model; `means`, those over runs and tasks; `against
+        MODEL`, the table of `m3dt compare`; and for each two models, such as `router - backbone`,
+        their paired difference with its verdict. Models that lack a run or a task are left out.
     """
     scores = by_model(rows)
     cells = set().union(*scores.values())
@@ -26,7 +26,10 @@ def result_texts(rows: Sequence[dict[str, str]]) -> dict[str, str]:
     if not models:
         return {}
     arrays, (runs, tasks) = arrays_of(scores, models)
-    texts = {"scores": _scores_table(arrays, runs, tasks)}
+    texts = {
+        "scores": _scores_table(arrays, runs, tasks),
+        "means": _means_table(arrays, len(runs), len(tasks)),
+    }
     for other in models:
         found = compared(rows, models, other, _MARGIN)
         texts[f"against {other}"] = _against(found, other)
@@ -49,6 +52,14 @@ def _scores_table(
     last = ["**mean over tasks**", *(f"**{mean}**" for mean in means)]
     header = [f"score, mean of {len(runs)} seeds", *arrays]
     return markdown_table(header, [*by_task, last]).rstrip("\n")
+
+
+def _means_table(arrays: Mapping[str, np.ndarray], num_runs: int, num_tasks: int) -> str:
+    rows = [
+        [f"`{name}`", _line(measure(aggregates.mean, own), ".1f")] for name, own in arrays.items()
+    ]
+    header = ["model", f"score, mean of {num_runs} seeds and {num_tasks} tasks"]
+    return markdown_table(header, rows).rstrip("\n")
 
 
 def _against(found: Sequence[Compared], other: str) -> str:

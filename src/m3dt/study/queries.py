@@ -12,6 +12,7 @@ import numpy as np
 from m3dt.config import StageConfig
 from m3dt.study.estimates import Ranged, Scores, percent_above
 from m3dt.study.paper import BASELINES, M3DT, PROMPT_DT
+from m3dt.study.score_table import RETURN
 from m3dt.study.study_results import Results
 from m3dt.tasks import DOMAINS, get_task, suite
 
@@ -30,9 +31,19 @@ def suite_name(results: Results, tasks: int | None = None) -> str:
     return f"mt{tasks or results.medium}"
 
 
+def domains(results: Results) -> list[str]:
+    """Return the domains with scores: the paper's, or as the columns of achieved returns name."""
+    named = [
+        key.removesuffix(RETURN) for row in results.rows[:1] for key in row if key.endswith(RETURN)
+    ]
+    every = dict.fromkeys((*DOMAINS, *named))
+    scored = [d for d in every if any(row.get(d) not in (None, "", "nan") for row in results.rows)]
+    return scored or list(DOMAINS)
+
+
 def domain_titles(results: Results) -> dict[str, str]:
     """Return columns of scores and their titles."""
-    return {"score": f"all {results.medium} tasks", **dict(zip(DOMAINS, DOMAINS, strict=True))}
+    return {"score": f"all {results.medium} tasks", **{d: d for d in domains(results)}}
 
 
 def m3dt_scores(

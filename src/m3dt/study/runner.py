@@ -168,7 +168,7 @@ def _run(study: Study, command: Command, clock: Clock) -> bool:
 
 def _extension(cell: Cell) -> list[str]:
     """Return the command that extends a cell's run by its tasks."""
-    own = ("data=", "stage2.", "prompt_router.", "trainer.", "plugins=")
+    own = ("data=", "loader.", "stage2.", "prompt_router.", "callbacks", "trainer.", "plugins=")
     overrides = [word for word in cell.overrides if word.startswith(own)]
     more = ["--one-by-one"] if cell.extend == IN_A_ROW else []
     tasks = ",".join(cell.config.tasks)

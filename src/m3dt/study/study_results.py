@@ -230,7 +230,7 @@ class Results:
         missing = f" Seeds are missing of {', '.join(incomplete)}." if incomplete else ""
         return (
             f"{len(self.rows)} cells of the study have results, with seeds {', '.join(every)}. "
-            f"{self._task_lists()} Faint lines in figures are "
+            f"{self._task_lists()} Faint points in figures are "
             "single seeds. Brackets are 95 % intervals by Student's t over n seeds, cut at the "
             "ends of the scale. Claims that name no number of tasks are about "
             f"{self.medium}.{missing}"

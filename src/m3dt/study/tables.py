@@ -140,7 +140,7 @@ def residual_table(results: Results) -> str:
 
 
 def timestep_table(results: Results) -> str:
-    """Return scores by the initial timestep embeddings (deviation 8 of the README)."""
+    """Return scores by the initial timestep embeddings (docs/deviations.md, 8)."""
     labels = (f"N(0, {results.base.model.timestep_std}^2)", "N(0, 1) (the published code)")
     return _pair_table(
         results, "initial timestep embeddings", labels, setting_queries.timestep_scores

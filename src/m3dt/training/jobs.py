@@ -88,6 +88,8 @@ class RouterJob(TrainingJob):
         train_experts = config.moe.training != "frozen_experts"
         kind = stage_class(config, "stage3", RouterStage)
         stage = kind(model, config.stage3, config.seed, train_experts)
+        expert_of = {task: k for k, expert in enumerate(experts) for task in expert.tasks}
+        stage.own_experts = [expert_of.get(task) for task in self.run.tasks]
         if config.moe.training == "ungrouped":
             stage.reset_experts()
         return stage, data

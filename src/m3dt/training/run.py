@@ -158,6 +158,6 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             save_config(self.config, self.folder / self.config_file)
             if is_first_rank():
-                write_layout(self.folder)
+                write_layout(self.folder, self.tasks)
         except OSError as error:
             raise UserError(f"run={self.folder}: cannot be written ({error.strerror})") from None

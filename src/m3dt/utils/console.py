@@ -37,12 +37,12 @@ class _Console(Console):
 def make_console(stderr: bool = False) -> Console:
     """Return a console that prints words as they are, also a folder called `d[bold]`.
 
-    Its tables keep a readable width in log files. It prints to the standard error stream where a
+    Its tables are whole in files and pipes. It prints to the standard error stream where a
     result goes to the standard output.
     """
     console = _Console(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
     if not console.is_terminal:
-        console.width = 120  # else rich squeezes tables into 80 columns
+        console.width = 1000  # a file or a pipe has no width: tables are as wide as their content
     return console
 
 

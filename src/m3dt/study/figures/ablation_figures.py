@@ -4,13 +4,13 @@ from statistics import fmean
 
 from matplotlib.figure import Figure
 
+from m3dt.plots.palette import METHOD_COLORS, ORANGE, SKY
 from m3dt.study import paper, queries, setting_queries
 from m3dt.study.figures import panels
-from m3dt.study.figures.panels import BLUE, GREEN, GREY, PINK, RED, SCORE
+from m3dt.study.figures.panels import BLUE, GREY, PINK, RED, SCORE
 from m3dt.study.paper import BASELINES, M3DT, RESIDUALS
 from m3dt.study.score_table import RETURN
 from m3dt.study.study_results import Results
-from m3dt.tasks import DOMAINS
 
 _SHARE = "share of the target asked for"
 
@@ -28,9 +28,7 @@ def experts_figure(results: Results) -> Figure:
         panels.draw(axes, routed, "router", RED, shift=1)
         backbone = queries.m3dt_scores(results, tasks, "backbone")
         if backbone:
-            axes.axhline(
-                fmean(backbone.values()), color=BLUE, linestyle=":", label="backbone alone"
-            )
+            axes.axhline(fmean(backbone.values()), color=SKY, linestyle=":", label="backbone alone")
         stated = "paper: more experts add {} to {} %".format(*paper.MORE_EXPERTS)
         title = f"Number of experts, {tasks} tasks"
         panels.finish(axes, title, "experts", SCORE, list(routed), stated)
@@ -46,7 +44,7 @@ def stopping_figure(results: Results) -> Figure:
     alone, points = (
         setting_queries.scores_by(results, "backbone", c) for c in ("backbone", "score")
     )
-    panels.draw(right, alone, "backbone alone", BLUE)
+    panels.draw(right, alone, "backbone alone", SKY)
     panels.draw(right, points, "M3DT", RED, shift=1)
     title, x_label = f"When the backbone stops, {results.medium} tasks", "steps of the backbone"
     stated = "paper: best at about 400k, the peak of conflict"
@@ -58,7 +56,7 @@ def width_figure(results: Results) -> Figure:
     """Draw the scores of backbone, oracle and M3DT over the width (figure 8)."""
     figure, (axes,) = panels.new_figure(1, 5.8)
     for shift, column, label, color, style in (
-        (-1, "backbone", "backbone", BLUE, "o-"),
+        (-1, "backbone", "backbone", SKY, "o-"),
         (0, "oracle", "oracle", GREY, "s--"),
         (1, "score", "router", RED, "o-"),
     ):
@@ -96,17 +94,19 @@ def top_k_figure(results: Results) -> Figure:
     figure, (left, right) = panels.new_figure(2)
     usual = results.base.moe.num_experts
     top_k, tasks = setting_queries.scores_by_top_k(results), results.medium
-    panels.draw(left, top_k, "noisy top-k", BLUE)
+    panels.draw(left, top_k, "noisy top-k", ORANGE)
     panels.draw(left, {usual: queries.m3dt_scores(results)}, f"all {usual} experts, weighed", RED)
     title, x_label = f"Noisy top-k routers, {tasks} tasks", "experts a token goes to"
     panels.finish(left, title, x_label, SCORE, sorted({*top_k, usual}))
     counts = sorted({*results.values("top-k", "num_experts"), usual})
     if len(counts) > 1:
         by_count = {count: setting_queries.scores_by_top_k(results, count) for count in counts}
-        for k, color in zip(
-            sorted(set().union(*by_count.values())), (BLUE, GREEN, PINK), strict=False
+        for k, style in zip(
+            sorted(set().union(*by_count.values())), ("o-", "s--", "^:"), strict=False
         ):
-            panels.draw(right, {n: by_count[n].get(k, {}) for n in counts}, f"top {k}", color)
+            panels.draw(
+                right, {n: by_count[n].get(k, {}) for n in counts}, f"top {k}", ORANGE, style
+            )
         routed = setting_queries.scores_by(results, "experts")
         panels.draw(right, {n: routed.get(n, {}) for n in counts}, "all experts, weighed", RED)
     panels.finish(right, f"Over the number of experts, {tasks} tasks", "experts", SCORE, counts)
@@ -114,13 +114,13 @@ def top_k_figure(results: Results) -> Figure:
 
 
 def residual_figure(results: Results) -> Figure:
-    """Draw the scores with experts added to h, and to LN(h), by domain (README, deviation 1)."""
+    """Draw the scores with experts added to h, and to LN(h), by domain (docs/deviations.md, 1)."""
     figure, (axes,) = panels.new_figure(1, 7.2)
     titles = queries.domain_titles(results)
     to_h, official = zip(
         *(setting_queries.residual_scores(results, c) for c in titles), strict=True
     )
-    series = [(RESIDUALS[0], RED, to_h), (RESIDUALS[1], BLUE, official)]
+    series = [(RESIDUALS[0], RED, to_h), (RESIDUALS[1], PINK, official)]
     panels.name_points(axes, list(titles.values()), series)
     panels.finish(axes, "What experts are added to", "", SCORE, paper="a question of ours")
     return figure
@@ -128,18 +128,18 @@ def residual_figure(results: Results) -> Figure:
 
 def returns_figure(results: Results) -> Figure:
     """Draw returns asked for against returns achieved, and against scores, by domain."""
-    figure, shown = panels.new_figure(2 * len(DOMAINS), 3.8, columns=len(DOMAINS))
-    methods = {**BASELINES, **M3DT}
+    figure, shown = panels.new_figure(
+        2 * len(queries.domains(results)), 3.8, columns=len(queries.domains(results))
+    )
+    methods, domains = {**BASELINES, **M3DT}, queries.domains(results)
     for panel, (column, domain) in zip(
-        shown, [(d + RETURN, d) for d in DOMAINS] + [(d, d) for d in DOMAINS], strict=True
+        shown, [(d + RETURN, d) for d in domains] + [(d, d) for d in domains], strict=True
     ):
         achieved = column != domain
-        for (method, title), color in zip(
-            methods.items(), (BLUE, GREEN, GREY, PINK, RED), strict=True
-        ):
+        for method, title in methods.items():
             points = setting_queries.scores_by_target(results, method, column)
             if points:
-                panels.draw(panel, points, title, color)
+                panels.draw(panel, points, title, METHOD_COLORS[method])
         if achieved and panel.lines:
             panel.axline((0, 0), slope=1, color=GREY, linestyle=":", linewidth=1)
         panels.finish(panel, domain, _SHARE, "share of the target achieved" if achieved else SCORE)

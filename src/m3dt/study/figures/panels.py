@@ -1,19 +1,21 @@
-"""Panels of figures: means over seeds, each seed faintly, and the numbers of the paper."""
+"""Panels of figures: means over seeds with their intervals, single seeds, the paper's numbers."""
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 from typing import TypeVar
 
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
 
-from m3dt.study.estimates import NOT_MEASURED, Scores
+from m3dt.plots.palette import BLUE, GREEN, GREY, PINK, RED
+from m3dt.study.estimates import NOT_MEASURED, Scores, estimate
 
-BLUE, RED, GREEN, PINK, GREY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "0.45"
+__all__ = ["BLUE", "GREEN", "GREY", "PINK", "RED", "SCORE"]
 _SPREAD = 0.24  # distance between the first and the last of several points with one name
-_SHIFT = 1.025  # factor that moves a curve aside on a logarithmic scale
+_SHIFT = 4.0  # points by which a curve moves aside
+_NOTE = "n: seeds. Bars: 95 % intervals by Student's t. Faint points: single seeds."
 _MARGIN = 1.3  # factor between the outer ticks and the ends of an axis
 _OF_PAPER = "paper"  # marks lines that are no results of ours
 SCORE = "normalized score"
@@ -44,14 +46,13 @@ def draw(
 ) -> None:
     """Draw the means over seeds, and each seed faintly; the legend names points without results.
 
-    `shift` moves the curve aside by a number of small steps, so that it does not hide others; the
-    scale of the panel must then be logarithmic.
+    `shift` moves the curve aside by a number of small steps, so that it does not hide others.
     """
-    found = [(x * _SHIFT**shift, scores) for x, scores in sorted(points.items()) if scores]
+    found = [(x, scores) for x, scores in sorted(points.items()) if scores]
     missing = [f"{x:,g}" for x, scores in sorted(points.items()) if not scores]
     if missing or not points:
         label += f" ({NOT_MEASURED}{': ' + ', '.join(missing) if found else ''})"
-    _means(axes, found, style, color, label)
+    _means(axes, found, style, color, label, shift)
 
 
 def name_points(axes: Axes, names: Sequence[str], series: Sequence[Series]) -> None:
@@ -143,10 +144,48 @@ def share_legend(axes: Sequence[Axes], spare: Axes) -> None:
 
 
 def _means(
-    axes: Axes, found: Sequence[tuple[float, Scores]], style: str, color: str, label: str
+    axes: Axes,
+    found: Sequence[tuple[float, Scores]],
+    style: str,
+    color: str,
+    label: str,
+    shift: int = 0,
 ) -> None:
+    """Draw means with their intervals, and each seed as a faint point."""
+    assert axes.figure is not None
+    moved = ScaledTranslation(shift * _SHIFT / 72, 0, axes.figure.dpi_scale_trans)
+    place = axes.transData + moved
     for seed in sorted({seed for _, scores in found for seed in scores}):
         x, y = zip(*((x, scores[seed]) for x, scores in found if seed in scores), strict=True)
-        axes.plot(x, y, "o-", color=color, alpha=0.25, markersize=3, linewidth=0.8)
-    xs, means = [x for x, _ in found], [fmean(scores.values()) for _, scores in found]
-    axes.plot(xs, means, style, color=color, label=label, markersize=6, linewidth=1.4)
+        axes.plot(x, y, "o", color=color, alpha=0.3, markersize=3, transform=place)
+    counts = sorted({len(scores) for _, scores in found})
+    if counts:
+        seeds = f"n = {counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "")
+        label = f"{label} ({seeds})".lstrip()
+    xs, estimates = [x for x, _ in found], [estimate(scores) for _, scores in found]
+    means = [e.mean for e in estimates if e is not None]
+    ends = [e.interval or (e.mean, e.mean) for e in estimates if e is not None]
+    bars = [[m - low for m, (low, _) in zip(means, ends, strict=True)],
+            [high - m for m, (_, high) in zip(means, ends, strict=True)]]  # fmt: skip
+    axes.errorbar(xs, means, bars, fmt=style, color=color, label=label, markersize=6,
+                  linewidth=1.4, elinewidth=1, capsize=2.5, transform=place)  # fmt: skip
+    # Moved artists do not count towards the limits by themselves.
+    reached = [(x, y) for x, scores in found for y in scores.values()]
+    reached += [(x, y) for x, both in zip(xs, ends, strict=True) for y in both]
+    axes.update_datalim(reached or np.empty((0, 2)))
+    axes.autoscale_view()
+
+
+def share_ranges(figure: Figure) -> None:
+    """Give panels of a row that show the same quantity the same y range; explain the bars."""
+    rows: dict[tuple[float, str], list[Axes]] = {}
+    for axes in figure.axes:
+        spec = axes.get_subplotspec()
+        if spec is not None and axes.axison:
+            rows.setdefault((spec.rowspan.start, axes.get_ylabel()), []).append(axes)
+    for panels in rows.values():
+        lows, highs = zip(*(panel.get_ylim() for panel in panels), strict=True)
+        for panel in panels:
+            panel.set_ylim(min(lows), max(highs))
+    if any(axes.containers for axes in figure.axes):
+        figure.supxlabel(_NOTE, fontsize=8, color=GREY, x=0.01, ha="left")

@@ -1,17 +1,19 @@
 """Figures 2, 3, 11 and performance profiles: scores over tasks and parameters."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.figure import Figure
 
+from m3dt.plots.palette import METHOD_COLORS
 from m3dt.study import paper, queries, setting_queries
 from m3dt.study.aggregates import performance_profile
 from m3dt.study.figures import panels
-from m3dt.study.figures.panels import BLUE, GREEN, GREY, PINK, RED, SCORE
+from m3dt.study.figures.panels import BLUE, RED, SCORE
 from m3dt.study.paper import METHODS, PROMPT_DT
 from m3dt.study.study_results import Results
-from m3dt.tasks import DOMAINS
 
-_COLORS = (BLUE, GREEN, GREY, PINK, RED)  # of METHODS
+_COLORS = [METHOD_COLORS[method] for _, method, _ in METHODS]
 _ALL_CONTROL = "metaworld and dmcontrol together"
 
 
@@ -23,7 +25,7 @@ def tasks_figure(results: Results) -> Figure:
     points = {n: queries.m3dt_scores(results, n) for n in results.task_counts}
     panels.draw(axes, points, "M3DT-Gradient", RED, shift=1)
     same = {n: queries.scores_on_list(results, n, many, PROMPT_DT) for n in counts if n != many}
-    panels.draw(axes, same, f"Prompt-DT of {many} tasks, on these", GREEN, "s--", shift=-1)
+    panels.draw(axes, same, f"Prompt-DT of {many} tasks, on these", BLUE, "s--", shift=-1)
     panels.draw_paper(axes, paper.SCORES["m3dt-random"], "M3DT-Random, the paper's")
     stated = f"paper: M3DT loses {paper.DROP_10_TO_160} % from 10 to 160 tasks, others about 20 %"
     panels.finish(axes, "Score over tasks", "tasks", SCORE, counts, stated)
@@ -35,15 +37,15 @@ def parameters_figure(results: Results) -> Figure:
     figure, (left, right) = panels.new_figure(2)
     base, counts = results.base, results.task_counts
     sizes, default = queries.widths(results), base.model.n_embd
-    for i, (width, color) in enumerate(zip(sizes, (PINK, BLUE, GREEN, GREY), strict=False)):
+    for i, (width, style) in enumerate(zip(sizes, ("v:", "o-", "s--", "^-."), strict=False)):
         tasks = counts if width == default else results.counts_of("size")
         points = {n: queries.prompt_dt_scores(results, n, width) for n in tasks}
-        panels.draw(left, points, f"Prompt-DT, width {width}", color, shift=i - 1)
+        panels.draw(left, points, f"Prompt-DT, width {width}", BLUE, style, shift=i - 1)
     points = {n: queries.m3dt_scores(results, n) for n in counts}
     panels.draw(left, points, f"M3DT-Gradient, width {default}", RED, shift=2)
     panels.finish(left, "More tasks", "tasks", SCORE, counts)
     points = {width: queries.prompt_dt_scores(results, width=width) for width in sizes}
-    panels.draw(right, points, "Prompt-DT", GREEN)
+    panels.draw(right, points, "Prompt-DT", BLUE)
     label = f"M3DT-Gradient, {base.moe.num_experts} experts"
     panels.draw(right, setting_queries.scores_by(results, "width"), label, RED, shift=1)
     title, stated = f"Wider models, {results.medium} tasks", "paper: saturates at 160 tasks"
@@ -53,8 +55,13 @@ def parameters_figure(results: Results) -> Figure:
 
 def domains_figure(results: Results) -> Figure:
     """Draw each domain's score over the number of tasks, by method (figure 11)."""
-    titles, counts = (*DOMAINS, _ALL_CONTROL), results.task_counts
-    figure, (*shown, spare) = panels.new_figure(len(titles), 3.8)
+    domains, counts = queries.domains(results), results.task_counts
+    if len(counts) == 1:
+        return _domains_of_one_size(results, domains)
+    titles = (*domains, _ALL_CONTROL)
+    figure, every = panels.new_figure(len(titles) + 1, 3.8)
+    *shown, spare = every[: len(titles) + 1]
+    spare.axis("off")
     for panel, title in zip(shown, titles, strict=True):
         for i, (part, method, label) in enumerate(METHODS):
             points = {
@@ -68,6 +75,19 @@ def domains_figure(results: Results) -> Figure:
             panels.draw_paper(panel, paper.METAWORLD_DMCONTROL, "M3DT-Gradient, the paper's")
         panels.finish(panel, title, "tasks", SCORE, counts)
     panels.share_legend(shown, spare)
+    return figure
+
+
+def _domains_of_one_size(results: Results, domains: Sequence[str]) -> Figure:
+    figure, (axes,) = panels.new_figure(1, 7.2)
+    series = []
+    for (part, method, label), color in zip(METHODS, _COLORS, strict=True):
+        suite = queries.suite_name(results)
+        points = [results.scores(part, d, suite=suite, method=method) for d in domains]
+        if any(points):
+            series.append((label, color, points))
+    panels.name_points(axes, domains, series)
+    panels.finish(axes, f"Domains, {results.medium} tasks", "", SCORE)
     return figure
 
 

@@ -1,0 +1,38 @@
+"""Mistyped command lines are answered with the right form in one line."""
+
+import subprocess
+import sys
+
+import pytest
+
+from m3dt.cli import main
+
+
+@pytest.mark.parametrize(
+    ("line", "form"),
+    [
+        ("evalute", "'evaluate'"),
+        ("train --config mt10", "--conf mt10"),
+        ("train --tasks reach-v2", "tasks=[reach-v2]"),
+        ("train --stage1.max_steps 10", "stage1.max_steps=10"),
+        ("train --lr=1e-3", "stage1.learning_rate=1e-3"),
+        ("train lr=1e-3", "stage1.learning_rate"),
+        ("evaluate runs/x", "--run runs/x"),
+        ("train x.yaml", "--conf x.yaml"),
+    ],
+)
+def test_mistakes_get_the_right_form(line, form, capsys):
+    assert main(line.split()) == 2
+    message = capsys.readouterr().err
+    assert form in message
+    assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize("line", ["", "--help", "tasks quickstart"])
+def test_commands_without_models_load_no_torch(line):
+    code = (
+        f"import sys; from m3dt.cli import main; rc = main({line.split()}); "
+        "print('torch' in sys.modules, rc)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False 0"
