@@ -1,17 +1,12 @@
 """The documentation site: `make docs` builds it into docs/_build/html."""
 
-import sys
-from pathlib import Path
-
 from sphinx.application import Sphinx
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+from m3dt import __version__
+from m3dt.config.keys import Key, all_keys, section_meanings
 
-from m3dt import __version__  # noqa: E402
-from m3dt.config.keys import Key, all_keys, section_meanings  # noqa: E402
-
-project, author, release = "m3dt", "The m3dt authors", __version__
-copyright = "the m3dt authors, Apache-2.0"
+project, author, release = "m3dt", "The m3dt developers", __version__
+copyright = "the m3dt developers, Apache-2.0"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]

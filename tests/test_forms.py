@@ -28,6 +28,19 @@ def test_mistakes_get_the_right_form(line, form, capsys):
     assert message.count("\n") == 1
 
 
+@pytest.mark.parametrize("line", ["", "--help", "train --help"])
+def test_helps_list_what_overrides_take(line, capsys):
+    assert main(line.split()) == 0
+    shown = capsys.readouterr().out
+    for text in ("mt160", "mid", "harmodt", "stage1.max_steps      Number of optimiser steps."):
+        assert text in shown
+
+
+def test_a_help_without_overrides_lists_no_keys(capsys):
+    assert main(["tasks", "--help"]) == 0
+    assert "stage1.max_steps" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("line", ["", "--help", "tasks quickstart"])
 def test_commands_without_models_load_no_torch(line):
     code = (

@@ -115,6 +115,8 @@ def test_the_layout_has_domains_of_own_tasks(tmp_path, monkeypatch):
     monkeypatch.setattr(logs, "domains_of", lambda tasks: list(tasks))
     for tasks in (["ant-dir"], ["ant-dir", "swimming"]):
         logs.write_layout(tmp_path, tasks)
+        (tmp_path / "logs/layout/domains.json").write_text("[")  # cut off by a kill
+        logs.write_layout(tmp_path, tasks)
         found = events(tmp_path / "logs/layout").Tensors("custom_scalars__config__")
         shown = b"eval/swimming/score" in found[0].tensor_proto.string_val[0]
         assert len(found) == 1 and shown == ("swimming" in tasks)

@@ -50,7 +50,7 @@ def test_constraints_hold_every_requirement_and_say_why():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     written = [setup["options"]["install_requires"], *setup["options.extras_require"].values()]
-    required = {_name(line) for text in written for line in text.split("\n") if line}
+    required = {_name(line) for text in written for line in text.split("\n") if line} - {"m3dt"}
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     assert required <= {_name(line) for line in lines if "==" in line and line[0] != "#"}
     reasons = [i for i, line in enumerate(lines) if re.match(r"# \w+: ", line)]

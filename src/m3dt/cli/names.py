@@ -2,8 +2,7 @@
 
 import textwrap
 
-from m3dt.config import METHODS, SIZES, all_keys, shipped_confs
-from m3dt.config.load import CONF_FOLDERS
+from m3dt.config import METHODS, SIZES, all_keys, shipped_confs, shipped_studies
 
 MOST_USED = (
     "run", "data", "seed", "method", "size", "suite", "stage1.max_steps",
@@ -13,10 +12,9 @@ MOST_USED = (
 
 def names_epilog() -> str:
     """Return the names that `--conf`, `m3dt study` and the most used keys take."""
-    studies = sorted({p.stem for folder in CONF_FOLDERS for p in folder.glob("study/*.yaml")})
     rows = {
         "experiments (--conf)": sorted(set(shipped_confs()) - {"base"}),
-        "studies (m3dt study)": studies,
+        "studies (m3dt study)": sorted(shipped_studies()),
         "methods (method=)": list(METHODS),
         "sizes (size=)": list(SIZES),
     }

@@ -27,18 +27,27 @@ class Command:
     defaults: Mapping[str, str] = field(default_factory=dict)
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose help lists the names that overrides take, looked up only when it is shown."""
+
+    lists_names = True
+
+    def format_help(self) -> str:
+        """Return the help."""
+        if self.lists_names:
+            self.epilog = names_epilog()
+            self.formatter_class = argparse.RawDescriptionHelpFormatter
+        return super().format_help()
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Build the parser of all commands."""
-    parser = argparse.ArgumentParser(
-        prog="m3dt",
-        description="Massive multi-task offline RL.",
-        epilog=names_epilog(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = _Parser(prog="m3dt", description="Massive multi-task offline RL.")
     parser.add_argument("--version", action="version", version=f"m3dt {__version__}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         sub = subparsers.add_parser(command.name, help=command.help, description=command.help)
+        sub.lists_names = any("overrides" in names for names, _ in command.arguments)
         for names, settings in command.arguments:
             sub.add_argument(*names, **settings)
         sub.set_defaults(command=command.run, **command.defaults)

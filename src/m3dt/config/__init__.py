@@ -12,6 +12,7 @@ from m3dt.config.load import (
     read_yaml,
     save_config,
     shipped_confs,
+    shipped_studies,
 )
 from m3dt.config.method_settings import GroupingConfig, HarmoConfig
 from m3dt.config.model_settings import ModelConfig, MoEConfig
@@ -51,5 +52,6 @@ __all__ = [
     "save_config",
     "section_meanings",
     "shipped_confs",
+    "shipped_studies",
     "weight_settings",
 ]

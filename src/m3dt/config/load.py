@@ -66,6 +66,11 @@ def find_conf(name: str) -> Path:
     return confs[name]
 
 
+def shipped_studies() -> dict[str, Path]:
+    """Return the studies that `m3dt study NAME` finds; the working directory's come first."""
+    return {p.stem: p for c in reversed(CONF_FOLDERS) for p in sorted(c.glob("study/*.yaml"))}
+
+
 def find_study(written: Path) -> Path:
     """Return a study file, given by path or by the name of one in `conf/study`.
 
@@ -74,7 +79,7 @@ def find_study(written: Path) -> Path:
     """
     if written.is_file():
         return written
-    studies = {p.stem: p for c in reversed(CONF_FOLDERS) for p in c.glob("study/*.yaml")}
+    studies = shipped_studies()
     if written.parent not in (Path(), Path("conf/study")) or written.stem not in studies:
         known = f"{nearest(written.stem, studies)} ({', '.join(sorted(studies))})"
         raise UserError(f"{written}: no such file.{known}")

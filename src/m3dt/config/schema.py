@@ -45,8 +45,8 @@ class Config(Section):
     method: str = choice("m3dt-gradient", tuple(METHODS))
     """Method that `m3dt train` trains; see `config/presets.py`."""
     size: str = choice("default", SIZES)
-    """`small` has width 128. `large` has about 173 million parameters, through a width of 1536 or
-    48 experts (table 4)."""
+    """Size of the model. `small` has width 128. `large` has about 173 million parameters, through a
+    width of 1536 or 48 experts (table 4)."""
     compat: str = choice("none", tuple(COMPAT))
     """`official` sets what the authors' checkpoints and datasets need."""
     reuse: str = path_setting()
@@ -61,8 +61,8 @@ class Config(Section):
     check_data: bool = False
     """Whether the dataset's checksums are compared before training (seconds per gigabyte)."""
     suite: str = "mt160"
-    """Task suite: mt10, mt20, mt40, mt80, mt120, mt160 (the paper's lists), any other mtN (chosen
-    by the paper's rule), quickstart, or a held-out split such as h25 and h25-train."""
+    """Name of a list of tasks. The paper's are mt10, mt20, mt40, mt80, mt120 and mt160; its rule
+    draws any other mtN. Others are quickstart and held-out splits such as h25 and h25-train."""
     suite_seed: int = number(0, low=0)
     """Which list of that size to use. The paper's are 0, 1 and 2."""
     tasks: list[str] = field(default_factory=list)

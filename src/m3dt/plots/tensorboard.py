@@ -47,7 +47,7 @@ def write_layout(run: Path, tasks: Iterable[str]) -> None:
     domains = list(dict.fromkeys((*DOMAINS, *domains_of(tasks))))
     folder = run / "logs" / "layout"
     known = folder / "domains.json"
-    if not known.is_file() or json.loads(known.read_text()) != domains:
+    if not known.is_file() or known.read_bytes() != json.dumps(domains).encode():
         rmtree(folder, ignore_errors=True)
         with SummaryWriter(str(folder)) as writer:
             writer.add_custom_scalars(layout(domains))

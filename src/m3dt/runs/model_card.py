@@ -20,7 +20,6 @@ from m3dt.utils.files import atomic_path, read_json
 
 CARD = "README.md"
 _MARK = "<!-- Written by m3dt from the registry: another file of this name is left alone. -->"
-_LICENSE = "apache-2.0"  # a license that a person wrote in its place is kept
 _BODY = """
 # {title}
 
@@ -53,8 +52,8 @@ m3dt.evaluate(agent, tasks="{task}")
 def write_card(run: Path) -> None:
     """Write a run's card again, from what its folder holds now.
 
-    A card that a person wrote is left alone, and so is a folder without models. A card that cannot
-    be written ends no training.
+    A `license` that a person added to the metadata stays. A card that a person wrote is left alone,
+    and so is a folder without models. A card that cannot be written ends no training.
     """
     with suppress(OSError, UserError, UnicodeDecodeError):
         card = run / CARD
@@ -81,7 +80,7 @@ def card_text(
         title: The run's name.
         entries: Its models.
         results: Its scores, as `m3dt evaluate --json` writes them.
-        license: Of the weights.
+        license: Of the weights, which only their owner can choose; left out by default.
     """
     tasks = list(dict.fromkeys(task for entry in entries for task in entry.tasks))
     newest = entries[-1]
@@ -107,7 +106,7 @@ def _metadata(
     if any(entry.kind == "router" for entry in entries):
         tags += ["mixture-of-experts"]
     metadata: dict[str, Any] = {
-        "license": license or _LICENSE,
+        **({"license": license} if license else {}),
         "library_name": "m3dt",
         "pipeline_tag": "reinforcement-learning",
         "tags": tags,

@@ -4,10 +4,10 @@ from statistics import fmean
 
 from matplotlib.figure import Figure
 
-from m3dt.plots.palette import METHOD_COLORS, ORANGE, SKY
+from m3dt.plots.palette import BLUE, GREY, METHOD_COLORS, ORANGE, PINK, RED, SKY
 from m3dt.study import paper, queries, setting_queries
 from m3dt.study.figures import panels
-from m3dt.study.figures.panels import BLUE, GREY, PINK, RED, SCORE
+from m3dt.study.figures.panels import SCORE
 from m3dt.study.paper import BASELINES, M3DT, RESIDUALS
 from m3dt.study.score_table import RETURN
 from m3dt.study.study_results import Results
@@ -128,10 +128,8 @@ def residual_figure(results: Results) -> Figure:
 
 def returns_figure(results: Results) -> Figure:
     """Draw returns asked for against returns achieved, and against scores, by domain."""
-    figure, shown = panels.new_figure(
-        2 * len(queries.domains(results)), 3.8, columns=len(queries.domains(results))
-    )
     methods, domains = {**BASELINES, **M3DT}, queries.domains(results)
+    figure, shown = panels.new_figure(2 * len(domains), 3.8, columns=len(domains))
     for panel, (column, domain) in zip(
         shown, [(d + RETURN, d) for d in domains] + [(d, d) for d in domains], strict=True
     ):

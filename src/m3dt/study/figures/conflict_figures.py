@@ -6,11 +6,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from m3dt.plots.palette import BLUE, GREEN, GREY, PINK, RED
 from m3dt.study import conflict_queries as queries
 from m3dt.study.conflict_queries import Agreement, Similarity
 from m3dt.study.estimates import NOT_MEASURED
 from m3dt.study.figures import panels
-from m3dt.study.figures.panels import BLUE, GREEN, GREY, PINK, RED, SCORE
+from m3dt.study.figures.panels import SCORE
 from m3dt.study.paper import PROMPT_DT
 from m3dt.study.queries import suite_name
 from m3dt.study.study_results import ConflictRecord, Results

@@ -9,10 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
-from m3dt.plots.palette import BLUE, GREEN, GREY, PINK, RED
+from m3dt.plots.palette import GREY
 from m3dt.study.estimates import NOT_MEASURED, Scores, estimate
 
-__all__ = ["BLUE", "GREEN", "GREY", "PINK", "RED", "SCORE"]
 _SPREAD = 0.24  # distance between the first and the last of several points with one name
 _SHIFT = 4.0  # points by which a curve moves aside
 _NOTE = "n: seeds. Bars: 95 % intervals by Student's t. Faint points: single seeds."

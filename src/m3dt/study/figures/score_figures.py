@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from m3dt.plots.palette import METHOD_COLORS
+from m3dt.plots.palette import BLUE, METHOD_COLORS, RED
 from m3dt.study import paper, queries, setting_queries
 from m3dt.study.aggregates import performance_profile
+from m3dt.study.design import METHOD_PARTS
 from m3dt.study.figures import panels
-from m3dt.study.figures.panels import BLUE, RED, SCORE
+from m3dt.study.figures.panels import SCORE
 from m3dt.study.paper import METHODS, PROMPT_DT
 from m3dt.study.study_results import Results
 
@@ -56,8 +57,8 @@ def parameters_figure(results: Results) -> Figure:
 def domains_figure(results: Results) -> Figure:
     """Draw each domain's score over the number of tasks, by method (figure 11)."""
     domains, counts = queries.domains(results), results.task_counts
-    if len(counts) == 1:
-        return _domains_of_one_size(results, domains)
+    if len(measured := results.counts_of(*METHOD_PARTS)) == 1:
+        return _domains_of_one_size(results, domains, measured[0])
     titles = (*domains, _ALL_CONTROL)
     figure, every = panels.new_figure(len(titles) + 1, 3.8)
     *shown, spare = every[: len(titles) + 1]
@@ -78,16 +79,16 @@ def domains_figure(results: Results) -> Figure:
     return figure
 
 
-def _domains_of_one_size(results: Results, domains: Sequence[str]) -> Figure:
+def _domains_of_one_size(results: Results, domains: Sequence[str], tasks: int) -> Figure:
     figure, (axes,) = panels.new_figure(1, 7.2)
     series = []
     for (part, method, label), color in zip(METHODS, _COLORS, strict=True):
-        suite = queries.suite_name(results)
+        suite = queries.suite_name(results, tasks)
         points = [results.scores(part, d, suite=suite, method=method) for d in domains]
         if any(points):
             series.append((label, color, points))
     panels.name_points(axes, domains, series)
-    panels.finish(axes, f"Domains, {results.medium} tasks", "", SCORE)
+    panels.finish(axes, f"Domains, {tasks} tasks", "", SCORE)
     return figure
 
 
