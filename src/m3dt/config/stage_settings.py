@@ -83,20 +83,13 @@ class PromptRouterConfig(StageConfig):
     """The training of the router that chooses experts by the prompt (`moe.router=prompt`)."""
 
     max_steps: int = number(2000, low=1)
-    """Number of optimiser steps."""
     learning_rate: float = number(1e-3, above=0)
-    """Learning rate of AdamW after the warm-up."""
     weight_decay: float = number(1e-2, low=0)
-    """Weight decay of AdamW."""
     warmup_steps: int = number(50, low=0)
-    """Number of steps over which the learning rate rises linearly."""
     decay: str = choice("cosine", DECAYS)
-    """As for the stages."""
     gradient_clip: float = number(1.0, above=0)
-    """Largest global norm of the gradient."""
     batch_size: int = number(256, low=1)
     """Prompts per optimiser step, of as many tasks as there are, in turn."""
     checkpoint_every: int = number(500, low=1, weights=False)
-    """Number of steps between two checkpoints."""
     hidden: int = number(256, low=1)
     """Width of the hidden layer."""
