@@ -113,3 +113,24 @@ def test_weights_that_train_again_are_not_taken_from_the_kept_ones():
         parameter.data.mul_(2)  # as a CUDA graph does: nobody counts it
     with torch.no_grad():
         torch.testing.assert_close(run_mixture(mixture, x, compute), mixture(x))
+
+
+@pytest.mark.parametrize("precision", [None, torch.bfloat16])
+def test_compiled_experts_side_by_side_are_one_graph(precision, monkeypatch):
+    """Torch 2.11 cannot trace whether a device has autocast: that would split each block."""
+
+    def untraceable(kind):
+        torch._dynamo.graph_break()
+        return True
+
+    monkeypatch.setattr(torch.amp, "is_autocast_available", untraceable)
+    mixture, x = frozen_mixture(), torch.randn(2, 5, 16)
+    compute = ComputeConfig(experts="wide")
+
+    def run(x):
+        return run_mixture(mixture, x, compute)
+
+    with torch.autocast("cpu", precision, enabled=precision is not None):
+        expected = run(x)
+        found = torch.compile(run, fullgraph=True, backend="eager")(x)
+    torch.testing.assert_close(found, expected, rtol=1e-2 if precision else 1e-5, atol=1e-2)

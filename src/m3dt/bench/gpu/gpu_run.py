@@ -1,6 +1,7 @@
 """Run the parts of `m3dt bench --gpu`: each in its own process, within a budget of time."""
 
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict
 
+import torch
 from rich.console import Console
 from rich.markup import escape
 
@@ -141,10 +143,19 @@ def run_part(
 
 def write_outcomes(part: Part, site: Site, file: Path) -> None:
     """Run a part in this process and append its outcomes to a file, one a line."""
+    if part.beside:
+        _share_processor()
     with file.open("a") as opened:
         for each in part.function(site, *part.arguments):
             opened.write(json.dumps(each) + "\n")
             opened.flush()
+
+
+def _share_processor() -> None:
+    """Run operations of this process and of its children on a share of the processor's threads."""
+    threads = max(1, num_workers() // _MOST_BESIDE)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    torch.set_num_threads(threads)
 
 
 def _show(each: Outcome, console: Console) -> None:

@@ -58,7 +58,7 @@ def all_parts(sizes: Sizes) -> list[Part]:
 
 def _equality() -> Iterator[Part]:
     def part(names: tuple[str, ...], function: Callable[..., Any], *arguments: Any) -> Part:
-        return Part(equality.PART, names, function, arguments, 150, beside=True)
+        return Part(equality.PART, names, function, arguments, 240, beside=True)
 
     yield part(equality.BATCHES, equality.check_batches)
     for precision in equality.PRECISIONS:

@@ -89,8 +89,13 @@ def _way_to_mix(experts: ExpertBank, x: Tensor, compute: ComputeConfig) -> str:
 
 
 def _product_dtype(x: Tensor) -> torch.dtype:
-    """Return the precision of products: that of autocast where it is on."""
+    """Return the precision of products: that of autocast where it is on.
+
+    While `torch.compile` traces, the device is one that has autocast: torch 2.11 cannot trace the
+    question, and would compile what follows apart, for each block anew.
+    """
     kind = x.device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+    available = torch.compiler.is_compiling() or torch.amp.is_autocast_available(kind)
+    if available and torch.is_autocast_enabled(kind):
         return torch.get_autocast_dtype(kind)
     return x.dtype
