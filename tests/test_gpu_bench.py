@@ -263,7 +263,7 @@ def test_nothing_begins_after_the_budget(tmp_path, monkeypatch):
         return Part("part", (name,), lambda site: iter([outcome("part", name, "ok")]), (), 150)
 
     parts = [done("first"), done("second"), done("third")]
-    monkeypatch.setattr(gpu_run, "all_parts", lambda sizes: parts)
+    monkeypatch.setattr(gpu_run, "all_parts", lambda sizes, rows: parts)
     monkeypatch.setattr(gpu_run, "in_own_process_within", call)
     file = tmp_path / "gpu.json"
     budget = Budget(180, lambda: clock[0])
@@ -284,7 +284,7 @@ def test_a_machine_that_cannot_be_measured_stops_nothing(tmp_path, monkeypatch):
         return function(*arguments)
 
     parts = [Part("part", ("a",), lambda site: iter([outcome("part", "a", "ok")]))]
-    monkeypatch.setattr(gpu_run, "all_parts", lambda sizes: parts)
+    monkeypatch.setattr(gpu_run, "all_parts", lambda sizes, rows: parts)
     monkeypatch.setattr(gpu_run, "in_own_process_within", call)
     result = gpu_bench("cpu", TINY, Budget(100), QUIET)
     assert [each["status"] for each in result["outcomes"]] == ["failed", "ok"]
@@ -302,6 +302,11 @@ def test_without_a_gpu_the_command_says_so(tmp_path, monkeypatch, capsys):
     names = [name for part in all_parts(Sizes()) for name in part.names]
     assert [each["name"] for each in result["outcomes"]] == names
     assert {each["status"] for each in result["outcomes"]} == {"not measured"}
+    assert main(["bench", "--gpu", "--rows", "steps,devices", "--json", "gpu.json"]) == 2
+    result = json.loads((tmp_path / "gpu.json").read_text())
+    assert {each["part"] for each in result["outcomes"]} == {"steps", "devices"}
+    assert main(["bench", "--gpu", "--rows", "stages"]) == 2
+    assert "choose among equality, steps, measures" in capsys.readouterr().err
     assert main(["bench", "--device", "cuda"]) == 2
     assert "--device cpu" in capsys.readouterr().err
 
@@ -322,7 +327,7 @@ def test_names_are_unique_and_the_most_important_parts_come_first():
     names = [(part.name, name) for part in parts for name in part.names]
     assert len(set(names)) == len(names)
     order = list(dict.fromkeys(part.name for part in parts))
-    assert order == ["equality", "steps", "measures", "evaluation", "two devices"]
+    assert order == ["equality", "steps", "measures", "evaluation", "devices"]
 
 
 def test_results_become_tables():

@@ -250,18 +250,34 @@ def bench(options: argparse.Namespace, console: Console) -> None:
     """Benchmark training steps, data and acting, or everything that a GPU can be asked."""
     if options.gpu:
         from m3dt.bench.gpu.gpu_command import bench_gpu
+        from m3dt.bench.gpu.parts import ROWS as GPU_ROWS
 
-        bench_gpu(options.json, options.seconds, console)
+        rows = _rows(options.rows, GPU_ROWS, GPU_ROWS)
+        bench_gpu(rows, options.json, options.seconds, console)
         return
     from m3dt.bench import ROWS, bench
     from m3dt.bench.devices import check_device
     from m3dt.utils.output_files import check_output, output_json
 
-    if not options.rows or not set(options.rows) <= set(ROWS):
-        raise UserError(f"--rows {','.join(options.rows)}: choose among {', '.join(ROWS)}")
+    rows = _rows(options.rows, ROWS, ROWS[:-1])
     if options.json:
         check_output(options.json)
     check_device(options.device)
-    result = bench(options.rows, options.trajectories, console, options.device)
+    result = bench(rows, options.trajectories, console, options.device)
     if options.json:
         output_json(options.json, result)
+
+
+def _rows(
+    asked: Sequence[str] | None, known: Sequence[str], default: Sequence[str]
+) -> Sequence[str]:
+    """Return the rows of a benchmark that were asked for.
+
+    Raises:
+        UserError: One is not known, or there is none.
+    """
+    if asked is None:
+        return default
+    if not asked or not set(asked) <= set(known):
+        raise UserError(f"--rows {','.join(asked)}: choose among {', '.join(known)}")
+    return asked

@@ -205,8 +205,9 @@ COMMANDS = (
     )),
     Command("doctor", commands.doctor, "report what is broken and how to repair it", _CONFIGURED),
     Command("bench", commands.bench, "time training steps, data and acting", (
-        _argument("--rows", type=_words, default="stages,data,acting,scaling", metavar="LIST",
-                  help="stages, data, acting, scaling, methods"),
+        _argument("--rows", type=_words, metavar="LIST",
+                  help="stages, data, acting, scaling, methods (all but methods); with --gpu: "
+                  "equality, steps, measures, evaluation, devices (all)"),
         _argument("--trajectories", type=int, default=200, metavar="N",
                   help="trajectories per task of row data"),
         _argument("--device", default="cpu", choices=("cpu", "cuda"),

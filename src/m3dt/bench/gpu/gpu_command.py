@@ -1,5 +1,6 @@
 """`m3dt bench --gpu`: run everything, print the tables, and say what failed."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,10 +16,11 @@ from m3dt.utils.output_files import check_output, output_json
 RESULT = Path("results/gpu.json")
 
 
-def bench_gpu(file: Path | None, seconds: float, console: Console) -> None:
+def bench_gpu(rows: Sequence[str], file: Path | None, seconds: float, console: Console) -> None:
     """Check and measure on a GPU.
 
     Args:
+        rows: Names among `ROWS`.
         file: Where the result is written; by default `RESULT`, and nowhere without a GPU.
         seconds: What begins after them is not measured.
         console: Receives each outcome and the tables.
@@ -29,14 +31,14 @@ def bench_gpu(file: Path | None, seconds: float, console: Console) -> None:
     """
     if not torch.cuda.is_available():
         if file is not None:
-            output_json(file, nothing_measured(Sizes(), NEEDS_GPU))
+            output_json(file, nothing_measured(Sizes(), NEEDS_GPU, rows))
         raise UserError(
             f"--gpu {NEEDS_GPU}, and torch {torch.__version__} finds none. Without --gpu, "
             "`m3dt bench` measures on the CPU."
         )
     file = file or RESULT
     check_output(file)
-    result = gpu_bench("cuda", Sizes(), Budget(seconds), console, file)
+    result = gpu_bench("cuda", Sizes(), Budget(seconds), console, file, rows)
     console.print(markdown(result), markup=False)
     bad = not_passed(result["outcomes"])
     if bad:

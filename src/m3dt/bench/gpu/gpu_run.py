@@ -16,7 +16,7 @@ from rich.markup import escape
 
 from m3dt.bench.devices import Machine, describe_machine
 from m3dt.bench.gpu.outcomes import FAILED, OK, Outcome, failure, not_measured, outcome
-from m3dt.bench.gpu.parts import Part, all_parts
+from m3dt.bench.gpu.parts import ROWS, Part, all_parts
 from m3dt.bench.gpu.site import Site, Sizes
 from m3dt.bench.measuring import in_own_process_within
 from m3dt.utils.output_files import output_json
@@ -59,9 +59,14 @@ class Budget:
 
 
 def gpu_bench(
-    device: str, sizes: Sizes, budget: Budget, console: Console, file: Path | None = None
+    device: str,
+    sizes: Sizes,
+    budget: Budget,
+    console: Console,
+    file: Path | None = None,
+    rows: Sequence[str] = ROWS,
 ) -> GpuResult:
-    """Do all parts while time is left. Whatever fails becomes an outcome.
+    """Do all parts of some of `ROWS` while time is left. Whatever fails becomes an outcome.
 
     Args:
         device: `cuda`; on `cpu`, what needs a GPU is not measured.
@@ -69,11 +74,12 @@ def gpu_bench(
         budget: Of time.
         console: Receives each outcome.
         file: Where the result is written whenever a part has ended.
+        rows: Names among `ROWS`.
     """
     result: GpuResult = {"machine": None, "seconds": 0.0, "outcomes": []}
     with tempfile.TemporaryDirectory(prefix="m3dt-bench-", ignore_cleanup_errors=True) as folder:
         site = Site(Path(folder), device, sizes)
-        for found in _run(site, all_parts(sizes), budget, result, in_own_process_within):
+        for found in _run(site, all_parts(sizes, rows), budget, result, in_own_process_within):
             result["outcomes"] += found
             result["seconds"] = budget.used()
             for each in found:
@@ -83,9 +89,9 @@ def gpu_bench(
     return result
 
 
-def nothing_measured(sizes: Sizes, reason: str) -> GpuResult:
+def nothing_measured(sizes: Sizes, reason: str, rows: Sequence[str] = ROWS) -> GpuResult:
     """Return the result where nothing can be done."""
-    found = [not_measured(p.name, name, reason) for p in all_parts(sizes) for name in p.names]
+    found = [not_measured(p.name, name, reason) for p in all_parts(sizes, rows) for name in p.names]
     return {"machine": None, "seconds": 0.0, "outcomes": found}
 
 

@@ -9,7 +9,7 @@ from m3dt.bench.gpu.compared_runs import NOT_MOVED, close_weights, train_apart, 
 from m3dt.bench.gpu.outcomes import Outcome, attempt, not_measured
 from m3dt.bench.gpu.site import Site
 
-PART = "two devices"
+PART = "devices"
 NAME = "Prompt-DT on 2 devices = on one, to 10 %"
 
 
