@@ -19,7 +19,7 @@ from m3dt.data.cutter import TrajectoryCutter
 from m3dt.evaluation import AgentPolicy, ExpertsPolicy
 from m3dt.evaluation.sessions import EpisodeGroup
 from m3dt.models import PromptDT
-from m3dt.models.routing import PromptRouter
+from m3dt.models.routing import PromptRouter, prompt_features
 from m3dt.runs import Registry
 from m3dt.runs.generations import experts_of, newest_generation
 from m3dt.stages import PromptRouterStage
@@ -127,12 +127,15 @@ def test_new_experts_learn_their_data(extended, other):
 
 
 def test_the_loss_weighs_every_task_alike():
-    """Those of the data and those whose features were kept, against a loop over tasks."""
+    """Those of the data and those whose features were kept, against a loop over tasks.
+
+    Half of a new task's loss is that of the prompts that the agent acts with.
+    """
     torch.manual_seed(0)
     config = load_experiment("quickstart", QUICK[:6]).model
     model = PromptDT(config)
     model.prompt_router = router = PromptRouter(config, 5, 8)
-    kept = torch.randn(3, 7, len(router.mean))
+    kept, acting = torch.randn(3, 7, len(router.mean)), torch.randn(2, 2, len(router.mean))
     stage = PromptRouterStage(
         model,
         load_experiment("quickstart").prompt_router,
@@ -141,14 +144,16 @@ def test_the_loss_weighs_every_task_alike():
         [3, 4],
         kept,
         [0, 2, 1],
+        acting,
     )
     features, task_index = torch.randn(8, len(router.mean)), torch.arange(2).repeat(4)
     stage.features = lambda batch: features
     batch = type("Batch", (), {"task_index": task_index})
-    expected = [
-        F.cross_entropy(router.logits(features[task_index == t]), torch.full((4,), g))
-        for t, g in enumerate((3, 4))
-    ]
+    expected = []
+    for t, g in enumerate((3, 4)):
+        parts = features[task_index == t], acting[t]
+        of = [F.cross_entropy(router.logits(p), torch.full((len(p),), g)) for p in parts]
+        expected.append((of[0] + of[1]) / 2)
     expected += [
         F.cross_entropy(router.logits(own), torch.full((7,), g))
         for own, g in zip(kept, (0, 2, 1), strict=True)
@@ -158,6 +163,22 @@ def test_the_loss_weighs_every_task_alike():
     torch.testing.assert_close(found.sum(), torch.stack(expected).mean())
 
 
+def prompt_features_of(run, task):
+    """Return the features of the prompts that an agent acts with in a task, (2, F)."""
+    known = m3dt.load(run).task(task)
+    statistics = known.prompt_normalization
+    mean, std = (torch.as_tensor(x)[None] for x in (statistics.mean, statistics.std))
+    return prompt_features(known.prompts, mean, std)
+
+
+def test_the_agents_prompts_go_to_their_own_experts(extended):
+    """They take part in its training."""
+    run, _ = extended
+    router = m3dt.load(run).model.prompt_router
+    for number, task in enumerate((*NEW, LATER[0]), start=2):
+        assert router(prompt_features_of(run, task)).argmax(dim=1).tolist() == [number, number]
+
+
 def test_kept_features_have_a_row_per_task(extended):
     registry = Registry(extended[0])
     counts = []
@@ -165,6 +186,10 @@ def test_kept_features_have_a_row_per_task(extended):
         entry = registry.get("router", name)
         counts.append(registry.tensors(entry, "features")["features"])
     assert [len(features) for features in counts] == [3, 5, 6]
+    of_new = prompt_features_of(extended[0], NEW[0])
+    kept = counts[1][3]
+    copies = (kept[:, None] == of_new).all(dim=2).sum(dim=0)
+    assert copies.tolist() == [16, 16] and len(kept) == 64
     for earlier, later in zip(counts, counts[1:], strict=False):
         assert torch.equal(later[: len(earlier)], earlier)
 

@@ -20,13 +20,24 @@ from m3dt.stages.stage import Stage
 PROMPTS_KEPT = 64  # of each task, in the registry
 
 
+def acting_features(context: TaskContext) -> Tensor:
+    """Return features of the prompts that an agent acts with, (N, prompts per task, F)."""
+    N, each = context.prompts.states.shape[:2]
+    prompts = Segment(*(tensor.flatten(0, 1) for tensor in context.prompts))
+    statistics = (context.prompt_mean, context.prompt_std)
+    mean, std = (tensor.repeat_interleave(each, dim=0) for tensor in statistics)
+    return prompt_features(prompts, mean, std).unflatten(0, (N, each))
+
+
 class PromptRouterStage(Stage):
     """Trains the prompt router of a model by cross-entropy to the tasks' groups.
 
     A batch holds pieces of trajectories, cut as prompts are. The model itself does not run.
 
     An extended run has no data of the tasks that it knows already. Features of their prompts, which
-    the registry keeps, take part in each step instead; every task weighs the same.
+    the registry keeps, take part in each step instead; every task weighs the same. Of a new task
+    there may be few trajectories, which are not like the prompts that the agent acts with. So these
+    prompts take part in each step, too, and make half of the task's loss.
 
     Args:
         model: Any model with a `prompt_router`.
@@ -36,6 +47,8 @@ class PromptRouterStage(Stage):
         groups: The expert of each task, N numbers.
         kept: Features of other tasks' prompts, (tasks, prompts, F).
         kept_groups: The expert of each of these tasks.
+        acting: Features of the prompts that an agent acts with, (N, prompts per task, F). Without
+            them, only pieces of trajectories take part.
     """
 
     number = 4
@@ -45,6 +58,7 @@ class PromptRouterStage(Stage):
     groups: Tensor  # (N,)
     kept: Tensor  # (prompts of all other tasks, F)
     kept_groups: Tensor  # (prompts of all other tasks,)
+    acting: Tensor  # (N, prompts per task, F)
 
     def __init__(
         self,
@@ -55,16 +69,19 @@ class PromptRouterStage(Stage):
         groups: Sequence[int],
         kept: Tensor | None = None,
         kept_groups: Sequence[int] = (),
+        acting: Tensor | None = None,
     ) -> None:
         assert isinstance(model.prompt_router, PromptRouter)
         super().__init__(model, config, seed, [model.prompt_router])
         self.register_buffer("mean", context.state_mean, persistent=False)
         self.register_buffer("std", context.state_std, persistent=False)
         self.register_buffer("groups", torch.tensor(groups), persistent=False)
-        kept = torch.zeros(0, 0, len(model.prompt_router.mean)) if kept is None else kept
+        none = torch.zeros(len(groups), 0, len(model.prompt_router.mean))
+        kept = none[:0] if kept is None else kept
         repeated = torch.tensor(kept_groups, dtype=torch.int64).repeat_interleave(kept.shape[1])
         self.register_buffer("kept", kept.flatten(0, 1), persistent=False)
         self.register_buffer("kept_groups", repeated, persistent=False)
+        self.register_buffer("acting", none if acting is None else acting, persistent=False)
         self.kept_share = len(kept_groups) / (len(kept_groups) + len(groups))
         self.validation_accuracy = MeanMetric(nan_strategy="disable")
 
@@ -90,18 +107,27 @@ class PromptRouterStage(Stage):
         """Take the features' mean and deviation from fixed prompts, and return these features.
 
         Returns:
-            (N, prompts, F), to be kept for extensions.
+            (N, `PROMPTS_KEPT`, F), to be kept for extensions: pieces of trajectories, of which
+            copies of the prompts that an agent acts with replace half, if they take part.
         """
         tasks = range(len(data.store.tasks))
-        found = [self.features(data.probe_batch(t, batch_size=PROMPTS_KEPT)) for t in tasks]
-        self.router.standardize(torch.cat([*found, self.kept]))
-        return torch.stack(found)
+        pieces = [self.features(data.probe_batch(t, batch_size=PROMPTS_KEPT)) for t in tasks]
+        found = torch.stack(pieces)
+        if each := self.acting.shape[1]:
+            half = PROMPTS_KEPT // 2
+            found[:, :half] = self.acting[:, torch.arange(half) % each]
+        self.router.standardize(torch.cat([found.flatten(0, 1), self.kept]))
+        return found
 
     def row_losses(self, batch: Batch) -> Tensor:
         """Return what each prompt adds to the mean cross-entropy, (B,)."""
         logits = self.router.logits(self.features(batch))
         wanted = self.groups[batch.task_index]
         losses = F.cross_entropy(logits, wanted, reduction="none")
+        if self.acting.numel():
+            of_acting = self.router.logits(self.acting).transpose(1, 2)  # (N, E, prompts per task)
+            each = self.groups[:, None].expand(-1, of_acting.shape[2])
+            losses = (losses + F.cross_entropy(of_acting, each)) / 2
         if self.kept_share:
             of_kept = F.cross_entropy(self.router.logits(self.kept), self.kept_groups)
             losses = (1 - self.kept_share) * losses + self.kept_share * of_kept
@@ -121,12 +147,7 @@ class PromptRouterStage(Stage):
     @torch.no_grad()
     def gates(self, context: TaskContext) -> Tensor:
         """Return the gates of the prompts that an agent acts with, (N, prompts per task, E)."""
-        device = self.device
-        N, each = context.prompts.states.shape[:2]
-        prompts = Segment(*(tensor.flatten(0, 1).to(device) for tensor in context.prompts))
-        statistics = (context.prompt_mean, context.prompt_std)
-        mean, std = (tensor.repeat_interleave(each, dim=0).to(device) for tensor in statistics)
-        return self.router(prompt_features(prompts, mean, std)).unflatten(0, (N, each))
+        return self.router(acting_features(context).to(self.device))
 
     def weights(self) -> dict[str, Tensor]:
         """Return what was trained, with the features' mean and deviation."""

@@ -13,7 +13,7 @@ from m3dt.runs import BY_PROMPT
 from m3dt.runs.assemble import expert_numbers
 from m3dt.stages import PromptRouterStage, Stage, derive_seed
 from m3dt.stages.gate_measures import measure_gates
-from m3dt.stages.prompt_router import PROMPTS_KEPT
+from m3dt.stages.prompt_router import PROMPTS_KEPT, acting_features
 from m3dt.training.job import TrainingJob
 from m3dt.training.own_classes import stage_class
 from m3dt.training.parents import build_backbone, trained_backbone, trained_experts
@@ -49,7 +49,8 @@ class RoutingJob(TrainingJob):
         self.context = TaskContext.from_store(run.store, config.loader, config.model)
         kind = stage_class(config, self.section, PromptRouterStage)
         settings = config.prompt_router
-        stage = kind(model, settings, config.seed, self.context, groups, kept, earlier)
+        acting = acting_features(self.context) if self.earlier else None
+        stage = kind(model, settings, config.seed, self.context, groups, kept, earlier, acting)
         self.features = torch.cat([kept, stage.standardize(data)])
         return stage, data
 
