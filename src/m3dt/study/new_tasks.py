@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from m3dt.study.estimates import Ranged, Scores
 from m3dt.study.study_results import Results
+from m3dt.tasks import suite
 
 PARTS = ("unseen", "expert", "row", "tuned", "scratch")
 BEFORE = "before"  # the model that a cell's run was a copy of, as it scored
@@ -38,7 +39,7 @@ WAYS = {
 
 def is_of_new_tasks(results: Results) -> bool:
     """Tell whether results are those of such a study."""
-    return all(row["part"] in PARTS for row in results.rows)
+    return any(row["part"] in PARTS for row in results.rows)
 
 
 def new_tasks(results: Results) -> list[str]:
@@ -49,7 +50,7 @@ def new_tasks(results: Results) -> list[str]:
 
 def trajectories(results: Results) -> list[int]:
     """Return the numbers of trajectories of each new task, ascending."""
-    return sorted({_trajectories(row) for row in results.rows})
+    return sorted({_trajectories(row) for row in results.rows if row["part"] in PARTS})
 
 
 def rates(results: Results, part: str) -> list[str]:
@@ -130,7 +131,10 @@ def task_scores(results: Results, row: Mapping[str, str], model: str = "") -> Ma
 
 
 def _tasks(row: Mapping[str, str]) -> Collection[str]:
-    return re.findall(r"[\w:.-]+", row["tasks"])
+    """Return the tasks that a row lists, or those of its suite."""
+    if row.get("tasks"):
+        return re.findall(r"[\w:.-]+", row["tasks"])
+    return suite(row["suite"], int(row["seed"]))
 
 
 def _trajectories(row: Mapping[str, str]) -> int:

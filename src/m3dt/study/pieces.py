@@ -5,7 +5,7 @@ has several: stopped by a signal, it saves a checkpoint and goes on from there.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from m3dt.study.durations import (
 from m3dt.study.grid import NOT_AT_ALL, Cell, Study
 from m3dt.study.score_table import scored_cells
 from m3dt.study.step_times import START
+from m3dt.tasks import tasks_of
 from m3dt.training import steps_taken, trainings
 from m3dt.utils.files import fingerprint
 
@@ -109,13 +110,14 @@ def _copies(
 
 def _steps_taken(cell: Cell, command: str) -> int | None:
     if command == EXTEND:
-        return None if is_extended(Path(cell.config.run), cell.config.tasks) else 0
+        return None if is_extended(Path(cell.config.run), tasks_of(cell.config)) else 0
     return steps_taken(cell.config, trainings(cell.config)[command])
 
 
 def _training(cell: Cell, name: str, steps: int, copied: bool) -> Command:
     if name == EXTEND:
-        return Command(cell, name, 0, len(cell.config.tasks) * cell.config.stage2.max_steps, None)
+        added = len(tasks_of(cell.config))
+        return Command(cell, name, 0, added * cell.config.stage2.max_steps, None)
     last: int = getattr(cell.config, trainings(cell.config)[name].section).max_steps
     duration = training_duration(cell.config, name, last - steps)
     if duration and copied:
@@ -136,9 +138,11 @@ def _identities(cell: Cell) -> dict[str, str]:
     config, identity, found = cell.config, cell.config.data, {}
     if cell.copy:
         return {} if cell.extend == NOT_AT_ALL else {EXTEND: f"{EXTEND} {cell.key}"}
+    alone = replace(config, init_from="")  # the run to begin from may not exist yet
     for name, job in trainings(config).items():
         if job.models(config):
-            identity = found[name] = fingerprint([identity, job.settings_of(config)])
+            made = [identity, config.init_from, job.settings_of(alone)]
+            identity = found[name] = fingerprint(made)
     return found
 
 

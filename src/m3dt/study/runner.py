@@ -25,6 +25,7 @@ from m3dt.study.pieces import (
     total,
 )
 from m3dt.study.score_table import check_table, print_table, scored_cells, write_table
+from m3dt.tasks import tasks_of
 from m3dt.utils.errors import RunError, UserError
 
 
@@ -171,7 +172,7 @@ def _extension(cell: Cell) -> list[str]:
     own = ("data=", "loader.", "stage2.", "prompt_router.", "callbacks", "trainer.", "plugins=")
     overrides = [word for word in cell.overrides if word.startswith(own)]
     more = ["--one-by-one"] if cell.extend == IN_A_ROW else []
-    tasks = ",".join(cell.config.tasks)
+    tasks = ",".join(tasks_of(cell.config))
     return [EXTEND, "--run", cell.config.run, "--tasks", tasks, *more, *overrides]
 
 
