@@ -151,6 +151,20 @@ def test_shipped_agents_are_small_and_named(tmp_path, monkeypatch):
         m3dt.load("runs/mt40")
 
 
+def test_a_copy_replaces_nothing(tmp_path, monkeypatch):
+    """Neither the run that it is made of, nor another one's models, which would be mixed with it."""
+    run = Registry(tmp_path / "run")
+    backbone = save_backbone(run)
+    (run.run / "config.yaml").write_text("suite: mt10\n")
+    with pytest.raises(UserError, match=r"run: is not empty\."):
+        compact_copy(run.run, run.run)
+    assert run.get("backbone", "main").hash == backbone.hash
+    monkeypatch.setenv("HOME", str(tmp_path))
+    compact_copy(run.run, "~/small")
+    assert Registry(tmp_path / "small").has("backbone", "main")
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "run", tmp_path / "small"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mt40", "quickstart"])
 def test_shipped_agents_score_what_their_card_says(name, tmp_path, monkeypatch):
