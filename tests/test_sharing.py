@@ -152,7 +152,7 @@ def test_shipped_agents_are_small_and_named(tmp_path, monkeypatch):
 
 
 def test_a_copy_replaces_nothing(tmp_path, monkeypatch):
-    """Neither the run that it is made of, nor another one's models, which would be mixed with it."""
+    """Neither the run that it is made of, nor the models of another, which it would mix with."""
     run = Registry(tmp_path / "run")
     backbone = save_backbone(run)
     (run.run / "config.yaml").write_text("suite: mt10\n")
