@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -85,6 +86,13 @@ def test_a_card_has_no_scores_of_weights_that_were_replaced(tmp_path):
     save_backbone(registry, seed=1)
     metadata, body = metadata_of(tmp_path)
     assert "model-index" not in metadata and "12.3" not in body
+
+
+def test_a_card_says_which_tasks_need_a_module_of_ones_own(tmp_path):
+    registry, known = Registry(tmp_path), entry("backbone", "main")
+    for task, needs in (("reach-v2", False), ("gym:Pendulum-v1", False), ("moonwalk", True)):
+        registry.save(replace(known, tasks=[task]), expert_weights())
+        assert ("no simulator for `moonwalk`. To play it," in metadata_of(tmp_path)[1]) == needs
 
 
 def test_a_card_tells_ways_to_act_apart(tmp_path):

@@ -16,6 +16,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from m3dt.runs.entries import ENTRY, KINDS, Entry, read_entry
+from m3dt.tasks import TASKS
+from m3dt.tasks.registration import GYMNASIUM
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import atomic_path, read_json
 
@@ -47,6 +49,9 @@ m3dt.evaluate(agent, tasks="{task}")
 ## Tasks
 
 {tasks}
+{own}"""
+_OWN = """
+m3dt has no simulator for {tasks}. To play {it}, first import the module that registers {it}.
 """
 
 
@@ -87,6 +92,8 @@ def card_text(
     """
     tasks = list(dict.fromkeys(task for entry in entries for task in entry.tasks))
     newest = entries[-1]
+    own = [f"`{task}`" for task in tasks if task not in TASKS and not task.startswith(GYMNASIUM)]
+    it = "it" if len(own) == 1 else "them"
     body = _BODY.format(
         title=title,
         mark=_MARK,
@@ -96,6 +103,7 @@ def card_text(
         models="\n".join(_rows(entries)),
         scores=_scores(results),
         tasks=", ".join(f"`{task}`" for task in tasks),
+        own=_OWN.format(tasks=", ".join(own), it=it) if own else "",
     )
     metadata = OmegaConf.to_yaml(OmegaConf.create(_metadata(entries, results)))
     return f"---\n{license}{metadata}---\n{body}"
