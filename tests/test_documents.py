@@ -9,6 +9,7 @@ import pytest
 
 from m3dt.cli.parser import make_parser
 from m3dt.config import load_config
+from m3dt.tasks import tasks_of
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -53,7 +54,9 @@ def test_commands_in_documents_exist(path):
         overrides = [w for w in [*getattr(options, "overrides", []), *rest] if "=" in w]
         known = [word for word in overrides if word.partition("=")[2].islower()]
         if hasattr(options, "conf") and "/" not in options.conf and options.conf.islower():
-            load_config(options.conf, known)
+            config = load_config(options.conf, known)
+            films = getattr(options, "film", ())
+            assert not films or set(films) <= set(tasks_of(config)), line
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

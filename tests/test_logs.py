@@ -122,6 +122,17 @@ def test_the_layout_has_domains_of_own_tasks(tmp_path, monkeypatch):
         assert len(found) == 1 and shown == ("swimming" in tasks)
 
 
+def test_an_extension_by_other_domains_leaves_those_of_the_run_in_the_layout(tmp_path, monkeypatch):
+    monkeypatch.setattr(logs, "domains_of", lambda tasks: list(tasks))
+    for tasks in (["swimming"], ["flying"], ["swimming"]):
+        logs.write_layout(tmp_path, tasks)
+    (found,) = events(tmp_path / "logs/layout").Tensors("custom_scalars__config__")
+    assert all(
+        f"eval/{d}/score".encode() in found.tensor_proto.string_val[0]
+        for d in ("ant-dir", "swimming", "flying")
+    )
+
+
 class FakeEnv:
     """An episode of two steps; the brightness of a frame shows its step."""
 

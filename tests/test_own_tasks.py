@@ -117,10 +117,14 @@ def test_an_environment_that_changes_ends_an_evaluation_with_one_message(tmp_pat
         ({"name": "a/b"}, "name='a/b' must be letters"),
         ({"domain": ""}, "domain='' must be letters"),
         ({"domain": "metaworld"}, "the domain metaworld has rules of its own"),
-        ({"state_dim": 0}, "state_dim=0 must be 1 or more"),
-        ({"horizon": 2.5}, "horizon=2.5 must be 1 or more"),
-        ({"return_scale": 0.0}, "return_scale=0.0 must be above 0"),
-        ({"target_return": math.inf}, "target_return=inf must be finite"),
+        ({"state_dim": 0}, "state_dim=0 must be a whole number, 1 or more"),
+        ({"horizon": 2.5}, "horizon=2.5 must be a whole number, 1 or more"),
+        ({"name": 3}, "name=3 must be letters"),
+        ({"return_scale": 0.0}, "return_scale=0.0 must be a number above 0"),
+        ({"return_scale": "1"}, "return_scale='1' must be a number above 0"),
+        ({"target_return": math.inf}, "target_return=inf must be a finite number"),
+        ({"target_return": None}, "target_return=None must be a finite number"),
+        ({"score": ("0", "1")}, "score=('0', '1') must be a function, or the returns"),
         ({"score": (3, 3)}, "score=(3, 3) must be a function, or the returns"),
         ({"score": [0, 1]}, "score=[0, 1] must be a function, or the returns"),
     ],
@@ -130,6 +134,19 @@ def test_a_specification_is_checked(change, message):
     with pytest.raises(UserError) as error:
         register_task(spec, own_tasks.Reaching)
     assert message in str(error.value)
+
+
+def test_what_registers_a_task_is_checked_at_once():
+    """An environment in the place of its function would first fail in a worker process."""
+    spec = TaskSpec("mine", "mine", 2, 2, 5)
+    for words, message in (
+        (("mine", own_tasks.Reaching), "'mine' is no m3dt.TaskSpec"),
+        ((spec, own_tasks.Reaching()), "must be a function, such as lambda: env"),
+        ((spec, own_tasks.Reaching, 0), "policy=0 must be a function"),
+    ):
+        with pytest.raises(UserError) as error:
+            register_task(*words)
+        assert message in str(error.value)
 
 
 def test_scores_follow_from_the_data_where_a_task_has_no_rule():

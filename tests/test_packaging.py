@@ -32,6 +32,8 @@ def test_wheel_holds_code_callbacks_and_configurations(tmp_path):
         for p in (ROOT / "src" / "m3dt").rglob("*")
         if p.suffix in (".py", ".json", ".csv", ".npz", ".safetensors")
     }
+    weights = ROOT / "src" / "m3dt" / "weights"
+    expected |= {f"m3dt/weights/{p.relative_to(weights)}" for p in weights.rglob("*.*")}
     expected |= {f"m3dt/callbacks/{p.name}" for p in (ROOT / "callbacks").glob("*.py")}
     expected |= {f"m3dt/{p.relative_to(ROOT)}" for p in (ROOT / "conf").rglob("*.yaml")}
     assert expected <= names

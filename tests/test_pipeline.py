@@ -97,6 +97,7 @@ def test_evaluate_prints_a_table_and_writes_json(finished, data, tmp_path, capsy
     assert json.loads(file.read_text())["run"] == str(tmp_path / "run")
     kept = json.loads((tmp_path / "run" / "evaluation" / "backbone.json").read_text())
     assert kept["result"] == json.loads(file.read_text())
+    assert "## Scores" in (tmp_path / "run" / "README.md").read_text()  # its model card
     assert call("evaluate", tmp_path / "run", data, *other, "evaluation.seed=1") == 0
     assert "Nothing to do" not in capsys.readouterr().out
 

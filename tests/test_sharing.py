@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from m3dt.utils.errors import UserError
 RESULT = {
     "method": "M3DT-Gradient, by prompt",
     "num_parameters": 7,
+    "weights": "",
     "score": 12.345,
     "ci95": [10.0, 14.0],
     "domains": {"metaworld": 12.345},
@@ -33,10 +35,10 @@ def metadata_of(run):
     return yaml.safe_load(metadata), body
 
 
-def store_result(run, **changes):
+def store_result(run, backbone, name="router-prompt", **changes):
     (run / "evaluation").mkdir(exist_ok=True)
-    content = {"key": "", "result": {**RESULT, **changes}}
-    (run / "evaluation" / "router-prompt.json").write_text(json.dumps(content))
+    content = {"key": "", "result": {**RESULT, "weights": backbone.hash, **changes}}
+    (run / "evaluation" / f"{name}.json").write_text(json.dumps(content))
 
 
 def test_a_card_is_written_with_every_model(tmp_path):
@@ -56,8 +58,8 @@ def test_a_card_is_written_with_every_model(tmp_path):
 
 
 def test_a_card_has_the_scores_in_the_hubs_layout(tmp_path):
-    save_backbone(Registry(tmp_path))
-    store_result(tmp_path)
+    backbone = save_backbone(Registry(tmp_path))
+    store_result(tmp_path, backbone)
     (tmp_path / "evaluation" / "damaged.json").write_text('{"result": {"score": 1}}')
     write_card(tmp_path)
     metadata, body = metadata_of(tmp_path)
@@ -69,20 +71,50 @@ def test_a_card_has_the_scores_in_the_hubs_layout(tmp_path):
     (metric,) = first["metrics"]
     assert (metric["type"], metric["value"]) == ("normalized_score", 12.3)
     assert "| M3DT-Gradient, by prompt | 12.3 [10.0, 14.0] | 1 | 10 | 0 |" in body
-    store_result(tmp_path, num_parameters=0)  # a policy that nobody trained
+    store_result(tmp_path, backbone, num_parameters=0)  # a policy that nobody trained
     write_card(tmp_path)
     assert "model-index" not in metadata_of(tmp_path)[0]
+
+
+def test_a_card_has_no_scores_of_weights_that_were_replaced(tmp_path):
+    registry = Registry(tmp_path)
+    old = save_backbone(registry)
+    store_result(tmp_path, old, "backbone")
+    store_result(tmp_path, old, "oracle", weights=[old.hash])
+    write_card(tmp_path)
+    assert len(metadata_of(tmp_path)[0]["model-index"]) == 2
+    save_backbone(registry, seed=1)
+    metadata, body = metadata_of(tmp_path)
+    assert "model-index" not in metadata and "12.3" not in body
+
+
+def test_a_card_says_which_tasks_need_a_module_of_ones_own(tmp_path):
+    registry, known = Registry(tmp_path), entry("backbone", "main")
+    for task, needs in (("reach-v2", False), ("gym:Pendulum-v1", False), ("moonwalk", True)):
+        registry.save(replace(known, tasks=[task]), expert_weights())
+        assert ("no simulator for `moonwalk`. To play it," in metadata_of(tmp_path)[1]) == needs
+
+
+def test_a_card_tells_ways_to_act_apart(tmp_path):
+    backbone = save_backbone(Registry(tmp_path))
+    for name in ("backbone", "backbone@target-0.5"):
+        store_result(tmp_path, backbone, name, method="Prompt-DT")
+    write_card(tmp_path)
+    names = [model["name"] for model in metadata_of(tmp_path)[0]["model-index"]]
+    assert names == ["Prompt-DT", "Prompt-DT (@target-0.5)"]
 
 
 def test_what_a_person_wrote_in_a_card_is_kept(tmp_path):
     registry = Registry(tmp_path)
     save_backbone(registry)
     card = tmp_path / "README.md"
-    card.write_text(card.read_text().replace("---\n", "---\nlicense: mit\n", 1))
-    save_backbone(registry, seed=1)
-    assert metadata_of(tmp_path)[0]["license"] == "mit"
+    own = 'license: "other"\nlicense_name: my-license  # ours\nlicense_link: LICENSE\n'
+    card.write_text(card.read_text().replace("---\n", f"---\n{own}", 1))
+    for seed in (1, 2):
+        save_backbone(registry, seed=seed)
+        assert card.read_text().startswith(f"---\n{own}library_name: m3dt\n")
     card.write_text("My own.")
-    save_backbone(registry, seed=2)
+    save_backbone(registry, seed=3)
     assert card.read_text() == "My own."
 
 
@@ -90,6 +122,8 @@ def test_a_card_that_cannot_be_written_ends_nothing(tmp_path):
     (tmp_path / "README.md").mkdir()
     save_backbone(Registry(tmp_path))
     assert Registry(tmp_path).has("backbone", "main")
+    store_result(tmp_path / "other", save_backbone(Registry(tmp_path / "other")), method="${")
+    write_card(tmp_path / "other")  # text that the library of the metadata refuses
 
 
 @pytest.mark.long
@@ -123,6 +157,20 @@ def test_shipped_agents_are_small_and_named(tmp_path, monkeypatch):
     assert str(find_run("mt40")) == "mt40"  # one's own folder is preferred
     with pytest.raises(UserError, match=r"^runs/mt40: holds no trained model"):
         m3dt.load("runs/mt40")
+
+
+def test_a_copy_replaces_nothing(tmp_path, monkeypatch):
+    """Neither the run that it is made of, nor the models of another, which it would mix with."""
+    run = Registry(tmp_path / "run")
+    backbone = save_backbone(run)
+    (run.run / "config.yaml").write_text("suite: mt10\n")
+    with pytest.raises(UserError, match=r"run: is not empty\."):
+        compact_copy(run.run, run.run)
+    assert run.get("backbone", "main").hash == backbone.hash
+    monkeypatch.setenv("HOME", str(tmp_path))
+    compact_copy(run.run, "~/small")
+    assert Registry(tmp_path / "small").has("backbone", "main")
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "run", tmp_path / "small"]
 
 
 @pytest.mark.slow

@@ -8,6 +8,9 @@ from typing import NoReturn
 from m3dt.config.aliases import ALIASES
 from m3dt.utils.errors import UserError, nearest
 
+# Sections of the configuration that commands of another name read first.
+_SECTIONS = {"evaluate": "evaluation", "group": "grouping", "extend": "stage2"}
+
 
 def check_forms(words: Sequence[str], commands: dict[str, set[str]]) -> None:
     """Refuse a line that another project's habits made, and name its form here.
@@ -27,7 +30,7 @@ def check_forms(words: Sequence[str], commands: dict[str, set[str]]) -> None:
         following = rest[i + 1] if i + 1 < len(rest) else "VALUE"
         name, _, value = word.partition("=")
         if re.fullmatch(r"--[A-Za-z]\S*", word) and not _known(name, options):
-            _refuse_option(f"m3dt {command}", name, value or following, options)
+            _refuse_option(command, name, value or following, options)
     if {"--conf", "overrides"} <= options:
         _check_places(command, rest, options)
 
@@ -50,15 +53,22 @@ def _refuse_option(command: str, name: str, value: str, options: set[str]) -> No
     from m3dt.config.keys import all_keys
 
     bare = name.lstrip("-").replace("-", "_")
-    keys = {key.dotted for key in all_keys()}
+    key = _own_key(command, bare, [key.dotted for key in all_keys()])
     hint = nearest(name, options & {o for o in options if o.startswith("--")})
     if name == "--config" and "--conf" in options:
         hint = f" Write --conf {value}."
     elif bare == "tasks" and "overrides" in options:
         hint = f" Write tasks=[{value}]."
-    elif "overrides" in options and (key := bare if bare in keys else expand(bare, keys)):
+    elif "overrides" in options and key:
         hint = f" Write {key}={value}."
-    raise UserError(f"{command}: no option {name}.{hint}")
+    raise UserError(f"m3dt {command}: no option {name}.{hint}")
+
+
+def _own_key(command: str, bare: str, keys: Sequence[str]) -> str:
+    """Return the dotted key that an option means: in the command's own section, if it is there."""
+    last = ALIASES.get(bare, bare).rpartition(".")[2]
+    own = f"{_SECTIONS.get(command, command)}.{last}"
+    return next((key for key in (own, bare) if key in keys), "") or expand(bare, keys)
 
 
 def _check_places(command: str, words: Sequence[str], options: set[str]) -> None:

@@ -68,6 +68,7 @@ def score_models(
         with WorkerPool(num_workers(config.evaluation.workers)) as pool:
             for name, model in missing.items():
                 results[name] = _evaluate(config, model, pool, console, folder)
+    write_card(folder)
     return [ModelScore(m.name, results[m.name], m.name not in missing) for m in models]
 
 
@@ -99,7 +100,6 @@ def _evaluate(
     scores = evaluate_policy(model.policy, tasks, config.evaluation, console, pool, journal)
     result: RunResult = {"run": config.run, **model.info, **scores}
     _write(file, key, result)
-    write_card(folder)
     journal.delete()
     settings = {key: attrgetter(key)(config) for key in _HYPERPARAMETERS}
     write_scores(folder, model.name, model.info["step"], result)

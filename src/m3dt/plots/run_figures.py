@@ -36,7 +36,6 @@ def heat_map(
     columns: Sequence[str],
     title: str,
     x_label: str,
-    borders: Sequence[int] = (),
     even: float | None = None,
     outlined: Sequence[int | None] = (),
 ) -> Figure:
@@ -48,7 +47,6 @@ def heat_map(
         columns: Names of its columns.
         title: Title of the figure.
         x_label: What the columns are.
-        borders: Indices before which lines divide the rows and columns of a square matrix.
         even: Value in the middle of the colours, which reach from 0 to twice this value: the same
             in all pictures of a matrix. By default they follow the values.
         outlined: Of each row the column whose cell gets a frame, or None.
@@ -67,9 +65,6 @@ def heat_map(
     axes.set_xticks(shown, [columns[i] for i in shown])
     axes.set_yticks(range(len(rows)), rows)
     axes.tick_params(labelsize=9)
-    for border in borders:
-        axes.axhline(border - 0.5, color="white", linewidth=1)
-        axes.axvline(border - 0.5, color="white", linewidth=1)
     if len(columns) <= _MAX_ANNOTATED:
         _write_values(axes, values, even)
     for row, column in enumerate(outlined):

@@ -43,15 +43,24 @@ def layout(domains: Iterable[str]) -> dict[str, dict[str, list[Any]]]:
 
 
 def write_layout(run: Path, tasks: Iterable[str]) -> None:
-    """Write the layout of the custom scalars page of a run, once for each list of domains."""
-    domains = list(dict.fromkeys((*DOMAINS, *domains_of(tasks))))
+    """Write the layout of the custom scalars page of a run, again where tasks add domains."""
     folder = run / "logs" / "layout"
     known = folder / "domains.json"
-    if not known.is_file() or known.read_bytes() != json.dumps(domains).encode():
+    written = _written_domains(known)
+    domains = list(dict.fromkeys((*DOMAINS, *written, *domains_of(tasks))))
+    if domains != written:
         rmtree(folder, ignore_errors=True)
         with SummaryWriter(str(folder)) as writer:
             writer.add_custom_scalars(layout(domains))
         known.write_text(json.dumps(domains))
+
+
+def _written_domains(file: Path) -> list[str]:
+    """Return the domains of the layout that a run has: none if the file is missing or damaged."""
+    try:
+        return [str(domain) for domain in json.loads(file.read_bytes())]
+    except (FileNotFoundError, TypeError, ValueError):
+        return []
 
 
 def write_groups(

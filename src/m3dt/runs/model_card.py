@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from m3dt.runs.entries import ENTRY, KINDS, Entry, read_entry
+from m3dt.tasks import TASKS
+from m3dt.tasks.registration import GYMNASIUM
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import atomic_path, read_json
 
@@ -46,44 +49,51 @@ m3dt.evaluate(agent, tasks="{task}")
 ## Tasks
 
 {tasks}
+{own}"""
+_OWN = """
+m3dt has no simulator for {tasks}. To play {it}, first import the module that registers {it}.
 """
 
 
 def write_card(run: Path) -> None:
     """Write a run's card again, from what its folder holds now.
 
-    A `license` that a person added to the metadata stays. A card that a person wrote is left alone,
-    and so is a folder without models. A card that cannot be written ends no training.
+    A license that a person added to the metadata stays, letter by letter. A card that a person
+    wrote is left alone, and so is a folder without models. A card that cannot be written ends no
+    training.
     """
-    with suppress(OSError, UserError, UnicodeDecodeError):
+    with suppress(OSError, UserError, UnicodeError, OmegaConfBaseException):
         card = run / CARD
-        old = card.read_text() if card.is_file() else ""
+        old = card.read_text("utf-8") if card.is_file() else ""
         entries = _entries(run)
         if not entries or (old and _MARK not in old):
             return
-        found = re.search(r"^license: (.+)$", old, re.M)
-        text = card_text(run.resolve().name, entries, _results(run), found[1] if found else None)
+        license = re.findall(r"^license(?:_name|_link)?:.*\n", old.partition("\n---\n")[0], re.M)
+        text = card_text(run.resolve().name, entries, _results(run, entries), "".join(license))
         if text != old:
             with atomic_path(card) as temporary:
-                temporary.write_text(text)
+                temporary.write_text(text, "utf-8")
 
 
 def card_text(
     title: str,
     entries: Sequence[Entry],
-    results: Sequence[Mapping[str, Any]],
-    license: str | None = None,
+    results: Mapping[str, Mapping[str, Any]],
+    license: str = "",
 ) -> str:
     """Return a card.
 
     Args:
         title: The run's name.
         entries: Its models.
-        results: Its scores, as `m3dt evaluate --json` writes them.
-        license: Of the weights, which only their owner can choose; left out by default.
+        results: Their scores, as `m3dt evaluate --json` writes them, by the name of their file.
+        license: Lines of the metadata about the license of the weights, which only their owner can
+            choose; left out by default.
     """
     tasks = list(dict.fromkeys(task for entry in entries for task in entry.tasks))
     newest = entries[-1]
+    own = [f"`{task}`" for task in tasks if task not in TASKS and not task.startswith(GYMNASIUM)]
+    it = "it" if len(own) == 1 else "them"
     body = _BODY.format(
         title=title,
         mark=_MARK,
@@ -93,27 +103,26 @@ def card_text(
         models="\n".join(_rows(entries)),
         scores=_scores(results),
         tasks=", ".join(f"`{task}`" for task in tasks),
+        own=_OWN.format(tasks=", ".join(own), it=it) if own else "",
     )
-    metadata = OmegaConf.to_yaml(OmegaConf.create(_metadata(entries, results, license)))
-    return f"---\n{metadata}---\n{body}"
+    metadata = OmegaConf.to_yaml(OmegaConf.create(_metadata(entries, results)))
+    return f"---\n{license}{metadata}---\n{body}"
 
 
-def _metadata(
-    entries: Sequence[Entry], results: Sequence[Mapping[str, Any]], license: str | None
-) -> dict[str, Any]:
+def _metadata(entries: Sequence[Entry], results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     tags = ["reinforcement-learning", "offline-reinforcement-learning", "multi-task"]
     tags += ["decision-transformer"]
     if any(entry.kind == "router" for entry in entries):
         tags += ["mixture-of-experts"]
     metadata: dict[str, Any] = {
-        **({"license": license} if license else {}),
         "library_name": "m3dt",
         "pipeline_tag": "reinforcement-learning",
         "tags": tags,
     }
     if results:
         metadata["model-index"] = [
-            {"name": result["method"], "results": _indexed(result)} for result in results
+            {"name": _name(file, result), "results": _indexed(result)}
+            for file, result in results.items()
         ]
     return metadata
 
@@ -151,18 +160,26 @@ def _rows(entries: Sequence[Entry]) -> list[str]:
     return rows
 
 
-def _scores(results: Sequence[Mapping[str, Any]]) -> str:
+def _name(file: str, result: Mapping[str, Any]) -> str:
+    """Return the method, and what its file's name says of how it acted, such as `@target-0.5`."""
+    _, at, way = file.partition("@")
+    return f"{result['method']} ({at}{way})" if at else str(result["method"])
+
+
+def _scores(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Return a table of scores, or nothing."""
     if not results:
         return ""
     lines = ["", "## Scores", ""]
-    lines += ["Normalized scores, 0 to 100, mean over tasks, with a 95 % interval over them.", ""]
-    lines += ["| model | score | tasks | episodes per task | seed |", "|---|---|---|---|---|"]
-    for result in results:
+    interval = "with a 95 % interval over tasks and episodes"
+    lines += [f"Normalized scores, 0 to 100, mean over tasks, {interval}.", ""]
+    lines += ["| model | score | tasks | episodes per task | seed of episodes |"]
+    lines += ["|---|---|---|---|---|"]
+    for file, result in results.items():
         ends = result.get("ci95")
         interval = f" [{ends[0]:.1f}, {ends[1]:.1f}]" if ends else ""
         about = f"{len(result['tasks'])} | {result['episodes']} | {result['seed']}"
-        lines.append(f"| {result['method']} | {result['score']:.1f}{interval} | {about} |")
+        lines.append(f"| {_name(file, result)} | {result['score']:.1f}{interval} | {about} |")
     return "\n".join([*lines, ""])
 
 
@@ -177,13 +194,19 @@ def _entries(run: Path) -> list[Entry]:
     return found
 
 
-def _results(run: Path) -> list[Mapping[str, Any]]:
-    """Return the stored scores of the run's trained models."""
-    found = []
+def _results(run: Path, entries: Sequence[Entry]) -> dict[str, Mapping[str, Any]]:
+    """Return the stored scores of these models, by the names of their files.
+
+    Left out are scores of weights that were trained again since, and of untrained policies.
+    """
+    hashes, found = {entry.hash for entry in entries}, {}
     for path in sorted((run / "evaluation").rglob("*.json")):
         with suppress(UserError, ValueError, KeyError, TypeError, AttributeError):
             result = read_json(path, finite=True)["result"]
-            _indexed(result), _scores([result])  # it has what a card needs
-            if result["num_parameters"]:
-                found.append(result)
+            _indexed(result), _scores({path.stem: result})  # it has what a card needs
+            weights = result["weights"]  # of an oracle, those of each expert
+            if result["num_parameters"] and hashes.issuperset(
+                [weights] if isinstance(weights, str) else weights
+            ):
+                found[path.stem] = result
     return found

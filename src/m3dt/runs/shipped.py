@@ -46,10 +46,17 @@ def compact_copy(source: str | Path, target: str | Path) -> None:
     What follows from data, such as prompts, keeps its precision. Scores are left behind, since
     other weights have others. Nothing is trained further from a copy: its models have other hashes.
 
+    Args:
+        source: A run's folder, or the name of a shipped agent.
+        target: A folder that is new or empty.
+
     Raises:
-        UserError: The source is no run, or a number is too large for float16.
+        UserError: The source is no run, the target holds something, or a number is too large for
+            float16.
     """
-    registry, copy = Registry(find_run(source)), Path(target)
+    registry, copy = Registry(find_run(source)), user_path(target)
+    if copy.exists() and any(copy.iterdir()):
+        raise UserError(f"{copy}: is not empty. Delete it, or name another folder for the copy.")
     hashes: dict[str, str] = {}
     for entry in _parents_first(registry.entries()):
         folder = copy / "registry" / entry.kind / entry.name

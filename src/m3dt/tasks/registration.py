@@ -53,9 +53,18 @@ def register_task(spec: TaskSpec, make_env: MakeEnv, policy: Controller | None =
             `m3dt collect` plays it with noise. Without a policy it plays random actions.
 
     Raises:
-        UserError: A field of the specification is wrong, or the name or the domain is of the 160.
+        UserError: A field of the specification is wrong, the name or the domain is of the 160, or
+            something is given that cannot be called.
     """
+    if not isinstance(spec, TaskSpec):
+        raise UserError(f"register_task: {spec!r} is no m3dt.TaskSpec.")
     spec.check()
+    for name, given in (("make_env", make_env), ("policy", policy)):
+        if not (callable(given) or (name == "policy" and given is None)):
+            raise UserError(
+                f"task '{spec.name}': {name}={given!r} must be a function, such as "
+                f"{'lambda: env' if name == 'make_env' else 'lambda observation: action'}."
+            )
     if spec.domain in DOMAINS:
         raise UserError(
             f"task '{spec.name}': the domain {spec.domain} has rules of its own. Give another name."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,6 +15,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 ScoreRule = tuple[float, float] | Callable[[float, bool], float]
 """The returns that score 0 and 100, or a function of an episode's return and success."""
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(_NAME.fullmatch(value))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real)
 
 
 def score_of_success(episode_return: float, success: bool) -> float:
@@ -60,17 +69,24 @@ class TaskSpec:
             UserError: A field has a value that no task can have.
         """
         problems = {
-            "name": not _NAME.fullmatch(self.name) and "must be letters, digits, _ . and -",
-            "domain": not _NAME.fullmatch(self.domain) and "must be letters, digits, _ . and -",
-            "return_scale": not (math.isnan(self.return_scale) or 0 < self.return_scale < math.inf)
-            and "must be above 0",
-            "target_return": math.isinf(self.target_return) and "must be finite",
+            "name": not _is_name(self.name) and "must be letters, digits, _ . and -",
+            "domain": not _is_name(self.domain) and "must be letters, digits, _ . and -",
+            "return_scale": not (
+                _is_number(self.return_scale)
+                and (math.isnan(self.return_scale) or 0 < self.return_scale < math.inf)
+            )
+            and "must be a number above 0",
+            "target_return": not (
+                _is_number(self.target_return) and not math.isinf(self.target_return)
+            )
+            and "must be a finite number",
             "score": not self._has_sound_score()
             and "must be a function, or the returns that score 0 and 100, in this order",
         }
         for width in ("state_dim", "action_dim", "horizon"):
             value = getattr(self, width)
-            problems[width] = not (type(value) is int and value > 0) and "must be 1 or more"
+            sound = type(value) is int and value > 0
+            problems[width] = not sound and "must be a whole number, 1 or more"
         for field, problem in problems.items():
             if problem:
                 raise UserError(f"task '{self.name}': {field}={getattr(self, field)!r} {problem}.")
@@ -78,7 +94,9 @@ class TaskSpec:
     def _has_sound_score(self) -> bool:
         if not isinstance(self.score, tuple):
             return self.score is None or callable(self.score)
-        return len(self.score) == 2 and -math.inf < self.score[0] < self.score[1] < math.inf
+        if len(self.score) != 2 or not all(map(_is_number, self.score)):
+            return False
+        return -math.inf < self.score[0] < self.score[1] < math.inf
 
     @property
     def is_complete(self) -> bool:
