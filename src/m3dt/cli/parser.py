@@ -142,7 +142,7 @@ COMMANDS = (
         _path("file", metavar="FILE", help="a file of conf/study/"),
         _argument("overrides", nargs="*", metavar="key=value", help="overrides of each cell"),
         _path("--csv", metavar="FILE", help="scores; default results/<name of the study>.csv"),
-        _argument("--shard", default="0/1", metavar="I/N", help="run the I-th of N parts"),
+        _argument("--shard", default="0/1", metavar="I/N", help="run part I of N, from 0"),
         _argument("--where", action="append", default=[], metavar="KEY=VALUE",
                   help="run these cells only; may be given several times"),
         _argument("--dry-run", action="store_true",

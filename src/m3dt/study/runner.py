@@ -13,6 +13,7 @@ from time import monotonic
 from rich.console import Console
 
 from m3dt.runs.generations import copy_models
+from m3dt.study.chains import select_cells
 from m3dt.study.grid import IN_A_ROW, SCORES, Cell, Study
 from m3dt.study.pieces import (
     EVALUATE,
@@ -25,7 +26,7 @@ from m3dt.study.pieces import (
     total,
 )
 from m3dt.study.score_table import check_table, print_table, scored_cells, write_table
-from m3dt.utils.errors import RunError, UserError
+from m3dt.utils.errors import RunError
 
 
 class Clock:
@@ -64,8 +65,8 @@ def run_study(
     Args:
         study: The study.
         file: CSV of scores, rewritten after each cell; its JSON files go next to it.
-        shard: `i/n` runs the i-th of n parts of the cells, so that n jobs can share a study; cells
-            that share models are in one part.
+        shard: `i/n` runs the i-th of n parts of the cells, so that n jobs can share a study; a cell
+            and those that it builds on are in one part.
         where: `setting=value` or `part=name` words; only cells to which all of them apply run.
         console: Where progress and the table are printed.
         minutes: Time after which nothing goes on: a command whose next piece would not fit is not
@@ -125,26 +126,6 @@ def show_pieces(
     cells = select_cells(study, shard, where)
     check_table(study, file)
     print_pieces(list(pieces_of(commands_left(study, cells, file))), console)
-
-
-def select_cells(study: Study, shard: str, where: Sequence[str] = ()) -> list[Cell]:
-    """Return the cells of a shard that have all of the values `where`.
-
-    Raises:
-        UserError: `shard` or `where` is malformed, or no cell has the values.
-    """
-    index, _, count = shard.partition("/")
-    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
-        raise UserError(f"--shard {shard}: must read i/n with 0 <= i < n, such as 0/4")
-    cells = list(study.cells)
-    for word in where:
-        setting, _, value = word.partition("=")
-        cells = [c for c in cells if {"part": c.part, **c.values}.get(setting) == value]
-    if not cells:
-        words = " ".join(f"--where {word}" for word in where)
-        raise UserError(f"{words}: no cell of the study has that. Give setting=value.")
-    sources = list(dict.fromkeys(cell.source_run for cell in cells))[int(index) :: int(count)]
-    return [cell for cell in cells if cell.source_run in sources]
 
 
 def _run(study: Study, command: Command, clock: Clock) -> bool:
