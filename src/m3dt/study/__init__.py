@@ -6,6 +6,7 @@ from m3dt.study.merging import merge_tables
 from m3dt.study.outputs import FIGURES, TABLES, claims, claims_table, write_outputs
 from m3dt.study.pieces import LONGEST_PIECE
 from m3dt.study.runner import run_study, show_pieces
+from m3dt.study.status import show_status
 from m3dt.study.study_results import Results
 
 __all__ = [
@@ -24,5 +25,6 @@ __all__ = [
     "merge_tables",
     "run_study",
     "show_pieces",
+    "show_status",
     "write_outputs",
 ]

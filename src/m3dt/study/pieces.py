@@ -4,10 +4,11 @@ A piece fits into a call of nine minutes on a machine that may be lost afterward
 has several: stopped by a signal, it saves a checkpoint and goes on from there.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -23,6 +24,7 @@ from m3dt.study.grid import NOT_AT_ALL, Cell, Study
 from m3dt.study.score_table import scored_cells
 from m3dt.study.step_times import START
 from m3dt.training import steps_taken, trainings
+from m3dt.utils.errors import UserError
 from m3dt.utils.files import fingerprint
 
 EVALUATE, EXTEND = "evaluate", "extend"
@@ -61,19 +63,26 @@ class Piece:
     minutes: float | None
 
 
-def commands_left(study: Study, cells: Sequence[Cell], file: Path) -> list[Command]:
+def commands_left(
+    study: Study,
+    cells: Sequence[Cell],
+    file: Path,
+    steps_of: Callable[[Cell, str], int | None] | None = None,
+) -> list[Command]:
     """Return the commands that some cells of a study still need, in the order in which they run.
 
     A cell with a row in the table needs none, unless another cell here would take models from it
-    that its run does not hold.
+    that its run does not hold. `steps_of` tells the steps that a command of a cell has done, or
+    None if it is finished; by default, models and checkpoints are read and checked.
     """
+    steps_of = steps_of or _steps_taken
     scored = scored_cells(study, file)
     chosen = {cell.name for cell in cells}
     pending = {cell.name: cell for cell in cells if cell.name not in scored}
     sources = {cell.source_run for cell in pending.values()}
     involved = [cell for cell in study.cells if cell.name in pending or cell.name in sources]
     identities = {cell.name: _identities(cell) for cell in involved}
-    taken = {(c, name): _steps_taken(cell, name)
+    taken = {(c, name): steps_of(cell, name)
              for c, cell in pending.items() for name in identities[c]}  # fmt: skip
     wanted = {place for cell in pending.values() for place in _copies(cell, identities, taken)}
     left, held = [], set()  # commands; models that runs have or will have by then
@@ -82,7 +91,7 @@ def commands_left(study: Study, cells: Sequence[Cell], file: Path) -> list[Comma
             if (cell.name, name) not in taken:
                 if (cell.name, identity) not in wanted:
                     continue
-                taken[cell.name, name] = _steps_taken(cell, name)
+                taken[cell.name, name] = steps_of(cell, name)
             steps = taken[cell.name, name]
             if steps is not None and cell.name in chosen:
                 copied = (cell.source_run, identity) in held
@@ -138,7 +147,11 @@ def _identities(cell: Cell) -> dict[str, str]:
         return {} if cell.extend == NOT_AT_ALL else {EXTEND: f"{EXTEND} {cell.key}"}
     for name, job in trainings(config).items():
         if job.models(config):
-            identity = found[name] = fingerprint([identity, job.settings_of(config)])
+            try:
+                settings: Any = job.settings_of(config)
+            except UserError:  # perhaps the run that it begins from has no model yet
+                settings = [cell.key, job.settings_of(replace(config, init_from=""))]
+            identity = found[name] = fingerprint([identity, settings])
     return found
 
 

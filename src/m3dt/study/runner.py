@@ -15,6 +15,7 @@ from rich.console import Console
 from m3dt.runs.generations import copy_models
 from m3dt.study.chains import select_cells
 from m3dt.study.grid import IN_A_ROW, SCORES, Cell, Study
+from m3dt.study.journal import noted
 from m3dt.study.pieces import (
     EVALUATE,
     EXTEND,
@@ -26,7 +27,7 @@ from m3dt.study.pieces import (
     total,
 )
 from m3dt.study.score_table import check_table, print_table, scored_cells, write_table
-from m3dt.utils.errors import RunError
+from m3dt.utils.errors import RunError, UserError
 
 
 class Clock:
@@ -133,10 +134,23 @@ def _run(study: Study, command: Command, clock: Clock) -> bool:
     cell = command.cell
     scores = study.runs / cell.name / SCORES
     scores.unlink(missing_ok=True)  # a cell that fails must not keep its old scores
-    if cell.copy:
-        copy_models(cell.copy, Path(cell.config.run))
+    with noted(study, cell.name, command.name, command.first) as note:
+        if cell.copy:
+            try:
+                copy_models(cell.copy, Path(cell.config.run))
+            except UserError as error:
+                print(f"m3dt: {error}", file=sys.stderr)
+                note.code = 2
+                return False
+        note.code = _run_words(_words(study, command, scores), clock)
+    return note.code == 0
+
+
+def _words(study: Study, command: Command, scores: Path) -> list[str]:
+    """Return the words of a command; an evaluation writes the file `scores`."""
+    cell = command.cell
     if command.name == EXTEND:
-        return _run_words(_extension(cell), clock)
+        return _extension(cell)
     words = [command.name, "--conf", study.conf, *cell.overrides]
     # A run of this study that does not exist yet has no models to take; any other must exist.
     if cell.reuse and ((cell.reuse / "registry").is_dir() or cell.reuse.parent != study.runs):
@@ -144,7 +158,7 @@ def _run(study: Study, command: Command, clock: Clock) -> bool:
     if command.name == EVALUATE:
         models = ["--models", ",".join(cell.models)] if cell.models else []
         words += [*cell.evaluated, *models, "--json", str(scores)]
-    return _run_words(words, clock)
+    return words
 
 
 def _extension(cell: Cell) -> list[str]:
@@ -156,8 +170,8 @@ def _extension(cell: Cell) -> list[str]:
     return [EXTEND, "--run", cell.config.run, "--tasks", tasks, *more, *overrides]
 
 
-def _run_words(words: Sequence[str], clock: Clock) -> bool:
-    """Run a command of m3dt until its end, or the clock's, and return whether it succeeded."""
+def _run_words(words: Sequence[str], clock: Clock) -> int:
+    """Run a command of m3dt until its end, or the clock's, and return its exit code."""
     process = subprocess.Popen([sys.executable, "-m", "m3dt", *words])
     try:
         process.wait(clock.seconds_left())
@@ -167,4 +181,4 @@ def _run_words(words: Sequence[str], clock: Clock) -> bool:
         if process.poll() is None:
             process.terminate()  # the command saves a checkpoint and exits
             process.wait()
-    return process.returncode == 0
+    return process.returncode
