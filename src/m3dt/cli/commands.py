@@ -21,7 +21,7 @@ def collect(options: argparse.Namespace, console: Console) -> None:
 
     config = load_experiment(options.conf, options.overrides)
     build_callbacks(config, "stage1")  # report mistakes in them before recording
-    collect(config.data, tasks_of(config), config.collect, console)
+    collect(config.data, tasks_of(config), config.collect, console, options.shard)
 
 
 def _import_plugins(options: argparse.Namespace) -> None:

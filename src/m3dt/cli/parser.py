@@ -90,7 +90,11 @@ _PLUGINS = _argument("--plugins", type=_words, default="", metavar="MODULES",
 _JSON = _path("--json", metavar="FILE", help="write the result as JSON; - prints it")
 
 COMMANDS = (
-    Command("collect", commands.collect, "record trajectories in the simulators", _CONFIGURED),
+    Command("collect", commands.collect, "record trajectories in the simulators", (
+        *_CONFIGURED,
+        _argument("--shard", default="0/1", metavar="I/N",
+                  help="collect part I of N, from 0; others may collect theirs at the same time"),
+    )),
     Command("import", commands.import_data, "import a dataset of another project", (
         _path("source", metavar="SOURCE"),
         _DATA,
