@@ -13,6 +13,7 @@ from m3dt.study.outputs import (
 )
 from m3dt.study.pieces import LONGEST_PIECE
 from m3dt.study.runner import run_study, show_pieces
+from m3dt.study.status import show_status
 from m3dt.study.study_results import Results
 
 __all__ = [
@@ -32,5 +33,6 @@ __all__ = [
     "report_of",
     "run_study",
     "show_pieces",
+    "show_status",
     "write_outputs",
 ]

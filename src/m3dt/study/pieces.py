@@ -4,7 +4,7 @@ A piece fits into a call of nine minutes on a machine that may be lost afterward
 has several: stopped by a signal, it saves a checkpoint and goes on from there.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
@@ -62,19 +62,26 @@ class Piece:
     minutes: float | None
 
 
-def commands_left(study: Study, cells: Sequence[Cell], file: Path) -> list[Command]:
+def commands_left(
+    study: Study,
+    cells: Sequence[Cell],
+    file: Path,
+    steps_of: Callable[[Cell, str], int | None] | None = None,
+) -> list[Command]:
     """Return the commands that some cells of a study still need, in the order in which they run.
 
     A cell with a row in the table needs none, unless another cell here would take models from it
-    that its run does not hold.
+    that its run does not hold. `steps_of` tells the steps that a command of a cell has done, or
+    None if it is finished; by default, models and checkpoints are read and checked.
     """
+    steps_of = steps_of or _steps_taken
     scored = scored_cells(study, file)
     chosen = {cell.name for cell in cells}
     pending = {cell.name: cell for cell in cells if cell.name not in scored}
     sources = {cell.source_run for cell in pending.values()}
     involved = [cell for cell in study.cells if cell.name in pending or cell.name in sources]
     identities = {cell.name: _identities(cell) for cell in involved}
-    taken = {(c, name): _steps_taken(cell, name)
+    taken = {(c, name): steps_of(cell, name)
              for c, cell in pending.items() for name in identities[c]}  # fmt: skip
     wanted = {place for cell in pending.values() for place in _copies(cell, identities, taken)}
     left, held = [], set()  # commands; models that runs have or will have by then
@@ -83,7 +90,7 @@ def commands_left(study: Study, cells: Sequence[Cell], file: Path) -> list[Comma
             if (cell.name, name) not in taken:
                 if (cell.name, identity) not in wanted:
                     continue
-                taken[cell.name, name] = _steps_taken(cell, name)
+                taken[cell.name, name] = steps_of(cell, name)
             steps = taken[cell.name, name]
             if steps is not None and cell.name in chosen:
                 copied = (cell.source_run, identity) in held
