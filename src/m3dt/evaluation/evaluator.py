@@ -44,7 +44,7 @@ def evaluate(
         config: Further settings.
 
     Raises:
-        UserError: It is no agent, it was not trained on a task, or a task is named twice, or none is.
+        UserError: It is no agent, or was not trained on a task; a task is named twice, or none is.
         RunError: Environments failed twice, or a value is not finite.
     """
     if not isinstance(agent, Agent):
