@@ -20,6 +20,7 @@ from m3dt.study.durations import Duration, line, slowdown, step_seconds, trainin
 from m3dt.study.grid import TOGETHER
 from m3dt.study.pieces import Command, commands_left, pieces_of, total
 from m3dt.study.step_times import MEASURED, START, Measured
+from m3dt.tasks import suite
 from m3dt.utils.errors import RunError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -304,3 +305,21 @@ def test_an_extension_holds_out_what_its_cell_says():
     assert "loader.validation_trajectories=0" in words and "data=data/new5" in words
     assert any(word.startswith("callbacks=") for word in words)
     assert not any(word.startswith(("run=", "moe.", "baseline.")) for word in words)
+
+
+def test_a_study_may_build_on_runs_that_do_not_exist_yet(monkeypatch, tmp_path, capsys):
+    """Its own first cells make them: fine-tuning begins from them, copies are extended."""
+    monkeypatch.chdir(tmp_path)
+    lines = (ROOT / "conf/study/paper-extend.yaml").read_text().splitlines()
+    of_tasks = [line for line in lines if line.startswith("        - [")]
+    file = tmp_path / "paper-extend.yaml"
+    file.write_text("\n".join(line for line in lines if line not in of_tasks[1:]))
+    study = load_study(file, [])
+    cells = study.cells
+    chosen = {cell.part: cell for cell in cells if cell.values["seed"] == "0"}
+    some = [chosen["agent"], chosen["expert"], chosen["tuned"]]
+    left = [(c.cell.part, c.name) for c in commands_left(study, some, tmp_path / "none.csv")]
+    assert ("expert", "extend") in left and ("tuned", "train") in left
+    words = runner._extension(chosen["expert"])
+    assert words[words.index("--tasks") + 1].split(",") == list(suite("h25", 0))
+    assert max(len(cell.name) for cell in cells) < 100

@@ -18,7 +18,7 @@ from m3dt.cli import main
 from m3dt.config import METHODS
 from m3dt.runs.registry import Registry
 from m3dt.study import SCORES, load_study
-from m3dt.study.runner import select_cells
+from m3dt.study.chains import chains, select_cells
 from m3dt.study.score_table import scored_cells, table_rows, write_table
 from m3dt.utils.errors import UserError
 
@@ -115,7 +115,60 @@ def test_mistakes_are_named(tmp_path, text, words):
     assert words in str(error.value)
 
 
-@pytest.mark.parametrize("shard", ["x", "5", "0/0", "2/2"])
+SHIPPED = sorted((Path(__file__).parents[1] / "conf/study").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_shards_of_shipped_studies_need_nothing_of_each_other(file):
+    """Each cell is in one shard; no text of its settings names the run of another shard's cell."""
+    study = load_study(file, [])
+    count = 5
+    shards = [select_cells(study, f"{index}/{count}") for index in range(count)]
+    names = [cell.name for cells in shards for cell in cells]
+    assert sorted(names) == sorted(cell.name for cell in study.cells)
+    order = [cell.name for cell in study.cells]
+    for cells in shards:
+        assert [c.name for c in cells] == [n for n in order if n in {c.name for c in cells}]
+        others = {str(study.runs / name) for name in names} - {
+            str(study.runs / c.name) for c in cells
+        }
+        for cell in cells:
+            texts = f"{cell.reuse} {cell.copy} {cell.config.init_from} {' '.join(cell.overrides)}"
+            assert not others & set(re.split(r"[ =]", texts)), cell.name
+
+
+def test_runs_outside_a_study_keep_no_cells_together():
+    study = load_study(Path("extend"), [])
+    assert set(chains(study).values()) == {cell.name for cell in study.cells}
+
+
+def test_every_way_to_build_on_a_run_keeps_cells_together(tmp_path):
+    """Also in a chain of several, from the last cell to the first, and by a file in a run."""
+    path = study_file(
+        tmp_path,
+        f"conf: mt160\nruns: {tmp_path}/runs\nparts:\n"
+        f"  tuned:\n    grid: {{method: [promptdt], baseline.max_steps: [7]}}\n"
+        f"    set: ['init_from={tmp_path}/x/../runs/seed0_promptdt']\n"
+        f"  first:\n    grid: {{seed: [0, 1], method: [promptdt]}}\n"
+        f"  copied:\n    grid: {{moe.router: [prompt]}}\n    copy: {tmp_path}/runs/max_steps9\n"
+        f"  reused:\n    grid: {{baseline.max_steps: [9]}}\n"
+        f"    reuse: {tmp_path}/runs/seed1_promptdt\n"
+        f"  shown:\n    grid: {{method: [mtdt]}}\n"
+        f"    evaluate: ['evaluation.prompts={tmp_path}/runs/seed1_promptdt/data']\n"
+        f"  alone:\n    grid: {{method: [bc]}}\n    reuse: elsewhere/seed1_promptdt\n",
+    )  # fmt: skip
+    study = load_study(path, [])
+    assert [[cell.name for cell in select_cells(study, f"{i}/4")] for i in range(4)] == [
+        ["promptdt_max_steps7", "seed0_promptdt"],
+        ["seed1_promptdt", "prompt", "max_steps9", "mtdt"],
+        ["bc"],
+        [],
+    ]
+    filtered = [select_cells(study, f"{i}/2", ["method=promptdt"]) for i in range(2)]
+    assert [len(cells) for cells in filtered] == [2, 1]
+
+
+@pytest.mark.parametrize("shard", ["x", "5", "0/0", "2/2", "1/2/3"])
 def test_shards_are_checked(tmp_path, shard, capsys):
     path = study_file(tmp_path, "grid: {method: [mtdt]}\n")
     assert main(["study", str(path), "--shard", shard]) == 2
@@ -123,8 +176,7 @@ def test_shards_are_checked(tmp_path, shard, capsys):
 
 
 def test_the_shipped_studies_have_all_methods():
-    files = sorted((Path(__file__).parents[1] / "conf/study").glob("*.yaml"))
-    cells = [cell for file in files for cell in load_study(file, []).cells]
+    cells = [cell for file in SHIPPED for cell in load_study(file, []).cells]
     assert {cell.values["method"] for cell in cells if "method" in cell.values} == set(METHODS)
 
 

@@ -21,7 +21,7 @@ def collect(options: argparse.Namespace, console: Console) -> None:
 
     config = load_experiment(options.conf, options.overrides)
     build_callbacks(config, "stage1")  # report mistakes in them before recording
-    collect(config.data, tasks_of(config), config.collect, console)
+    collect(config.data, tasks_of(config), config.collect, console, options.shard)
 
 
 def _import_plugins(options: argparse.Namespace) -> None:
@@ -135,12 +135,21 @@ def evaluate(options: argparse.Namespace, console: Console) -> None:
 
 def study(options: argparse.Namespace, console: Console) -> None:
     """Train and evaluate a grid of settings, show what is left of it, or merge its results."""
-    from m3dt.study import LONGEST_PIECE, load_study, merge_tables, run_study, show_pieces
+    from m3dt.study import (
+        LONGEST_PIECE,
+        load_study,
+        merge_tables,
+        run_study,
+        show_pieces,
+        show_status,
+    )
 
-    given = {"--dry-run": options.dry_run, "--minutes": options.minutes, "--merge": options.merge}
-    chosen = [name for name, value in given.items() if value]
+    names = ("--dry-run", "--status", "--minutes", "--merge")
+    chosen = [name for name in names if getattr(options, name[2:].replace("-", "_"))]
     if len(chosen) > 1:
         raise UserError(f"m3dt study: give one of {' and '.join(chosen)}, not both.")
+    if options.json and not options.status:
+        raise UserError("m3dt study --json: give --status too, whose result it writes.")
     if options.minutes and options.minutes < LONGEST_PIECE:
         raise UserError(
             f"--minutes {options.minutes:g}: a piece takes up to {LONGEST_PIECE} minutes, so that "
@@ -151,6 +160,8 @@ def study(options: argparse.Namespace, console: Console) -> None:
     file = options.csv or Path("results") / f"{options.file.stem}.csv"
     if folders:
         merge_tables(study, folders, file, console)
+    elif options.status:
+        show_status(study, file, options.shard, options.where, options.json, console)
     elif options.dry_run:
         show_pieces(study, file, options.shard, options.where, console)
     else:

@@ -90,7 +90,11 @@ _PLUGINS = _argument("--plugins", type=_words, default="", metavar="MODULES",
 _JSON = _path("--json", metavar="FILE", help="write the result as JSON; - prints it")
 
 COMMANDS = (
-    Command("collect", commands.collect, "record trajectories in the simulators", _CONFIGURED),
+    Command("collect", commands.collect, "record trajectories in the simulators", (
+        *_CONFIGURED,
+        _argument("--shard", default="0/1", metavar="I/N",
+                  help="collect part I of N, from 0; others may collect theirs at the same time"),
+    )),
     Command("import", commands.import_data, "import a dataset of another project", (
         _path("source", metavar="SOURCE"),
         _DATA,
@@ -142,11 +146,14 @@ COMMANDS = (
         _path("file", metavar="FILE", help="a file of conf/study/"),
         _argument("overrides", nargs="*", metavar="key=value", help="overrides of each cell"),
         _path("--csv", metavar="FILE", help="scores; default results/<name of the study>.csv"),
-        _argument("--shard", default="0/1", metavar="I/N", help="run the I-th of N parts"),
+        _argument("--shard", default="0/1", metavar="I/N", help="run part I of N, from 0"),
         _argument("--where", action="append", default=[], metavar="KEY=VALUE",
                   help="run these cells only; may be given several times"),
         _argument("--dry-run", action="store_true",
                   help="show what is left, in pieces with estimated minutes, and run nothing"),
+        _argument("--status", action="store_true",
+                  help="show where each cell is, also while jobs run elsewhere, and run nothing"),
+        _path("--json", metavar="FILE", help="with --status: write it as JSON; - prints it"),
         _argument("--minutes", type=_positive, metavar="M",
                   help="stop after M minutes, resumably; begin no piece that would not fit"),
         _path("--merge", nargs="+", default=[], metavar="FOLDER",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from multiprocessing.queues import Queue
 from pathlib import Path
@@ -33,37 +33,75 @@ from m3dt.utils.errors import UserError
 from m3dt.utils.files import free_space, remove_temporaries, sole_writer
 from m3dt.utils.paths import user_path
 from m3dt.utils.processes import num_workers, process_pool
+from m3dt.utils.shards import parse_shard
+from m3dt.utils.shared_writers import common_file, shared_writer
 from m3dt.version import version_of
 
 _MAX_ATTEMPTS = 5  # per demonstration
 
 
 def collect(
-    folder: str | Path, tasks: Sequence[str], config: CollectConfig, console: Console
+    folder: str | Path,
+    tasks: Sequence[str],
+    config: CollectConfig,
+    console: Console,
+    shard: str = "0/1",
 ) -> DatasetIndex:
     """Collect the tasks that a dataset lacks; its folder is created if it does not exist.
 
+    With a shard `i/n`, this is every n-th task from the i-th; other processes may collect the
+    other shards at the same time. The data are the same in any case.
+
     Raises:
         UserError: A task was collected with other settings or has no behaviour policy, the disk has
-            too little space, or another process is writing to the folder.
+            too little space, `shard` is malformed, or another process is writing to the folder or
+            collects the same tasks.
     """
     folder = user_path(folder)
+    first, count = parse_shard(shard)
+    mine = tasks[first::count]
+    of_shard = f" of shard {shard}" if count > 1 else ""
     library = Library(config.policies)
     index = _read_index(folder, tasks, config)
-    missing = [task for task in tasks if task not in index.tasks]
+    missing = [task for task in mine if task not in index.tasks]
     for task in missing:
         provenance(get_task(task), config.seed, library)  # fail early if a policy is missing
     if not missing:
-        console.print(f"{folder} contains all {len(tasks)} tasks: nothing to collect.")
+        console.print(f"{folder} contains all {len(mine)} tasks{of_shard}: nothing to collect.")
         return index
-    with sole_writer(folder):
+    with shared_writer(folder, mine) if of_shard else sole_writer(folder):
         index = _read_index(folder, tasks, config)  # another process may have added tasks
-        missing = [task for task in tasks if task not in index.tasks]
-        remove_temporaries(folder)
+        missing = [task for task in mine if task not in index.tasks]
+        if not of_shard:
+            remove_temporaries(folder)
         _check_space(folder, missing, config)
         if missing:
-            _collect_missing(folder, missing, index, config, console)
+            add = _add_to_shared if of_shard else _add
+            _collect_missing(folder, missing, index, config, console, add)
+    if of_shard:
+        index = _read_index(folder, tasks, config)
+        console.print(_left(folder, shard, [task for task in tasks if task not in index.tasks]))
     return index
+
+
+def _left(folder: Path, shard: str, missing: Sequence[str]) -> str:
+    done = f"{folder}: shard {shard} is collected"
+    if not missing:
+        return f"{done}, and so are all others."
+    return f"{done}; {len(missing)} tasks of other shards are missing: {', '.join(missing)}."
+
+
+def _add(folder: Path, index: DatasetIndex, task: str, entry: TaskEntry) -> None:
+    index.add(task, entry)
+    index.write(folder)
+
+
+def _add_to_shared(folder: Path, index: DatasetIndex, task: str, entry: TaskEntry) -> None:
+    """Add a task to an index that other processes add theirs to."""
+    with common_file(folder):
+        found = DatasetIndex.read(folder) if (folder / INDEX).exists() else DatasetIndex({}, {})
+        found.versions.update({n: v for n, v in index.versions.items() if n not in found.versions})
+        _add(folder, found, task, entry)
 
 
 def _read_index(folder: Path, tasks: Sequence[str], config: CollectConfig) -> DatasetIndex:
@@ -120,7 +158,12 @@ def _check_space(folder: Path, missing: list[str], config: CollectConfig) -> Non
 
 
 def _collect_missing(
-    folder: Path, missing: list[str], index: DatasetIndex, config: CollectConfig, console: Console
+    folder: Path,
+    missing: list[str],
+    index: DatasetIndex,
+    config: CollectConfig,
+    console: Console,
+    add: Callable[[Path, DatasetIndex, str, TaskEntry], None],
 ) -> None:
     workers = min(num_workers(config.workers), len(missing))
     played: Queue[int] = multiprocessing.get_context("spawn").Queue()
@@ -133,8 +176,7 @@ def _collect_missing(
         futures = {pool.submit(_collect_task, folder, task, config): task for task in missing}
         for future in _as_completed(futures, played, bar, row):
             task, entry = futures[future], future.result()
-            index.add(task, entry)
-            index.write(folder)
+            add(folder, index, task, entry)
             console.print(_summary(task, entry))
 
 

@@ -65,9 +65,10 @@ class DatasetIndex:
     schema_version: int = SCHEMA_VERSION
 
     def add(self, task: str, entry: TaskEntry) -> None:
-        """Add or replace a task; tasks are kept in the catalogue's order."""
+        """Add or replace a task; a user's own are kept by name, then others as in the catalogue."""
         self.tasks[task] = entry
-        for name in [name for name in TASKS if name in self.tasks]:
+        own = sorted(name for name in self.tasks if name not in TASKS)
+        for name in [*own, *(name for name in TASKS if name in self.tasks)]:
             self.tasks[name] = self.tasks.pop(name)
 
     def write(self, folder: Path) -> None:

@@ -170,12 +170,16 @@ class DatasetStore:
 
     @classmethod
     def open(
-        cls, folder: str | Path, names: Sequence[str], checksums: bool = False
+        cls,
+        folder: str | Path,
+        names: Sequence[str],
+        checksums: bool = False,
+        collected_by: str = "m3dt collect",
     ) -> DatasetStore:
         """Open the named tasks of a dataset.
 
         They are in the order of their names. On demand, all files are read and their checksums
-        compared.
+        compared. `collected_by` is the command that collects what is missing.
 
         Raises:
             UserError: There is no dataset, tasks are missing, or a file is damaged.
@@ -186,7 +190,8 @@ class DatasetStore:
         if missing:
             raise UserError(
                 f"{folder}: the dataset lacks {len(missing)} of {len(names)} tasks: "
-                f"{', '.join(missing)}. Add them with `m3dt collect`."
+                f"{', '.join(missing)}. Repeat `{collected_by}`, which collects these alone. If "
+                "jobs collect it in shards, wait for them, or repeat those that did not end."
             )
         entries = [index.tasks[name] for name in names]
         tasks = [

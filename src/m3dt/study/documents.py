@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from m3dt.study.claims.claim import MISSING
-from m3dt.study.outputs import TABLES, claims
+from m3dt.study.outputs import claims, report_of
 from m3dt.study.paired_texts import result_texts
 from m3dt.study.score_rows import is_score_table, read_scores
 from m3dt.study.study_results import Results
@@ -74,7 +74,9 @@ def _texts(table_file: Path) -> dict[str, str]:
         return result_texts(read_scores([table_file]))
     results = Results.read(table_file)
     shown = {claim.name: claim.statement() for claim in claims(results)}
-    shown |= {title: table(results).rstrip("\n") for title, table in TABLES.items()}
+    shown |= {
+        title: table(results).rstrip("\n") for title, table in report_of(results).tables.items()
+    }
     measured = {name: "" if MISSING in text else text for name, text in shown.items()}
     return {**measured, "summary": results.summary()}
 

@@ -54,7 +54,7 @@ class Cell:
 
     @property
     def source_run(self) -> str:
-        """The run that its models come from; one job runs all cells with the same source."""
+        """The name of the run that its models come from."""
         return self.reuse.name if self.reuse else self.name
 
 

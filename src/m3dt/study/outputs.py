@@ -4,17 +4,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from m3dt.study import tables
+from m3dt.study import new_task_tables, new_tasks, tables
 from m3dt.study.claims.claim import MISSING, Claim
 from m3dt.study.claims.conflict_claims import conflict_claims
 from m3dt.study.claims.method_claims import ablation_claims, method_claims
+from m3dt.study.claims.new_task_claims import new_task_claims
 from m3dt.study.claims.scaling_claims import scaling_claims
 from m3dt.study.figures import ablation_figures as ablations
 from m3dt.study.figures import conflict_figures as conflict
 from m3dt.study.figures import score_figures as scores
+from m3dt.study.figures.new_task_figures import new_tasks_figure
 from m3dt.study.figures.panels import share_ranges, without_empty
 from m3dt.study.study_results import Results
 from m3dt.utils.files import atomic_path
@@ -96,10 +99,39 @@ CLAIMS: dict[str, Callable[[Results], list[Claim]]] = {
 }
 
 
+class Report(NamedTuple):
+    """What is made of a kind of study: figures by file name, tables by title, claims by subject."""
+
+    figures: Mapping[str, StudyFigure]
+    tables: Mapping[str, Callable[[Results], str]]
+    claims: Mapping[str, Callable[[Results], list[Claim]]]
+
+
+_OF_METHODS = Report(FIGURES, TABLES, CLAIMS)
+_OF_NEW_TASKS = Report(
+    {
+        "new_tasks": StudyFigure("New tasks", "the paper's open question 2", new_tasks_figure,
+                                 ("expert close *", "transfer *", "forgetting *")),
+    },
+    {
+        "New tasks": new_task_tables.ways_table,
+        "New tasks one by one": new_task_tables.new_tasks_table,
+        "Old tasks": new_task_tables.old_tasks_table,
+    },
+    {"new tasks": new_task_claims},
+)  # fmt: skip
+
+
+def report_of(results: Results) -> Report:
+    """Return what is made of results."""
+    return _OF_NEW_TASKS if new_tasks.is_of_new_tasks(results) else _OF_METHODS
+
+
 def claims(results: Results, subject: str = "") -> list[Claim]:
     """Return all claims that the study tests, or those of one subject."""
-    chosen = [subject] if subject else list(CLAIMS)
-    return [claim for name in chosen for claim in CLAIMS[name](results)]
+    tested = report_of(results).claims
+    chosen = [subject] if subject else list(tested)
+    return [claim for name in chosen for claim in tested[name](results)]
 
 
 def claims_table(results: Results, subject: str = "") -> str:
@@ -116,9 +148,10 @@ def claims_table(results: Results, subject: str = "") -> str:
 
 def tables_and_claims(results: Results) -> dict[str, str]:
     """Return all tables and all claims as Markdown, by the names of their files."""
+    report = report_of(results)
     return {
-        "tables": _sections({title: table(results) for title, table in TABLES.items()}),
-        "claims": _sections({f"Claims: {s}": claims_table(results, s) for s in CLAIMS}),
+        "tables": _sections({title: table(results) for title, table in report.tables.items()}),
+        "claims": _sections({f"Claims: {s}": claims_table(results, s) for s in report.claims}),
     }
 
 
@@ -135,7 +168,7 @@ def write_outputs(file: Path, folder: Path) -> list[Path]:
     """
     results = Results.read(file)
     written, captions = [], {}
-    for name, figure in FIGURES.items():
+    for name, figure in report_of(results).figures.items():
         drawn, shown = figure.draw(results), ""
         if drawn is not None:
             written.append(folder / "figures" / f"{name}.png")

@@ -4,8 +4,8 @@ A piece fits into a call of nine minutes on a machine that may be lost afterward
 has several: stopped by a signal, it saves a checkpoint and goes on from there.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from m3dt.study.durations import (
 from m3dt.study.grid import NOT_AT_ALL, Cell, Study
 from m3dt.study.score_table import scored_cells
 from m3dt.study.step_times import START
+from m3dt.tasks import tasks_of
 from m3dt.training import steps_taken, trainings
 from m3dt.utils.files import fingerprint
 
@@ -61,19 +62,26 @@ class Piece:
     minutes: float | None
 
 
-def commands_left(study: Study, cells: Sequence[Cell], file: Path) -> list[Command]:
+def commands_left(
+    study: Study,
+    cells: Sequence[Cell],
+    file: Path,
+    steps_of: Callable[[Cell, str], int | None] | None = None,
+) -> list[Command]:
     """Return the commands that some cells of a study still need, in the order in which they run.
 
     A cell with a row in the table needs none, unless another cell here would take models from it
-    that its run does not hold.
+    that its run does not hold. `steps_of` tells the steps that a command of a cell has done, or
+    None if it is finished; by default, models and checkpoints are read and checked.
     """
+    steps_of = steps_of or _steps_taken
     scored = scored_cells(study, file)
     chosen = {cell.name for cell in cells}
     pending = {cell.name: cell for cell in cells if cell.name not in scored}
     sources = {cell.source_run for cell in pending.values()}
     involved = [cell for cell in study.cells if cell.name in pending or cell.name in sources]
     identities = {cell.name: _identities(cell) for cell in involved}
-    taken = {(c, name): _steps_taken(cell, name)
+    taken = {(c, name): steps_of(cell, name)
              for c, cell in pending.items() for name in identities[c]}  # fmt: skip
     wanted = {place for cell in pending.values() for place in _copies(cell, identities, taken)}
     left, held = [], set()  # commands; models that runs have or will have by then
@@ -82,7 +90,7 @@ def commands_left(study: Study, cells: Sequence[Cell], file: Path) -> list[Comma
             if (cell.name, name) not in taken:
                 if (cell.name, identity) not in wanted:
                     continue
-                taken[cell.name, name] = _steps_taken(cell, name)
+                taken[cell.name, name] = steps_of(cell, name)
             steps = taken[cell.name, name]
             if steps is not None and cell.name in chosen:
                 copied = (cell.source_run, identity) in held
@@ -109,13 +117,14 @@ def _copies(
 
 def _steps_taken(cell: Cell, command: str) -> int | None:
     if command == EXTEND:
-        return None if is_extended(Path(cell.config.run), cell.config.tasks) else 0
+        return None if is_extended(Path(cell.config.run), tasks_of(cell.config)) else 0
     return steps_taken(cell.config, trainings(cell.config)[command])
 
 
 def _training(cell: Cell, name: str, steps: int, copied: bool) -> Command:
     if name == EXTEND:
-        return Command(cell, name, 0, len(cell.config.tasks) * cell.config.stage2.max_steps, None)
+        added = len(tasks_of(cell.config))
+        return Command(cell, name, 0, added * cell.config.stage2.max_steps, None)
     last: int = getattr(cell.config, trainings(cell.config)[name].section).max_steps
     duration = training_duration(cell.config, name, last - steps)
     if duration and copied:
@@ -136,9 +145,11 @@ def _identities(cell: Cell) -> dict[str, str]:
     config, identity, found = cell.config, cell.config.data, {}
     if cell.copy:
         return {} if cell.extend == NOT_AT_ALL else {EXTEND: f"{EXTEND} {cell.key}"}
+    alone = replace(config, init_from="")  # the run to begin from may not exist yet
     for name, job in trainings(config).items():
         if job.models(config):
-            identity = found[name] = fingerprint([identity, job.settings_of(config)])
+            made = [identity, config.init_from, job.settings_of(alone)]
+            identity = found[name] = fingerprint(made)
     return found
 
 

@@ -13,7 +13,9 @@ from time import monotonic
 from rich.console import Console
 
 from m3dt.runs.generations import copy_models
+from m3dt.study.chains import select_cells
 from m3dt.study.grid import IN_A_ROW, SCORES, Cell, Study
+from m3dt.study.journal import noted
 from m3dt.study.pieces import (
     EVALUATE,
     EXTEND,
@@ -25,6 +27,7 @@ from m3dt.study.pieces import (
     total,
 )
 from m3dt.study.score_table import check_table, print_table, scored_cells, write_table
+from m3dt.tasks import tasks_of
 from m3dt.utils.errors import RunError, UserError
 
 
@@ -64,8 +67,8 @@ def run_study(
     Args:
         study: The study.
         file: CSV of scores, rewritten after each cell; its JSON files go next to it.
-        shard: `i/n` runs the i-th of n parts of the cells, so that n jobs can share a study; cells
-            that share models are in one part.
+        shard: `i/n` runs the i-th of n parts of the cells, so that n jobs can share a study; a cell
+            and those that it builds on are in one part.
         where: `setting=value` or `part=name` words; only cells to which all of them apply run.
         console: Where progress and the table are printed.
         minutes: Time after which nothing goes on: a command whose next piece would not fit is not
@@ -127,35 +130,28 @@ def show_pieces(
     print_pieces(list(pieces_of(commands_left(study, cells, file))), console)
 
 
-def select_cells(study: Study, shard: str, where: Sequence[str] = ()) -> list[Cell]:
-    """Return the cells of a shard that have all of the values `where`.
-
-    Raises:
-        UserError: `shard` or `where` is malformed, or no cell has the values.
-    """
-    index, _, count = shard.partition("/")
-    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
-        raise UserError(f"--shard {shard}: must read i/n with 0 <= i < n, such as 0/4")
-    cells = list(study.cells)
-    for word in where:
-        setting, _, value = word.partition("=")
-        cells = [c for c in cells if {"part": c.part, **c.values}.get(setting) == value]
-    if not cells:
-        words = " ".join(f"--where {word}" for word in where)
-        raise UserError(f"{words}: no cell of the study has that. Give setting=value.")
-    sources = list(dict.fromkeys(cell.source_run for cell in cells))[int(index) :: int(count)]
-    return [cell for cell in cells if cell.source_run in sources]
-
-
 def _run(study: Study, command: Command, clock: Clock) -> bool:
     """Run a command until its end, or the clock's, and return whether it succeeded."""
     cell = command.cell
     scores = study.runs / cell.name / SCORES
     scores.unlink(missing_ok=True)  # a cell that fails must not keep its old scores
-    if cell.copy:
-        copy_models(cell.copy, Path(cell.config.run))
+    with noted(study, cell.name, command.name, command.first) as note:
+        if cell.copy:
+            try:
+                copy_models(cell.copy, Path(cell.config.run))
+            except UserError as error:
+                print(f"m3dt: {error}", file=sys.stderr)
+                note.code = 2
+                return False
+        note.code = _run_words(_words(study, command, scores), clock)
+    return note.code == 0
+
+
+def _words(study: Study, command: Command, scores: Path) -> list[str]:
+    """Return the words of a command; an evaluation writes the file `scores`."""
+    cell = command.cell
     if command.name == EXTEND:
-        return _run_words(_extension(cell), clock)
+        return _extension(cell)
     words = [command.name, "--conf", study.conf, *cell.overrides]
     # A run of this study that does not exist yet has no models to take; any other must exist.
     if cell.reuse and ((cell.reuse / "registry").is_dir() or cell.reuse.parent != study.runs):
@@ -163,7 +159,7 @@ def _run(study: Study, command: Command, clock: Clock) -> bool:
     if command.name == EVALUATE:
         models = ["--models", ",".join(cell.models)] if cell.models else []
         words += [*cell.evaluated, *models, "--json", str(scores)]
-    return _run_words(words, clock)
+    return words
 
 
 def _extension(cell: Cell) -> list[str]:
@@ -171,12 +167,12 @@ def _extension(cell: Cell) -> list[str]:
     own = ("data=", "loader.", "stage2.", "prompt_router.", "callbacks", "trainer.", "plugins=")
     overrides = [word for word in cell.overrides if word.startswith(own)]
     more = ["--one-by-one"] if cell.extend == IN_A_ROW else []
-    tasks = ",".join(cell.config.tasks)
+    tasks = ",".join(tasks_of(cell.config))
     return [EXTEND, "--run", cell.config.run, "--tasks", tasks, *more, *overrides]
 
 
-def _run_words(words: Sequence[str], clock: Clock) -> bool:
-    """Run a command of m3dt until its end, or the clock's, and return whether it succeeded."""
+def _run_words(words: Sequence[str], clock: Clock) -> int:
+    """Run a command of m3dt until its end, or the clock's, and return its exit code."""
     process = subprocess.Popen([sys.executable, "-m", "m3dt", *words])
     try:
         process.wait(clock.seconds_left())
@@ -186,4 +182,4 @@ def _run_words(words: Sequence[str], clock: Clock) -> bool:
         if process.poll() is None:
             process.terminate()  # the command saves a checkpoint and exits
             process.wait()
-    return process.returncode == 0
+    return process.returncode

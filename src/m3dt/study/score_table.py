@@ -48,8 +48,10 @@ def write_rows(study: Study, file: Path, rows: Sequence[Row], known: Details) ->
     cells = {cell.name: cell for cell in study.cells}
     names = [row["cell"] for row in rows]
     for kind, read in (("conflict", _curves), ("tasks", _task_scores)):
-        found = {name: read(study, cells[name]) or known[kind].get(name) for name in names}
-        details = {cell: values for cell, values in found.items() if values}
+        details: dict[str, Any] = {}
+        for name in names:
+            kept = {key: of for key, of in known[kind].items() if key.partition("/")[0] == name}
+            details |= read(study, cells[name]) or kept
         write_json(_details_file(file, kind), details)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     with atomic_path(file) as temporary, temporary.open("w", newline="") as lines:
@@ -165,10 +167,17 @@ def _row(study: Study, cell: Cell) -> Row:
         "settings": cell.key,
     }
     for model in cell.models[:-1]:
-        path = study.runs / cell.name / "evaluation" / f"{model.replace(':', '-')}.json"
+        path = evaluated(study, cell, model)
         if path.is_file():
             row[model] = round(json.loads(path.read_text())["result"]["score"], 2)
     return row
+
+
+def evaluated(study: Study, cell: Cell, model: str) -> Path:
+    """Return the file of the evaluation of one of a cell's models."""
+    folder, name = study.runs / cell.name / "evaluation", model.replace(":", "-")
+    found = [path for path in folder.glob(f"{name}*.json") if path.stem.split("@")[0] == name]
+    return found[0] if len(found) == 1 else folder / f"{name}.json"
 
 
 def _held_out_losses(study: Study, cell: Cell) -> dict[str, float]:
@@ -184,17 +193,29 @@ def _held_out_losses(study: Study, cell: Cell) -> dict[str, float]:
     return losses
 
 
-def _task_scores(study: Study, cell: Cell) -> dict[str, float]:
-    """Return the score of the cell's own model on each task, empty without a run."""
-    path = study.runs / cell.name / SCORES
-    if not path.is_file():
+def _task_scores(study: Study, cell: Cell) -> dict[str, dict[str, float]]:
+    """Return the score of the cell's models on each task, empty without a run.
+
+    Its own model has the cell's name, others `CELL/MODEL`. `CELL/before` is the agent that an
+    extended run was a copy of.
+    """
+    files = {cell.name: study.runs / cell.name / SCORES}
+    if not files[cell.name].is_file():
         return {}
-    tasks = json.loads(path.read_text())["tasks"]
+    files |= {f"{cell.name}/{model}": evaluated(study, cell, model) for model in cell.models[:-1]}
+    if cell.copy and cell.extend != "no":
+        files[f"{cell.name}/before"] = cell.copy / SCORES
+    return {name: _scores_by_task(file) for name, file in files.items() if file.is_file()}
+
+
+def _scores_by_task(file: Path) -> dict[str, float]:
+    found = json.loads(file.read_text())
+    tasks = found.get("result", found)["tasks"]
     return {task: round(result["score"], 2) for task, result in tasks.items()}
 
 
 def _curves(study: Study, cell: Cell) -> dict[str, Any]:
-    """Return the conflict curves in the registry of the cell's run.
+    """Return the conflict curves in the registry of the cell's run, by its name, empty without any.
 
     `spread`, the standard deviation over tasks, replaces the similarities of the single tasks.
     """
@@ -206,7 +227,7 @@ def _curves(study: Study, cell: Cell) -> dict[str, Any]:
             if measured and entry["name"] in ("main", "0", cell.values.get("method")):
                 history = [_without_tasks(record) for record in measured["history"]]
                 curves[f"{entry['kind']}/{kind}"] = {**measured, "history": history}
-    return curves
+    return {cell.name: curves} if curves else {}
 
 
 def _without_tasks(record: dict[str, Any]) -> dict[str, Any]:

@@ -207,10 +207,11 @@ class Results:
 
     def _task_lists(self) -> str:
         """Return a sentence that says whether seeds share their tasks."""
+        keys = ("part", "tasks") if any(row.get("tasks") for row in self.rows) else ("suite",)
         lists: dict[str, set[frozenset[str]]] = defaultdict(set)
         for row in self.rows:
             scored = frozenset(self.tasks.get(row["cell"], {}))
-            lists[row.get("suite", "")] |= {scored} if scored else set()
+            lists[" ".join(row.get(key) or "" for key in keys)] |= {scored} if scored else set()
         if any(len(found) > 1 for found in lists.values()):
             return "Each seed has its own task list, except at 160 tasks."
         return "All seeds have the same tasks."
@@ -228,12 +229,13 @@ class Results:
             if len(found) < len(every)
         ]
         missing = f" Seeds are missing of {', '.join(incomplete)}." if incomplete else ""
+        methods = any(row["part"] in METHOD_PARTS for row in self.rows)
+        about = f" Claims that name no number of tasks are about {self.medium}." if methods else ""
         return (
             f"{len(self.rows)} cells of the study have results, with seeds {', '.join(every)}. "
             f"{self._task_lists()} Faint points in figures are "
             "single seeds. Brackets are 95 % intervals by Student's t over n seeds, cut at the "
-            "ends of the scale. Claims that name no number of tasks are about "
-            f"{self.medium}.{missing}"
+            f"ends of the scale.{about}{missing}"
         )
 
 

@@ -21,7 +21,7 @@ class MetaWorldEnv(TaskEnv):
     `info["success"]` is True if Meta-World's success measure exceeds 1e-8.
     """
 
-    camera = "corner3"
+    camera = "corner4"
 
     def __init__(self, spec: TaskSpec, seed: int = 0) -> None:
         super().__init__(spec)

@@ -112,6 +112,11 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return None
 
 
+def newest_step(folder: Path) -> int:
+    """Return the step of the newest checkpoint by its name, whether it is whole or not; or 0."""
+    return max(map(step_of, _checkpoints(folder)), default=0)
+
+
 def remove_older(folder: Path) -> None:
     """Delete all checkpoints but the newest two, also those of earlier processes."""
     for older in _checkpoints(folder)[:-_RESUMABLE]:

@@ -72,7 +72,8 @@ class Run:
         """The dataset."""
         if self._store is None:
             config = self.config
-            self._store = DatasetStore.open(config.data, self.tasks, config.check_data)
+            command = f"m3dt collect --conf {config.conf} data={config.data}"
+            self._store = DatasetStore.open(config.data, self.tasks, config.check_data, command)
             for line in self._store.notes():
                 self.console.print(line, style="yellow", markup=False)
         return self._store
