@@ -63,7 +63,7 @@ registry: setup ## List the models of the run
 	@$(M3DT) registry runs/$(CONF)
 
 tensorboard: setup ## Show losses, conflict curves, router usage and scores of all runs, or of RUN=FOLDER
-	$(BIN)/tensorboard --logdir $(or $(RUN),runs)
+	$(BIN)/tensorboard --logdir "$(or $(RUN),runs)"
 
 bench: setup ## Time steps, data and acting, and the plain model for comparison, into results/bench.json
 	@$(M3DT) bench $(if $(ARGS),$(ARGS),--json results/bench.json)
@@ -102,4 +102,4 @@ faults: setup ## Random kills, a soak and 5,000 drawn inputs: about three hours
 	M3DT_FUZZ=all $(PYTEST) -n 2 --dist worksteal tests/test_fuzz_*.py
 
 clean: ## Remove .venv and caches; data/ and runs/ stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist src/*.egg-info
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis docs/_build build dist src/*.egg-info

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 import m3dt
 from m3dt.behaviour import Library
+from m3dt.cli import main
 from m3dt.cli.parser import make_parser
 from m3dt.config import (
     Config,
@@ -311,6 +312,16 @@ def test_a_conf_of_ones_own_starts_from_the_base(tmp_path):
     (tmp_path / "mine.yaml").write_text("suite: mt10\nmoe: {num_experts: 3}\n")
     config = load_config(tmp_path / "mine.yaml")
     assert config.run == "runs/mine" and "conflict" in config.callbacks
+
+
+def test_remedies_name_the_file_that_was_given(tmp_path, monkeypatch, capsys):
+    """Its bare name would be looked for among the shipped experiments."""
+    monkeypatch.chdir(tmp_path)
+    Path("my own.yaml").write_text("suite: mt10\ndata: none\n")
+    assert load_config("quickstart").option == "--conf quickstart"
+    assert load_config("./my own.yaml").option == "--conf './my own.yaml'"
+    assert main(["stage3", "--conf", "./my own.yaml", "run=r"]) == 2
+    assert "Run `m3dt stage1 --conf './my own.yaml'` first" in capsys.readouterr().err
 
 
 def test_broken_yaml(tmp_path):

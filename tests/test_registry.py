@@ -85,6 +85,18 @@ def test_damaged_entry_is_found(tmp_path):
             registry.find("backbone", "main")
 
 
+def test_a_model_that_was_copied_in_part_is_not_passed_over(tmp_path):
+    """Else `m3dt.load` would take the next kind: one expert in place of the router."""
+    registry = Registry(tmp_path)
+    for kind, name in (("backbone", "main"), ("router", "prompt")):
+        registry.save(entry(kind, name), {"w": torch.arange(3.0)})
+    (tmp_path / "registry/router/prompt/entry.json").unlink()
+    with pytest.raises(UserError, match="router/prompt: lacks entry.json"):
+        registry.entries()
+    (tmp_path / "registry/router/prompt/weights.safetensors").unlink()
+    assert [e.key for e in registry.entries()] == ["backbone/main"]
+
+
 def test_missing_entry_lists_the_others(tmp_path):
     registry = Registry(tmp_path)
     registry.save(entry("backbone", "main"), {"w": torch.arange(3.0)})

@@ -3,7 +3,10 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +20,7 @@ from m3dt.runs.model_card import write_card
 from m3dt.runs.shipped import WEIGHTS_FOLDER, compact_copy, find_run, shipped_agents
 from m3dt.utils.errors import UserError
 
+SHARING = Path(__file__).resolve().parents[1] / "docs/sharing.md"
 RESULT = {
     "method": "M3DT-Gradient, by prompt",
     "num_parameters": 7,
@@ -157,6 +161,38 @@ def test_shipped_agents_are_small_and_named(tmp_path, monkeypatch):
     assert str(find_run("mt40")) == "mt40"  # one's own folder is preferred
     with pytest.raises(UserError, match=r"^runs/mt40: holds no trained model"):
         m3dt.load("runs/mt40")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("page", [WEIGHTS_FOLDER / "quickstart/README.md", SHARING])
+def test_examples_run_as_scripts(page, tmp_path):
+    """Worker processes import the script: without a guard, each would evaluate in turn."""
+    code = re.search(r"```python\n(.*?)```", page.read_text(), re.S)[1]
+    code = re.sub(r"(tasks=[^)]+)\)", r'\1, episodes=1)["score"]', code)
+    (tmp_path / "act.py").write_text(code)
+    command = [sys.executable, "act.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "Traceback" not in done.stderr
+    assert 0 <= float(done.stdout.splitlines()[-1]) <= 100
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "gpu"}, "^device=gpu: Expected one of cpu"),
+        ({"device": "cuda:99"}, "^device=cuda:99: "),
+        ({"kind": "expert", "name": 9}, "no expert/9 in its registry"),
+    ],
+)
+def test_what_cannot_be_loaded_is_said_in_one_message(options, message):
+    with pytest.raises(UserError, match=message):
+        m3dt.load("quickstart", **options)
+
+
+def test_numbers_of_experts_may_be_numbers():
+    assert m3dt.load("quickstart", kind="expert", name=2).entry.name == "2"
+    with pytest.raises(UserError, match="^'quickstart' is no agent"):
+        m3dt.evaluate("quickstart", tasks="reach-v2")
 
 
 def test_a_copy_replaces_nothing(tmp_path, monkeypatch):

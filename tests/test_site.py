@@ -12,6 +12,7 @@ import pytest
 from m3dt.config.keys import all_keys
 
 ROOT = Path(__file__).resolve().parents[1]
+IMPORT = r"^ *from m3dt[\w.]* import (.+)$"
 pytestmark = pytest.mark.long
 
 
@@ -32,6 +33,15 @@ def test_the_site_has_every_public_name(site):
     for module in ("m3dt", "m3dt.envs", "m3dt.callbacks"):
         for name in importlib.import_module(module).__all__:
             assert re.search(rf'id="m3dt\.[\w.]*\b{name}"', page), f"{module}.{name}"
+
+
+def test_the_site_has_what_pages_import(site):
+    page, pages = (site / "api.html").read_text(), [ROOT / "README.md", *ROOT.glob("docs/*.md")]
+    lines = [line for path in pages for line in re.findall(IMPORT, path.read_text(), re.M)]
+    named = {name.strip() for line in lines for name in line.split(",")}
+    assert {"make_env", "compact_copy"} <= named
+    for name in named:
+        assert re.search(rf'id="m3dt\.[\w.]*\b{name}"', page), name
 
 
 def test_the_site_has_every_key_with_its_default_and_meaning(site):

@@ -52,7 +52,7 @@ def doctor(config: Config, console: Console) -> list[Finding]:
         _versions, _devices, _rendering, _disk, _dataset, _registry
     )  # fmt: skip
     findings = [finding for check in checks for finding in check(config)]
-    table = Table(title=f"m3dt doctor --conf {config.conf}", title_justify="left")
+    table = Table(title=f"m3dt doctor {config.option}", title_justify="left")
     for column in ("", "check", "found", "remedy"):
         table.add_column(column, overflow="fold")
     for finding in findings:
@@ -127,7 +127,7 @@ def _disk(config: Config) -> Iterator[Finding]:
 
 
 def _dataset(config: Config) -> Iterator[Finding]:
-    folder, collect = Path(config.data), f"m3dt collect --conf {config.conf}"
+    folder, collect = Path(config.data), f"m3dt collect {config.option}"
     if not (folder / INDEX).is_file():
         yield Finding("dataset", NOTE, f"{folder}: none yet", collect)
         return
@@ -149,7 +149,7 @@ def _dataset(config: Config) -> Iterator[Finding]:
 def _registry(config: Config) -> Iterator[Finding]:
     run = Path(config.run)
     if not run.is_dir():
-        yield Finding("registry", NOTE, f"{run}: no run yet", f"m3dt train --conf {config.conf}")
+        yield Finding("registry", NOTE, f"{run}: no run yet", f"m3dt train {config.option}")
         return
     try:
         kinds = [entry.kind for entry in Registry(run).entries()]

@@ -98,6 +98,7 @@ def load_config(conf: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     path = find_conf(str(conf))
     schema, sources = Config(), Sources()
+    sources.conf = str(conf)
     merged = OmegaConf.structured(Config)
     for source, layer in _layers(path, overrides):
         _read(layer, schema, source, sources)

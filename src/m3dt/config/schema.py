@@ -4,6 +4,7 @@ Each setting declares its default, its range and, in the text below it, its mean
 them. Defaults are the paper's (section 5, tables 4 and 5) unless a comment says otherwise.
 """
 
+import shlex
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,6 +103,11 @@ class Config(Section):
         default_factory=Sources, compare=False, repr=False, metadata={IGNORED: True}
     )
     """Where each setting comes from; not a setting itself."""
+
+    @property
+    def option(self) -> str:
+        """The option that names this experiment in a command, such as `--conf ./own.yaml`."""
+        return f"--conf {shlex.quote(self.sources.conf or self.conf)}"
 
     def __post_init__(self) -> None:
         super().__post_init__()

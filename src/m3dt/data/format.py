@@ -90,8 +90,8 @@ class DatasetIndex:
             text = regular_file(path, folder).read_bytes()
         except FileNotFoundError:
             raise UserError(
-                f"{folder}: no dataset here. Collect one with `m3dt collect` and the same --conf "
-                "and settings."
+                f"{folder}: no dataset here. Collect one with "
+                f"`m3dt collect --conf NAME data={folder}`."
             ) from None
         try:
             content = json.loads(text, object_pairs_hook=_without_repeats)

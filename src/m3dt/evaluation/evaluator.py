@@ -44,9 +44,11 @@ def evaluate(
         config: Further settings.
 
     Raises:
-        UserError: The agent was not trained on a task, or a task is named twice, or none is.
+        UserError: It is no agent, or was not trained on a task; a task is named twice, or none is.
         RunError: Environments failed twice, or a value is not finite.
     """
+    if not isinstance(agent, Agent):
+        raise UserError(f"{agent!r} is no agent. Load one first: m3dt.load(FOLDER).")
     config = replace(config or EvaluationConfig(), episodes=episodes)
     names = _names(agent.context.tasks if tasks is None else tasks)
     for name in names:

@@ -28,7 +28,7 @@ ACTING_KINDS = ("router", "expert", "backbone", "baseline")  # in the order of p
 def load(
     run: str | Path,
     kind: str | None = None,
-    name: str | None = None,
+    name: str | int | None = None,
     device: str | torch.device = "cpu",
 ) -> Agent:
     """Load a trained model of a run, verified and ready to act.
@@ -43,10 +43,25 @@ def load(
         device: Where the model goes.
 
     Raises:
-        UserError: There is no such run, it has no such model, or its parts do not belong together.
+        UserError: There is no such run or device, the run has no such model, or its parts do not
+            belong together.
     """
     warn_of_other_products()
-    return load_run(find_run(run), kind, name, device)
+    _check_device(device)
+    return load_run(find_run(run), kind, None if name is None else str(name), device)
+
+
+def _check_device(device: str | torch.device) -> None:
+    """Check that tensors can be made on a device.
+
+    Raises:
+        UserError: They cannot.
+    """
+    try:
+        torch.zeros(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"device={device}: {reason}") from None
 
 
 def load_run(

@@ -36,8 +36,9 @@ in this folder: to act, it needs no dataset.
 ```python
 import m3dt
 
-agent = m3dt.load("{title}")  # this folder
-m3dt.evaluate(agent, tasks="{task}")
+if __name__ == "__main__":  # simulators run in separate processes
+    agent = m3dt.load("{title}")  # this folder
+    print(m3dt.evaluate(agent, tasks="{task}"))
 ```
 
 ## Models

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from m3dt.runs.entries import ENTRY, KINDS, Entry, read_entry
+from m3dt.runs.entries import ENTRY, KINDS, WEIGHTS, Entry, read_entry
 from m3dt.runs.model_card import write_card
 from m3dt.runs.tensors import not_finite
 from m3dt.utils.errors import RunError, UserError
@@ -149,7 +149,11 @@ class Registry:
         write_card(self.run)
 
     def entries(self) -> list[Entry]:
-        """Verify and return all entries, in the order of `KINDS` and of their names."""
+        """Verify and return all entries, in the order of `KINDS` and of their names.
+
+        Raises:
+            UserError: One is damaged or was copied in part, or the system refuses to read it.
+        """
         found = []
         for kind in KINDS:
             for name in sorted(self._names(kind), key=lambda n: (len(n), n)):
@@ -159,8 +163,14 @@ class Registry:
     def _names(self, kind: str) -> list[str]:
         folder = self.folder / kind
         with reading(folder):
-            found = folder.iterdir() if exists(folder) else ()
-            return [p.name for p in found if p.name[0] != "." and self.has(kind, p.name)]
+            found = [p for p in folder.iterdir() if p.name[0] != "."] if exists(folder) else []
+            for path in found:
+                if exists(path / WEIGHTS) and not self.has(kind, path.name):
+                    raise UserError(
+                        f"{path}: lacks {ENTRY}, as if it had been copied in part. Copy it again, "
+                        "or delete it and train it again."
+                    )
+            return [path.name for path in found if self.has(kind, path.name)]
 
 
 @contextmanager

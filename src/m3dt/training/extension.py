@@ -60,7 +60,7 @@ class Extension(Run):
         if found is None:
             raise UserError(
                 f"{self.folder}: only a run with a router by prompts can be extended. Train one: "
-                f"m3dt stage3 --conf {self.config.conf} run={self.folder} moe.router=prompt."
+                f"m3dt stage3 {self.config.option} run={self.folder} moe.router=prompt."
             )
         return found
 
