@@ -190,7 +190,7 @@ def test_scores_say_what_they_are_measured_against(run, capsys):
     folder, words = run
     assert main(["evaluate", *words, "--models", "random,backbone", "--json", "-"]) == 0
     printed = capsys.readouterr()
-    result = json.loads(printed.out)
+    result = json.loads(printed.out)["models"]["backbone"]
     assert list(result["domains"]) == ["reaching"] and list(result["tasks"]) == ["near", "far"]
     assert "random actions score 0 in the mean" in " ".join(printed.err.split())
     spec = m3dt.load(folder / "run").context.spec("near")
@@ -204,14 +204,14 @@ def test_a_changed_specification_makes_other_scores_and_other_models(run, capsys
     folder, words = run
     evaluated = ["evaluate", *words, "--models", "backbone", "--json", "-"]
     assert main(evaluated) == 0
-    before = json.loads(capsys.readouterr().out)
+    before = json.loads(capsys.readouterr().out)["models"]["backbone"]
     near = own_task("near")
     try:
         changed = replace(near.spec, score=(-100.0, 0.0))
         register_task(changed, near.make_env, near.policy)
         assert main(evaluated) == 0
         printed = capsys.readouterr()
-        after = json.loads(printed.out)["tasks"]["near"]
+        after = json.loads(printed.out)["models"]["backbone"]["tasks"]["near"]
         assert after["return_mean"] == before["tasks"]["near"]["return_mean"]
         assert after["score"] == pytest.approx(100 + after["return_mean"])
         assert "evaluated before" not in printed.err
@@ -328,7 +328,7 @@ def _run_example(tmp_path, *overrides):
     for command in ("collect", "train", "evaluate"):
         more = ["--json", "scores.json"] if command == "evaluate" else []
         assert main([command, "--conf", "own_task.yaml", *overrides, *more]) == 0
-    result = json.loads((tmp_path / "scores.json").read_text())
+    (result,) = json.loads((tmp_path / "scores.json").read_text())["models"].values()
     assert list(result["tasks"]) == ["pendulum-moon", "pendulum-mars", "pendulum-earth"]
     return result
 

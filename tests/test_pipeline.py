@@ -84,7 +84,9 @@ def test_evaluate_prints_a_table_and_writes_json(finished, data, tmp_path, capsy
         "mean over tasks",
     ):
         assert words in shown
-    scores = json.loads(file.read_text())
+    results = json.loads(file.read_text())["models"]
+    assert list(results) == ["random", "nothing", "backbone", "expert:1", "router"]
+    scores = results["router"]
     assert scores["method"] == "M3DT-Gradient"
     assert list(scores["tasks"]) == list(TASKS)
     assert call("evaluate", finished, data, *arguments) == 0
@@ -94,9 +96,10 @@ def test_evaluate_prints_a_table_and_writes_json(finished, data, tmp_path, capsy
     assert call("stage1", tmp_path / "run", data, f"reuse={finished}") == 0
     assert call("evaluate", tmp_path / "run", data, *other) == 0
     assert "Nothing to do" in capsys.readouterr().out
-    assert json.loads(file.read_text())["run"] == str(tmp_path / "run")
+    (told,) = json.loads(file.read_text())["models"].values()
+    assert told["run"] == str(tmp_path / "run")
     kept = json.loads((tmp_path / "run" / "evaluation" / "backbone.json").read_text())
-    assert kept["result"] == json.loads(file.read_text())
+    assert kept["result"] == told
     assert call("evaluate", tmp_path / "run", data, *other, "evaluation.seed=1") == 0
     assert "Nothing to do" not in capsys.readouterr().out
 

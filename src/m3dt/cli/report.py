@@ -29,7 +29,7 @@ def evaluate_run(
     films: Sequence[str] = (),
     out: Path | None = None,
 ) -> None:
-    """Evaluate models of a run, print a table, and write the last one's result as JSON.
+    """Evaluate models of a run, print a table, and write the results as JSON, by model.
 
     `names` are as for `run_model`; empty for the model of the configured method. `films` are tasks
     in which the last model is filmed. Results go into the folder `out`, by default the run's.
@@ -50,7 +50,7 @@ def evaluate_run(
     unseen = unseen_tasks(models, tasks_of(config))
     scores = score_models(config, models, console, out)
     if json_file is not None:
-        output_json(json_file, scores[-1].result)
+        output_json(json_file, {"models": {score.name: score.result for score in scores}})
     note = f"Not trained on: prompts and normalisation are from {config.evaluation.prompts}"
     console.print(score_table(scores, note if unseen else ""))
     if all(score.stored for score in scores):

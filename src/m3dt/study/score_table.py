@@ -145,7 +145,8 @@ def read_rows(file: Path) -> list[dict[str, str]]:
 
 def _row(study: Study, cell: Cell) -> Row:
     settings = list(dict.fromkeys(setting for cell in study.cells for setting in cell.values))
-    found = json.loads((study.runs / cell.name / SCORES).read_text())
+    results = _results(study.runs / cell.name / SCORES)
+    found = list(results.values())[-1]  # the cell's own model
     low, high = [round(end, 2) for end in found["ci95"] or ()] or ("", "")  # one episode: none
     achieved = shares_of_target(found["tasks"])
     domains = dict.fromkeys((*DOMAINS, *found["domains"]))
@@ -165,10 +166,25 @@ def _row(study: Study, cell: Cell) -> Row:
         "settings": cell.key,
     }
     for model in cell.models[:-1]:
-        path = study.runs / cell.name / "evaluation" / f"{model.replace(':', '-')}.json"
-        if path.is_file():
-            row[model] = round(json.loads(path.read_text())["result"]["score"], 2)
+        if model in results:
+            row[model] = round(results[model]["score"], 2)
     return row
+
+
+def _results(path: Path) -> dict[str, Any]:
+    """Return the results of a cell's models by name, the cell's own model last.
+
+    Raises:
+        UserError: The file is not what `m3dt evaluate --json` writes.
+    """
+    found = read_json(path)
+    models = found.get("models") if isinstance(found, dict) else None
+    if not models:
+        raise UserError(
+            f"{path}: is not what this version of `m3dt evaluate --json` writes. Delete it; "
+            "`m3dt study` evaluates the cell again."
+        )
+    return dict(models)
 
 
 def _held_out_losses(study: Study, cell: Cell) -> dict[str, float]:
@@ -189,8 +205,8 @@ def _task_scores(study: Study, cell: Cell) -> dict[str, float]:
     path = study.runs / cell.name / SCORES
     if not path.is_file():
         return {}
-    tasks = json.loads(path.read_text())["tasks"]
-    return {task: round(result["score"], 2) for task, result in tasks.items()}
+    own = list(_results(path).values())[-1]
+    return {task: round(result["score"], 2) for task, result in own["tasks"].items()}
 
 
 def _curves(study: Study, cell: Cell) -> dict[str, Any]:
