@@ -11,6 +11,7 @@ from tests.test_registry import entry, expert_weights, save_backbone
 
 import m3dt
 from m3dt.runs import Registry
+from m3dt.runs.evaluations import Evaluation
 from m3dt.runs.layout import check_run_folder
 from m3dt.runs.model_card import write_card
 from m3dt.runs.shipped import WEIGHTS_FOLDER, compact_copy, find_run, shipped_agents
@@ -34,9 +35,7 @@ def metadata_of(run):
 
 
 def store_result(run, **changes):
-    (run / "evaluation").mkdir(exist_ok=True)
-    content = {"key": "", "result": {**RESULT, **changes}}
-    (run / "evaluation" / "router-prompt.json").write_text(json.dumps(content))
+    Evaluation.now("router:prompt", "k", {**RESULT, **changes}).write(run)
 
 
 def test_a_card_is_written_with_every_model(tmp_path):

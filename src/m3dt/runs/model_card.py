@@ -15,8 +15,9 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from m3dt.runs.entries import ENTRY, KINDS, Entry, read_entry
+from m3dt.runs.evaluations import evaluations, newest
 from m3dt.utils.errors import UserError
-from m3dt.utils.files import atomic_path, read_json
+from m3dt.utils.files import atomic_path
 
 CARD = "README.md"
 _MARK = "<!-- Written by m3dt from the registry: another file of this name is left alone. -->"
@@ -178,12 +179,7 @@ def _entries(run: Path) -> list[Entry]:
 
 
 def _results(run: Path) -> list[Mapping[str, Any]]:
-    """Return the stored scores of the run's trained models."""
-    found = []
-    for path in sorted((run / "evaluation").rglob("*.json")):
-        with suppress(UserError, ValueError, KeyError, TypeError, AttributeError):
-            result = read_json(path, finite=True)["result"]
-            _indexed(result), _scores([result])  # it has what a card needs
-            if result["num_parameters"]:
-                found.append(result)
-    return found
+    """Return the newest scores of each of the run's trained models."""
+    stored, _ = evaluations(run)
+    results = (one.result for one in newest(stored).values())
+    return [result for result in results if result["num_parameters"]]
