@@ -19,6 +19,7 @@ from quick_run import QUICK
 import m3dt
 from m3dt.behaviour import Library, Player
 from m3dt.cli import main
+from m3dt.cli.report import check_films
 from m3dt.data import DatasetStore
 from m3dt.evaluation.run_models import run_model
 from m3dt.evaluation.scores import shares_of_target
@@ -305,6 +306,23 @@ def test_frames_come_from_the_environment():
         make_env("near").render()
     env = make_env("gym:Pendulum-v1")
     assert env._env.render_mode == "rgb_array"
+
+
+def test_a_film_of_an_environment_that_cannot_be_drawn_is_refused(monkeypatch):
+    """Whether it returns no frames or its own code fails; nothing is played before."""
+    with pytest.raises(UserError, match="--film near: .*returns no frames.*Without --film"):
+        check_films(["near"], ["near", "far"])
+
+    class Dark(own_tasks.Reaching):
+        render_mode = "rgb_array"
+
+        def render(self):
+            raise OSError("no display")
+
+    spec = TaskSpec("dark", "odd", own_tasks.STATES, own_tasks.ACTIONS, 5)
+    register_task(spec, Dark)
+    with pytest.raises(UserError, match="--film dark: .*OSError: no display.*Without --film"):
+        check_films(["dark"], ["dark"])
 
 
 def test_the_example_runs(tmp_path, monkeypatch):

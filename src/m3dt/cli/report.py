@@ -17,7 +17,7 @@ from m3dt.runs.layout import check_run_folder
 from m3dt.runs.registry import Registry
 from m3dt.tasks import TASKS, get_task, make_env, tasks_of
 from m3dt.tasks.rendering import check_rendering
-from m3dt.utils.errors import UserError
+from m3dt.utils.errors import RunError, UserError, nearest
 from m3dt.utils.output_files import check_output, output_json
 
 
@@ -45,7 +45,7 @@ def evaluate_run(
         check_output(path)
     if films:
         films = [get_task(task).name for task in films]
-        check_films(films)
+        check_films(films, tasks_of(config))
     models = [run_model(config, name) for name in names or [""]]
     unseen = unseen_tasks(models, tasks_of(config))
     scores = score_models(config, models, console, out)
@@ -59,21 +59,44 @@ def evaluate_run(
         console.print(f"filmed {film_model(config, models[-1], task, out)}")
 
 
-def check_films(tasks: Sequence[str]) -> None:
+def check_films(films: Sequence[str], tasks: Sequence[str]) -> None:
     """Check that tasks can be filmed, before hours of episodes.
 
+    Args:
+        films: Tasks to be filmed.
+        tasks: Those that are evaluated.
+
     Raises:
-        UserError: Rendering is off, or an environment returns no frames.
-        RunError: An environment's own code fails to draw.
+        UserError: A task is not evaluated, rendering is off, or an environment returns no frames.
     """
-    if any(task in TASKS for task in tasks):
+    for task in films:
+        if task not in tasks:
+            raise UserError(
+                f"--film {task}: is not evaluated.{nearest(task, tasks)} Evaluate it, too: "
+                f"tasks=[{','.join([*tasks[:2], *(['...'] if tasks[2:] else []), task])}]."
+            )
+    drawn = [task for task in films if task in TASKS][:1]  # one renderer draws them all
+    for task in (*drawn, *(task for task in films if task not in TASKS)):
+        try:
+            _draw(task)
+        except (UserError, RunError) as error:
+            problem = str(error).rstrip(".")
+            raise UserError(
+                f"--film {task}: {problem}. Without --film, nothing is drawn."
+            ) from None
+
+
+def _draw(task: str) -> None:
+    """Draw a frame of a task, or check that the renderer of all ours does."""
+    if task in TASKS:
         check_rendering()
-    for task in tasks:
-        if task not in TASKS:  # its own code draws
-            env = make_env(task)
-            env.reset(seed=0)
-            env.render()
-            env.close()
+        return
+    env = make_env(task)  # its own code draws
+    try:
+        env.reset(seed=0)
+        env.render()
+    finally:
+        env.close()
 
 
 def unseen_tasks(models: Sequence[RunModel], tasks: Sequence[str]) -> list[str]:
