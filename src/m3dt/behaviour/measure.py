@@ -14,7 +14,7 @@ from m3dt.behaviour.ladder import Ladder
 from m3dt.behaviour.library import Library
 from m3dt.behaviour.player import Player
 from m3dt.tasks import DOMAINS, TASKS, get_task, paper_score
-from m3dt.utils.console import progress_bar
+from m3dt.utils.console import progress_bar, show_table
 from m3dt.utils.output_files import check_output, write_output
 from m3dt.utils.processes import num_workers, process_pool
 
@@ -102,7 +102,7 @@ def measure_and_show(
         success = f"{m.success_rate:.0%}" if m.domain == "metaworld" else ""
         numbers = (spread, success, f"{m.random_return:.0f}", f"{m.paper_score:.0f}")
         table.add_row(m.task, f"{m.score:.0f}", *numbers)
-    console.print(table)
+    show_table(console, table)
     for domain in DOMAINS:
         scores = [m.score for m in results if m.domain == domain]
         if scores:

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from m3dt.data.statistics import compare_scales, describe, outliers
 from m3dt.tasks import DOMAINS, get_task, paper_score, suite
+from m3dt.utils.console import show_table
 from m3dt.utils.output_files import check_output, output_json
 
 
@@ -21,7 +22,7 @@ def print_tasks(name: str, seed: int, console: Console) -> None:
     for spec in specs:
         numbers = (spec.state_dim, spec.action_dim, spec.horizon, f"{paper_score(spec.name):.0f}")
         table.add_row(spec.name, spec.domain, *map(str, numbers))
-    console.print(table)
+    show_table(console, table)
     domains = [spec.domain for spec in specs]
     counts = ", ".join(f"{domains.count(d)} {d}" for d in DOMAINS if d in domains)
     mean = sum(paper_score(spec.name) for spec in specs) / len(specs)
@@ -44,7 +45,7 @@ def print_dataset(folder: Path, json_file: Path | None, console: Console) -> Non
         success = f"{described['success_rate']:.0%}" if known else ""
         count = str(described["trajectories"])
         table.add_row(task, described["behaviour"], count, quartiles, success)
-    console.print(table)
+    show_table(console, table)
     scales = compare_scales(description)
     different = outliers(scales)
     table = Table("task", "dimension", "mean", "std", "original mean", "original std", "ratio")
@@ -52,7 +53,7 @@ def print_dataset(folder: Path, json_file: Path | None, console: Console) -> Non
         numbers = (f"{v:.3f}" for v in (s.mean, s.std, s.original_mean, s.original_std))
         table.add_row(s.task, str(s.dimension), *numbers, f"{s.ratio:.2g}")
     if different:
-        console.print(table)
+        show_table(console, table)
     console.print(
         f"{len(different)} of {len(scales)} state dimensions differ from the original dataset in "
         "scale by more than a factor of 3"

@@ -1,8 +1,10 @@
 """What a person sees of a run: score tables and the list of its models."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -13,10 +15,13 @@ from m3dt.evaluation.policies import AgentPolicy
 from m3dt.evaluation.run_models import RunModel, run_model
 from m3dt.evaluation.run_scores import ModelScore, film_model, score_models
 from m3dt.evaluation.scores import ScoreSummary, TaskResult
+from m3dt.runs.entries import Entry
+from m3dt.runs.evaluations import Evaluation, evaluations
 from m3dt.runs.layout import check_run_folder
 from m3dt.runs.registry import Registry
 from m3dt.tasks import TASKS, get_task, make_env, tasks_of
 from m3dt.tasks.rendering import check_rendering
+from m3dt.utils.console import show_table
 from m3dt.utils.errors import RunError, UserError, nearest
 from m3dt.utils.output_files import check_output, output_json
 
@@ -52,7 +57,7 @@ def evaluate_run(
     if json_file is not None:
         output_json(json_file, {"models": {score.name: score.result for score in scores}})
     note = f"Not trained on: prompts and normalisation are from {config.evaluation.prompts}"
-    console.print(score_table(scores, note if unseen else ""))
+    show_table(console, score_table(scores, note if unseen else ""))
     if all(score.stored for score in scores):
         console.print("These models were evaluated before. Nothing to do.")
     for task in films:
@@ -131,12 +136,11 @@ def score_table(scores: Sequence[ModelScore], note: str = "") -> Table:
             f"\n{', '.join(by_data)}: random actions score 0 in the mean, the best trajectory of "
             "the data scores 100"
         )
-    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
-    table.add_column("task", no_wrap=True)
+    table = Table("task", title=title, caption=caption)
     for score in scores:
         method = score.result["method"]
         header = score.name if score.name == method else f"{method}\n({score.name})"
-        table.add_column(header, justify="right", no_wrap=True)
+        table.add_column(header, justify="right")
     for task in first["tasks"]:
         table.add_row(task, *(_cell(result["tasks"][task]) for result in results))
     table.add_section()
@@ -157,13 +161,13 @@ def _cost(value: float) -> str:
 
 def _cell(scores: ScoreSummary | TaskResult) -> str:
     if scores["ci95"] is None:
-        return f"{scores['score']:5.1f} (n = 1)"
+        return f"{scores['score']:.1f} (n = 1)"
     low, high = scores["ci95"]
-    return f"{scores['score']:5.1f} [{low:3.0f}, {high:3.0f}]"
+    return f"{scores['score']:.1f} [{low:.1f}, {high:.1f}]"
 
 
 def show_registry(run: Path, json_file: Path | None, console: Console) -> None:
-    """List the models of a run and their parents.
+    """List the models of a run: score, parameters, date, size on disk, and their parents.
 
     Raises:
         UserError: The folder holds no registry, or an entry is damaged.
@@ -174,14 +178,57 @@ def show_registry(run: Path, json_file: Path | None, console: Console) -> None:
     entries = registry.entries()
     if not entries:
         raise UserError(f"{run}: holds no registered model")
+    found, notes = evaluations(run)
+    listed = {entry.key: _listed(registry, entry, found) for entry in entries}
     if json_file is not None:
-        output_json(json_file, {"run": str(run), "entries": [asdict(e) for e in entries]})
-    columns = ("model", "step", "tasks", "parameters", "hash", "parents")
-    table = Table(*columns, title=f"models of {run}", title_justify="left")
+        described = [asdict(entry) for entry in entries]
+        output_json(json_file, {"run": str(run), "entries": described, "models": listed})
+    table = Table("model", title=f"models of {run}")
+    for column in ("score", "step", "tasks", "parameters", "size", "date", "hash"):
+        table.add_column(column, justify="right")
+    table.add_column("parents", max_width=36)
     for entry in entries:
+        own = listed[entry.key]
         parents = [f"{key}@{digest[:8]}" for key, digest in entry.parents.items()]
         shown = ", ".join(parents[:3]) + (f" and {len(parents) - 3} more" if parents[3:] else "")
-        size = "" if entry.kind == "grouping" else f"{registry.num_parameters(entry):,}"
-        counts = (str(entry.step), str(len(entry.tasks)), size)
-        table.add_row(entry.key, *counts, entry.hash[:8], shown)
-    console.print(table)
+        size = "" if own["parameters"] is None else f"{own['parameters']:,}"
+        counts = (str(entry.step), str(len(entry.tasks)), size, _bytes(own["bytes"]))
+        score = _score_of(entry, own["evaluation"])
+        date = datetime.fromisoformat(own["written"]).strftime("%Y-%m-%d %H:%M")
+        table.add_row(entry.key, score, *counts, date, entry.hash[:8], shown)
+    show_table(console, table)
+    for note in notes:
+        console.print(f"  {note}", style="yellow")
+
+
+def _listed(registry: Registry, entry: Entry, found: Sequence[Evaluation]) -> dict[str, Any]:
+    """Return what is known of a model besides its entry; `evaluation` is the newest of it.
+
+    Evaluations in which its experts act as the run's settings say come before others.
+    """
+    files = [path.stat() for path in registry.file(entry).parent.iterdir() if path.is_file()]
+    own = [one for one in found if one.result["weights"] == entry.hash]
+    own = [one for one in own if "@" not in one.model] or own
+    return {
+        "parameters": None if entry.kind == "grouping" else registry.num_parameters(entry),
+        "bytes": sum(file.st_size for file in files),
+        "written": datetime.fromtimestamp(max(file.st_mtime for file in files)).isoformat(),
+        "evaluation": asdict(own[-1]) if own else None,
+    }
+
+
+def _score_of(entry: Entry, evaluation: Mapping[str, Any] | None) -> str:
+    """Return a model's score, with the number of tasks where it was not scored on its own."""
+    if evaluation is None:
+        return ""
+    result: Any = evaluation["result"]
+    same = set(result["tasks"]) == set(entry.tasks)
+    return _cell(result) + ("" if same else f" on {len(result['tasks'])} tasks")
+
+
+def _bytes(number: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if number < 1000:
+            return f"{number:.0f} B" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} GB"

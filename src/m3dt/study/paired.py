@@ -9,6 +9,7 @@ from rich.table import Table
 
 from m3dt.runs.evaluations import ANY, Conditions, file_name
 from m3dt.study.score_rows import COLUMNS, arrays_of, by_model, compared, read_scores
+from m3dt.utils.console import show_table
 from m3dt.utils.errors import UserError, nearest
 from m3dt.utils.files import atomic_path
 from m3dt.utils.output_files import check_output
@@ -58,7 +59,7 @@ def compare(
         if name not in complete:
             hint = nearest(name, complete)
             raise UserError(f"--models {name}: it lacks scores that {against} has.{hint}")
-    console.print(_comparison(rows, chosen, against, margin))
+    show_table(console, _comparison(rows, chosen, against, margin))
 
 
 def _comparison(
@@ -67,7 +68,6 @@ def _comparison(
     _, (runs, tasks) = arrays_of(by_model(rows), [against])
     table = Table(
         title=_title(len(runs), len(tasks), against),
-        title_justify="left",
         box=None,
         pad_edge=False,
         padding=(0, 1, 0, 0),
@@ -79,7 +79,7 @@ def _comparison(
     for one in compared(rows, models, against, margin):
         difference = one.difference.text("+.1f", "+.1f") if one.difference else ""
         better = one.better.text(".0%", ".0%") if one.better else ""
-        scores = (score.text(".1f", ".0f") for score in (one.mean, one.middle))
+        scores = (score.text(".1f", ".1f") for score in (one.mean, one.middle))
         table.add_row(one.model, *scores, difference, better, one.verdict, f"{one.mflop:,.1f}")
     return table
 

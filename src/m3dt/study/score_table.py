@@ -17,6 +17,7 @@ from m3dt.evaluation.scores import shares_of_target
 from m3dt.runs.entries import ENTRY
 from m3dt.study.grid import SCORES, Cell, Study
 from m3dt.tasks import DOMAINS
+from m3dt.utils.console import show_table
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import atomic_path, read_json, write_json
 from m3dt.utils.output_files import check_output, is_stream
@@ -238,7 +239,7 @@ def _score(row: Row, column: str) -> float:
 def print_table(study: Study, file: Path, console: Console) -> None:
     """Print the scores of all evaluated cells."""
     rows = table_rows(study, file)
-    table = Table(title="normalized score [95 % interval]", title_justify="left")
+    table = Table(title="normalized score [95 % interval]")
     with_return = (key for row in rows for key in row if key.endswith(RETURN))
     known = dict.fromkeys(key.removesuffix(RETURN) for key in with_return)
     domains = [d for d in known if any(not math.isnan(_score(row, d)) for row in rows)]
@@ -247,9 +248,9 @@ def print_table(study: Study, file: Path, console: Console) -> None:
         table.add_column(column, justify="left" if column in ("method", "cell") else "right")
     for row in rows:
         ends = [float(row[key]) for key in ("low", "high") if row[key] != ""]
-        interval = "[{:.0f}, {:.0f}]".format(*ends) if ends else "(n = 1)"
+        interval = "[{:.1f}, {:.1f}]".format(*ends) if ends else "(n = 1)"
         mean = f"{float(row['score']):.1f} {interval}"
         scores = [f"{_score(row, d):.1f}" for d in domains]
         names = [row[key] for key in ("title", *named)]
         table.add_row(*names, mean, *scores, f"{int(row['parameters']):,}")
-    console.print(table)
+    show_table(console, table)
