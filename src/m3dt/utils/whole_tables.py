@@ -101,7 +101,9 @@ def _lines(table: Table) -> Iterator[str]:
 
 
 def _widest(column: Column) -> int:
-    return max((cell_len(line) for line in _written(column)), default=0)
+    """Return the width that a column takes where there is room."""
+    width = max((cell_len(line) for line in _written(column)), default=0)
+    return min(width, column.max_width or width)
 
 
 def _least(column: Column) -> int:
