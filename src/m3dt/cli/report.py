@@ -134,9 +134,9 @@ def _cost(value: float) -> str:
 
 def _cell(scores: ScoreSummary | TaskResult) -> str:
     if scores["ci95"] is None:
-        return f"{scores['score']:5.1f} (n = 1)"
+        return f"{scores['score']:.1f} (n = 1)"
     low, high = scores["ci95"]
-    return f"{scores['score']:5.1f} [{low:3.0f}, {high:3.0f}]"
+    return f"{scores['score']:.1f} [{low:.1f}, {high:.1f}]"
 
 
 def show_registry(run: Path, json_file: Path | None, console: Console) -> None:

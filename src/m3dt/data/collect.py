@@ -74,7 +74,7 @@ def collect(
         missing = [task for task in mine if task not in index.tasks]
         if not of_shard:
             remove_temporaries(folder)
-        _check_space(folder, missing, config)
+        _check_space(folder, [task for task in tasks if task not in index.tasks], config)
         if missing:
             add = _add_to_shared if of_shard else _add
             _collect_missing(folder, missing, index, config, console, add)

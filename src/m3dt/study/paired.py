@@ -73,7 +73,7 @@ def _comparison(
     for one in compared(rows, models, against, margin):
         difference = one.difference.text("+.1f", "+.1f") if one.difference else ""
         better = one.better.text(".0%", ".0%") if one.better else ""
-        scores = (score.text(".1f", ".0f") for score in (one.mean, one.middle))
+        scores = (score.text(".1f", ".1f") for score in (one.mean, one.middle))
         table.add_row(one.model, *scores, difference, better, one.verdict, f"{one.mflop:,.1f}")
     return table
 

@@ -252,7 +252,7 @@ def print_table(study: Study, file: Path, console: Console) -> None:
         table.add_column(column, justify="left" if column in ("method", "cell") else "right")
     for row in rows:
         ends = [float(row[key]) for key in ("low", "high") if row[key] != ""]
-        interval = "[{:.0f}, {:.0f}]".format(*ends) if ends else "(n = 1)"
+        interval = "[{:.1f}, {:.1f}]".format(*ends) if ends else "(n = 1)"
         mean = f"{float(row['score']):.1f} {interval}"
         scores = [f"{_score(row, d):.1f}" for d in domains]
         names = [row[key] for key in ("title", *named)]

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from math import ceil
 from pathlib import Path
 
 from rich.console import Console
@@ -87,7 +88,7 @@ def progress(study: Study, file: Path) -> list[Progress]:
 def _progress(study: Study, cell: Cell, left: Sequence[Command], scored: bool) -> Progress:
     note = read_note(study, cell.name)
     state = _state(cell, left, scored, note)
-    if not left or state == "evaluated":
+    if not left:
         return Progress(cell.name, state)
     current, now = left[0], time.time()
     own = note if note and note.command == current.name else None
@@ -184,7 +185,7 @@ def _command(cell: Progress) -> str:
 def _minutes(cell: Progress) -> str:
     if not cell.command:
         return ""
-    known = f"{cell.minutes:.0f}" if cell.minutes else ""
+    known = f"{ceil(cell.minutes)}" if cell.minutes else ""
     return known + ("?" if cell.more and not known else "+" if cell.more else "")
 
 
@@ -193,7 +194,7 @@ def summary(cells: Sequence[Progress]) -> str:
     states = [cell.state for cell in cells]
     counts = ", ".join(f"{states.count(s)} {s}" for s in STATES if s in states)
     minutes, more = sum(cell.minutes for cell in cells), any(cell.more for cell in cells)
-    parts = [f"about {minutes:.0f} minutes"] if minutes else []
+    parts = [f"about {ceil(minutes)} minutes"] if minutes else []
     parts += ["what nobody can estimate"] if more else []
     left = " and ".join(parts) or "nothing"
-    return f"{len(cells)} cells: {counts}. Left, on one machine: {left}."
+    return f"{len(cells)} cells: {counts or 'none'}. Left, on one machine: {left}."

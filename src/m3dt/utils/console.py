@@ -1,11 +1,14 @@
 """Terminal output: the console and its progress bars."""
 
 import io
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich import progress
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
+
+from m3dt.utils.whole_tables import whole
 
 
 class RateColumn(progress.ProgressColumn):
@@ -28,7 +31,15 @@ def replace_unprintable(*streams: TextIO) -> None:
 
 
 class _Console(Console):
-    """Raises an error when its reader has gone, where rich would end the process silently."""
+    """Shows tables whole; raises an error when its reader has gone, where rich would exit."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print objects as rich does, but no part of a table is ever cut; see `whole`."""
+        if len(objects) == 1 and isinstance(objects[0], Table):
+            for part in whole(objects[0], self):
+                super().print(part, **options)
+        else:
+            super().print(*objects, **options)
 
     def on_broken_pipe(self) -> None:
         raise  # the error that is being handled
