@@ -29,7 +29,6 @@ from m3dt.evaluation import (
     TaskResult,
     evaluate_policy,
     film,
-    run_scores,
     summarize,
 )
 from m3dt.evaluation.agent import Agent
@@ -41,6 +40,7 @@ from m3dt.evaluation.scores import shares_of_target
 from m3dt.evaluation.sessions import AgentSession, EpisodeGroup, episode_seed, predict
 from m3dt.models import PromptDT, add_mixtures, fast, make_model
 from m3dt.runs.entries import Entry
+from m3dt.runs.evaluations import Evaluation, evaluation_file, evaluations, read_evaluation
 from m3dt.runs.registry import Registry
 from m3dt.tasks import get_task, make_env
 from m3dt.tasks.workers import GroupEnvironments, Transition
@@ -555,6 +555,9 @@ def test_a_return_that_is_not_finite_has_no_score(task, value):
         summarize([outcome(task, 0, value, True, 200)])
 
 
+CONDITIONS = {"tasks": {"reach-v2": {}}, "episodes": 1, "seed": 0}
+
+
 def test_episodes_and_results_that_are_not_finite_are_not_taken_from_files(tmp_path):
     path = tmp_path / "episodes.jsonl"
     rows = [[["reach-v2", 0, math.nan, True, 5, 1]], [["reach-v2", 1, 2, True, 5, 100]]]
@@ -563,23 +566,25 @@ def test_episodes_and_results_that_are_not_finite_are_not_taken_from_files(tmp_p
     assert [e.number for (e,) in Journal(path, "k").episodes.values()] == [1]
     path.write_bytes(b"\xff\n" + second.encode() + b"\n" + b"[" * 10**5)
     assert [e.number for (e,) in Journal(path, "k").episodes.values()] == [1]
-    result = tmp_path / "router.json"
-    for content in ("[" * 10**5, "[1]", "\x80"):
+    result = evaluation_file(tmp_path, "router", "k")
+    for score, taken in ((math.nan, False), (1.0, True)):
+        one = Evaluation.now("router", "k", {**CONDITIONS, "score": score})
+        one.write(tmp_path)
+        assert (read_evaluation(result) == one) == taken
+    for content in ("[" * 10**5, "[1]", "\x80", '{"key": "k", "result": {}}'):
         result.write_bytes(content.encode("latin-1"))
-        assert run_scores._read(result, "k") is None
-    run_scores._write(result, "k", {"score": math.nan})
-    assert run_scores._read(result, "k") is None
-    run_scores._write(result, "k", {"score": 1.0})
-    assert run_scores._read(result, "k") == {"score": 1.0}
-    assert run_scores._read(result, "other") is None
+        assert read_evaluation(result) is None
+        found, (note,) = evaluations(tmp_path)
+        assert found == [] and f"{result}: left out" in note and "m3dt evaluate" in note
 
 
 def test_stored_scores_and_episodes_that_were_changed_are_not_taken(tmp_path):
     """Not even a number within its range."""
-    result, journal = tmp_path / "router.json", Journal(tmp_path / "episodes.jsonl", "k")
-    run_scores._write(result, "k", {"score": 1.0})
+    journal = Journal(tmp_path / "episodes.jsonl", "k")
+    Evaluation.now("router", "k", {**CONDITIONS, "score": 1.0}).write(tmp_path)
+    result = evaluation_file(tmp_path, "router", "k")
     result.write_text(result.read_text().replace("1.0", "2.0"))
-    assert run_scores._read(result, "k") is None
+    assert read_evaluation(result) is None
     episode = outcome("reach-v2", 0, 12.5, True, 5)
     journal.add(EpisodeGroup("reach-v2", (0,)), [episode])
     assert list(Journal(journal.path, "k").episodes.values()) == [[episode]]

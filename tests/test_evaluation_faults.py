@@ -1,6 +1,5 @@
 """No episode is lost when workers die, environments raise or evaluations are killed."""
 
-import json
 import os
 import signal
 import subprocess
@@ -14,6 +13,7 @@ from m3dt.config import EvaluationConfig
 from m3dt.evaluation import RandomPolicy, evaluate_policy
 from m3dt.evaluation.evaluator import Journal, make_groups
 from m3dt.evaluation.scheduler import RolloutScheduler
+from m3dt.runs.evaluations import evaluation_file, evaluations, read_evaluation
 from m3dt.tasks.workers import Failure, WorkerPool
 from m3dt.utils.console import make_console
 from m3dt.utils.errors import RunError
@@ -166,8 +166,9 @@ def test_an_evaluation_that_was_killed_goes_on(finished, data, monkeypatch, caps
     folder = finished / "evaluation"
     arguments = ["--models", "random", "evaluation.seed=3"]
     assert call("evaluate", finished, data, *arguments) == 0
-    expected = json.loads((folder / "random.json").read_text())["result"]
-    (folder / "random.json").unlink()
+    seeded = [one for one in evaluations(finished)[0] if one.conditions.seed == 3]
+    expected, file = seeded[-1].result, evaluation_file(finished, "random", seeded[-1].key)
+    file.unlink()
     add = Journal.add
 
     def interrupted(self, group, episodes):
@@ -178,9 +179,9 @@ def test_an_evaluation_that_was_killed_goes_on(finished, data, monkeypatch, caps
         patch.setattr(Journal, "add", interrupted)
         assert call("evaluate", finished, data, *arguments) == 130
     (path,) = folder.glob("random.*.episodes.jsonl")
-    assert path.read_text().strip() and not (folder / "random.json").exists()
+    assert path.read_text().strip() and not file.exists()
     assert call("evaluate", finished, data, *arguments) == 0
-    result = json.loads((folder / "random.json").read_text())["result"]
+    result = read_evaluation(file).result
     assert result["tasks"] == expected["tasks"] and not path.exists()
 
 

@@ -232,7 +232,8 @@ def test_old_and_new_tasks_are_evaluated_together(extended, other, tmp_path, cap
     tasks = f"tasks=[{TASKS[1]},{NEW[0]}]"
     words = ["--run", str(run), tasks, "evaluation.workers=1", "--models", "oracle,router"]
     assert main(["evaluate", *words, "--json", str(tmp_path / "scores.json")]) == 0
-    found = json.loads((tmp_path / "scores.json").read_text())
+    (oracle, found) = json.loads((tmp_path / "scores.json").read_text())["models"].values()
+    assert oracle["method"] == "oracle"
     assert list(found["tasks"]) == [TASKS[1], NEW[0]] and "extended" in found["method"]
     assert "Not trained on" not in capsys.readouterr().out
 

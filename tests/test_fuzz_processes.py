@@ -7,7 +7,7 @@ from fuzz import checks
 from fuzz.environments import draw_surroundings
 from fuzz.fixtures import copy_of, drawn
 from fuzz.invariants import run_command
-from fuzz.sound_run import MODELS, TASKS, scores_of, words_for
+from fuzz.sound_run import MODELS, TASKS, router_of, scores_of, words_for
 from hypothesis import strategies as st
 
 
@@ -45,7 +45,7 @@ def with_workers(run, made, file):
 def evaluate(run, made, file):
     shutil.rmtree(run / "evaluation")
     words = ["evaluate", *words_for(run, made / "data"), "--models", "router", "--json", str(file)]
-    return words, lambda: checks.check_sound_scores(json.loads(file.read_text()), scores_of(made))
+    return words, lambda: checks.check_sound_scores(router_of(file), scores_of(made))
 
 
 def verify_data(run, made, file):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,6 +24,7 @@ from m3dt.callbacks import ProgressCallback, RolloutCallback, progress
 from m3dt.evaluation import RandomPolicy, animation, film, video
 from m3dt.plots import tensorboard as logs
 from m3dt.runs import Registry
+from m3dt.runs.evaluations import evaluation_file, evaluations, newest
 from m3dt.stages import BackboneStage, ExpertStage
 from m3dt.tasks import DOMAINS
 
@@ -47,15 +49,23 @@ def evaluated(finished, data):
     return finished / "logs"
 
 
-def test_the_layout_names_what_is_logged(evaluated):
+@pytest.fixture(scope="module")
+def pages(evaluated):
+    """The TensorBoard page of each model's newest evaluation, by the model's name."""
+    found = newest(evaluations(evaluated.parent)[0])
+    return {name: evaluation_file(Path(), name, one.key).stem for name, one in found.items()}
+
+
+def test_the_layout_names_what_is_logged(evaluated, pages):
     """Every chart of the custom scalars page has a tag that training or evaluation writes."""
     tags = [
         t for page in logs.layout(DOMAINS).values() for chart in page.values() for t in chart[1]
     ]
     assert set(tags) <= LOGGED
+    scores = [f"evaluation/{pages[name]}" for name in ("backbone", "router")]
     written = {
         tag
-        for folder in ("stage1", "stage2", "stage3", "evaluation/backbone", "evaluation/router")
+        for folder in ("stage1", "stage2", "stage3", *scores)
         for tag in events(evaluated / folder).Tags()["scalars"]
     }
     assert set(tags) - written == {"eval/cheetah-vel/score"}  # a domain that the run lacks
@@ -71,10 +81,10 @@ def test_pictures_of_a_run(evaluated):
     assert "grouping/groups/text_summary" in grouping["tensors"]
 
 
-def test_hyperparameters_and_scores_of_each_model(evaluated):
+def test_hyperparameters_and_scores_of_each_model(evaluated, pages):
     for name in ("backbone", "router"):
-        scores = events(evaluated / "evaluation" / name)
-        final = events(evaluated / "hparams" / name)
+        scores = events(evaluated / "evaluation" / pages[name])
+        final = events(evaluated / "hparams" / pages[name])
         assert final.Tags()["scalars"][0] == "final/eval/score"
         score = scores.Scalars("eval/score")[0].value
         assert final.Scalars("final/eval/score")[0].value == score
@@ -101,8 +111,9 @@ def test_agreement_is_drawn_by_group_and_distance(tmp_path, monkeypatch):
 def test_hyperparameters_begin_with_the_model_and_its_own_method(tmp_path):
     """TensorBoard sorts the columns by name."""
     result = {"method": "PromptDT", "score": 1.0, "domains": {}, "tasks": {}}
-    logs.write_hyperparameters(tmp_path, "backbone", {"method": "m3dt-random", "a": 1}, result)
-    folder = tmp_path / "logs/hparams/backbone"
+    settings = {"method": "m3dt-random", "a": 1}
+    logs.write_hyperparameters(tmp_path, "backbone.0a", "backbone", settings, result)
+    folder = tmp_path / "logs/hparams/backbone.0a"
     contents = events(folder).PluginTagToContent("hparams")
     (plugin,) = [data for tag, data in contents.items() if tag.endswith("session_start_info")]
     found = HParamsPluginData.FromString(plugin).session_start_info.hparams

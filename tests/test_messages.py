@@ -181,8 +181,11 @@ def test_what_films_need_is_known_before(error_of, finished, data, tmp_path, mon
     monkeypatch.setattr("m3dt.tasks.rendering.can_render", lambda name: name == "egl")
     command = ["evaluate", *QUICK, f"data={data}", f"run={run}", "--film"]
     assert "unknown task 'cup-cath'. Did you mean 'cup-catch'" in error_of(*command, "cup-cath")
+    message = error_of(*command, "walker-walk")
+    assert "--film walker-walk: is not evaluated." in message and ",walker-walk]" in message
     monkeypatch.setenv("MUJOCO_GL", backend)
-    assert f"MUJOCO_GL={backend} " in error_of(*command, "cup-catch")
+    message = error_of(*command, "cup-catch")
+    assert f"--film cup-catch: MUJOCO_GL={backend} " in message
     if backend == "egle":  # no simulator would start
         assert "Did you mean 'egl'?" in error_of(*command[:-1])
     assert not (run / "evaluation").exists()

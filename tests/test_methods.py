@@ -121,7 +121,7 @@ def test_a_baseline_trains_and_acts_by_one_command(data, tmp_path, method, capsy
     assert agent.entry == entry
     scores = tmp_path / "scores.json"
     assert quick("evaluate", data, run, *extra, "--json", str(scores)) == 0
-    result = json.loads(scores.read_text())
+    (result,) = json.loads(scores.read_text())["models"].values()
     assert result["num_parameters"] == agent.model.num_parameters()
     assert len(result["tasks"]) == 3
     assert quick("stage1", data, run, *extra) == 2
@@ -185,7 +185,7 @@ def test_oracle_plays_each_task_with_its_own_expert(finished_quickly, data, tmp_
     scores = tmp_path / "scores.json"
     arguments = ["--models", "oracle", "--json", str(scores)]
     assert quick("evaluate", data, finished_quickly, *arguments) == 0
-    assert json.loads(scores.read_text())["method"] == "oracle"
+    assert json.loads(scores.read_text())["models"]["oracle"]["method"] == "oracle"
 
 
 def test_stage_3_refuses_experts_of_another_kind(finished_quickly, data, tmp_path, capsys):

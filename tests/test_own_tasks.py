@@ -19,6 +19,7 @@ from quick_run import QUICK
 import m3dt
 from m3dt.behaviour import Library, Player
 from m3dt.cli import main
+from m3dt.cli.report import check_films
 from m3dt.data import DatasetStore
 from m3dt.evaluation.run_models import run_model
 from m3dt.evaluation.scores import shares_of_target
@@ -207,7 +208,7 @@ def test_scores_say_what_they_are_measured_against(run, capsys):
     folder, words = run
     assert main(["evaluate", *words, "--models", "random,backbone", "--json", "-"]) == 0
     printed = capsys.readouterr()
-    result = json.loads(printed.out)
+    result = json.loads(printed.out)["models"]["backbone"]
     assert list(result["domains"]) == ["reaching"] and list(result["tasks"]) == ["near", "far"]
     assert "random actions score 0 in the mean" in " ".join(printed.err.split())
     spec = m3dt.load(folder / "run").context.spec("near")
@@ -221,14 +222,14 @@ def test_a_changed_specification_makes_other_scores_and_other_models(run, capsys
     folder, words = run
     evaluated = ["evaluate", *words, "--models", "backbone", "--json", "-"]
     assert main(evaluated) == 0
-    before = json.loads(capsys.readouterr().out)
+    before = json.loads(capsys.readouterr().out)["models"]["backbone"]
     near = own_task("near")
     try:
         changed = replace(near.spec, score=(-100.0, 0.0))
         register_task(changed, near.make_env, near.policy)
         assert main(evaluated) == 0
         printed = capsys.readouterr()
-        after = json.loads(printed.out)["tasks"]["near"]
+        after = json.loads(printed.out)["models"]["backbone"]["tasks"]["near"]
         assert after["return_mean"] == before["tasks"]["near"]["return_mean"]
         assert after["score"] == pytest.approx(100 + after["return_mean"])
         assert "evaluated before" not in printed.err
@@ -324,6 +325,23 @@ def test_frames_come_from_the_environment():
     assert env._env.render_mode == "rgb_array"
 
 
+def test_a_film_of_an_environment_that_cannot_be_drawn_is_refused(monkeypatch):
+    """Whether it returns no frames or its own code fails; nothing is played before."""
+    with pytest.raises(UserError, match="--film near: .*returns no frames.*Without --film"):
+        check_films(["near"], ["near", "far"])
+
+    class Dark(own_tasks.Reaching):
+        render_mode = "rgb_array"
+
+        def render(self):
+            raise OSError("no display")
+
+    spec = TaskSpec("dark", "odd", own_tasks.STATES, own_tasks.ACTIONS, 5)
+    register_task(spec, Dark)
+    with pytest.raises(UserError, match="--film dark: .*OSError: no display.*Without --film"):
+        check_films(["dark"], ["dark"])
+
+
 def test_the_example_runs(tmp_path, monkeypatch):
     """With fewer steps; `make test-slow` runs it as it is."""
     few = ["collect.trajectories=8", "stage1.max_steps=40", "stage2.max_steps=20"]
@@ -345,7 +363,7 @@ def _run_example(tmp_path, *overrides):
     for command in ("collect", "train", "evaluate"):
         more = ["--json", "scores.json"] if command == "evaluate" else []
         assert main([command, "--conf", "own_task.yaml", *overrides, *more]) == 0
-    result = json.loads((tmp_path / "scores.json").read_text())
+    (result,) = json.loads((tmp_path / "scores.json").read_text())["models"].values()
     assert list(result["tasks"]) == ["pendulum-moon", "pendulum-mars", "pendulum-earth"]
     return result
 

@@ -1,15 +1,16 @@
 """The command that compares models over runs and tasks."""
 
-import json
-
 from m3dt.cli import main
+from m3dt.runs.evaluations import Evaluation
+from m3dt.utils.files import fingerprint
 
 
-def write_scores(run, model, scores):
-    (run / "evaluation").mkdir(parents=True, exist_ok=True)
+def write_scores(run, model, scores, episodes=10, seed=0):
     tasks = {task: {"score": score} for task, score in scores.items()}
     result = {"tasks": tasks, "flops_per_action": 2e6, "ms_per_action": 0.5}
-    (run / "evaluation" / f"{model}.json").write_text(json.dumps({"key": "", "result": result}))
+    result |= {"episodes": episodes, "seed": seed}
+    key = fingerprint([list(scores), episodes, seed])
+    Evaluation.now(model, key, result).write(run)
 
 
 def test_runs_and_the_table_of_them_say_the_same(tmp_path, capsys):
@@ -81,3 +82,26 @@ def test_missing_scores_are_named(tmp_path, capsys):
     given = ["--against", "backbone", "--models", "router"]
     assert main(["compare", str(tmp_path / "0"), *given]) == 2
     assert "router: it lacks scores" in capsys.readouterr().err
+
+
+def test_models_are_compared_under_the_conditions_of_the_newest_or_told_ones(tmp_path, capsys):
+    """The other's newest evaluation is of another seed: it is not compared with that one."""
+    write_scores(tmp_path, "router:prompt", {"a": 1}, episodes=5)
+    write_scores(tmp_path, "backbone", {"a": 20})
+    write_scores(tmp_path, "router:prompt", {"a": 30})
+    write_scores(tmp_path, "backbone", {"a": 40}, seed=1)
+    write_scores(tmp_path, "backbone", {"a": 2}, episodes=5)
+    (tmp_path / "evaluation" / "nearest.json").write_text('{"key": "", "result": {}}')
+    words = ["compare", str(tmp_path), "--models", "backbone", "--against", "router:prompt"]
+    for told, mean, difference in (
+        ([], "20.0", "-10.0"),
+        (["--episodes", "5"], "2.0", "+1.0"),
+        (["--episodes", "10", "--seed", "0", "--tasks", "a"], "20.0", "-10.0"),
+    ):
+        assert main([*words, *told]) == 0
+        shown = capsys.readouterr().out
+        assert "nearest.json: left out" in shown
+        (line,) = [line for line in shown.splitlines() if line.startswith("backbone")]
+        assert line.split()[1:4:2] == [mean, difference]
+    assert main([*words, "--tasks", "b"]) == 2
+    assert "holds no scores under these conditions" in capsys.readouterr().err

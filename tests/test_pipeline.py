@@ -15,6 +15,7 @@ from quick_run import STEPS, TASKS, call
 import m3dt
 from m3dt.cli import main
 from m3dt.runs import Entry, Registry
+from m3dt.runs.evaluations import Conditions, evaluations, newest
 
 
 def test_stages_fill_the_registry(finished, capsys):
@@ -84,7 +85,9 @@ def test_evaluate_prints_a_table_and_writes_json(finished, data, tmp_path, capsy
         "mean over tasks",
     ):
         assert words in shown
-    scores = json.loads(file.read_text())
+    results = json.loads(file.read_text())["models"]
+    assert list(results) == ["random", "nothing", "backbone", "expert:1", "router"]
+    scores = results["router"]
     assert scores["method"] == "M3DT-Gradient"
     assert list(scores["tasks"]) == list(TASKS)
     assert call("evaluate", finished, data, *arguments) == 0
@@ -94,12 +97,33 @@ def test_evaluate_prints_a_table_and_writes_json(finished, data, tmp_path, capsy
     assert call("stage1", tmp_path / "run", data, f"reuse={finished}") == 0
     assert call("evaluate", tmp_path / "run", data, *other) == 0
     assert "Nothing to do" in capsys.readouterr().out
-    assert json.loads(file.read_text())["run"] == str(tmp_path / "run")
-    kept = json.loads((tmp_path / "run" / "evaluation" / "backbone.json").read_text())
-    assert kept["result"] == json.loads(file.read_text())
-    assert "## Scores" in (tmp_path / "run" / "README.md").read_text()  # its model card
-    assert call("evaluate", tmp_path / "run", data, *other, "evaluation.seed=1") == 0
-    assert "Nothing to do" not in capsys.readouterr().out
+    (told,) = json.loads(file.read_text())["models"].values()
+    assert told["run"] == str(tmp_path / "run")
+    (kept,) = evaluations(tmp_path / "run")[0]
+    assert kept.result == told
+
+
+def test_other_tasks_episodes_and_seeds_are_kept_beside_each_other(finished, data, tmp_path):
+    """Each has a file and a page of TensorBoard, and none is played twice."""
+    run = tmp_path / "run"
+    shutil.copytree(finished / "registry", run / "registry")
+    words = ["--models", "random", "evaluation.workers=1"]
+    other = ([], ["evaluation.seed=1"], ["evaluation.episodes=2"], [f"tasks=[{TASKS[2]}]"])
+    for changed in other:
+        assert call("evaluate", run, data, *words, *changed) == 0
+    files = {path: path.stat().st_mtime_ns for path in (run / "evaluation").glob("*.json")}
+    found, notes = evaluations(run)
+    assert notes == [] and len(files) == len(found) == len({one.conditions for one in found}) == 4
+    assert [(len(one.result["tasks"]), *one.conditions[1:]) for one in found] == [
+        (3, 1, 0), (3, 1, 1), (3, 2, 0), (1, 1, 0)
+    ]  # fmt: skip
+    assert newest(found)["random"] == found[-1]
+    assert newest(found, Conditions(seed=1))["random"] == found[1]
+    pages = {path.name for path in (run / "logs" / "evaluation").iterdir()}
+    assert pages == {path.stem for path in files}
+    for changed in other:
+        assert call("evaluate", run, data, *words, *changed) == 0
+    assert files == {p: p.stat().st_mtime_ns for p in (run / "evaluation").glob("*.json")}
 
 
 class CountingCallback(pl.Callback):
@@ -212,7 +236,7 @@ def test_results_can_go_to_another_folder(finished, data, tmp_path, capsys):
     words = ["--models", "random", "--out", str(out), "evaluation.seed=4"]
     assert call("evaluate", finished, data, *words) == 0
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
-    assert (out / "evaluation" / "random.json").is_file()
-    assert (out / "logs" / "evaluation" / "random").is_dir()
+    (file,) = (out / "evaluation").glob("random.*.json")
+    assert (out / "logs" / "evaluation" / file.stem).is_dir()
     assert call("evaluate", finished, data, *words) == 0
     assert "Nothing to do" in capsys.readouterr().out

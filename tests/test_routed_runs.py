@@ -12,6 +12,7 @@ from quick_run import QUICK, STEPS, TASKS, call, kill_after
 import m3dt
 from m3dt.data import DatasetStore
 from m3dt.runs import Entry, Registry
+from m3dt.runs.evaluations import evaluations, newest
 from m3dt.stages.gate_measures import measure_gates
 from m3dt.utils.errors import UserError
 
@@ -64,8 +65,7 @@ def test_scores_live_beside_each_other(routed, data, capsys):
     assert "MFLOP" in capsys.readouterr().out
     flops = {}
     for name in names:
-        file = routed / "evaluation" / f"{name.replace(':', '-')}.json"
-        flops[name] = json.loads(file.read_text())["result"]["flops_per_action"]
+        flops[name] = newest(evaluations(routed)[0])[name].result["flops_per_action"]
     assert flops["router@episode-1"] == flops["router:prompt@1"] <= flops["router:prompt"]
     # All experts, but without the routers' own products.
     assert flops["router:prompt@1"] < flops["router@episode"] < flops["router"]
@@ -133,7 +133,7 @@ def test_scores_with_other_prompts_have_a_name_of_their_own(routed, data, capsys
     for again in (False, True):
         assert call("evaluate", routed, data, *models, *other) == 0
         assert ("evaluated before" in capsys.readouterr().out) == again
-    names = {path.stem for path in (routed / "evaluation").glob("*.json")}
+    names = {one.model for one in evaluations(routed)[0]}
     assert {"backbone@prompts-0.5", "oracle@prompts-0.5"} <= names
     missing = ["evaluation.prompts=/nowhere"]
     assert call("evaluate", routed, data, *models, *missing) == 2
@@ -143,8 +143,8 @@ def test_scores_with_other_prompts_have_a_name_of_their_own(routed, data, capsys
 def test_scores_with_another_target_have_a_name_of_their_own(routed, data, capsys):
     """They lie beside each other; those of random actions, which have no target, serve all."""
     models = ["--models", "random,router,oracle"]
-    chance = routed / "evaluation" / "random.json"
     assert call("evaluate", routed, data, *models) == 0
+    (chance,) = (routed / "evaluation").glob("random.*.json")
     played = chance.stat().st_mtime_ns
     for scale, stored in ((0.5, False), (0.5, True), (1, True)):
         capsys.readouterr()
@@ -152,7 +152,7 @@ def test_scores_with_another_target_have_a_name_of_their_own(routed, data, capsy
         printed = capsys.readouterr().out
         assert ("evaluated before" in printed) == stored
         assert ("@target-0.5" in printed) == (scale != 1)
-    names = {path.stem for path in (routed / "evaluation").glob("*.json")}
+    names = {one.model for one in evaluations(routed)[0]}
     assert {"router@target-0.5", "oracle@target-0.5"} <= names
     assert "random@target-0.5" not in names and chance.stat().st_mtime_ns == played
 

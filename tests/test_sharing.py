@@ -16,6 +16,7 @@ from tests.test_registry import entry, expert_weights, save_backbone
 
 import m3dt
 from m3dt.runs import Registry
+from m3dt.runs.evaluations import Evaluation
 from m3dt.runs.layout import check_run_folder
 from m3dt.runs.model_card import write_card
 from m3dt.runs.shipped import WEIGHTS_FOLDER, compact_copy, find_run, shipped_agents
@@ -40,10 +41,9 @@ def metadata_of(run):
     return yaml.safe_load(metadata), body
 
 
-def store_result(run, backbone, name="router-prompt", **changes):
-    (run / "evaluation").mkdir(exist_ok=True)
-    content = {"key": "", "result": {**RESULT, "weights": backbone.hash, **changes}}
-    (run / "evaluation" / f"{name}.json").write_text(json.dumps(content))
+def store_result(run, backbone, name="router:prompt", **changes):
+    result = {**RESULT, "weights": backbone.hash, **changes}
+    Evaluation.now(name, "k", result).write(run)
 
 
 def test_a_card_is_written_with_every_model(tmp_path):

@@ -21,6 +21,7 @@ from soaking import Command, growth, interruptions
 from test_logs import records
 
 from m3dt.runs import Registry
+from m3dt.runs.evaluations import evaluations, newest
 from m3dt.training.resume import newest_checkpoint, step_of
 
 MINUTES = float(os.environ.get("M3DT_SOAK_MINUTES", 60))
@@ -173,7 +174,7 @@ class Evaluation:
         return Command([sys.executable, "-m", "m3dt", *words, "--out", str(self.out)], output)
 
     def result(self):
-        return json.loads((self.out / "evaluation" / "router.json").read_text())["result"]
+        return newest(evaluations(self.out)[0])["router"].result
 
     def journals(self):
         return list((self.out / "evaluation").glob("router.*.episodes.jsonl"))

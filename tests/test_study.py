@@ -214,7 +214,10 @@ def ran(data, tmp_path_factory):
     words += ["--where", "seed=0", "--csv", str(table)]
     first = subprocess.run(words, capture_output=True, text=True)
     (row,) = csv.DictReader(table.open())
-    after_first = row, json.loads((runs / "seed0_mtdt" / SCORES).read_text())
+    after_first = (
+        row,
+        json.loads((runs / "seed0_mtdt" / SCORES).read_text())["models"]["baseline:mtdt"],
+    )
     file.write_text(file.read_text().replace("nowhere", str(data)))
     second = subprocess.run(words, capture_output=True, text=True)
     return Ran(file, runs, table, settings, first, after_first, second)

@@ -32,7 +32,7 @@ def wrong_results(data, folder):
         data: Of hypothesis.
         folder: With results and journals.
     """
-    scores = folder / "router.json"
+    (scores,) = folder.glob("router.*.json")
     (journal,) = folder.glob("router.*.episodes.jsonl")
     if data.draw(st.booleans()):
         journal.unlink()

@@ -57,4 +57,9 @@ def make_run(folder):
 
 def scores_of(folder):
     """Return the scores of the router, as they were first computed."""
-    return json.loads((folder / "scores.json").read_text())
+    return router_of(folder / "scores.json")
+
+
+def router_of(file):
+    """Return the router's result in what `m3dt evaluate --json` wrote."""
+    return json.loads(file.read_text())["models"]["router"]

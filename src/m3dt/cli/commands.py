@@ -178,10 +178,13 @@ def _paths_and_overrides(
 
 def compare(options: argparse.Namespace, console: Console) -> None:
     """Compare evaluated models, paired over runs and tasks."""
+    from m3dt.runs.evaluations import Conditions
     from m3dt.study.paired import compare
 
     models, against = options.models, options.against
-    compare(options.sources, models, against, options.margin, options.csv, console)
+    tasks = frozenset(options.tasks) if options.tasks else None
+    wanted = Conditions(tasks, options.episodes, options.seed)
+    compare(options.sources, models, against, options.margin, options.csv, console, wanted)
 
 
 def figures(options: argparse.Namespace, console: Console) -> None:

@@ -162,11 +162,16 @@ COMMANDS = (
     Command("compare", commands.compare, "compare evaluated models, paired over runs and tasks", (
         _path("sources", nargs="+", metavar="RUN", help="runs of several seeds, or a table"),
         _argument("--models", type=_words, default="", metavar="LIST",
-                  help="comma-separated, as files in RUN/evaluation are named; default all"),
+                  help="comma-separated, such as router:prompt,backbone; default all"),
         _argument("--against", required=True, metavar="MODEL",
                   help="what the others are compared with"),
         _argument("--margin", type=float, default=1.0, metavar="POINTS",
                   help="how much below counts as no worse; default 1"),
+        _argument("--tasks", type=_words, default="", metavar="LIST",
+                  help="of several evaluations of a model, the one of these tasks; default: the "
+                  "newest"),
+        _argument("--episodes", type=_positive, metavar="N", help="the one of N episodes per task"),
+        _argument("--seed", type=_natural, metavar="N", help="the one with evaluation.seed=N"),
         _path("--csv", metavar="FILE", help="write the score of each model, run and task"),
     )),
     Command("figures", commands.figures, "draw a study's figures and tables", (

@@ -30,11 +30,6 @@ class RunModel:
         """Name in tables, such as `expert:2`."""
         return self.policy.name
 
-    @property
-    def file_name(self) -> str:
-        """Name in file names, without suffix."""
-        return self.name.replace(":", "-")
-
 
 def run_model(config: Config, name: str) -> RunModel:
     """Load a model of a run.

@@ -1,10 +1,10 @@
 """Evaluate the models of a run: results are stored, reused, and shown in TensorBoard."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rich.console import Console
 
@@ -15,19 +15,20 @@ from m3dt.evaluation.run_models import RunModel
 from m3dt.evaluation.scores import RunResult
 from m3dt.evaluation.video import animation, film
 from m3dt.plots.tensorboard import write_hyperparameters, write_scores, write_video
+from m3dt.runs.evaluations import Evaluation, evaluation_file, read_evaluation
 from m3dt.runs.model_card import write_card
 from m3dt.tasks import SIMULATORS, get_task, tasks_of
 from m3dt.tasks.registration import own_identities
 from m3dt.tasks.workers import WorkerPool
-from m3dt.utils.errors import UserError
-from m3dt.utils.files import atomic_path, fingerprint, read_json, write_json
+from m3dt.utils.files import atomic_path, fingerprint
 from m3dt.utils.paths import file_stem
 from m3dt.utils.processes import num_workers
 from m3dt.version import version_of
 
 # Settings by which experiments differ, few enough for the HParams page.
 _HYPERPARAMETERS = (
-    "method", "suite", "seed", "model.n_embd", "model.n_layer", "model.context_length",
+    "evaluation.episodes", "evaluation.seed", "method", "suite", "seed", "model.n_embd",
+    "model.n_layer", "model.context_length",
     "moe.num_experts", "moe.top_k", "grouping.method", "loader.batch_size", "loader.sampling",
     "stage1.max_steps", "stage1.learning_rate", "stage2.max_steps", "stage3.max_steps",
     "baseline.max_steps",
@@ -83,10 +84,11 @@ def film_model(config: Config, model: RunModel, task: str, folder: Path | None =
     frames = film(model.policy, get_task(task).name, config.evaluation.seed)
     gif = animation(frames)
     folder = folder or Path(config.run)
-    path = _file(folder, model).with_name(f"{model.file_name}-{file_stem(task)}.gif")
+    file = evaluation_file(folder, model.name, _key(config, model))
+    path = file.with_name(f"{file.stem}-{file_stem(task)}.gif")
     with atomic_path(path) as temporary:
         temporary.write_bytes(gif)
-    write_video(folder, model.name, task, model.info["step"], gif, frames.shape[1:3])
+    write_video(folder, file.stem, task, model.info["step"], gif, frames.shape[1:3])
     return path
 
 
@@ -94,49 +96,34 @@ def _evaluate(
     config: Config, model: RunModel, pool: WorkerPool, console: Console, folder: Path
 ) -> RunResult:
     """Evaluate a model and store its result."""
-    file, key = _file(folder, model), _key(config, model)
-    journal = Journal(file.with_suffix(f".{key[:8]}.episodes.jsonl"), key)
+    key = _key(config, model)
+    file = evaluation_file(folder, model.name, key)
+    journal = Journal(file.with_suffix(".episodes.jsonl"), key)
     tasks = tasks_of(config)
     scores = evaluate_policy(model.policy, tasks, config.evaluation, console, pool, journal)
     result: RunResult = {"run": config.run, **model.info, **scores}
-    _write(file, key, result)
+    Evaluation.now(model.name, key, result).write(folder)
     journal.delete()
     settings = {key: attrgetter(key)(config) for key in _HYPERPARAMETERS}
-    write_scores(folder, model.name, model.info["step"], result)
-    write_hyperparameters(folder, model.name, settings, result)
+    settings["number of tasks"] = len(tasks)
+    write_scores(folder, file.stem, model.info["step"], result)
+    write_hyperparameters(folder, file.stem, model.name, settings, result)
     return result
 
 
 def _stored_result(config: Config, model: RunModel, folder: Path) -> RunResult | None:
-    """Return a model's stored result, copied into the folder if it was elsewhere."""
-    file, key = _file(folder, model), _key(config, model)
-    result = _read(file, key)
-    for other in (config.run, config.reuse):
-        if result is None and other:
-            result = _read(_file(Path(other), model), key)
-            if result is not None:
-                result["run"] = config.run
-                _write(file, key, result)
-    return result
-
-
-def _write(file: Path, key: str, result: RunResult) -> None:
-    """Store a result with its key, and with a digest from which a later change is recognised."""
-    write_json(file, {"key": key, "result": result, "digest": fingerprint([key, result])})
-
-
-def _read(file: Path, key: str) -> RunResult | None:
-    """Return the result in a file, if there is one with this key that nobody changed."""
-    if not file.is_file():
-        return None
-    try:
-        stored = read_json(file, finite=True)
-        result: RunResult = stored["result"]
-        return result if stored["digest"] == fingerprint([key, result]) else None
-    except UserError:
-        raise
-    except (ValueError, KeyError, TypeError):
-        return None
+    """Return a model's stored result, copied into the folder if it was in the run or `reuse`."""
+    key = _key(config, model)
+    for place in filter(None, (str(folder), config.run, config.reuse)):
+        found = read_evaluation(evaluation_file(Path(place), model.name, key))
+        if found is None or found.key != key:
+            continue
+        result: Any = found.result
+        if Path(place) != folder:
+            result = {**result, "run": config.run}
+            replace(found, result=result).write(folder)
+        return cast(RunResult, result)
+    return None
 
 
 def _key(config: Config, model: RunModel) -> str:
@@ -153,8 +140,3 @@ def _key(config: Config, model: RunModel) -> str:
     own = own_identities(model.policy.spec(task) for task in tasks)
     versions = {name: version_of(name) for name in SIMULATORS}
     return fingerprint([settings, tasks, model.info, versions, *([own] if own else [])])
-
-
-def _file(folder: Path, model: RunModel) -> Path:
-    """Return the file of a model's result in a folder of results, such as a run's."""
-    return folder / "evaluation" / f"{model.file_name}.json"

@@ -72,7 +72,7 @@ class ModelInfo(TypedDict):
 
 
 class RunResult(EvaluationResult):
-    """Scores of a model of a run; what `m3dt evaluate --json` writes."""
+    """Scores of a model of a run; `m3dt evaluate --json` writes `{"models": {NAME: this}}`."""
 
     weights: str | list[str]
     step: int
@@ -99,7 +99,7 @@ class Episode:
 
 
 def summarize(episodes: Sequence[Episode]) -> ScoreSummary:
-    """Return score, interval, domains and tasks, as `m3dt evaluate --json` writes them.
+    """Return score, interval, domains and tasks, as `m3dt evaluate --json` writes for a model.
 
     All tasks weigh the same (paper section 5.1).
     """

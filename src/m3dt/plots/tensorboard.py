@@ -122,20 +122,20 @@ def write_confusion(run: Path, confusion: Sequence[Sequence[float]], step: int) 
         writer.add_figure("router/confusion", figure, step)
 
 
-def write_scores(run: Path, name: str, step: int, result: Mapping[str, Any]) -> None:
-    """Write the scores of a model, as a TensorBoard run of its own."""
-    with SummaryWriter(str(run / "logs" / "evaluation" / name.replace(":", "-"))) as writer:
+def write_scores(run: Path, page: str, step: int, result: Mapping[str, Any]) -> None:
+    """Write the scores of an evaluation, as a TensorBoard run of its own, called `page`."""
+    with SummaryWriter(str(run / "logs" / "evaluation" / page)) as writer:
         for key, value in score_scalars(result).items():
             writer.add_scalar(key, value, step)
 
 
 def write_video(
-    run: Path, name: str, task: str, step: int, gif: bytes, size: Sequence[int]
+    run: Path, page: str, task: str, step: int, gif: bytes, size: Sequence[int]
 ) -> None:
-    """Write an animated GIF, of `size` (height, width) in pixels, to the images of a model."""
+    """Write an animated GIF, of `size` (height, width) in pixels, to an evaluation's images."""
     image = Summary.Image(height=size[0], width=size[1], colorspace=3, encoded_image_string=gif)
     summary = Summary(value=[Summary.Value(tag=f"rollout/{task}", image=image)])
-    with SummaryWriter(str(run / "logs" / "evaluation" / name.replace(":", "-"))) as writer:
+    with SummaryWriter(str(run / "logs" / "evaluation" / page)) as writer:
         writer._get_file_writer().add_summary(summary, step)
 
 
@@ -150,13 +150,14 @@ def score_scalars(result: Mapping[str, Any]) -> dict[str, float]:
 
 def write_hyperparameters(
     run: Path,
+    page: str,
     name: str,
     settings: Mapping[str, bool | int | float | str],
     result: Mapping[str, Any],
 ) -> None:
-    """Write the settings that distinguish a model, and its scores, for the HParams page."""
+    """Write the settings that distinguish an evaluation, and its scores, for the HParams page."""
     scores = {k: v for k, v in score_scalars(result).items() if not k.startswith("eval/task/")}
-    with SummaryWriter(str(run / "logs" / "hparams" / name.replace(":", "-"))) as writer:
+    with SummaryWriter(str(run / "logs" / "hparams" / page)) as writer:
         final = {f"final/{key}": value for key, value in scores.items()}
         # TensorBoard sorts the names and shows the first ones.
         others = {key: value for key, value in settings.items() if key != "method"}

@@ -16,10 +16,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from m3dt.runs.entries import ENTRY, KINDS, Entry, read_entry
+from m3dt.runs.evaluations import evaluations, newest
 from m3dt.tasks import TASKS
 from m3dt.tasks.registration import GYMNASIUM
 from m3dt.utils.errors import UserError
-from m3dt.utils.files import atomic_path, read_json
+from m3dt.utils.files import atomic_path
 
 CARD = "README.md"
 _MARK = "<!-- Written by m3dt from the registry: another file of this name is left alone. -->"
@@ -87,7 +88,7 @@ def card_text(
     Args:
         title: The run's name.
         entries: Its models.
-        results: Their scores, as `m3dt evaluate --json` writes them, by the name of their file.
+        results: Their scores, as `m3dt evaluate --json` writes them, by the names they act under.
         license: Lines of the metadata about the license of the weights, which only their owner can
             choose; left out by default.
     """
@@ -196,18 +197,19 @@ def _entries(run: Path) -> list[Entry]:
 
 
 def _results(run: Path, entries: Sequence[Entry]) -> dict[str, Mapping[str, Any]]:
-    """Return the stored scores of these models, by the names of their files.
+    """Return the newest stored scores of these models, by the names under which they act.
 
     Left out are scores of weights that were trained again since, and of untrained policies.
     """
     hashes, found = {entry.hash for entry in entries}, {}
-    for path in sorted((run / "evaluation").rglob("*.json")):
-        with suppress(UserError, ValueError, KeyError, TypeError, AttributeError):
-            result = read_json(path, finite=True)["result"]
-            _indexed(result), _scores({path.stem: result})  # it has what a card needs
+    stored, _ = evaluations(run)
+    for name, one in newest(stored).items():
+        with suppress(ValueError, KeyError, TypeError, AttributeError):
+            result = one.result
+            _indexed(result), _scores({name: result})  # it has what a card needs
             weights = result["weights"]  # of an oracle, those of each expert
             if result["num_parameters"] and hashes.issuperset(
                 [weights] if isinstance(weights, str) else weights
             ):
-                found[path.stem] = result
+                found[name] = result
     return found

@@ -71,7 +71,7 @@ def fill(file: Path, folder: Path) -> str:
 def _texts(table_file: Path) -> dict[str, str]:
     """Return all that a mark can name, as Markdown, empty where something was not measured."""
     if is_score_table(table_file):
-        return result_texts(read_scores([table_file]))
+        return result_texts(read_scores([table_file])[0])
     results = Results.read(table_file)
     shown = {claim.name: claim.statement() for claim in claims(results)}
     shown |= {

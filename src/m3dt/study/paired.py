@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from m3dt.runs.evaluations import ANY, Conditions, file_name
 from m3dt.study.score_rows import COLUMNS, arrays_of, by_model, compared, read_scores
 from m3dt.utils.errors import UserError, nearest
 from m3dt.utils.files import atomic_path
@@ -20,6 +21,7 @@ def compare(
     margin: float,
     table_file: Path | None,
     console: Console,
+    wanted: Conditions = ANY,
 ) -> None:
     """Print the paired differences of models to one of them; write all scores as a table.
 
@@ -30,13 +32,17 @@ def compare(
         margin: How many points below count as no worse.
         table_file: Where the table goes, or None.
         console: Receives the comparison.
+        wanted: Conditions of the evaluations that are compared; by default those of the newest.
 
     Raises:
         UserError: Scores are missing.
     """
     if table_file is not None:
         check_output(table_file)
-    rows = read_scores(sources)
+    against, models = file_name(against), [file_name(name) for name in models]
+    rows, notes = read_scores(sources, against, wanted)
+    for note in notes:
+        console.print(f"  {note}", style="yellow")
     if table_file is not None:
         with atomic_path(table_file) as temporary, temporary.open("w", newline="") as lines:
             writer = csv.DictWriter(lines, COLUMNS, lineterminator="\n")
@@ -61,7 +67,6 @@ def _comparison(
     _, (runs, tasks) = arrays_of(by_model(rows), [against])
     table = Table(
         title=_title(len(runs), len(tasks), against),
-        title_justify="left",
         box=None,
         pad_edge=False,
         padding=(0, 1, 0, 0),

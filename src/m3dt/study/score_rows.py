@@ -10,28 +10,45 @@ from pathlib import Path
 
 import numpy as np
 
+from m3dt.runs.evaluations import ANY, Conditions, Evaluation, evaluations, file_name, newest
 from m3dt.study import aggregates
 from m3dt.study.aggregates import Measured, measure
 from m3dt.utils.errors import UserError
-from m3dt.utils.files import read_json
 
 COLUMNS = ("run", "model", "task", "score", "mflop", "ms")
 Scores = dict[str, dict[tuple[str, str], float]]  # by model, then by run and task
 
 
-def read_scores(sources: Iterable[Path]) -> list[dict[str, str]]:
-    """Return a row (`COLUMNS`) for each run, model and task of run folders and of tables.
+def read_scores(
+    sources: Iterable[Path], against: str = "", wanted: Conditions = ANY
+) -> tuple[list[dict[str, str]], list[str]]:
+    """Return a row (`COLUMNS`) per run, model and task, and notes about files that were left out.
+
+    Args:
+        sources: Folders of runs, and tables.
+        against: In each run, models are taken under the conditions of this one's newest
+            evaluation, where they have such an evaluation, and else their newest.
+        wanted: The conditions of the evaluations that are taken from runs.
 
     Raises:
         UserError: A source holds no scores.
     """
-    rows = []
+    rows, notes = [], []
     for source in sources:
-        found = _table_rows(source) if source.is_file() else _run_rows(source)
+        if source.is_file():
+            found = _table_rows(source)
+        else:
+            stored, left_out = evaluations(source)
+            found = _rows_of(source.name, stored, against, wanted)
+            notes += left_out
         if not found:
-            raise UserError(f"{source}: holds no scores. Run `m3dt evaluate` on the run first.")
+            asked = " under these conditions" if wanted != ANY else ""
+            more = f" ({notes[-1]})" if notes else ""
+            raise UserError(
+                f"{source}: holds no scores{asked}. Run `m3dt evaluate` on the run first.{more}"
+            )
         rows += found
-    return rows
+    return rows, notes
 
 
 def is_score_table(file: Path) -> bool:
@@ -48,13 +65,20 @@ def _table_rows(file: Path) -> list[dict[str, str]]:
     return rows
 
 
-def _run_rows(run: Path) -> list[dict[str, str]]:
+def _rows_of(
+    run: str, stored: Sequence[Evaluation], against: str, wanted: Conditions
+) -> list[dict[str, str]]:
+    """Return the rows of a run's evaluations, one evaluation per model."""
+    chosen = newest(stored, wanted)
+    same = {name: one.conditions for name, one in chosen.items() if file_name(name) == against}
+    for conditions in same.values():
+        chosen |= newest(stored, conditions)
     rows = []
-    for file in sorted((run / "evaluation").glob("*.json")):
-        result = read_json(file, finite=True)["result"]
+    for name, one in chosen.items():
+        result = one.result
         for task, scores in result["tasks"].items():
             cost = f"{result['flops_per_action'] / 1e6:.3f}", f"{result['ms_per_action']:.3f}"
-            values = (run.name, file.stem, task, f"{scores['score']:.2f}", *cost)
+            values = (run, file_name(name), task, f"{scores['score']:.2f}", *cost)
             rows.append(dict(zip(COLUMNS, values, strict=True)))
     return rows
 

@@ -147,7 +147,8 @@ def read_rows(file: Path) -> list[dict[str, str]]:
 
 def _row(study: Study, cell: Cell) -> Row:
     settings = list(dict.fromkeys(setting for cell in study.cells for setting in cell.values))
-    found = json.loads((study.runs / cell.name / SCORES).read_text())
+    results = _results(study.runs / cell.name / SCORES)
+    found = list(results.values())[-1]  # the cell's own model
     low, high = [round(end, 2) for end in found["ci95"] or ()] or ("", "")  # one episode: none
     achieved = shares_of_target(found["tasks"])
     domains = dict.fromkeys((*DOMAINS, *found["domains"]))
@@ -167,17 +168,32 @@ def _row(study: Study, cell: Cell) -> Row:
         "settings": cell.key,
     }
     for model in cell.models[:-1]:
-        path = evaluated(study, cell, model)
-        if path.is_file():
-            row[model] = round(json.loads(path.read_text())["result"]["score"], 2)
+        name = _among(results, model)
+        if name:
+            row[model] = round(results[name]["score"], 2)
     return row
 
 
-def evaluated(study: Study, cell: Cell, model: str) -> Path:
-    """Return the file of the evaluation of one of a cell's models."""
-    folder, name = study.runs / cell.name / "evaluation", model.replace(":", "-")
-    found = [path for path in folder.glob(f"{name}*.json") if path.stem.split("@")[0] == name]
-    return found[0] if len(found) == 1 else folder / f"{name}.json"
+def _among(results: Mapping[str, Any], model: str) -> str:
+    """Return the name of a model among results, `backbone@prompts-1` for `backbone`; or nothing."""
+    named = [name for name in results if name in (model, f"{model}@{name.partition('@')[2]}")]
+    return named[0] if named else ""
+
+
+def _results(path: Path) -> dict[str, Any]:
+    """Return the results of a cell's models by name, the cell's own model last.
+
+    Raises:
+        UserError: The file is not what `m3dt evaluate --json` writes.
+    """
+    found = read_json(path)
+    models = found.get("models") if isinstance(found, dict) else None
+    if not models:
+        raise UserError(
+            f"{path}: is not what this version of `m3dt evaluate --json` writes. Delete it; "
+            "`m3dt study` evaluates the cell again."
+        )
+    return dict(models)
 
 
 def _held_out_losses(study: Study, cell: Cell) -> dict[str, float]:
@@ -199,19 +215,22 @@ def _task_scores(study: Study, cell: Cell) -> dict[str, dict[str, float]]:
     Its own model has the cell's name, others `CELL/MODEL`. `CELL/before` is the agent that an
     extended run was a copy of.
     """
-    files = {cell.name: study.runs / cell.name / SCORES}
-    if not files[cell.name].is_file():
+    path = study.runs / cell.name / SCORES
+    if not path.is_file():
         return {}
-    files |= {f"{cell.name}/{model}": evaluated(study, cell, model) for model in cell.models[:-1]}
-    if cell.copy and cell.extend != "no":
-        files[f"{cell.name}/before"] = cell.copy / SCORES
-    return {name: _scores_by_task(file) for name, file in files.items() if file.is_file()}
+    results = _results(path)
+    *_, own = results
+    shown = {cell.name: own}
+    shown |= {f"{cell.name}/{m}": name for m in cell.models[:-1] if (name := _among(results, m))}
+    found = {key: _scores_by_task(results[name]) for key, name in shown.items()}
+    if cell.copy and cell.extend != "no" and (cell.copy / SCORES).is_file():
+        *_, before = _results(cell.copy / SCORES).values()
+        found[f"{cell.name}/before"] = _scores_by_task(before)
+    return found
 
 
-def _scores_by_task(file: Path) -> dict[str, float]:
-    found = json.loads(file.read_text())
-    tasks = found.get("result", found)["tasks"]
-    return {task: round(result["score"], 2) for task, result in tasks.items()}
+def _scores_by_task(result: Mapping[str, Any]) -> dict[str, float]:
+    return {task: round(scores["score"], 2) for task, scores in result["tasks"].items()}
 
 
 def _curves(study: Study, cell: Cell) -> dict[str, Any]:
@@ -243,7 +262,7 @@ def _score(row: Row, column: str) -> float:
 def print_table(study: Study, file: Path, console: Console) -> None:
     """Print the scores of all evaluated cells."""
     rows = table_rows(study, file)
-    table = Table(title="normalized score [95 % interval]", title_justify="left")
+    table = Table(title="normalized score [95 % interval]")
     with_return = (key for row in rows for key in row if key.endswith(RETURN))
     known = dict.fromkeys(key.removesuffix(RETURN) for key in with_return)
     domains = [d for d in known if any(not math.isnan(_score(row, d)) for row in rows)]

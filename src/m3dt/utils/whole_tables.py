@@ -88,16 +88,16 @@ def _part(table: Table, columns: Sequence[int]) -> Table:
 
 
 def _lines(table: Table) -> Iterator[str]:
-    """Yield a table as lines: a title, then for each row its cells with their headers."""
+    """Yield a table as lines: a title, then of each row its name and its cells with headers."""
     if table.title:
         yield _text(table.title)
     headers = [" ".join(_text(column.header).split()) for column in table.columns]
     for row in zip(*(column._cells for column in table.columns), strict=True):
-        yield ""
-        shown = (_text(cell).strip() for cell in row)
-        yield from (f"{h}: {cell}" if h else cell for h, cell in zip(headers, shown, strict=True))
+        name, *others = (" ".join(_text(cell).split()) for cell in row)
+        yield name or headers[0]
+        yield from (f"  {h}: {cell}" for h, cell in zip(headers[1:], others, strict=True) if cell)
     if table.caption:
-        yield from ("", _text(table.caption))
+        yield _text(table.caption)
 
 
 def _widest(column: Column) -> int:
