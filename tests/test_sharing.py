@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from quick_run import call
 from tests.test_registry import entry, expert_weights, save_backbone
 
 import m3dt
@@ -131,7 +132,7 @@ def test_a_card_that_cannot_be_written_ends_nothing(tmp_path):
 
 
 @pytest.mark.long
-def test_a_downloaded_run_and_its_compact_copy_act(finished, tmp_path):
+def test_a_downloaded_run_and_its_compact_copy_act(finished, data, tmp_path, capsys):
     """The hub keeps names and content of files; checkpoints and logs are left behind."""
     left = shutil.ignore_patterns("checkpoints", "logs")
     shutil.copytree(finished, tmp_path / "down", ignore=left)
@@ -147,6 +148,8 @@ def test_a_downloaded_run_and_its_compact_copy_act(finished, tmp_path):
     )
     assert size < 0.8 * whole
     assert metadata_of(tmp_path / "small")[0]["library_name"] == "m3dt"
+    assert call("stage1", tmp_path / "small", data) == 2  # these weights are not what it makes
+    assert "backbone/main was made with other settings: weights was" in capsys.readouterr().err
 
 
 def test_shipped_agents_are_small_and_named(tmp_path, monkeypatch):
@@ -199,13 +202,15 @@ def test_a_copy_replaces_nothing(tmp_path, monkeypatch):
     """Neither the run that it is made of, nor the models of another, which it would mix with."""
     run = Registry(tmp_path / "run")
     backbone = save_backbone(run)
-    (run.run / "config.yaml").write_text("suite: mt10\n")
+    for file in ("config.yaml", "extension-1.yaml"):
+        (run.run / file).write_text("suite: mt10\n")
     with pytest.raises(UserError, match=r"run: is not empty\."):
         compact_copy(run.run, run.run)
     assert run.get("backbone", "main").hash == backbone.hash
     monkeypatch.setenv("HOME", str(tmp_path))
     compact_copy(run.run, "~/small")
-    assert Registry(tmp_path / "small").has("backbone", "main")
+    assert Registry(tmp_path / "small").get("backbone", "main").settings["weights"] == "float16"
+    assert (tmp_path / "small/extension-1.yaml").is_file()  # else it could not be extended again
     assert sorted(tmp_path.iterdir()) == [tmp_path / "run", tmp_path / "small"]
 
 

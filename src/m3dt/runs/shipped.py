@@ -44,7 +44,9 @@ def compact_copy(source: str | Path, target: str | Path) -> None:
     """Copy a run's models with weights in float16, without their training's records.
 
     What follows from data, such as prompts, keeps its precision. Scores are left behind, since
-    other weights have others. Nothing is trained further from a copy: its models have other hashes.
+    other weights have others. A copy can be extended by new tasks. Its models' settings say that
+    the weights are rounded, so that no training takes them for its own: neither when it is repeated
+    in the copy, nor by `reuse`.
 
     Args:
         source: A run's folder, or the name of a shipped agent.
@@ -70,11 +72,13 @@ def compact_copy(source: str | Path, target: str | Path) -> None:
             parents = {key: hashes.get(key, digest) for key, digest in entry.parents.items()}
             metrics = {k: v for k, v in entry.metrics.items() if not isinstance(v, dict | list)}
             kept = entry.metrics if entry.kind == "grouping" else metrics
-            sealed = entry.sealed(files=files, parents=parents, metrics=kept)
+            settings = {**entry.settings, "weights": "float16"}
+            sealed = entry.sealed(files=files, parents=parents, metrics=kept, settings=settings)
             hashes[entry.key] = sealed.hash
             write_json(temporary / ENTRY, asdict(sealed))
-    with atomic_path(copy / CONFIG) as temporary:
-        temporary.write_bytes((registry.run / CONFIG).read_bytes())
+    for source_file in (*sorted(registry.run.glob("extension-*.yaml")), registry.run / CONFIG):
+        with atomic_path(copy / source_file.name) as temporary:
+            temporary.write_bytes(source_file.read_bytes())
     write_card(copy)
 
 
