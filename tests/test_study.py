@@ -281,3 +281,14 @@ def test_jobs_write_a_table_one_after_the_other(tmp_path):
         assert other.is_alive()
     other.join(10)
     assert not other.is_alive()
+
+
+def test_scores_of_an_earlier_version_are_told_with_the_remedy(tmp_path):
+    """They held one model's result alone."""
+    path = study_file(tmp_path, f"runs: {tmp_path}/runs\ngrid: {{method: [promptdt]}}\n")
+    study = load_study(path, [])
+    file = tmp_path / "runs" / study.cells[0].name / SCORES
+    file.parent.mkdir(parents=True)
+    file.write_text('{"method": "PromptDT", "score": 1.0}')
+    with pytest.raises(UserError, match=r"scores\.json: is not what.*Delete it.*evaluates"):
+        table_rows(study, tmp_path / "table.csv")

@@ -52,7 +52,7 @@ def test_a_run_is_evaluated_where_it_was_not_trained(finished, other, tmp_path, 
     assert main(["evaluate", *words, "--json", str(tmp_path / "scores.json")]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert f"Not trained on: prompts and normalisation are from {other}" in printed
-    found = json.loads((tmp_path / "scores.json").read_text())["models"]["backbone"]
+    (found,) = json.loads((tmp_path / "scores.json").read_text())["models"].values()
     rules = EvaluationConfig(episodes=2, tile=1, workers=1)
     (store,) = DatasetStore.open(other, [TASK]).tasks
     agent = m3dt.load(finished, "backbone")

@@ -118,6 +118,16 @@ def extend(options: argparse.Namespace, console: Console) -> None:
         extend(load_experiment(run_config(options.run), [*options.overrides, tasks]), console)
 
 
+def config(options: argparse.Namespace, console: Console) -> None:
+    """Print the resolved configuration, or list the keys."""
+    from m3dt.cli.config_listing import print_config, print_keys
+
+    if options.overrides[:1] == ["keys"]:
+        print_keys(options.overrides[1:], console)
+    else:
+        print_config(options.conf, options.overrides, console)
+
+
 def evaluate(options: argparse.Namespace, console: Console) -> None:
     """Evaluate models in the simulators."""
     from m3dt.cli.report import evaluate_run

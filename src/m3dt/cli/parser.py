@@ -197,6 +197,13 @@ COMMANDS = (
         _path("--run", required=True, metavar="RUN"),
         _path("--target", required=True, metavar="DIR"),
     )),
+    Command("config", commands.config, "print the resolved configuration, or list the keys", (
+        _argument("--conf", default="quickstart", metavar="NAME",
+                  help="a file of conf/, or a path"),
+        _argument("overrides", nargs="*", metavar="key=value",
+                  help="overrides by dotted key; or `keys [SECTION]`, which lists keys with "
+                  "defaults, types and meanings"),
+    )),
     Command("tasks", commands.tasks, "list the tasks of a suite", (
         _argument("suite", nargs="?", default="mt160", help="mtN or quickstart; default mt160"),
         _argument("--seed", type=_natural, default=0, help="seed of the subset"),

@@ -28,6 +28,11 @@ _OUR_TRAINER_ARGUMENTS = {
     "overfit_batches", "plugins", "reload_dataloaders_every_n_epochs", "use_distributed_sampler",
     "val_check_interval",
 }  # fmt: skip
+# Those that every Lightning has: a configuration with no others is read without importing torch.
+_KNOWN_TRAINER_ARGUMENTS = {
+    "accelerator", "benchmark", "detect_anomaly", "deterministic", "devices", "inference_mode",
+    "log_every_n_steps", "num_nodes", "precision", "profiler", "strategy", "sync_batchnorm",
+}  # fmt: skip
 _KINDS = {
     int: "a whole number", float: "a number", bool: "true or false", str: "text",
     ListConfig: "a list",
@@ -254,7 +259,7 @@ def _default_run(config: Config) -> str:
 
 def _check_trainer(config: Config) -> None:
     """Check the names of `trainer.*` against those of Lightning's Trainer."""
-    if not config.trainer:
+    if config.trainer.keys() <= _KNOWN_TRAINER_ARGUMENTS:
         return
     from lightning.pytorch import Trainer
 
