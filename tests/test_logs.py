@@ -27,6 +27,8 @@ from m3dt.runs import Registry
 from m3dt.runs.evaluations import evaluation_file, evaluations, newest
 from m3dt.stages import BackboneStage, ExpertStage
 from m3dt.tasks import DOMAINS
+from m3dt.tasks.experiment import load_experiment
+from m3dt.training.loggers import build_loggers
 
 LOGGED = {
     "train/loss", "train/gradient_norm", "conflict/mean", "conflict/smoothed", "conflict/attention",
@@ -336,6 +338,18 @@ def test_the_last_record_of_a_stopped_training_is_written_once(
         assert call("stage3", copied, data, *WATCHED) == 0
         assert records(copied / "logs" / "stage3") == expected
     assert len(copies) == 2
+
+
+def test_files_of_events_begin_in_different_seconds(tmp_path):
+    """TensorBoard passes over a file whose name comes before that of one that it has read."""
+    config = load_experiment("quickstart", [f"run={tmp_path}"])
+    folder = tmp_path / "logs" / "stage1"
+    folder.mkdir(parents=True)
+    now = int(time.time())
+    for second in (now - 5, now, now + 1):
+        (folder / f"events.out.tfevents.{second}.host.99999.0").touch()
+    build_loggers(config, "stage1", 0)
+    assert time.time() >= now + 2
 
 
 def test_kill_9_neither_loses_nor_repeats_records(data, tmp_path):

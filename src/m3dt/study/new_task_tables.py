@@ -19,7 +19,8 @@ def ways_table(results: Results) -> str:
             if any(found):
                 title = f"{way.title}, rate {float(rate):g}" if rate else way.title
                 trained = f"{sizes[way.part]:,.0f}" if way.part in sizes else "0"
-                rows.append([title, trained, *map(format_scores, found)])
+                shown = (format_scores(scores) if scores else "" for scores in found)
+                rows.append([title, trained, *shown])
     header = ["way", "trained parameters a task"]
     return markdown_table([*header, *(f"{n} trajectories" for n in numbers)], rows)
 

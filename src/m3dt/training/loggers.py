@@ -1,5 +1,6 @@
 """The loggers of a training: TensorBoard, and those that a configuration names by their classes."""
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ def build_loggers(config: Config, name: str, purge_step: int) -> list[Logger]:
     Raises:
         UserError: A class or an argument does not exist, or a package is not installed.
     """
+    _wait_for_next_second(Path(config.run) / "logs" / name)
     tensorboard = StepLogger(
         config.run, name="logs", version=name, default_hp_metric=False, purge_step=purge_step
     )
@@ -48,3 +50,14 @@ def build_loggers(config: Config, name: str, purge_step: int) -> list[Logger]:
         kind: Any = Logger  # abstract, which type checkers refuse for `type[T]`
         found.append(build(config, key, given, kind, "a Lightning logger", place))
     return found
+
+
+def _wait_for_next_second(folder: Path) -> None:
+    """Wait until no file of events began in this second.
+
+    TensorBoard reads files in the order of their names, which have the second and then the process:
+    it would pass over a file of the same second by a process of a smaller number.
+    """
+    began = {path.name.split(".")[3] for path in folder.glob("events.out.tfevents.*.*")}
+    while str(int(time.time())) in began:
+        time.sleep(0.02)
