@@ -30,6 +30,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(not (3, 11) <= v < (3, 13) and f"m3dt needs Python 3.11 or 3.12 (labmaze, which dm_control needs, has no wheel for 3.13); $(PYTHON) is {v[0]}.{v[1]}. Try: make setup PYTHON=python3.12")'
 	@echo "setup 1/3: $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=24'  # 23.0, of Debian 12, finds conflicts where there are none
 	@echo "setup 2/3: $(TORCH) (PyPI's build brings CUDA: 5 GB installed; a CPU build 1 GB: see docs/install.md)"
 	@$(PIP) $(TORCH)
 	@echo "setup 3/3: m3dt, simulators and tools (about 100 packages, 1 GB installed)"
