@@ -287,8 +287,9 @@ def test_the_command_writes_pictures_and_markdown(made_up, tmp_path, capsys):
     assert sections["Top-k routing (figure 9)"] == "![](figures/top_k.png)"
     tables = (out / "tables.md").read_text()
     assert "| M3DT-Gradient | 1,000 |" in tables and "without grouping" in tables
-    assert main(["figures", str(tmp_path / "none.csv")]) == 2
-    assert "m3dt study conf/study/none.yaml" in capsys.readouterr().err
+    for name, hint in (("none", "Give the table that"), ("mid", "`m3dt study mid` makes them")):
+        assert main(["figures", str(tmp_path / f"{name}.csv")]) == 2
+        assert hint in capsys.readouterr().err
 
 
 def test_captions_state_their_claims(made_up):

@@ -222,7 +222,10 @@ def _merge(merged: DictConfig, layer: DictConfig, source: str) -> None:
     except (OmegaConfBaseException, TypeError, ValueError) as error:
         key = getattr(error, "full_key", None) or ""
         kind = _KINDS.get(type(OmegaConf.select(merged, key))) if key else None
-        problem = f"{key}={OmegaConf.select(layer, key)} must be {kind}"
+        given = OmegaConf.select(layer, key)
+        problem = f"{key}={given} must be {kind}"
+        if kind == _KINDS[ListConfig] and not isinstance(given, DictConfig):
+            problem += f', such as "{key}=[{given}]"'
         raise UserError(f"{source}: {problem if kind else _reason(error)}") from None
 
 

@@ -13,7 +13,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypedDict
 
-from m3dt.config import Config
+from m3dt.config import Config, find_study
 from m3dt.study.design import METHOD_PARTS, Design, design_of, num_tasks, suite_of
 from m3dt.study.estimates import Ranged, Scores
 from m3dt.study.score_table import RETURN
@@ -87,9 +87,7 @@ class Results:
         """
         file = user_path(file)
         if not file.is_file():
-            raise UserError(
-                f"{file}: no such results. `m3dt study conf/study/{file.stem}.yaml` makes them."
-            )
+            raise UserError(f"{file}: no such results.{_how_to_make(file.stem)}")
         paths = [file.with_name(f"{file.stem}_{name}.json") for name in ("conflict", "tasks")]
         curves, tasks = [json.loads(path.read_text()) if path.is_file() else {} for path in paths]
         with file.open() as lines:
@@ -237,6 +235,15 @@ class Results:
             "single seeds. Brackets are 95 % intervals by Student's t over n seeds, cut at the "
             f"ends of the scale.{about}{missing}"
         )
+
+
+def _how_to_make(study: str) -> str:
+    """Return the command that makes a study's results, or nothing where there is no such study."""
+    try:
+        find_study(Path(f"{study}.yaml"))
+    except UserError:
+        return " Give the table that `m3dt study FILE` wrote."
+    return f" `m3dt study {study}` makes them."
 
 
 def _columns(row: Mapping[str, str], name: str) -> list[str]:
