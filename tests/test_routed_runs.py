@@ -144,7 +144,7 @@ def test_scores_with_another_target_have_a_name_of_their_own(routed, data, capsy
     """They lie beside each other; those of random actions, which have no target, serve all."""
     models = ["--models", "random,router,oracle"]
     assert call("evaluate", routed, data, *models) == 0
-    chance = {p: p.stat().st_mtime_ns for p in (routed / "evaluation").glob("random.*.json")}
+    chance = {p: p.stat().st_mtime_ns for p in (routed / "evaluation").glob("random[.@]*.json")}
     for scale, stored in ((0.5, False), (0.5, True), (1, True)):
         capsys.readouterr()
         assert call("evaluate", routed, data, *models, f"evaluation.target_scale={scale}") == 0
@@ -154,7 +154,7 @@ def test_scores_with_another_target_have_a_name_of_their_own(routed, data, capsy
     names = {one.model for one in evaluations(routed)[0]}
     assert {"router@target-0.5", "oracle@target-0.5"} <= names
     assert "random@target-0.5" not in names
-    after = {p: p.stat().st_mtime_ns for p in (routed / "evaluation").glob("random*.json")}
+    after = {p: p.stat().st_mtime_ns for p in (routed / "evaluation").glob("random[.@]*.json")}
     assert after == chance
 
 
