@@ -2,7 +2,7 @@
 
 from m3dt.study import new_tasks
 from m3dt.study.estimates import Scores, format_scores, minus
-from m3dt.study.new_tasks import BEFORE, WAYS
+from m3dt.study.new_tasks import BEFORE, JOINED, WAYS
 from m3dt.study.study_results import Results
 from m3dt.study.tables import markdown_table
 
@@ -32,12 +32,10 @@ def new_tasks_table(results: Results) -> str:
     rate, _ = new_tasks.best_tuned(results, number)
     for name, way in WAYS.items():
         by_task: dict[str, list[float]] = {task: [] for task in tasks}
-        for row in results.rows:
-            right = row["part"] == way.part and row["data"].endswith(str(number))
-            if right and (name != "tuned" or row["baseline.learning_rate"] == rate):
-                for task, score in new_tasks.task_scores(results, row, way.model).items():
-                    if task in by_task:
-                        by_task[task].append(score)
+        for row in new_tasks.cells(results, way.part, number, rate if name == "tuned" else ""):
+            for task, score in new_tasks.task_scores(results, row, way.model).items():
+                if task in by_task:
+                    by_task[task].append(score)
         if all(by_task.values()):
             rows.append([way.title, *(f"{sum(x) / len(x):.0f}" for x in by_task.values())])
     return markdown_table([f"{number} trajectories, mean over seeds", *tasks], rows)
@@ -46,7 +44,7 @@ def new_tasks_table(results: Results) -> str:
 def old_tasks_table(results: Results) -> str:
     """Return the scores on old tasks before and after an extension."""
     rows = []
-    for part, how in (("expert", "all at once"), ("row", "one after the other")):
+    for part, how in JOINED.items():
         for number in new_tasks.trajectories(results):
             before, after = (
                 new_tasks.old_scores(results, part, number, model) for model in (BEFORE, "")

@@ -1,7 +1,6 @@
 """Scores by seed of the ways in which a trained agent meets new tasks: `conf/study/extend.yaml`.
 
-Each way was given the same few trajectories of the new tasks. Letters in names: a `part` of the
-study is `unseen`, `expert`, `row`, `tuned` or `scratch`.
+Each way was given the same few trajectories of the new tasks.
 """
 
 import re
@@ -18,23 +17,25 @@ BEFORE = "before"  # the model that a cell's run was a copy of, as it scored
 
 
 class Way(NamedTuple):
-    """A way to meet new tasks: where its scores are, and its share of the weights trained."""
+    """A way to meet new tasks, and where its scores are."""
 
     title: str
     part: str
     model: str  # whose scores; empty for the cell's own model
-    learns: bool
 
 
 WAYS = {
-    "nearest": Way("nearest recorded state", "unseen", "nearest", False),
-    "backbone": Way("backbone, zero-shot", "unseen", "backbone", False),
-    "zero-shot": Way("agent, zero-shot", "unseen", "", False),
-    "expert": Way("new expert, by the router", "expert", "", True),
-    "own expert": Way("new expert, given the task", "expert", "oracle", True),
-    "tuned": Way("full fine-tuning", "tuned", "", True),
-    "scratch": Way("from scratch", "scratch", "", True),
+    "nearest": Way("nearest recorded state", "unseen", "nearest"),
+    "backbone": Way("backbone, zero-shot", "unseen", "backbone"),
+    "zero-shot": Way("agent, zero-shot", "unseen", ""),
+    "expert": Way("new expert, by the router", "expert", ""),
+    "own expert": Way("new expert, given the task", "expert", "oracle"),
+    "tuned": Way("full fine-tuning", "tuned", ""),
+    "scratch": Way("from scratch", "scratch", ""),
 }
+
+JOINED = {"expert": "all at once", "row": "one after the other"}
+"""How new tasks joined the old ones, by part."""
 
 
 def is_of_new_tasks(results: Results) -> bool:
@@ -58,6 +59,16 @@ def rates(results: Results, part: str) -> list[str]:
     return results.numbers(part, "learning_rate")
 
 
+def cells(results: Results, part: str, number: int, rate: str = "") -> list[dict[str, str]]:
+    """Return the rows of a part with a number of trajectories, of one learning rate or of all."""
+    return [
+        row
+        for row in results.rows
+        if (row["part"], _trajectories(row)) == (part, number)
+        and rate in ("", row.get("baseline.learning_rate"))
+    ]
+
+
 def scores(results: Results, way: Way, number: int, rate: str = "") -> Scores:
     """Return the mean score over all new tasks by seed.
 
@@ -72,11 +83,7 @@ def scores(results: Results, way: Way, number: int, rate: str = "") -> Scores:
     """
     tasks = new_tasks(results)
     by_seed: dict[int, dict[str, float]] = {}
-    for row in results.rows:
-        if (row["part"], _trajectories(row)) != (way.part, number):
-            continue
-        if rate and row.get("baseline.learning_rate") != rate:
-            continue
+    for row in cells(results, way.part, number, rate):
         found = task_scores(results, row, way.model)
         by_seed.setdefault(int(row["seed"]), {}).update(found)
     complete = {s: of for s, of in by_seed.items() if of.keys() >= set(tasks)}
@@ -102,12 +109,11 @@ def old_scores(results: Results, part: str, number: int, model: str = "") -> Sco
         model: `BEFORE` for the agent before its extension.
     """
     found, new = {}, set(new_tasks(results))
-    for row in results.rows:
-        if (row["part"], _trajectories(row)) == (part, number):
-            of = task_scores(results, row, model)
-            old = [score for task, score in of.items() if task not in new]
-            if old:
-                found[int(row["seed"])] = fmean(old)
+    for row in cells(results, part, number):
+        of = task_scores(results, row, model)
+        old = [score for task, score in of.items() if task not in new]
+        if old:
+            found[int(row["seed"])] = fmean(old)
     return Ranged(dict(sorted(found.items())))
 
 

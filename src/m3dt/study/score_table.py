@@ -176,8 +176,9 @@ def _row(study: Study, cell: Cell) -> Row:
 
 def _among(results: Mapping[str, Any], model: str) -> str:
     """Return the name of a model among results, `backbone@prompts-1` for `backbone`; or nothing."""
-    named = [name for name in results if name in (model, f"{model}@{name.partition('@')[2]}")]
-    return named[0] if named else ""
+    if model in results:
+        return model
+    return next((name for name in results if name.partition("@")[0] == model), "")
 
 
 def _results(path: Path) -> dict[str, Any]:

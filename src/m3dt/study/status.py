@@ -17,6 +17,7 @@ from m3dt.study.grid import Cell, Study
 from m3dt.study.journal import Note, read_note
 from m3dt.study.pieces import EVALUATE, EXTEND, Command, commands_left, pieces_of
 from m3dt.study.score_table import scored_cells
+from m3dt.tasks import tasks_of
 from m3dt.training import trainings
 from m3dt.training.resume import newest_step
 from m3dt.utils.errors import UserError
@@ -143,7 +144,7 @@ def _steps_saved(cell: Cell, command: str) -> int | None:
     run = Path(cell.config.run)
     if command == EXTEND:
         try:
-            return None if is_extended(run, cell.config.tasks) else 0
+            return None if is_extended(run, tasks_of(cell.config)) else 0
         except UserError:  # it is changing, or damaged, which the command will say
             return 0
     job, registry = trainings(cell.config)[command], Registry(run)

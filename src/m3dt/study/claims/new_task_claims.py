@@ -3,7 +3,7 @@
 from m3dt.study import new_tasks
 from m3dt.study.claims.claim import NOT_IN_PAPER, Claim, compare, listed
 from m3dt.study.estimates import Scores, minus
-from m3dt.study.new_tasks import BEFORE, WAYS
+from m3dt.study.new_tasks import BEFORE, JOINED, WAYS
 from m3dt.study.study_results import Results
 
 CLOSE = 2.0  # points within which an expert counts as no worse than fine-tuning
@@ -14,7 +14,8 @@ def new_task_claims(results: Results) -> list[Claim]:
     """Return the claims about ways to meet new tasks, and about what extension does to old ones."""
     several = new_tasks.trajectories(results)
     by_number = [claim for number in several for claim in _ways(results, number)]
-    return [*by_number, *(_forgetting(results, number) for number in several), _in_a_row(results)]
+    at_once = [_forgetting(results, "expert", number) for number in several]
+    return [*by_number, *at_once, _forgetting(results, "row", max(several))]
 
 
 def _ways(results: Results, number: int) -> list[Claim]:
@@ -37,24 +38,14 @@ def _ways(results: Results, number: int) -> list[Claim]:
     ]  # fmt: skip
 
 
-def _forgetting(results: Results, number: int) -> Claim:
-    text = f"Old tasks lose at most {FORGOTTEN:g} points when experts for all new ones join at once"
+def _forgetting(results: Results, part: str, number: int) -> Claim:
     before, after = (
-        (title, new_tasks.old_scores(results, "expert", number, model))
+        (title, new_tasks.old_scores(results, part, number, model))
         for title, model in (("before", BEFORE), ("after", ""))
     )
-    name = f"forgetting {number}"
+    text = f"Old tasks lose at most {FORGOTTEN:g} points when new ones join {JOINED[part]}"
+    name = f"forgetting {number if part == 'expert' else part}"
     return _at_most(name, f"{text}, {number} trajectories each", FORGOTTEN, before, after)
-
-
-def _in_a_row(results: Results) -> Claim:
-    number = max(new_tasks.trajectories(results))
-    before, after = (
-        (title, new_tasks.old_scores(results, "row", number, model))
-        for title, model in (("before", BEFORE), ("after", ""))
-    )
-    text = f"Old tasks lose at most {FORGOTTEN:g} points when new ones join one after the other"
-    return _at_most("forgetting row", text, FORGOTTEN, before, after)
 
 
 def _at_most(

@@ -6,7 +6,7 @@ from m3dt.plots.palette import BLACK, BLUE, GREY, ORANGE, PINK, RED, SKY
 from m3dt.study import new_tasks
 from m3dt.study.figures import panels
 from m3dt.study.figures.panels import SCORE
-from m3dt.study.new_tasks import BEFORE, WAYS
+from m3dt.study.new_tasks import BEFORE, JOINED, WAYS
 from m3dt.study.study_results import Results
 
 _LOOKS = {
@@ -36,7 +36,7 @@ def new_tasks_figure(results: Results) -> Figure:
     panels.finish(left, title, "trajectories of each", SCORE, numbers)
     kinds = [
         (f"{how},\n{number} trajectories", part, number)
-        for part, how in (("expert", "at once"), ("row", "in a row"))
+        for part, how in JOINED.items()
         for number in numbers
         if new_tasks.old_scores(results, part, number)
     ]
