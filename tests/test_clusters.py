@@ -73,6 +73,7 @@ def test_a_signal_reaches_what_runs_in_the_place_of_the_shell(tmp_path):
         assert job.wait(timeout=60) == -signal.SIGTERM
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_from_job_to_job(finished, data, tmp_path):
     """The first is stopped in stage 1, the second in stage 3; the third ends, the fourth rests."""
     run = tmp_path / "run"

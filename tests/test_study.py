@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -118,10 +119,16 @@ def test_mistakes_are_named(tmp_path, text, words):
 SHIPPED = sorted((Path(__file__).parents[1] / "conf/study").glob("*.yaml"))
 
 
+@cache
+def shipped(file):
+    """Return a shipped study; the large ones take seconds to load."""
+    return load_study(file, [])
+
+
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
 def test_shards_of_shipped_studies_need_nothing_of_each_other(file):
     """Each cell is in one shard; no text of its settings names the run of another shard's cell."""
-    study = load_study(file, [])
+    study = shipped(file)
     count = 5
     shards = [select_cells(study, f"{index}/{count}") for index in range(count)]
     names = [cell.name for cells in shards for cell in cells]
@@ -138,7 +145,7 @@ def test_shards_of_shipped_studies_need_nothing_of_each_other(file):
 
 
 def test_runs_outside_a_study_keep_no_cells_together():
-    study = load_study(Path("extend"), [])
+    study = shipped(next(file for file in SHIPPED if file.stem == "extend"))
     assert set(chains(study).values()) == {cell.name for cell in study.cells}
 
 
@@ -176,7 +183,7 @@ def test_shards_are_checked(tmp_path, shard, capsys):
 
 
 def test_the_shipped_studies_have_all_methods():
-    cells = [cell for file in SHIPPED for cell in load_study(file, []).cells]
+    cells = [cell for file in SHIPPED for cell in shipped(file).cells]
     assert {cell.values["method"] for cell in cells if "method" in cell.values} == set(METHODS)
 
 
