@@ -53,13 +53,14 @@ def everything(folder):
 def test_each_state_is_told_from_what_is_on_disk(study, tmp_path, monkeypatch):
     file = table_of(tmp_path / "own.csv", [c for c in study.cells if c.name == "bc"])
     checkpoint(study, "m3dt-gradient", "stage1", 10_000)
-    with noted(study, "m3dt-gradient", "stage1", 0):
+    with noted(study, "m3dt-gradient", "stage1", 0) as stage:
         register(study, "promptdt", "baseline", "promptdt")
         with noted(study, "mtdt", "train", 0) as note:
             note.code = 2
         before = everything(tmp_path)
         cells = found(study, file)
         assert everything(tmp_path) == before
+        stage.code = 143
     assert {name: cell.state for name, cell in cells.items()} == {
         "m3dt-gradient": "running", "m3dt-random": "waiting", "promptdt": "trained",
         "mtdt": "failed", "bc": "evaluated",
@@ -167,10 +168,24 @@ def test_a_study_notes_what_it_runs(study, monkeypatch):
     assert ended == [(False, True, False)] * 2 + [(False, False, False)] * 2 + [
         (True, False, False)
     ]
-    monkeypatch.setattr(runner, "_run_words", lambda *_: exec("raise SystemExit(143)"))
-    with pytest.raises(SystemExit):
-        runner._run(study, command, runner.Clock(None))
-    assert read_note(study, command.cell.name).failed is False
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "failed"),
+    [
+        (SystemExit(143), 143, False),
+        (KeyboardInterrupt(), 130, False),
+        (SystemExit("what went wrong"), 1, True),
+        (OSError("no space left on device"), 1, True),
+    ],
+    ids=repr,
+)
+def test_how_a_job_ends_is_noted(study, end, code, failed):
+    """By a signal it may go on later; an error is a failure."""
+    with pytest.raises(type(end)), noted(study, "bc", "train", 0):
+        raise end
+    note = read_note(study, "bc")
+    assert (note.code, note.failed, note.running) == (code, failed, False)
 
 
 def test_a_cell_may_begin_from_a_run_that_the_study_has_yet_to_make(tmp_path):

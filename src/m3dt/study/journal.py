@@ -55,7 +55,8 @@ class Note:
 def noted(study: Study, cell: str, command: str, step: int) -> Iterator[Note]:
     """Note that a command of a cell runs, give signs of life, and note how it ended.
 
-    The caller sets `code`. A note is only an aid: where it cannot be written, nothing else stops.
+    The caller sets `code`, unless an exception ends the job. A note is only an aid: where it cannot
+    be written, nothing else stops.
     """
     file = _file(study, cell)
     note = Note(command, step, time.time(), socket.gethostname())
@@ -71,11 +72,18 @@ def noted(study: Study, cell: str, command: str, step: int) -> Iterator[Note]:
     alive.start()
     try:
         yield note
+    except KeyboardInterrupt:
+        note.code = 128 + signal.SIGINT
+        raise
+    except SystemExit as end:  # how a job ends by another signal
+        note.code = end.code if isinstance(end.code, int) else 1
+        raise
+    except BaseException:
+        note.code = 1
+        raise
     finally:
         over.set()
         alive.join()
-        if note.code is None:  # a signal ended the job
-            note.code = 128 + signal.SIGTERM
         _write(file, note)
 
 
