@@ -62,6 +62,8 @@ def test_a_killed_shard_is_named_and_goes_on(data, tmp_path, capsys):
     assert contents(folder) == contents(data)
     assert main(words(folder, "0/2")) == 0
     assert "all 2 tasks of shard 0/2: nothing to collect" in capsys.readouterr().out
+    assert main(words(folder, "8/9")) == 0
+    assert "no task is of shard 8/9: nothing to collect" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

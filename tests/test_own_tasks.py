@@ -19,7 +19,7 @@ from quick_run import QUICK
 import m3dt
 from m3dt.behaviour import Library, Player
 from m3dt.cli import main
-from m3dt.cli.report import check_films
+from m3dt.cli.evaluating import check_films
 from m3dt.data import DatasetStore
 from m3dt.evaluation.run_models import run_model
 from m3dt.evaluation.scores import shares_of_target

@@ -15,6 +15,7 @@ from quick_run import call
 from tests.test_registry import entry, expert_weights, save_backbone
 
 import m3dt
+from m3dt.cli import main
 from m3dt.runs import Registry
 from m3dt.runs.evaluations import Evaluation
 from m3dt.runs.layout import check_run_folder
@@ -212,6 +213,23 @@ def test_a_copy_replaces_nothing(tmp_path, monkeypatch):
     assert Registry(tmp_path / "small").get("backbone", "main").settings["weights"] == "float16"
     assert (tmp_path / "small/extension-1.yaml").is_file()  # else it could not be extended again
     assert sorted(tmp_path.iterdir()) == [tmp_path / "run", tmp_path / "small"]
+
+
+def test_shipped_agents_are_evaluated_by_name(tmp_path, monkeypatch, capsys):
+    """Nothing is written into the package, where they are also listed."""
+    monkeypatch.chdir(tmp_path)
+    before = {p: p.read_bytes() for p in WEIGHTS_FOLDER.rglob("*") if p.is_file()}
+    words = ["evaluate", "--run", "quickstart", "tasks=[ant-dir-6]", "evaluation.episodes=1"]
+    for said in ("mean over tasks", "evaluated before"):
+        assert main([*words, "--models", "nothing"]) == 0
+        assert said in capsys.readouterr().out
+    (scores,) = (tmp_path / "runs/quickstart/evaluation").glob("nothing.*.json")
+    assert list(json.loads(scores.read_text())["result"]["tasks"]) == ["ant-dir-6"]
+    assert main(["registry", "quickstart"]) == 0
+    assert "router/prompt" in capsys.readouterr().out
+    assert main(["extend", "--run", "quickstart", "--tasks", "walker-run"]) == 2
+    assert 'compact_copy("quickstart", "runs/quickstart")' in capsys.readouterr().err
+    assert {p: p.read_bytes() for p in WEIGHTS_FOLDER.rglob("*") if p.is_file()} == before
 
 
 @pytest.mark.slow

@@ -106,10 +106,16 @@ def train(options: argparse.Namespace, console: Console) -> None:
 def extend(options: argparse.Namespace, console: Console) -> None:
     """Extend a trained run by new tasks."""
     from m3dt.runs.generations import run_config
+    from m3dt.runs.shipped import find_run, is_shipped
     from m3dt.tasks.experiment import load_experiment
 
     if not options.tasks:
         raise UserError("m3dt extend: name the new tasks: --tasks TASK,TASK.")
+    if is_shipped(find_run(options.run)):
+        raise UserError(
+            f"--run {options.run}: an agent of the package does not change. Extend a copy: "
+            f'm3dt.runs.shipped.compact_copy("{options.run}", "runs/{options.run}").'
+        )
     from m3dt.training.extension import extend
 
     groups = [[task] for task in options.tasks] if options.one_by_one else [options.tasks]
@@ -130,17 +136,21 @@ def config(options: argparse.Namespace, console: Console) -> None:
 
 def evaluate(options: argparse.Namespace, console: Console) -> None:
     """Evaluate models in the simulators."""
-    from m3dt.cli.report import evaluate_run
+    from m3dt.cli.evaluating import evaluate_run
     from m3dt.tasks.experiment import load_experiment
 
-    conf = options.conf
+    conf, out = options.conf, options.out
     if options.run:
         from m3dt.runs.generations import run_config
+        from m3dt.runs.shipped import find_run, is_shipped
 
-        conf = run_config(options.run)
+        run = find_run(options.run)
+        conf = run_config(run)
+        if is_shipped(run):  # nothing is written into the package
+            out = out or Path("runs") / run.name
     more = [f"evaluation.prompts={options.prompts}"] if options.prompts else []
     config = load_experiment(conf, [*options.overrides, *more])
-    evaluate_run(config, options.models, options.json, console, options.film, options.out)
+    evaluate_run(config, options.models, options.json, console, options.film, out)
 
 
 def study(options: argparse.Namespace, console: Console) -> None:
@@ -228,8 +238,9 @@ def import_checkpoint(options: argparse.Namespace, console: Console) -> None:
 def export_checkpoint(options: argparse.Namespace, console: Console) -> None:
     """Export a run's models as the authors' files."""
     from m3dt.checkpoints import export_checkpoint
+    from m3dt.runs.shipped import find_run
 
-    export_checkpoint(options.run, options.target, console)
+    export_checkpoint(find_run(options.run), options.target, console)
 
 
 def behaviour(options: argparse.Namespace, console: Console) -> None:
@@ -257,9 +268,10 @@ def behaviour(options: argparse.Namespace, console: Console) -> None:
 
 def registry(options: argparse.Namespace, console: Console) -> None:
     """List the models of a run."""
-    from m3dt.cli.report import show_registry
+    from m3dt.cli.registry_table import show_registry
+    from m3dt.runs.shipped import find_run
 
-    show_registry(options.run, options.json, console)
+    show_registry(find_run(options.run), options.json, console)
 
 
 def doctor(options: argparse.Namespace, console: Console) -> None:

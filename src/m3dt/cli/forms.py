@@ -60,7 +60,7 @@ def _refuse_option(command: str, name: str, value: str, options: set[str]) -> No
     elif bare == "tasks" and "overrides" in options:
         hint = f" Write tasks=[{value}]."
     elif "overrides" in options and key:
-        hint = f" Write {key}={value}."
+        hint = f" Write {key}={'STEPS' if bare == 'epochs' else value}."  # of another unit
     raise UserError(f"m3dt {command}: no option {name}.{hint}")
 
 

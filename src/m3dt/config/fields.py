@@ -176,10 +176,15 @@ class Sources(dict[str, str]):
     def unknown(self, key: str, known: Iterable[str]) -> UserError:
         """Return the error that refuses a key, with the nearest known one.
 
-        The same name in another section comes first.
+        The same name in another section comes first; without a section, all of them are listed.
         """
         known, name = list(known), key.rpartition(".")[2]
         elsewhere = [other for other in known if other.rpartition(".")[2] == name]
         meant = ALIASES.get(key)
-        hint = f" Did you mean '{meant}'?" if meant else nearest(key, elsewhere or known)
+        if meant:
+            hint = f" Did you mean '{meant}'?"
+        elif key == name and len(elsewhere) > 1:
+            hint = f" Name its section: {', '.join(elsewhere)}."
+        else:
+            hint = nearest(key, elsewhere or known)
         return UserError(f"{self.of(key)}: unknown key '{key}'.{hint}")

@@ -67,7 +67,12 @@ def collect(
     for task in missing:
         provenance(get_task(task), config.seed, library)  # fail early if a policy is missing
     if not missing:
-        console.print(f"{folder} contains all {len(mine)} tasks{of_shard}: nothing to collect.")
+        held = (
+            f"{folder} contains all {len(mine)} tasks{of_shard}"
+            if mine
+            else f"no task is{of_shard}"
+        )
+        console.print(f"{held}: nothing to collect.")
         return index
     with shared_writer(folder, mine) if of_shard else sole_writer(folder):
         index = _read_index(folder, tasks, config)  # another process may have added tasks

@@ -40,6 +40,11 @@ def find_run(written: str | Path) -> Path:
     )
 
 
+def is_shipped(run: Path) -> bool:
+    """Tell whether a run is that of a shipped agent, which no command may change."""
+    return run.parent == WEIGHTS_FOLDER
+
+
 def compact_copy(source: str | Path, target: str | Path) -> None:
     """Copy a run's models with weights in float16, without their training's records.
 
