@@ -205,7 +205,10 @@ def test_a_mixed_step_equals_one_by_hand(synthetic):
 
 
 def compare(stage, trained):
-    """Compare the weights of a stage with those trained by hand."""
+    """Compare the weights of a stage with those trained by hand.
+
+    Where a gradient is nearly AdamW's epsilon, its rounding changes a step by a part of it.
+    """
     for name, p in trained.items():
         found = stage.trainable()[name]
         if name.endswith("c_attn.bias"):
@@ -213,7 +216,7 @@ def compare(stage, trained):
             # from zero over zero.
             (q, _, v), (found_q, _, found_v) = p.chunk(3), found.chunk(3)
             p, found = torch.cat((q, v)), torch.cat((found_q, found_v))
-        torch.testing.assert_close(found, p, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(found, p, rtol=1e-4, atol=FAST.learning_rate / 100)
 
 
 @pytest.mark.parametrize(

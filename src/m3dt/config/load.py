@@ -1,7 +1,9 @@
 """Find, merge and check configurations. Every mistake is a `UserError` that names its source."""
 
+import copy
 import inspect
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +106,7 @@ def load_config(conf: str | Path, overrides: Sequence[str] = ()) -> Config:
     path = find_conf(str(conf))
     schema, sources = Config(), Sources()
     sources.conf = str(conf)
-    merged = OmegaConf.structured(Config)
+    merged = copy.deepcopy(_schema())
     for source, layer in _layers(path, overrides):
         _read(layer, schema, source, sources)
         _merge(merged, layer, source)
@@ -114,6 +116,13 @@ def load_config(conf: str | Path, overrides: Sequence[str] = ()) -> Config:
     config.data = config.data or str(Path(f"data/{config.suite}"))
     _check_trainer(config)
     return config
+
+
+@cache
+def _schema() -> DictConfig:
+    """Return the schema with its defaults. To make it takes five times as long as to copy it."""
+    schema: DictConfig = OmegaConf.structured(Config)
+    return schema
 
 
 def config_values(config: Config) -> dict[str, Any]:
