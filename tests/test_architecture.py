@@ -64,6 +64,7 @@ def test_nobody_imports_the_callbacks_folder():
         # Processes that step environments import these; torch would take them seconds.
         ("m3dt.tasks.workers", "torch"),
         ("m3dt.data.collect", "torch"),
+        ("m3dt.cli.evaluating", "lightning"),
         # gymnasium imports it to look up a name.
         ("m3dt.envs", "torch"),
         ("m3dt.envs", "mujoco"),
@@ -75,6 +76,15 @@ def test_imports_leave_out(module, unwanted):
     loaded = done.stdout.split()
     assert module in loaded
     assert not [name for name in loaded if f"{name}.".startswith(f"{unwanted}.")]
+
+
+def test_an_agent_is_loaded_without_what_trains(tmp_path):
+    """Neither Lightning nor torch's compiler: importing them takes longer than all the rest."""
+    code = "import m3dt, sys; m3dt.load('quickstart'); print(*sys.modules)"
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=tmp_path)
+    loaded = done.stdout.split()
+    assert "m3dt.evaluation" in loaded and not {"lightning", "torch._dynamo"} & {*loaded}
 
 
 def test_functions_are_short():

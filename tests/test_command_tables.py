@@ -10,8 +10,8 @@ import pytest
 from rich.table import Table
 from test_registry import entry, save_backbone
 
+from m3dt.cli.evaluation_table import score_table
 from m3dt.cli.registry_table import show_registry
-from m3dt.cli.score_table import score_table
 from m3dt.evaluation.run_scores import ModelScore
 from m3dt.runs import Registry
 from m3dt.runs.evaluations import Evaluation

@@ -24,6 +24,7 @@ from m3dt.config import Config, load_config, save_config
 from m3dt.data import DatasetStore, TaskContext
 from m3dt.data.format import INDEX
 from m3dt.models import PromptDT
+from m3dt.models.shapes_only import shapes_only
 from m3dt.runs import MAIN
 from m3dt.runs.entries import Entry
 from m3dt.runs.layout import CONFIG, check_run_folder
@@ -106,7 +107,7 @@ def import_checkpoint(
 def _read_models(files: _Files, backbone: Mapping[str, Any], config: Config) -> _Models:
     """Read and check all files, given the content of the backbone's file."""
     state = backbone_from_official(backbone)
-    with torch.device("meta"):  # sizes claimed by a file must not allocate memory
+    with shapes_only():
         expected = PromptDT(config.model).state_dict()
     check_tensors(files.backbone, state, expected)
     experts = [read_expert(path, config.model) for path in files.experts]

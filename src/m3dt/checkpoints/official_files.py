@@ -20,6 +20,7 @@ from m3dt.checkpoints.official_names import (
 from m3dt.config import ModelConfig
 from m3dt.config.model_settings import ACTION_DIM, STATE_DIM
 from m3dt.models import PromptDT, add_mixtures
+from m3dt.models.shapes_only import shapes_only
 from m3dt.runs.tensors import check_tensors
 from m3dt.utils.errors import UserError
 
@@ -154,7 +155,7 @@ def _router_of_block(path: Path, layer: int, block: Weights, numbers: Collection
 
 def _expected(model: ModelConfig, num_experts: int, part: str) -> Weights:
     """Return empty tensors with the names and shapes of an expert, or of the routers."""
-    with torch.device("meta"):
+    with shapes_only():
         empty = PromptDT(model)
         add_mixtures(empty, num_experts, routed=True)
     found: Weights = {}

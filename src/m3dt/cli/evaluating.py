@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from m3dt.cli.score_table import score_table
+from m3dt.cli.evaluation_table import score_table
 from m3dt.config import Config
 from m3dt.data.prompted_task import UNSEEN
 from m3dt.evaluation.policies import AgentPolicy

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from m3dt.cli.score_table import score_cell
+from m3dt.cli.evaluation_table import score_cell
 from m3dt.runs.entries import Entry
 from m3dt.runs.evaluations import Evaluation, evaluations
 from m3dt.runs.registry import Registry

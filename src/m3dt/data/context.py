@@ -151,7 +151,7 @@ class TaskContext:
             )
             states = torch.empty(num_tasks, model.state_dim, dtype=single)
             best = torch.empty(num_tasks, dtype=single)
-            random = torch.empty(num_tasks, dtype=torch.float64)
+        random = torch.zeros(num_tasks, dtype=torch.float64)  # computed with, so it has memory
         return TaskContext((), states, states, best, prompts, states, states, random).tensors()
 
     @classmethod

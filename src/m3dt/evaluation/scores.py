@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TypedDict
 
 import numpy as np
-import torch
-from torchmetrics import MeanMetric
 
 from m3dt.tasks import TaskSpec, domains_of, get_task
 from m3dt.tasks.spec import score_of_success
@@ -148,11 +147,11 @@ def _task_result(task: str, episodes: Sequence[Episode]) -> TaskResult:
     else:
         interval = two_level_interval([scores])
     return {
-        "score": _mean(scores.tolist()),
+        "score": fmean(scores),
         "ci95": _listed(interval),
-        "return_mean": _mean(episode.episode_return for episode in episodes),
+        "return_mean": fmean(episode.episode_return for episode in episodes),
         "return_std": float(np.std([episode.episode_return for episode in episodes])),
-        "success_rate": _mean(episode.success for episode in episodes),
+        "success_rate": fmean(episode.success for episode in episodes),
         "episodes": len(episodes),
         "env_steps": sum(episode.env_steps for episode in episodes),
     }
@@ -160,12 +159,3 @@ def _task_result(task: str, episodes: Sequence[Episode]) -> TaskResult:
 
 def _listed(interval: Interval | None) -> list[float] | None:
     return None if interval is None else list(interval)
-
-
-def _mean(values: Iterable[float]) -> float:
-    """Return the mean in double precision."""
-    # Under DDP one rank plays: a sum over ranks would wait for the others for ever.
-    metric = MeanMetric(nan_strategy="disable", sync_on_compute=False).set_dtype(torch.float64)
-    for value in values:
-        metric.update(value)
-    return metric.compute().item()

@@ -8,6 +8,7 @@ from torch import Tensor
 from m3dt.config import Config
 from m3dt.models import PromptDT, add_mixtures, make_model
 from m3dt.models.routing import PromptRouter
+from m3dt.models.shapes_only import shapes_only
 from m3dt.runs.entries import Entry
 from m3dt.runs.registry import Registry
 from m3dt.runs.tensors import check_tensors
@@ -80,7 +81,7 @@ def build_root(registry: Registry, root: Entry) -> PromptDT:
     weights, path = registry.tensors(root), registry.file(root)
     if not root.model.class_path and root.model.n_layer > len(weights):
         raise UserError(f"{path}: holds {len(weights)} tensors for {root.model.n_layer} blocks")
-    with torch.device("meta"):  # sizes claimed by a file must not allocate memory
+    with shapes_only():
         expected = _make_root(registry, root).state_dict()
     check_tensors(path, weights, expected)
     model = _make_root(registry, root)
@@ -102,7 +103,7 @@ def _with_prompt_router(registry: Registry, root: Entry, entry: Entry) -> Prompt
     model = build_experts(registry, root, experts)
     weights = registry.tensors(entry)
     sizes = (model.config, len(experts), entry.prompt_router.hidden)
-    with torch.device("meta"):  # as in `build_root`
+    with shapes_only():
         expected = PromptRouter(*sizes).state_dict()
     check_tensors(registry.file(entry), weights, expected)
     router = PromptRouter(*sizes)
@@ -135,7 +136,7 @@ def _add_router(model: PromptDT, registry: Registry, root: Entry, entry: Entry) 
     weights, path = registry.tensors(entry), registry.file(entry)
     if moe.expert == "trunk" and trained and moe.num_experts > len(weights):
         raise UserError(f"{path}: holds {len(weights)} tensors for {moe.num_experts} experts")
-    with torch.device("meta"):  # as in `build_root`
+    with shapes_only():
         shapes = _make_root(registry, root)
         add_mixtures(shapes, moe.num_experts, routed=True, moe=moe)
         check_tensors(path, weights, _router_tensors(shapes, trained))

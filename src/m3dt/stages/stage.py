@@ -16,8 +16,8 @@ from torchmetrics import MeanMetric
 
 from m3dt.config import ComputeConfig, StageConfig
 from m3dt.data import Batch, Chunk, Draws, M3DTDataModule, ValidationRound
-from m3dt.engine import Engine
 from m3dt.engine.choices import of_unknown_code
+from m3dt.engine.engine import Engine
 from m3dt.models import PromptDT, is_built_in
 from m3dt.stages.learning_rate import cooldown_end, latest_cooldown, learning_rate_factor
 from m3dt.stages.seeds import derive_seed
