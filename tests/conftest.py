@@ -20,6 +20,7 @@ from tensorboard.summary.writer import event_file_writer  # noqa: E402
 from m3dt.cli import main  # noqa: E402
 from m3dt.config import load_config  # noqa: E402
 from m3dt.data.format import DatasetIndex, Trajectory, write_task  # noqa: E402
+from m3dt.study import runner  # noqa: E402
 from m3dt.tasks import get_task  # noqa: E402
 
 
@@ -29,6 +30,15 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if not {"data", "finished", "made"}.isdisjoint(item.fixturenames):
             item.add_marker(pytest.mark.long)
+
+
+@pytest.fixture
+def commands_here(monkeypatch):
+    """Run a study's commands in this process: a new one imports torch for seconds.
+
+    The study of tests/test_study.py starts processes.
+    """
+    monkeypatch.setattr(runner, "_run_words", lambda words, clock: main(list(words)))
 
 
 # One task of each width: 39/4, 24/6 and 27/8.

@@ -314,7 +314,7 @@ parts:
 """
 
 
-def test_a_study_begins_with_copies_and_extends_them(known, other, tmp_path, capfd):
+def test_a_study_begins_with_copies_and_extends_them(known, other, tmp_path, capfd, commands_here):
     file, table = tmp_path / "new.yaml", tmp_path / "new.csv"
     words = {"runs": tmp_path / "runs", "data": other, "run": known, "old": TASKS[1]}
     file.write_text(STUDY.format(**words))

@@ -110,7 +110,7 @@ def test_what_does_not_belong_is_refused_or_left_out(merging, capsys, tmp_path):
     assert read(merged)[0] == {CELLS[0]: 1.0}
 
 
-def test_pieces_on_two_machines_end_in_figures(tmp_path, data):
+def test_pieces_on_two_machines_end_in_figures(tmp_path, data, commands_here):
     """Each machine runs what fits, saves its results elsewhere and is lost; none is repeated."""
     file = tmp_path / "own.yaml"
     settings = [*QUICK, *STEPS, f"data={data}", "callbacks.conflict.stages=[baseline]"]

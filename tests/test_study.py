@@ -247,7 +247,7 @@ def test_a_failing_cell_stops_no_other(ran):
     assert [row["method"] for row in csv.DictReader(ran.table.open())][:2] == ["promptdt", "mtdt"]
 
 
-def test_a_table_outlives_its_runs(ran, capfd):
+def test_a_table_outlives_its_runs(ran, capfd, commands_here):
     """Its cells are not repeated unless settings change."""
     curves = ran.table.with_name("table_conflict.json")
     written = (ran.table.read_text(), curves.read_text())
