@@ -19,6 +19,13 @@ parts:
     grid: {seed: [0, 1, 2], suite: [mt80, mt160], method: [m3dt-gradient], moe.num_experts: [2, 4]}
   prompt:
     grid: {seed: [0, 1, 2], suite: [mt40], method: [m3dt-gradient], moe.router: [prompt]}
+  baselines:
+    grid: {seed: [0, 1, 2], suite: [mt40], method: [bc, bc-best]}
+  masks:
+    grid: {seed: [0, 1, 2], suite: [mt40], method: [harmodt], harmodt.exchanged_share: [0.07]}
+  one-task:
+    grid: {seed: [0, 1, 2], suite: [mt40], method: [promptdt, harmodt],
+           loader.sampling: [one_task]}
   top-k:
     grid: {seed: [0, 1, 2], suite: [mt40], method: [m3dt-top-k], moe.top_k: [2],
            moe.num_experts: [4, 16]}
@@ -51,7 +58,10 @@ def score(cell, slope):
     values = {key.rpartition(".")[2]: value for key, value in cell.values.items()}
     method = values["method"]
     seed = 0.1 * int(values["seed"])
-    better = {"m3dt-gradient": 9, "m3dt-random": 7, "m3dt-top-k": 5, "promptdt": 3}.get(method, 1)
+    better = {
+        "m3dt-gradient": 9, "m3dt-random": 7, "m3dt-top-k": 5, "harmodt": 4, "promptdt": 3,
+        "bc-best": 2,
+    }.get(method, 1)  # fmt: skip
     if cell.part == "prompt":
         better += 1
     if cell.part == "experts":
@@ -64,7 +74,7 @@ def score(cell, slope):
         better -= 1
     if cell.part == "top-k" and "num_experts" in values:
         better += 0.5
-    if cell.part == "shape":
+    if cell.part in ("shape", "masks", "one-task"):
         better -= 2
     if "target_scale" in values:
         better -= 3 * max(1 - float(values["target_scale"]), 0)

@@ -99,9 +99,9 @@ def test_domains_together_weigh_each_task_equally(made_up):
 
 def test_the_best_baseline_is_one_with_all_seeds(made_up):
     results = Results.read(made_up(seeds=(0, 1)))
-    assert best_baseline(results, 40)[0] == "Prompt-DT"
-    unfinished = [row for row in results.rows if row["method"] != "promptdt" or row["seed"] == "0"]
-    assert best_baseline(Results(tuple(unfinished), {}), 40)[0] == "MTDT"
+    assert best_baseline(results, 40)[0] == "HarmoDT"
+    unfinished = [row for row in results.rows if row["method"] != "harmodt" or row["seed"] == "0"]
+    assert best_baseline(Results(tuple(unfinished), {}), 40)[0] == "Prompt-DT"
     assert best_baseline(Results((), {}), 40) == ("the baselines", {})
 
 

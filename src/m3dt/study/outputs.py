@@ -9,6 +9,7 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from m3dt.study import new_task_tables, new_tasks, tables
+from m3dt.study.claims.baseline_claims import baseline_claims
 from m3dt.study.claims.claim import MISSING, Claim
 from m3dt.study.claims.conflict_claims import conflict_claims
 from m3dt.study.claims.method_claims import ablation_claims, method_claims
@@ -95,6 +96,7 @@ CLAIMS: dict[str, Callable[[Results], list[Claim]]] = {
     "scaling": scaling_claims,
     "conflict": conflict_claims,
     "methods": method_claims,
+    "baselines": baseline_claims,
     "ablations": ablation_claims,
 }
 
@@ -149,9 +151,10 @@ def claims_table(results: Results, subject: str = "") -> str:
 def tables_and_claims(results: Results) -> dict[str, str]:
     """Return all tables and all claims as Markdown, by the names of their files."""
     report = report_of(results)
+    subjects = [subject for subject in report.claims if claims(results, subject)]
     return {
         "tables": _sections({title: table(results) for title, table in report.tables.items()}),
-        "claims": _sections({f"Claims: {s}": claims_table(results, s) for s in report.claims}),
+        "claims": _sections({f"Claims: {s}": claims_table(results, s) for s in subjects}),
     }
 
 

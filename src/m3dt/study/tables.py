@@ -66,6 +66,7 @@ def acting_table(results: Results) -> str:
         ("the same, random groups", "prompt", "m3dt-random", "score", ""),
         *((title, "baselines", method, "score", loss("baseline"))
           for method, title in {**BASELINES, **CLONING}.items()),
+        ("HarmoDT, 7 % of the masks exchanged", "masks", "harmodt", "score", loss("baseline")),
     ]  # fmt: skip
     table = []
     for title, part, method, column, losses in rows:
