@@ -121,7 +121,7 @@ def residual_figure(results: Results) -> Figure:
         *(setting_queries.residual_scores(results, c) for c in titles), strict=True
     )
     series = [(RESIDUALS[0], RED, to_h), (RESIDUALS[1], PINK, official)]
-    panels.name_points(axes, list(titles.values()), series)
+    panels.name_points(axes, list(titles.values()), series if any(official) else [])
     panels.finish(axes, "What experts are added to", "", SCORE, paper="a question of ours")
     return figure
 

@@ -160,7 +160,7 @@ def _means(
     counts = sorted({len(scores) for _, scores in found})
     if counts:
         seeds = f"n = {counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "")
-        label = f"{label} ({seeds})".lstrip()
+        label = f"{label or 'mean'} ({seeds})"
     xs, estimates = [x for x, _ in found], [estimate(scores) for _, scores in found]
     means = [e.mean for e in estimates if e is not None]
     ends = [e.interval or (e.mean, e.mean) for e in estimates if e is not None]
