@@ -183,7 +183,7 @@ def test_models_act(site):
     assert all(each["measured"]["env_steps_per_second"] > 0 for each in found)
 
 
-@pytest.mark.long
+@pytest.mark.slow  # tests/test_ddp.py compares processes in each `make test`
 def test_two_processes_train_like_one(site):
     (found,) = two_devices.check_two_devices(site)
     assert found["status"] == "ok", found

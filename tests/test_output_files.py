@@ -115,8 +115,9 @@ def test_a_printed_result_is_alone_on_the_standard_output(tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["-", "pipe"])
 def test_a_table_of_a_study_must_be_a_file(name, tmp_path, monkeypatch):
-    study = load_study(Path(__file__).parents[1] / "conf" / "study" / "lite.yaml", [])
     monkeypatch.chdir(tmp_path)
+    Path("own.yaml").write_text("grid: {seed: [0]}\n")
+    study = load_study(Path("own.yaml"), [])
     os.mkfifo("pipe")
     with pytest.raises(UserError, match="Give a file"):
         check_table(study, Path(name))

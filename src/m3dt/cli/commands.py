@@ -269,9 +269,8 @@ def behaviour(options: argparse.Namespace, console: Console) -> None:
 def registry(options: argparse.Namespace, console: Console) -> None:
     """List the models of a run."""
     from m3dt.cli.registry_table import show_registry
-    from m3dt.runs.shipped import find_run
 
-    show_registry(find_run(options.run), options.json, console)
+    show_registry(options.run, options.json, console)
 
 
 def doctor(options: argparse.Namespace, console: Console) -> None:

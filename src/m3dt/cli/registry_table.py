@@ -13,6 +13,7 @@ from m3dt.cli.evaluation_table import score_cell
 from m3dt.runs.entries import Entry
 from m3dt.runs.evaluations import Evaluation, evaluations
 from m3dt.runs.registry import Registry
+from m3dt.runs.shipped import find_run
 from m3dt.utils.errors import UserError
 from m3dt.utils.output_files import check_output, output_json
 
@@ -20,11 +21,14 @@ from m3dt.utils.output_files import check_output, output_json
 def show_registry(run: Path, json_file: Path | None, console: Console) -> None:
     """List the models of a run: score, parameters, date, size on disk, and their parents.
 
+    The run may be a shipped agent.
+
     Raises:
         UserError: The folder holds no registry, or an entry is damaged.
     """
     if json_file is not None:
         check_output(json_file)
+    run = find_run(run)
     registry = Registry(run)
     entries = registry.entries()
     if not entries:
