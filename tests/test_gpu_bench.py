@@ -107,7 +107,10 @@ def test_a_way_that_trains_differently_is_found(site, monkeypatch):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["stage 3", "HarmoDT", "HarmoDT mixed"])
+@pytest.mark.parametrize(
+    "name",
+    ["stage 3", *(pytest.param(f"HarmoDT{s}", marks=pytest.mark.slow) for s in ("", " mixed"))],
+)
 def test_a_kill_is_survived(site, name):
     *_, killed = equality.check_ways(site, name, "bf16-mixed")
     assert killed["name"].endswith("kill and resume = plain steps")

@@ -20,6 +20,9 @@ from m3dt.runs.registry import Registry
 from m3dt.stages import HarmoStage, harmodt
 
 HARMO = HarmoConfig(sparsity=0.3, update_every=2, max_changed=20)
+BATCHES = pytest.mark.parametrize(
+    "sampling", ["mixed", pytest.param("one_task", marks=pytest.mark.slow)]
+)
 
 
 def stage_of(harmo=HARMO):
@@ -366,7 +369,7 @@ def test_a_share_without_an_update_is_refused(data, tmp_path, capsys):
     assert "harmodt.exchanged_share=0.07: no update" in error and "harmodt.update_every" in error
 
 
-@pytest.mark.parametrize("sampling", ["one_task", "mixed"])
+@BATCHES
 def test_killed_and_resumed_keeps_its_masks(data, tmp_path, sampling):
     """kill -9 between two revisions: weights and masks end in the same bits."""
     settings = ["method=harmodt", "baseline.max_steps=60", "baseline.checkpoint_every=7"]
@@ -381,7 +384,7 @@ def test_killed_and_resumed_keeps_its_masks(data, tmp_path, sampling):
     assert files[0] == files[1]
 
 
-@pytest.mark.parametrize("sampling", ["one_task", "mixed"])
+@BATCHES
 def test_two_processes_equal_one(data, tmp_path, sampling):
     """DDP over gloo with the same global batch: the same masks, and weights but for rounding.
 
