@@ -25,6 +25,7 @@ from m3dt.stages import BackboneStage
 from m3dt.training.multi_device import shards_of
 from m3dt.training.resume import AtomicCheckpointIO, newest_checkpoint, remove_older
 from m3dt.utils.console import make_console
+from m3dt.utils.ending_signals import ENDING
 
 MOMENTS = "callbacks.moments={class: moments.Moments}"
 
@@ -130,14 +131,17 @@ def test_a_step_that_is_not_finite_is_skipped(synthetic):
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)],
-    ids=["SIGTERM", "Ctrl-C", "SIGHUP"],
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGUSR1, 138)],
+    ids=["SIGTERM", "Ctrl-C", "SIGHUP", "SIGUSR1"],
 )
 def test_a_signal_saves_and_ends(finished, data, tmp_path, number, code):
     """At step 33, checkpoints being rare; the next run ends in the same bits.
 
-    Terminals and schedulers send it to workers that load data, too.
+    Terminals and schedulers send it to workers that load data, too. At SIGUSR1 in a job of SLURM,
+    Lightning would save in the middle of a step.
     """
+    job = {"SLURM_NTASKS": "1", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "own", "SLURM_PROCID": "0",
+           "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}  # fmt: skip
     run = tmp_path / "run"
     rare = "stage1.checkpoint_every=1000000"
     words = [*QUICK, f"data={data}", f"run={run}", rare, "loader.num_workers=2"]
@@ -146,7 +150,7 @@ def test_a_signal_saves_and_ends(finished, data, tmp_path, number, code):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=helpers_found(),
+        env=helpers_found() | (job if number == signal.SIGUSR1 else {}),
         start_new_session=True,
         preexec_fn=listening,
     )
@@ -176,7 +180,8 @@ def test_a_signal_before_the_first_step(data, tmp_path, moments, number, code):
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+    ("number", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGUSR1, 138)],
 )
 def test_a_signal_that_becomes_another_error_keeps_its_code(monkeypatch, capsys, number, code):
     """As in the middle of an import, whose module is then half there."""
@@ -188,7 +193,7 @@ def test_a_signal_that_becomes_another_error_keeps_its_code(monkeypatch, capsys,
             raise RecursionError("maximum recursion depth exceeded") from None
 
     monkeypatch.setattr(import_module("m3dt.cli.main"), "_run", importing)
-    before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    before = {n: signal.getsignal(n) for n in ENDING}
     try:
         signal.signal(number, signal.SIG_DFL)
         assert main([]) == code

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
 
+from m3dt.utils.ending_signals import ENDING
 from m3dt.utils.errors import RunError, UserError, is_out_of_memory
 
 _SHOW_TRACEBACK = "M3DT_TRACEBACK"
@@ -137,7 +138,7 @@ def _fail(message: str, code: int) -> int:
 def _take_signals() -> None:
     """Take the signals that ask a process to end, unless they are ignored, as under `nohup`."""
     signal.signal(signal.SIGTERM, _exit)
-    for number in (signal.SIGHUP, signal.SIGINT):
+    for number in ENDING:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _exit)
 

@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from m3dt.study.grid import Study
+from m3dt.utils.ending_signals import ENDING
 from m3dt.utils.files import read_json, write_json
 
 NOTES = ".progress"  # folder in that of a study's runs
 _BEAT = 20.0  # seconds between two signs of life
 _SILENCE = 180.0  # seconds without one after which a job is taken for dead; NFS may lag by a minute
-_STOPPED = [sign * number + base for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
-            for sign, base in ((1, 128), (-1, 0))]  # fmt: skip
+_STOPPED = [sign * number + base for number in ENDING for sign, base in ((1, 128), (-1, 0))]
 
 
 @dataclass

@@ -14,16 +14,15 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
+from m3dt.utils.ending_signals import ENDING
 from m3dt.utils.errors import RunError, UserError
-
-ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(Exception):
     """A signal asked the process to end, and a checkpoint is written.
 
     Attributes:
-        signal: SIGHUP, SIGINT or SIGTERM.
+        signal: One of `ENDING`.
     """
 
     def __init__(self, number: int) -> None:
@@ -32,7 +31,7 @@ class Interrupted(Exception):
 
 
 class Signals:
-    """SIGTERM, Ctrl-C and SIGHUP (a closed terminal) during a training.
+    """The signals of `ENDING` during a training.
 
     Training ends after the running step; a second Ctrl-C does not wait for it. A signal that is
     ignored stays so, as `nohup` asks. Whoever runs the trainer calls `restore` afterwards in any

@@ -13,6 +13,7 @@ from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from typing import Any
 
+from m3dt.utils.ending_signals import ENDING
 from m3dt.utils.errors import UserError
 
 
@@ -86,10 +87,9 @@ def signals_held(*numbers: signal.Signals) -> Iterator[None]:
     Processes that start meanwhile hold them back for good, also while they import modules.
 
     Args:
-        numbers: By default all that ask a process to save or to end.
+        numbers: By default all that ask a process to end.
     """
-    asked = numbers or (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, asked)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers or ENDING)
     try:
         yield
     finally:
