@@ -20,13 +20,15 @@ import m3dt
 from m3dt.behaviour import Library, Player
 from m3dt.cli import main
 from m3dt.cli.evaluating import check_films
+from m3dt.config import EvaluationConfig
 from m3dt.data import DatasetStore
+from m3dt.evaluation import RandomPolicy, evaluate_policy
 from m3dt.evaluation.run_models import run_model
 from m3dt.evaluation.scores import shares_of_target
 from m3dt.runs.registry import Registry
 from m3dt.study.grid import SCORES, load_study
 from m3dt.study.score_table import print_table, write_table
-from m3dt.tasks import TaskSpec, get_task, make_env, register_task
+from m3dt.tasks import TaskSpec, get_task, make_env, register_task, registration
 from m3dt.tasks.catalog import TASKS
 from m3dt.tasks.experiment import load_experiment
 from m3dt.tasks.registration import own_task, plugin_modules
@@ -294,6 +296,17 @@ def test_a_study_has_columns_for_own_domains(run, tmp_path, capsys):
 
 def test_processes_import_the_modules_that_register_tasks():
     assert "own_tasks" in plugin_modules() and "__main__" not in plugin_modules()
+
+
+def test_a_task_that_only_the_script_itself_registers_is_told(monkeypatch):
+    """Under `if __name__ == "__main__"`, which other processes do not run."""
+    spec = replace(get_task("pendulum-spin"), name="pendulum-guarded")
+    monkeypatch.setitem(
+        registration._own, spec.name, registration.OwnTask(spec, dict, None, "__main__")
+    )
+    config = EvaluationConfig(episodes=1, tile=1, workers=1)
+    with pytest.raises(UserError, match="'pendulum-guarded' does not know it. Register it at the"):
+        evaluate_policy(RandomPolicy(), [spec.name], config, make_console())
 
 
 def test_a_gymnasium_id_needs_no_registration(tmp_path):

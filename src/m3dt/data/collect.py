@@ -27,7 +27,7 @@ from m3dt.data.format import (
     write_task,
 )
 from m3dt.tasks import SIMULATORS, TaskSpec, Trajectory, get_task
-from m3dt.tasks.registration import import_plugins, plugin_modules
+from m3dt.tasks.registration import import_in_worker, plugin_modules
 from m3dt.utils.console import progress_bar
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import free_space, remove_temporaries, sole_writer
@@ -212,7 +212,7 @@ _played: Queue[int] | None = None  # set in each worker, to report its trajector
 
 def _initialize(played: Queue[int], plugins: Sequence[str]) -> None:
     global _played
-    import_plugins(plugins)
+    import_in_worker(plugins)
     played.cancel_join_thread()  # let the worker exit even if nobody reads its counts
     _played = played
 

@@ -35,6 +35,7 @@ class OwnTask:
 
 _own: dict[str, OwnTask] = {}
 _plugins: list[str] = []
+_in_worker = False  # whether another process, which knows the tasks, asks this one to step them
 
 
 def register_task(spec: TaskSpec, make_env: MakeEnv, policy: Controller | None = None) -> None:
@@ -97,6 +98,11 @@ def get_task(name: str) -> TaskSpec:
     if name in TASKS:
         return TASKS[name]
     own = own_task(name)
+    if own is None and _in_worker:
+        raise UserError(
+            f"the process that steps '{name}' does not know it. Register it at the top level of a "
+            'module or a script, not under `if __name__ == "__main__"` nor in a notebook.'
+        )
     if own is None:
         raise UserError(
             f"unknown task '{name}'.{nearest(name, known_tasks())} A task of your own is known "
@@ -135,6 +141,13 @@ def import_plugins(modules: Sequence[str], where: str = "plugins") -> None:
         import_named(name, f"{where}: {name}")
         if name not in _plugins:
             _plugins.append(name)
+
+
+def import_in_worker(modules: Sequence[str]) -> None:
+    """Import what registers the tasks of the process that started this one."""
+    global _in_worker
+    _in_worker = True
+    import_plugins(modules)
 
 
 def plugin_modules() -> list[str]:

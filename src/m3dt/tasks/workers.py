@@ -18,7 +18,7 @@ import numpy as np
 
 from m3dt.tasks import make_env
 from m3dt.tasks.envs import TaskEnv
-from m3dt.tasks.registration import import_plugins, plugin_modules
+from m3dt.tasks.registration import import_in_worker, plugin_modules
 from m3dt.tasks.rendering import check_backend_name
 from m3dt.utils.errors import RunError, UserError
 from m3dt.utils.processes import SPAWN, check_may_start_processes, end_with_parent
@@ -176,7 +176,7 @@ def _take(free: list[TaskEnv], task: str) -> TaskEnv:
 def _serve(connection: Connection, plugins: Sequence[str]) -> None:
     """Answer commands until the other end closes."""
     end_with_parent()
-    import_plugins(plugins)
+    import_in_worker(plugins)
     with suppress(OSError):  # the evaluation is over already
         connection.send(None)  # the worker has started
     free: list[TaskEnv] = []  # no group uses them at the moment; the most recently used last
