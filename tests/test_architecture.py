@@ -65,6 +65,7 @@ def test_nobody_imports_the_callbacks_folder():
         ("m3dt.tasks.workers", "torch"),
         ("m3dt.data.collect", "torch"),
         ("m3dt.cli.evaluating", "lightning"),
+        ("m3dt.study.paired", "lightning"),
         # gymnasium imports it to look up a name.
         ("m3dt.envs", "torch"),
         ("m3dt.envs", "mujoco"),

@@ -155,14 +155,11 @@ def evaluate(options: argparse.Namespace, console: Console) -> None:
 
 def study(options: argparse.Namespace, console: Console) -> None:
     """Train and evaluate a grid of settings, show what is left of it, or merge its results."""
-    from m3dt.study import (
-        LONGEST_PIECE,
-        load_study,
-        merge_tables,
-        run_study,
-        show_pieces,
-        show_status,
-    )
+    from m3dt.study import load_study
+    from m3dt.study.merging import merge_tables
+    from m3dt.study.pieces import LONGEST_PIECE
+    from m3dt.study.runner import run_study, show_pieces
+    from m3dt.study.status import show_status
 
     names = ("--dry-run", "--status", "--minutes", "--merge")
     chosen = [name for name in names if getattr(options, name[2:].replace("-", "_"))]
