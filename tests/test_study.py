@@ -20,7 +20,7 @@ from m3dt.config import METHODS
 from m3dt.runs.registry import Registry
 from m3dt.study import SCORES, load_study
 from m3dt.study.chains import chains, select_cells
-from m3dt.study.score_table import scored_cells, table_rows, write_table
+from m3dt.study.score_table import check_table, scored_cells, table_rows, write_table
 from m3dt.utils.errors import UserError
 
 STEPS = [f"{stage}.max_steps=4" for stage in ("stage1", "stage2", "stage3", "baseline")]
@@ -116,7 +116,8 @@ def test_mistakes_are_named(tmp_path, text, words):
     assert words in str(error.value)
 
 
-SHIPPED = sorted((Path(__file__).parents[1] / "conf/study").glob("*.yaml"))
+ROOT = Path(__file__).parents[1]
+SHIPPED = sorted((ROOT / "conf/study").glob("*.yaml"))
 
 
 @cache
@@ -142,6 +143,40 @@ def test_shards_of_shipped_studies_need_nothing_of_each_other(file):
         for cell in cells:
             texts = f"{cell.reuse} {cell.copy} {cell.config.init_from} {' '.join(cell.overrides)}"
             assert not others & set(re.split(r"[ =]", texts)), cell.name
+
+
+TABLES = [file for file in SHIPPED if (ROOT / f"results/{file.stem}.csv").is_file()]
+
+
+@pytest.mark.parametrize("file", TABLES, ids=lambda file: file.stem)
+def test_shipped_results_are_those_of_their_study(file):
+    """So that `m3dt study` goes on from them."""
+    table, study = ROOT / f"results/{file.stem}.csv", shipped(file)
+    check_table(study, table)
+    with table.open() as lines:
+        assert {row["cell"] for row in csv.DictReader(lines)} <= {cell.name for cell in study.cells}
+
+
+@pytest.mark.parametrize(
+    ("method", "override", "concerns"),
+    [
+        ("promptdt", "harmodt.exchanged_share=0.07", False),
+        ("harmodt", "harmodt.exchanged_share=0.07", True),
+        ("promptdt", "stage2.max_steps=7", False),
+        ("m3dt-random", "stage2.max_steps=7", True),
+        ("m3dt-random", "baseline.max_steps=7", False),
+        ("m3dt-end-to-end", "baseline.max_steps=7", True),
+        ("m3dt-end-to-end", "moe.num_experts=7", True),
+        ("promptdt", "loader.resident=off", False),
+        ("promptdt", "baseline.keep_every=7", False),
+        ("promptdt", "evaluation.episodes=7", True),
+        ("promptdt", "loader.batch_size=30", True),
+    ],
+)
+def test_a_key_has_the_settings_that_concern_a_cell(tmp_path, method, override, concerns):
+    path = study_file(tmp_path, f"grid: {{method: [{method}]}}\n")
+    (plain,), (changed,) = (load_study(path, given).cells for given in ([], [override]))
+    assert (plain.key != changed.key) == concerns
 
 
 def test_runs_outside_a_study_keep_no_cells_together():

@@ -9,7 +9,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from m3dt.config import Config, find_study, read_yaml
+from m3dt.config import BASELINES, Config, find_study, read_yaml
+from m3dt.config.fields import Section, settings_of, weight_settings
 from m3dt.tasks.experiment import load_experiment
 from m3dt.utils.errors import UserError, nearest
 from m3dt.utils.files import fingerprint
@@ -20,6 +21,11 @@ _PART_KEYS = ("grid", "set", "only", "reuse", "models", "copy", "extend", "evalu
 TOGETHER, IN_A_ROW, NOT_AT_ALL = "together", "in a row", "no"
 _EXTENSIONS = (TOGETHER, IN_A_ROW, NOT_AT_ALL)
 _STUDY_KEYS = ("conf", "runs", "parts", *_PART_KEYS)
+
+# Settings that scores do not depend on.
+_FREE = (
+    "run", "data", "reuse", "force", "check_data", "collect", "trainer", "compute", "sources"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -182,14 +188,26 @@ def _key(config: Config, models: Sequence[str], more: Sequence[str]) -> str:
 
     Leaving out defaults keeps the rows of a table valid when the schema gains a setting.
     """
-    settings = asdict(config)
-    free = ("run", "data", "reuse", "force", "check_data", "collect", "trainer", "compute")
-    for name in (*free, "sources"):
-        settings.pop(name)
+    settings = {name: value for name, value in asdict(config).items() if name not in _FREE}
+    for name in settings.keys() & settings_of(config).keys():
+        section = getattr(config, name)
+        if isinstance(section, Section) and name != "evaluation":
+            settings[name] = {key: settings[name][key] for key in weight_settings(section)}
+    for name in _unused(config):
+        del settings[name]
     settings["precision"] = config.trainer.get("precision")
-    del settings["evaluation"]["workers"], settings["loader"]["num_workers"]
+    del settings["evaluation"]["workers"]
     changed = _changed(settings, asdict(Config()))
     return fingerprint([changed, list(models), *([list(more)] if more else [])])[:12]
+
+
+def _unused(config: Config) -> list[str]:
+    """Return the sections that a method does not read."""
+    trained = config.method in BASELINES
+    unused = (
+        ["stage1", "stage2", "stage3", "prompt_router", "grouping"] if trained else ["baseline"]
+    )
+    return unused if config.method == "harmodt" else [*unused, "harmodt"]
 
 
 def _changed(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
