@@ -223,12 +223,12 @@ def test_shipped_agents_are_evaluated_by_name(tmp_path, monkeypatch, capsys):
     for said in ("mean over tasks", "evaluated before"):
         assert main([*words, "--models", "nothing"]) == 0
         assert said in capsys.readouterr().out
-    (scores,) = (tmp_path / "runs/quickstart/evaluation").glob("nothing.*.json")
+    (scores,) = (tmp_path / "runs/shipped-quickstart/evaluation").glob("nothing.*.json")
     assert list(json.loads(scores.read_text())["result"]["tasks"]) == ["ant-dir-6"]
     assert main(["registry", "quickstart"]) == 0
     assert "router/prompt" in capsys.readouterr().out
     assert main(["extend", "--run", "quickstart", "--tasks", "walker-run"]) == 2
-    assert 'compact_copy("quickstart", "runs/quickstart")' in capsys.readouterr().err
+    assert 'compact_copy("quickstart", "runs/quickstart-copy")' in capsys.readouterr().err
     assert {p: p.read_bytes() for p in WEIGHTS_FOLDER.rglob("*") if p.is_file()} == before
 
 

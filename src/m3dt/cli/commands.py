@@ -114,7 +114,7 @@ def extend(options: argparse.Namespace, console: Console) -> None:
     if is_shipped(find_run(options.run)):
         raise UserError(
             f"--run {options.run}: an agent of the package does not change. Extend a copy: "
-            f'm3dt.runs.shipped.compact_copy("{options.run}", "runs/{options.run}").'
+            f'm3dt.runs.shipped.compact_copy("{options.run}", "runs/{options.run}-copy").'
         )
     from m3dt.training.extension import extend
 
@@ -147,7 +147,7 @@ def evaluate(options: argparse.Namespace, console: Console) -> None:
         run = find_run(options.run)
         conf = run_config(run)
         if is_shipped(run):  # nothing is written into the package
-            out = out or Path("runs") / run.name
+            out = out or Path("runs") / f"shipped-{run.name}"
     more = [f"evaluation.prompts={options.prompts}"] if options.prompts else []
     config = load_experiment(conf, [*options.overrides, *more])
     evaluate_run(config, options.models, options.json, console, options.film, out)

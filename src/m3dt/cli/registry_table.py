@@ -57,7 +57,7 @@ def show_registry(run: Path, json_file: Path | None, console: Console) -> None:
 
 
 def _listed(registry: Registry, entry: Entry, found: Sequence[Evaluation]) -> dict[str, Any]:
-    """Return what is known of a model besides its entry; `evaluation` is the newest of it.
+    """Return what is known of a model besides its entry; `evaluation` is its newest one.
 
     Evaluations in which its experts act as the run's settings say come before others.
     """

@@ -75,7 +75,7 @@ def evaluation_file(folder: Path, model: str, key: str) -> Path:
 
 
 def read_evaluation(file: Path) -> Evaluation | None:
-    """Return the evaluation in a file, or None if there is none that nobody changed.
+    """Return the evaluation in a file, or None if it is missing or was edited.
 
     Raises:
         UserError: The system refuses to read the file.

@@ -60,7 +60,7 @@ m3dt has no simulator for {tasks}. To play {it}, first import the module that re
 def write_card(run: Path) -> None:
     """Write a run's card again, from what its folder holds now.
 
-    A license that a person added to the metadata stays, letter by letter. A card that a person
+    A license that a person added to the metadata is kept unchanged. A card that a person
     wrote is left alone, and so is a folder without models. A card that cannot be written ends no
     training.
     """

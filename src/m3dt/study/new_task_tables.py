@@ -21,7 +21,7 @@ def ways_table(results: Results) -> str:
                 trained = f"{sizes[way.part]:,.0f}" if way.part in sizes else "0"
                 shown = (format_scores(scores) if scores else "" for scores in found)
                 rows.append([title, trained, *shown])
-    header = ["way", "trained parameters a task"]
+    header = ["way", "trained parameters per task"]
     return markdown_table([*header, *(f"{n} trajectories" for n in numbers)], rows)
 
 

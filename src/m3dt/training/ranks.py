@@ -152,8 +152,8 @@ def wait_for(condition: Callable[[], bool], run: Path) -> None:
             seen = time.monotonic()
         elif time.monotonic() - seen > _PATIENCE:
             raise RunError(
-                f"{run}: this process is not the first rank, and none that is works here. Start "
-                "all ranks at once, or unset RANK and SLURM_PROCID."
+                f"{run}: this process is not the first rank, and no first rank is running here. "
+                "Start all ranks at once, or unset RANK and SLURM_PROCID."
             )
         time.sleep(0.5)
 
