@@ -6,7 +6,11 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import distributions
 from pathlib import Path
+
+import pytest
+from packaging.specifiers import SpecifierSet
 
 from m3dt import __version__
 
@@ -46,6 +50,20 @@ def test_citation_has_the_packages_version():
 
 def _name(requirement):
     return re.split(r"[^\w-]", requirement)[0].lower().replace("_", "-")
+
+
+@pytest.mark.parametrize("python", ["3.11.0", "3.12.0"])
+def test_constraints_can_be_installed_by_each_python(python):
+    """pip would try other versions of everything for many minutes, and then fail."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    held = {_name(line): line.partition("==")[2].split()[0] for line in lines if "==" in line}
+    installed = {_name(found.name): found for found in distributions()}
+    checked = {name for name in held.keys() & installed.keys()
+               if installed[name].version.partition("+")[0] == held[name]}  # fmt: skip
+    assert len(checked) > 50
+    asked = {name: installed[name].metadata["Requires-Python"] or "" for name in checked}
+    refused = {name: asked[name] for name in checked if python not in SpecifierSet(asked[name])}
+    assert not refused
 
 
 def test_constraints_hold_every_requirement_and_say_why():
