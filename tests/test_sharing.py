@@ -215,6 +215,24 @@ def test_a_copy_replaces_nothing(tmp_path, monkeypatch):
     assert sorted(tmp_path.iterdir()) == [tmp_path / "run", tmp_path / "small"]
 
 
+def test_what_cannot_be_copied_is_named(tmp_path):
+    file, target = tmp_path / "file", tmp_path / "small"
+    file.touch()
+    for place in (file, file / "below"):
+        with pytest.raises(UserError, match="file: is no folder. Name another"):
+            compact_copy("quickstart", place)
+    run = Registry(tmp_path / "run")
+    run.run.mkdir()
+    for missing in ("config.yaml", "trained model"):
+        with pytest.raises(UserError, match=f"run: is no run to copy, as it has no {missing}"):
+            compact_copy(run.run, target)
+        (run.run / "config.yaml").write_text("suite: mt10\n")
+    backbone = save_backbone(run)
+    run.save(entry("expert", "0", [backbone]), expert_weights(7e4))
+    with pytest.raises(UserError, match=r"expert/0/weights\S+: 0\.c_fc_bias holds 70000, .*65504"):
+        compact_copy(run.run, target)
+
+
 def test_shipped_agents_are_evaluated_by_name(tmp_path, monkeypatch, capsys):
     """Nothing is written into the package, where they are also listed."""
     monkeypatch.chdir(tmp_path)
