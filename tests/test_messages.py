@@ -182,7 +182,7 @@ def test_what_films_need_is_known_before(error_of, finished, data, tmp_path, mon
     command = ["evaluate", *QUICK, f"data={data}", f"run={run}", "--film"]
     assert "unknown task 'cup-cath'. Did you mean 'cup-catch'" in error_of(*command, "cup-cath")
     message = error_of(*command, "walker-walk")
-    assert "--film walker-walk: is not evaluated." in message and ",walker-walk]" in message
+    assert "--film walker-walk: is not evaluated." in message and " tasks=[walker-walk]." in message
     monkeypatch.setenv("MUJOCO_GL", backend)
     message = error_of(*command, "cup-catch")
     assert f"--film cup-catch: MUJOCO_GL={backend} " in message

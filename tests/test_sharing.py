@@ -239,8 +239,9 @@ def test_shipped_agents_are_evaluated_by_name(tmp_path, monkeypatch, capsys):
     before = {p: p.read_bytes() for p in WEIGHTS_FOLDER.rglob("*") if p.is_file()}
     words = ["evaluate", "--run", "quickstart", "tasks=[ant-dir-6]", "evaluation.episodes=1"]
     for said in ("mean over tasks", "evaluated before"):
-        assert main([*words, "--models", "nothing"]) == 0
-        assert said in capsys.readouterr().out
+        assert main([*words, "--models", "nothing,nothing"]) == 0
+        printed = capsys.readouterr().out
+        assert said in printed and printed.count(" nothing ") == 1
     (scores,) = (tmp_path / "runs/quickstart/evaluation").glob("nothing.*.json")
     assert list(json.loads(scores.read_text())["result"]["tasks"]) == ["ant-dir-6"]
     assert main(["registry", "quickstart"]) == 0
