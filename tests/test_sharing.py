@@ -185,12 +185,19 @@ def test_examples_run_as_scripts(page, tmp_path):
     [
         ({"device": "gpu"}, "^device=gpu: Expected one of cpu"),
         ({"device": "cuda:99"}, "^device=cuda:99: "),
+        ({"device": []}, r"^device=\[\]: "),
         ({"kind": "expert", "name": 9}, "no expert/9 in its registry"),
     ],
 )
 def test_what_cannot_be_loaded_is_said_in_one_message(options, message):
     with pytest.raises(UserError, match=message):
         m3dt.load("quickstart", **options)
+
+
+@pytest.mark.parametrize("run", [None, 3])
+def test_a_run_that_is_no_path_is_refused(run):
+    with pytest.raises(UserError, match=f"^{run} is no path: give text or a pathlib.Path"):
+        m3dt.load(run)
 
 
 def test_numbers_of_experts_may_be_numbers():

@@ -95,6 +95,8 @@ def get_task(name: str) -> TaskSpec:
     Raises:
         UserError: There is no task of that name.
     """
+    if not isinstance(name, str):
+        raise UserError(f"{name!r:.60} is no name of a task: give text, such as 'reach-v2'.")
     if name in TASKS:
         return TASKS[name]
     own = own_task(name)
