@@ -187,6 +187,19 @@ def test_options_that_do_not_go_together(error_of, line, said):
 
 
 @pytest.mark.parametrize(
+    ("line", "how"),
+    [
+        ("behaviour measure nosuch", ""),
+        ("evaluate --run quickstart tasks=[nosuch]", " Name it: plugins=[MODULE]."),
+        ("import . y --format npz --tasks nosuch", " Name it: --plugins MODULE."),
+    ],
+)
+def test_a_module_is_named_where_the_command_can_import_one(error_of, line, how):
+    end = f"once the module that registers it is imported.{how}\n"
+    assert error_of(*line.split()).endswith(end)
+
+
+@pytest.mark.parametrize(
     ("line", "said"),
     [
         ("compare x --against y --margin nan", "nan must be a finite number"),

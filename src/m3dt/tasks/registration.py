@@ -12,7 +12,7 @@ import numpy as np
 from m3dt.tasks.catalog import DOMAINS, TASKS
 from m3dt.tasks.spec import TaskSpec
 from m3dt.utils.class_paths import import_named
-from m3dt.utils.errors import UserError, nearest
+from m3dt.utils.errors import UnknownTask, UserError, nearest
 
 if TYPE_CHECKING:
     import gymnasium
@@ -106,9 +106,9 @@ def get_task(name: str) -> TaskSpec:
             'module or a script, not under `if __name__ == "__main__"` nor in a notebook.'
         )
     if own is None:
-        raise UserError(
+        raise UnknownTask(
             f"unknown task '{name}'.{nearest(name, known_tasks())} A task of your own is known "
-            "once the module that registers it is imported: plugins=[MODULE] or --plugins MODULE."
+            "once the module that registers it is imported."
         )
     return own.spec
 

@@ -18,6 +18,10 @@ class UserError(ValueError):
     """Wrong user input (exit code 2). The message says what, where and the remedy."""
 
 
+class UnknownTask(UserError):
+    """A name of no known task, perhaps of a user's own whose module was not imported."""
+
+
 class RunError(RuntimeError):
     """Work that had to stop although the input was valid (exit code 1)."""
 
