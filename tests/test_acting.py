@@ -398,7 +398,14 @@ def test_a_reward_before_the_first_action_is_refused(agents):
         ({"task": "reach-v2", "prompt": PROMPTS}, "give the name of a task, or else"),
         ({"task": "sweep-v2"}, "was not trained on 'sweep-v2'"),
         ({"task": "reach-v2", "return_scale": 3.0}, "return_scale goes with a prompt"),
-        ({"task": "reach-v2", "target": np.nan}, "target=nan is not finite"),
+        ({"task": "reach-v2", "target": np.nan}, "target=nan must be a finite number"),
+        ({"task": "reach-v2", "target": "x"}, "target='x' must be a finite number"),
+        ({"task": "reach-v2", "episodes": "2"}, "episodes='2' must be a whole number"),
+        ({"task": "reach-v2", "seed": 0.5}, "seed=0.5 must be a whole number"),
+        ({"task": "reach-v2", "config": {}}, r"config=\{\}: give m3dt.config.EvaluationConfig"),
+        ({"task": 3}, "was not trained on '3'"),
+        ({"prompt": 3}, "prompt 0 is of type int: give m3dt.tasks.Trajectory"),
+        ({"prompt": PROMPTS, "return_scale": "x"}, "return_scale='x' must be a finite number"),
         ({"task": "reach-v2", "episodes": 0}, "episodes=0 must be 1 or more"),
         ({"task": "reach-v2", "seed": -1}, "seed=-1 must be 0 or more"),
         ({"prompt": []}, "give at least one Trajectory"),
@@ -471,6 +478,7 @@ def test_evaluate_takes_what_a_person_writes(agents, monkeypatch, tasks, expecte
         ("reach-v2,", "name one task or more"),
         ([], "name one task or more"),
         ([3], "name one task or more"),
+        (3, "name one task or more"),
         ("reach-v2,reach-v2", "reach-v2 is listed more than once"),
         ("reach-v2 walker-walk", "was not trained on 'reach-v2 walker-walk'"),
         ("reach", "was not trained on 'reach'. Did you mean 'reach-v2'?"),
@@ -479,6 +487,27 @@ def test_evaluate_takes_what_a_person_writes(agents, monkeypatch, tasks, expecte
 def test_evaluate_refuses_what_names_no_tasks(agents, tasks, message):
     with pytest.raises(UserError, match=re.escape(message)):
         m3dt.evaluate(agents["token"], tasks)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"episodes": "3"}, "episodes='3' must be a whole number"),
+        ({"episodes": 2.5}, "episodes=2.5 must be a whole number"),
+        ({"config": {"seed": 1}}, r"config={'seed': 1}: give m3dt.config.EvaluationConfig"),
+    ],
+)
+def test_evaluate_refuses_other_types(agents, given, message):
+    with pytest.raises(UserError, match=message):
+        m3dt.evaluate(agents["token"], **given)
+
+
+def test_numbers_of_episodes_are_whole(agents):
+    actor = agents["token"].actor("reach-v2", episodes=np.int64(2))
+    actor.reset(first=np.int32(3))
+    for first in ("a", 1.5):
+        with pytest.raises(UserError, match=f"reset: first={first!r} must be a whole number"):
+            actor.reset(first=first)
 
 
 def test_the_example_in_the_readme_runs(finished, tmp_path, monkeypatch, one_thread):

@@ -1,6 +1,7 @@
 """Store, sampler and DataModule against naive code."""
 
 import pickle
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -306,6 +307,17 @@ def test_wrong_width_and_schema_are_refused(tmp_path):
     DatasetIndex(index.tasks, {}, schema_version=99).write(folder)
     with pytest.raises(UserError, match="99"):
         DatasetIndex.read(folder)
+
+
+def test_what_is_missing_is_collected_by_its_name(tmp_path):
+    remedy = f'`m3dt collect "tasks=[walker-run]" data={tmp_path}`'
+    with pytest.raises(UserError, match=re.escape(f"no dataset here. Collect one with {remedy}.")):
+        DatasetStore.open(tmp_path, ["walker-run"])
+    write_dataset(tmp_path, ["reach-v2"])
+    with pytest.raises(UserError, match=re.escape(f"Run {remedy}, which collects these alone")):
+        DatasetStore.open(tmp_path, ["reach-v2", "walker-run"])
+    with pytest.raises(UserError, match="Collect one with `m3dt collect again`"):
+        DatasetStore.open(tmp_path / "new", ["walker-run"], collected_by="m3dt collect again")
 
 
 @pytest.mark.parametrize("ends", [[10, 10, 18], [0, 10, 18], [10, 14], [18, 10, 18], []])

@@ -63,7 +63,7 @@ def read(file):
 
 def test_tables_are_joined_in_the_order_of_the_study(merging):
     merge, folder, merged = merging
-    first, second = folder("first", {CELLS[2]: 3.0}), folder("second", {CELLS[0]: 1.0})
+    first, second = folder("res=first", {CELLS[2]: 3.0}), folder("second", {CELLS[0]: 1.0})
     (first / "own_conflict.json").write_text(json.dumps({CELLS[2]: {"baseline/conflict": {}}}))
     assert merge(first, second) == 0
     expected = {CELLS[0]: 1.0, CELLS[2]: 3.0}

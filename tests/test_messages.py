@@ -173,6 +173,45 @@ def test_lists_may_have_spaces():
     assert parsed.models == ["router", "backbone"]
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("evaluate --conf mt10 --run x", "Leave out --conf"),
+        ("study paper --merge x --where seed=0", "Leave out --where and --shard"),
+        ("study paper --merge x --shard 5/2", "Leave out --where and --shard"),
+        ("study paper --dry-run --status --minutes 9", "of --dry-run, --status and --minutes.\n"),
+    ],
+)
+def test_options_that_do_not_go_together(error_of, line, said):
+    assert said in error_of(*line.split())
+
+
+@pytest.mark.parametrize(
+    ("line", "how"),
+    [
+        ("behaviour measure nosuch", ""),
+        ("evaluate --run quickstart tasks=[nosuch]", " Name it: plugins=[MODULE]."),
+        ("import . y --format npz --tasks nosuch", " Name it: --plugins MODULE."),
+    ],
+)
+def test_a_module_is_named_where_the_command_can_import_one(error_of, line, how):
+    end = f"once the module that registers it is imported.{how}\n"
+    assert error_of(*line.split()).endswith(end)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("compare x --against y --margin nan", "nan must be a finite number"),
+        ("bench --rows data --trajectories 2", "2 must be 3 or more"),
+    ],
+)
+def test_numbers_of_options_have_limits(capsys, line, said):
+    with pytest.raises(SystemExit, match="2"):
+        main(line.split())
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("backend", ["egle", "glfw"])
 def test_what_films_need_is_known_before(error_of, finished, data, tmp_path, monkeypatch, backend):
     """A task that exists, and a back end that works."""
@@ -182,7 +221,7 @@ def test_what_films_need_is_known_before(error_of, finished, data, tmp_path, mon
     command = ["evaluate", *QUICK, f"data={data}", f"run={run}", "--film"]
     assert "unknown task 'cup-cath'. Did you mean 'cup-catch'" in error_of(*command, "cup-cath")
     message = error_of(*command, "walker-walk")
-    assert "--film walker-walk: is not evaluated." in message and ",walker-walk]" in message
+    assert "--film walker-walk: is not evaluated." in message and " tasks=[walker-walk]." in message
     monkeypatch.setenv("MUJOCO_GL", backend)
     message = error_of(*command, "cup-catch")
     assert f"--film cup-catch: MUJOCO_GL={backend} " in message

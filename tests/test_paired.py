@@ -92,7 +92,8 @@ def test_models_are_compared_under_the_conditions_of_the_newest_or_told_ones(tmp
     write_scores(tmp_path, "backbone", {"a": 40}, seed=1)
     write_scores(tmp_path, "backbone", {"a": 2}, episodes=5)
     (tmp_path / "evaluation" / "nearest.json").write_text('{"key": "", "result": {}}')
-    words = ["compare", str(tmp_path), "--models", "backbone", "--against", "router:prompt"]
+    models = "backbone,backbone"  # of which there is one
+    words = ["compare", str(tmp_path), "--models", models, "--against", "router:prompt"]
     for told, mean, difference in (
         ([], "20.0", "-10.0"),
         (["--episodes", "5"], "2.0", "+1.0"),

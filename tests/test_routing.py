@@ -279,6 +279,11 @@ def test_what_cannot_be_is_refused(run, tmp_path, synthetic):
     agent = m3dt.load(run, "router", "prompt")
     with pytest.raises(UserError, match="gates=token: router/prompt chooses by the prompt"):
         AgentPolicy(agent, EvaluationConfig(gates="token"))
+    for name in ("prompt", "main"):
+        routed = m3dt.load(run, "router", name)
+        assert AgentPolicy(routed, EvaluationConfig(experts=f"{E}"))
+        with pytest.raises(UserError, match=f"experts=4: router/{name} chooses among {E} experts"):
+            AgentPolicy(routed, EvaluationConfig(experts="4"))
     big = make_run(synthetic, tmp_path / "big", "trunk")
     with pytest.raises(UserError, match="of big experts"):
         ExpertsPolicy(big, RULES, rule="even")

@@ -185,12 +185,19 @@ def test_examples_run_as_scripts(page, tmp_path):
     [
         ({"device": "gpu"}, "^device=gpu: Expected one of cpu"),
         ({"device": "cuda:99"}, "^device=cuda:99: "),
+        ({"device": []}, r"^device=\[\]: "),
         ({"kind": "expert", "name": 9}, "no expert/9 in its registry"),
     ],
 )
 def test_what_cannot_be_loaded_is_said_in_one_message(options, message):
     with pytest.raises(UserError, match=message):
         m3dt.load("quickstart", **options)
+
+
+@pytest.mark.parametrize("run", [None, 3])
+def test_a_run_that_is_no_path_is_refused(run):
+    with pytest.raises(UserError, match=f"^{run} is no path: give text or a pathlib.Path"):
+        m3dt.load(run)
 
 
 def test_numbers_of_experts_may_be_numbers():
@@ -215,14 +222,33 @@ def test_a_copy_replaces_nothing(tmp_path, monkeypatch):
     assert sorted(tmp_path.iterdir()) == [tmp_path / "run", tmp_path / "small"]
 
 
+def test_what_cannot_be_copied_is_named(tmp_path):
+    file, target = tmp_path / "file", tmp_path / "small"
+    file.touch()
+    for place in (file, file / "below"):
+        with pytest.raises(UserError, match="file: is no folder. Name another"):
+            compact_copy("quickstart", place)
+    run = Registry(tmp_path / "run")
+    run.run.mkdir()
+    for missing in ("config.yaml", "trained model"):
+        with pytest.raises(UserError, match=f"run: is no run to copy, as it has no {missing}"):
+            compact_copy(run.run, target)
+        (run.run / "config.yaml").write_text("suite: mt10\n")
+    backbone = save_backbone(run)
+    run.save(entry("expert", "0", [backbone]), expert_weights(7e4))
+    with pytest.raises(UserError, match=r"expert/0/weights\S+: 0\.c_fc_bias holds 70000, .*65504"):
+        compact_copy(run.run, target)
+
+
 def test_shipped_agents_are_evaluated_by_name(tmp_path, monkeypatch, capsys):
     """Nothing is written into the package, where they are also listed."""
     monkeypatch.chdir(tmp_path)
     before = {p: p.read_bytes() for p in WEIGHTS_FOLDER.rglob("*") if p.is_file()}
     words = ["evaluate", "--run", "quickstart", "tasks=[ant-dir-6]", "evaluation.episodes=1"]
     for said in ("mean over tasks", "evaluated before"):
-        assert main([*words, "--models", "nothing"]) == 0
-        assert said in capsys.readouterr().out
+        assert main([*words, "--models", "nothing,nothing"]) == 0
+        printed = capsys.readouterr().out
+        assert said in printed and printed.count(" nothing ") == 1
     (scores,) = (tmp_path / "runs/shipped-quickstart/evaluation").glob("nothing.*.json")
     assert list(json.loads(scores.read_text())["result"]["tasks"]) == ["ant-dir-6"]
     assert main(["registry", "quickstart"]) == 0

@@ -24,6 +24,14 @@ def test_catalogue():
     assert get_task("reach-v2").env_id == "reach-v3"
 
 
+def test_other_types_are_refused():
+    for name in (None, 3, []):
+        with pytest.raises(UserError, match="is no name of a task"):
+            make_env(name)
+    with pytest.raises(UserError, match="seed='a' must be a whole number"):
+        make_env("reach-v2", seed="a")
+
+
 def test_unknown_task_names_the_nearest():
     with pytest.raises(UserError, match="reach-v2"):
         get_task("reach-v1")

@@ -4,12 +4,14 @@ Imports are inside the functions, so that `m3dt --help` does not wait for torch.
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from m3dt.utils.errors import UserError
+from m3dt.utils.shards import ALL
 
 
 def collect(options: argparse.Namespace, console: Console) -> None:
@@ -139,7 +141,12 @@ def evaluate(options: argparse.Namespace, console: Console) -> None:
     from m3dt.cli.evaluating import evaluate_run
     from m3dt.tasks.experiment import load_experiment
 
-    conf, out = options.conf, options.out
+    conf, out = options.conf or "quickstart", options.out
+    if options.run and options.conf:
+        raise UserError(
+            f"m3dt evaluate: --run {options.run} has its own configuration. Leave out --conf, or "
+            f"give the folder by an override: --conf {options.conf} run={options.run}."
+        )
     if options.run:
         from m3dt.runs.generations import run_config
         from m3dt.runs.shipped import find_run, is_shipped
@@ -164,7 +171,9 @@ def study(options: argparse.Namespace, console: Console) -> None:
     names = ("--dry-run", "--status", "--minutes", "--merge")
     chosen = [name for name in names if getattr(options, name[2:].replace("-", "_"))]
     if len(chosen) > 1:
-        raise UserError(f"m3dt study: give one of {' and '.join(chosen)}, not both.")
+        raise UserError(f"m3dt study: give one of {', '.join(chosen[:-1])} and {chosen[-1]}.")
+    if options.merge and (options.where or options.shard != ALL):
+        raise UserError("m3dt study --merge: takes whole tables. Leave out --where and --shard.")
     if options.json and not options.status:
         raise UserError("m3dt study --json: give --status too, whose result it writes.")
     if options.minutes and options.minutes < LONGEST_PIECE:
@@ -188,9 +197,12 @@ def study(options: argparse.Namespace, console: Console) -> None:
 def _paths_and_overrides(
     paths: Sequence[Path], overrides: Sequence[str]
 ) -> tuple[list[Path], list[str]]:
-    """Take overrides out of a list of paths: argparse counts those that follow it among them."""
-    mixed = [str(path) for path in paths if "=" in str(path)]
-    return [path for path in paths if "=" not in str(path)], [*overrides, *mixed]
+    """Take overrides out of a list of paths: argparse counts those that follow it among them.
+
+    A word with `=` is a path where there is one.
+    """
+    mixed = [path for path in paths if "=" in str(path) and not os.path.exists(path)]
+    return [path for path in paths if path not in mixed], [*overrides, *map(str, mixed)]
 
 
 def compare(options: argparse.Namespace, console: Console) -> None:

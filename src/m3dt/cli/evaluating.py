@@ -28,7 +28,8 @@ def evaluate_run(
 ) -> None:
     """Evaluate models of a run, print a table, and write the results as JSON, by model.
 
-    `names` are as for `run_model`; empty for the model of the configured method. `films` are tasks
+    `names` are as for `run_model`; empty for the model of the configured method. A model that is
+    named twice is evaluated once. `films` are tasks
     in which the last model is filmed. Results go into the folder `out`, by default the run's.
 
     Raises:
@@ -41,9 +42,10 @@ def evaluate_run(
     for path in filter(None, (out / "evaluation" / "scores", json_file)):
         check_output(path)
     if films:
-        films = [get_task(task).name for task in films]
+        films = [get_task(task).name for task in dict.fromkeys(films)]
         check_films(films, tasks_of(config))
-    models = [run_model(config, name) for name in names or [""]]
+    named = [run_model(config, name) for name in names or [""]]
+    models = list({model.name: model for model in named}.values())  # several names may mean one
     unseen = unseen_tasks(models, tasks_of(config))
     scores = score_models(config, models, console, out)
     if json_file is not None:
@@ -53,7 +55,7 @@ def evaluate_run(
     if all(score.stored for score in scores):
         console.print("These models were evaluated before. Nothing to do.")
     for task in films:
-        console.print(f"filmed {film_model(config, models[-1], task, out)}")
+        console.print(f"filmed {film_model(config, named[-1], task, out)}")
 
 
 def check_films(films: Sequence[str], tasks: Sequence[str]) -> None:
@@ -69,8 +71,8 @@ def check_films(films: Sequence[str], tasks: Sequence[str]) -> None:
     for task in films:
         if task not in tasks:
             raise UserError(
-                f"--film {task}: is not evaluated.{nearest(task, tasks)} Evaluate it, too: "
-                f"tasks=[{','.join([*tasks[:2], *(['...'] if tasks[2:] else []), task])}]."
+                f"--film {task}: is not evaluated.{nearest(task, tasks)} Evaluate it: "
+                f"tasks=[{task}]."
             )
     drawn = [task for task in films if task in TASKS][:1]  # one renderer draws them all
     for task in (*drawn, *(task for task in films if task not in TASKS)):

@@ -12,7 +12,7 @@ from contextlib import suppress
 from types import FrameType
 
 from m3dt.utils.ending_signals import ENDING
-from m3dt.utils.errors import RunError, UserError, is_out_of_memory
+from m3dt.utils.errors import RunError, UnknownTask, UserError, is_out_of_memory
 
 _SHOW_TRACEBACK = "M3DT_TRACEBACK"
 _INTERRUPTED = "interrupted; no file is damaged, and the same command continues."
@@ -53,11 +53,20 @@ def _run(arguments: Sequence[str] | None) -> int:
         options = _parse(arguments)
         result_is_printed = STANDARD_OUTPUT in vars(options).values()
         options.command(options, make_console(stderr=result_is_printed))
+    except UnknownTask as error:
+        raise UserError(f"{error}{_importing(options)}") from error
     except SystemExit as leaving:
         if leaving.code:
             raise  # else the help was printed
     sys.stdout.flush()  # what cannot be printed is an error of ours, not of Python's exit
     return 0
+
+
+def _importing(options: argparse.Namespace) -> str:
+    """Return how a command is told to import a module, if it can be."""
+    if hasattr(options, "plugins"):
+        return " Name it: --plugins MODULE."
+    return " Name it: plugins=[MODULE]." if hasattr(options, "overrides") else ""
 
 
 def _open_closed_streams() -> None:

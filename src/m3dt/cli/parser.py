@@ -1,6 +1,7 @@
 """The commands, their arguments and their help."""
 
 import argparse
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from rich.console import Console
 from m3dt.cli import commands
 from m3dt.cli.names import names_epilog
 from m3dt.utils.paths import user_path
+from m3dt.utils.shards import ALL
 from m3dt.version import __version__
 
 Argument = tuple[tuple[str, ...], dict[str, Any]]  # names and settings of `add_argument`
@@ -24,7 +26,7 @@ class Command:
     run: Callable[[argparse.Namespace, Console], None]
     help: str
     arguments: tuple[Argument, ...]
-    defaults: Mapping[str, str] = field(default_factory=dict)
+    defaults: Mapping[str, str | None] = field(default_factory=dict)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -65,6 +67,17 @@ def _positive(word: str) -> int:
     return _natural(word, lowest=1)
 
 
+def _trajectories(word: str) -> int:
+    return _natural(word, lowest=3)  # two are prompts
+
+
+def _points(word: str) -> float:
+    number = float(word)
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{word} must be a finite number")
+    return number
+
+
 def _words(text: str) -> list[str]:
     words = (word.strip() for word in text.split(","))
     return [word for word in words if word]
@@ -92,7 +105,7 @@ _JSON = _path("--json", metavar="FILE", help="write the result as JSON; - prints
 COMMANDS = (
     Command("collect", commands.collect, "record trajectories in the simulators", (
         *_CONFIGURED,
-        _argument("--shard", default="0/1", metavar="I/N",
+        _argument("--shard", default=ALL, metavar="I/N",
                   help="collect part I of N, from 0; others may collect theirs at the same time"),
     )),
     Command("import", commands.import_data, "import a dataset of another project", (
@@ -141,12 +154,12 @@ COMMANDS = (
         _path("--out", metavar="FOLDER", help="where results go; default: the run's folder"),
         _argument("--film", type=_words, default="", metavar="TASKS",
                   help="tasks to write an animation of"),
-    )),
+    ), {"conf": None}),  # so that one that was given is known
     Command("study", commands.study, "train and evaluate a grid of settings", (
         _path("file", metavar="FILE", help="a file of conf/study/"),
         _argument("overrides", nargs="*", metavar="key=value", help="overrides of each cell"),
         _path("--csv", metavar="FILE", help="scores; default results/<name of the study>.csv"),
-        _argument("--shard", default="0/1", metavar="I/N", help="run part I of N, from 0"),
+        _argument("--shard", default=ALL, metavar="I/N", help="run part I of N, from 0"),
         _argument("--where", action="append", default=[], metavar="KEY=VALUE",
                   help="run these cells only; may be given several times"),
         _argument("--dry-run", action="store_true",
@@ -165,7 +178,7 @@ COMMANDS = (
                   help="comma-separated, such as router:prompt,backbone; default all"),
         _argument("--against", required=True, metavar="MODEL",
                   help="what the others are compared with"),
-        _argument("--margin", type=float, default=1.0, metavar="POINTS",
+        _argument("--margin", type=_points, default=1.0, metavar="POINTS",
                   help="how much below counts as no worse; default 1"),
         _argument("--tasks", type=_words, default="", metavar="LIST",
                   help="of several evaluations of a model, the one of these tasks; default: the "
@@ -227,7 +240,7 @@ COMMANDS = (
         _argument("--rows", type=_words, metavar="LIST",
                   help="stages, data, acting, scaling, methods (all but methods); with --gpu: "
                   "equality, steps, measures, evaluation, devices (all)"),
-        _argument("--trajectories", type=int, default=200, metavar="N",
+        _argument("--trajectories", type=_trajectories, default=200, metavar="N",
                   help="trajectories per task of row data"),
         _argument("--device", default="cpu", choices=("cpu", "cuda"),
                   help="where models train and act"),

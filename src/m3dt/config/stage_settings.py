@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from m3dt.config.fields import Section, SettingError, choice, number, setting
+from m3dt.utils.shards import ALL
 
 DECAYS = ("none", "cosine", "cooldown")  # of the learning rate
 
@@ -63,7 +64,7 @@ class ExpertStageConfig(FrozenStageConfig):
     max_steps: int = number(200_000, low=1)
     """Number of optimiser steps."""
     # An expert does not depend on which others are trained with it.
-    shard: str = setting("0/1", weights=False)
+    shard: str = setting(ALL, weights=False)
     """`i/n` trains the experts k with k % n == i, so that n jobs share the work."""
 
     def __post_init__(self) -> None:

@@ -33,7 +33,7 @@ from m3dt.utils.errors import UserError
 from m3dt.utils.files import free_space, remove_temporaries, sole_writer
 from m3dt.utils.paths import user_path
 from m3dt.utils.processes import num_workers, process_pool
-from m3dt.utils.shards import parse_shard
+from m3dt.utils.shards import ALL, parse_shard
 from m3dt.utils.shared_writers import common_file, shared_writer
 from m3dt.version import version_of
 
@@ -45,7 +45,7 @@ def collect(
     tasks: Sequence[str],
     config: CollectConfig,
     console: Console,
-    shard: str = "0/1",
+    shard: str = ALL,
 ) -> DatasetIndex:
     """Collect the tasks that a dataset lacks; its folder is created if it does not exist.
 

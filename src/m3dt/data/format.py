@@ -79,8 +79,8 @@ class DatasetIndex:
         return fingerprint({task: self.tasks[task].sha256 for task in tasks})
 
     @classmethod
-    def read(cls, folder: Path) -> DatasetIndex:
-        """Read the index of a dataset.
+    def read(cls, folder: Path, collected_by: str = "") -> DatasetIndex:
+        """Read the index of a dataset. `collected_by` is the command that collects it.
 
         Raises:
             UserError: It is missing, not valid, or of another schema version.
@@ -89,10 +89,8 @@ class DatasetIndex:
         try:
             text = regular_file(path, folder).read_bytes()
         except FileNotFoundError:
-            raise UserError(
-                f"{folder}: no dataset here. Collect one with "
-                f"`m3dt collect --conf NAME data={folder}`."
-            ) from None
+            command = collected_by or f"m3dt collect --conf NAME data={folder}"
+            raise UserError(f"{folder}: no dataset here. Collect one with `{command}`.") from None
         try:
             content = json.loads(text, object_pairs_hook=_without_repeats)
             version = content["schema_version"]

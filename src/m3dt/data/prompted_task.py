@@ -21,6 +21,7 @@ from m3dt.data.store import Normalization, TaskStore, normalizations
 from m3dt.data.values import check_numbers, number_array
 from m3dt.tasks import TaskSpec, Trajectory
 from m3dt.utils.errors import UserError
+from m3dt.utils.numbers import finite_number
 
 UNNAMED = "the prompted task"
 """The name of a task that has none, in messages."""
@@ -134,9 +135,10 @@ def _unnamed(
 ) -> TaskSpec:
     """Return the specification of a task that nobody has named, from checked trajectories."""
     returns = [trajectory.episode_return for trajectory in trajectories]
-    scale = return_scale
-    if scale is None:
+    if return_scale is None:
         scale = max(map(abs, returns)) / _RETURNS_TO_GO or 1.0
+    else:
+        scale = finite_number("return_scale", return_scale)
     if not 0 < scale < math.inf:
         raise UserError(f"return_scale={scale}: must be finite and positive")
     target = max(returns) if target_return is None else target_return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,8 @@ from m3dt.data.format import NUM_PROMPTS, DatasetIndex
 from m3dt.data.hdf5 import open_hdf5
 from m3dt.data.soundness import opening_problems
 from m3dt.data.values import unusual_returns
-from m3dt.tasks import TaskSpec, get_task
+from m3dt.tasks import TASKS, TaskSpec, get_task
+from m3dt.tasks.registration import plugin_modules
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import sha256
 from m3dt.utils.paths import user_path
@@ -160,6 +162,13 @@ def _placement(dataset: h5py.Dataset) -> tuple[int, tuple[int, ...]]:
     return dataset.id.get_offset() or 0, dataset.shape
 
 
+def _collect(folder: Path, tasks: Sequence[str]) -> str:
+    """Return the command that collects some tasks into a folder."""
+    command = f'm3dt collect "tasks=[{",".join(tasks)}]" data={shlex.quote(str(folder))}'
+    modules = [] if set(tasks) <= set(TASKS) else plugin_modules()
+    return command + (f' "plugins=[{",".join(modules)}]"' if modules else "")
+
+
 @dataclass(frozen=True)
 class DatasetStore:
     """The tasks of a suite in order, and the checksum of their data."""
@@ -174,24 +183,26 @@ class DatasetStore:
         folder: str | Path,
         names: Sequence[str],
         checksums: bool = False,
-        collected_by: str = "m3dt collect",
+        collected_by: str = "",
     ) -> DatasetStore:
         """Open the named tasks of a dataset.
 
         They are in the order of their names. On demand, all files are read and their checksums
-        compared. `collected_by` is the command that collects what is missing.
+        compared. `collected_by` is the command that collects what is missing, by default one that
+        names these tasks.
 
         Raises:
             UserError: There is no dataset, tasks are missing, or a file is damaged.
         """
         folder = user_path(folder)
-        index = DatasetIndex.read(folder)
+        index = DatasetIndex.read(folder, collected_by or _collect(folder, names))
         missing = [name for name in names if name not in index.tasks]
         if missing:
             raise UserError(
                 f"{folder}: the dataset lacks {len(missing)} of {len(names)} tasks: "
-                f"{', '.join(missing)}. Repeat `{collected_by}`, which collects these alone. If "
-                "jobs collect it in shards, wait for them, or repeat those that did not end."
+                f"{', '.join(missing)}. Run `{collected_by or _collect(folder, missing)}`, which "
+                "collects these alone. If jobs collect it in shards, wait for them, or repeat "
+                "those that did not end."
             )
         entries = [index.tasks[name] for name in names]
         tasks = [

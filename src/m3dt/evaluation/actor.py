@@ -16,6 +16,7 @@ from m3dt.evaluation.agent import Agent
 from m3dt.evaluation.policies import AgentPolicy
 from m3dt.evaluation.sessions import EpisodeGroup, check_finite
 from m3dt.utils.errors import UserError
+from m3dt.utils.numbers import whole_number
 
 _LARGEST = float(np.finfo(np.float32).max)  # what a model's inputs can hold
 
@@ -63,9 +64,9 @@ class Actor:
                 episode's number gives its seed and which of the task's prompts it has.
 
         Raises:
-            UserError: The number is negative.
+            UserError: The number is negative, or not whole.
         """
-        rules = self._policy.rules
+        rules, first = self._policy.rules, whole_number("reset: first", first)
         if first < 0:
             raise UserError(f"reset(first={first}): episodes are numbered from 0")
         group = EpisodeGroup(self._task, tuple(range(first, first + rules.episodes)))

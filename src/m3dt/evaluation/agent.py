@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from m3dt.data import DatasetStore
 from m3dt.data.batch import Segment
 from m3dt.data.context import TaskContext
 from m3dt.data.prompted_task import UNSEEN, PromptedTask
+from m3dt.evaluation.rules import rules_of
 from m3dt.models import PromptDT, is_built_in
 from m3dt.models.routing import (
     GivenGates,
@@ -30,6 +30,7 @@ from m3dt.runs.entries import Entry
 from m3dt.runs.registry import BY_PROMPT
 from m3dt.tasks import Trajectory
 from m3dt.utils.errors import UserError
+from m3dt.utils.numbers import finite_number
 
 if TYPE_CHECKING:
     from m3dt.evaluation.actor import Actor
@@ -248,16 +249,15 @@ class Agent:
 
         Raises:
             UserError: The agent was not trained on the task; its method cannot act by a prompt;
-                prompts do not fit together or the model; or arguments contradict each other.
+                prompts do not fit together or the model; or arguments contradict each other or are
+                of another type.
         """
         from m3dt.evaluation.actor import Actor  # it imports this module
 
-        rules = replace(config or EvaluationConfig(), episodes=episodes)
-        rules = rules if seed is None else replace(rules, seed=seed)
+        rules = rules_of(config, episodes, seed)
         if (task is None) == (prompt is None):
             raise UserError("actor: give the name of a task, or else prompt=Trajectory")
-        if target is not None and not math.isfinite(target):
-            raise UserError(f"actor: target={target} is not finite")
+        target = None if target is None else finite_number("actor: target", target)
         if prompt is None:
             if return_scale is not None:
                 raise UserError("actor: return_scale goes with a prompt; a task has its own")
@@ -265,7 +265,8 @@ class Agent:
             return Actor(self, task, rules, target)
         if rules.prompts:
             raise UserError("actor: a prompt and evaluation.prompts contradict each other")
-        prompts = [prompt] if isinstance(prompt, Trajectory) else list(prompt)
+        given: Any = prompt
+        prompts = list(given) if isinstance(given, Iterable) else [given]
         own = PromptedTask.from_trajectories(
             prompts, self.model.config, target_return=target, return_scale=return_scale
         )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Hashable, Sequence
-from dataclasses import astuple, replace
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from rich.console import Console
 from m3dt.config import EvaluationConfig
 from m3dt.evaluation.agent import Agent
 from m3dt.evaluation.policies import AgentPolicy, Policy
+from m3dt.evaluation.rules import rules_of
 from m3dt.evaluation.scheduler import RolloutScheduler
 from m3dt.evaluation.scores import Episode, EvaluationResult, PolicyResult, summarize
 from m3dt.evaluation.sessions import EpisodeGroup
@@ -44,12 +45,13 @@ def evaluate(
         config: Further settings.
 
     Raises:
-        UserError: It is no agent, or was not trained on a task; a task is named twice, or none is.
+        UserError: It is no agent, or was not trained on a task; a task is named twice, or none is;
+            an argument is of another type.
         RunError: Environments failed twice, or a value is not finite.
     """
     if not isinstance(agent, Agent):
         raise UserError(f"{agent!r} is no agent. Load one first: m3dt.load(FOLDER).")
-    config = replace(config or EvaluationConfig(), episodes=episodes)
+    config = rules_of(config, episodes)
     names = _names(agent.context.tasks if tasks is None else tasks)
     for name in names:
         agent.task(name)  # refuses an unknown task before any simulator starts
@@ -113,7 +115,10 @@ def evaluate_policy(
 
 def _names(tasks: str | Sequence[str]) -> list[str]:
     """Return the names that a person wrote, without spaces around them."""
-    parts = tasks.split(",") if isinstance(tasks, str) else list(tasks)
+    if isinstance(tasks, str):
+        parts = tasks.split(",")
+    else:
+        parts = list(tasks) if isinstance(tasks, Iterable) else []
     names = [name.strip() if isinstance(name, str) else name for name in parts]
     if not all(isinstance(name, str) and name for name in names) or not names:
         raise UserError(f"tasks={tasks!r:.80}: name one task or more, such as 'reach-v2,cup-catch'")

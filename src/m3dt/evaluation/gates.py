@@ -122,6 +122,7 @@ def chooser_of(agent: Agent, rules: EvaluationConfig) -> Chooser | None:
         UserError: The rules ask for what the agent cannot do.
     """
     model, experts = agent.model, rules.experts
+    _check_number(agent, experts)
     if model.prompt_router is not None:
         if rules.gates == "token":
             raise UserError(
@@ -143,6 +144,18 @@ def way_of(agent: Agent, rules: EvaluationConfig) -> str:
         return ""
     words = ["episode"] if rules.gates == "episode" else []
     return "-".join([*words, *([] if rules.experts in ("auto", "all") else [rules.experts])])
+
+
+def _check_number(agent: Agent, experts: str) -> None:
+    model = agent.model
+    if experts in ("auto", "all") or (model.prompt_router is None and not _has_routers(model)):
+        return
+    E = model.mixtures[0].num_experts
+    if int(experts) > E:
+        raise UserError(
+            f"evaluation.experts={experts}: {agent.entry.key} chooses among {E} experts. Give a "
+            "number up to that, or all."
+        )
 
 
 def _number(model: PromptDT, experts: str, default: str) -> str:

@@ -59,7 +59,7 @@ def _check_device(device: str | torch.device) -> None:
     """
     try:
         torch.zeros(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"device={device}: {reason}") from None
 

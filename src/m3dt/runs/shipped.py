@@ -11,7 +11,7 @@ from m3dt.runs.layout import CONFIG
 from m3dt.runs.model_card import write_card
 from m3dt.runs.registry import Registry
 from m3dt.utils.errors import UserError
-from m3dt.utils.files import atomic_folder, atomic_path, sha256, write_json
+from m3dt.utils.files import atomic_folder, atomic_path, nearest_existing, sha256, write_json
 from m3dt.utils.paths import user_path
 
 WEIGHTS_FOLDER = Path(__file__).resolve().parents[1] / "weights"
@@ -58,20 +58,21 @@ def compact_copy(source: str | Path, target: str | Path) -> None:
         target: A folder that is new or empty.
 
     Raises:
-        UserError: The source is no run, the target holds something, or a number is too large for
-            float16.
+        UserError: The source is no run or has no model, the target is no folder or holds something,
+            or a number is too large for float16.
     """
     registry, copy = Registry(find_run(source)), user_path(target)
-    if copy.exists() and any(copy.iterdir()):
-        raise UserError(f"{copy}: is not empty. Delete it, or name another folder for the copy.")
+    entries = _entries_of(registry)
+    _check_target(copy)
     hashes: dict[str, str] = {}
-    for entry in _parents_first(registry.entries()):
+    for entry in _parents_first(entries):
         folder = copy / "registry" / entry.kind / entry.name
         with atomic_folder(folder) as temporary:
             for file in entry.files:
                 tensors = registry.tensors(entry, file.removesuffix(".safetensors"))
                 if file == WEIGHTS:
-                    tensors = {name: _half(t) for name, t in tensors.items()}
+                    where = registry.file(entry)
+                    tensors = {n: _half(t, f"{where}: {n}") for n, t in tensors.items()}
                 save_file(tensors, temporary / file)
             files = {file: sha256(temporary / file) for file in entry.files}
             parents = {key: hashes.get(key, digest) for key, digest in entry.parents.items()}
@@ -87,15 +88,49 @@ def compact_copy(source: str | Path, target: str | Path) -> None:
     write_card(copy)
 
 
+def _entries_of(registry: Registry) -> list[Entry]:
+    """Return the models of a run.
+
+    Raises:
+        UserError: It has none, or is no run.
+    """
+    entries = registry.entries()
+    missing = f"no {CONFIG}" if not (registry.run / CONFIG).is_file() else ""
+    missing = missing or ("" if entries else "no trained model")
+    if missing:
+        raise UserError(
+            f"{registry.run}: is no run to copy, as it has {missing}. Name a run of `m3dt stage1`, "
+            f"or an agent that m3dt ships: {' and '.join(shipped_agents())}."
+        )
+    return entries
+
+
+def _check_target(copy: Path) -> None:
+    """Check that a folder is new or empty.
+
+    Raises:
+        UserError: It holds something, or it or what it lies in is no folder.
+    """
+    existing = nearest_existing(copy)
+    if not existing.is_dir():
+        raise UserError(f"{existing}: is no folder. Name another folder for the copy.")
+    if existing == copy and any(copy.iterdir()):
+        raise UserError(f"{copy}: is not empty. Delete it, or name another folder for the copy.")
+
+
 def _parents_first(entries: list[Entry]) -> list[Entry]:
     order = ("backbone", "grouping", "baseline", "expert", "router")
     return sorted(entries, key=lambda entry: order.index(entry.kind))
 
 
-def _half(tensor: torch.Tensor) -> torch.Tensor:
+def _half(tensor: torch.Tensor, what: str) -> torch.Tensor:
     if not tensor.is_floating_point():
         return tensor
     half = tensor.half()
     if not half.isfinite().all():
-        raise UserError("a weight is too large for float16")
+        largest, limit = float(tensor.abs().max()), torch.finfo(torch.float16).max
+        raise UserError(
+            f"{what} holds {largest:g}, which is too large for float16, whose largest number is "
+            f"{limit:g}. Share the run itself, without a copy."
+        )
     return half

@@ -39,7 +39,7 @@ def compare(
     """
     if table_file is not None:
         check_output(table_file)
-    against, models = file_name(against), [file_name(name) for name in models]
+    against, models = file_name(against), list(dict.fromkeys(map(file_name, models)))
     rows, notes = read_scores(sources, against, wanted)
     for note in notes:
         console.print(f"  {note}", style="yellow")

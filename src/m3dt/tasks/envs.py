@@ -9,6 +9,7 @@ import numpy as np
 from m3dt.tasks.registration import get_task, own_task
 from m3dt.tasks.rendering import check_backend_name, check_rendering
 from m3dt.tasks.spec import TaskSpec
+from m3dt.utils.numbers import whole_number
 
 
 class TaskEnv(gymnasium.Env):
@@ -100,10 +101,10 @@ def make_env(name: str, seed: int = 0) -> TaskEnv:
     starts another one. The simulator is imported here: reading data and training never load it.
 
     Raises:
-        UserError: The task is unknown, its environment is not as it was registered, or MUJOCO_GL
-            names no rendering back end.
+        UserError: The task is unknown, the seed is no whole number, the environment is not as it
+            was registered, or MUJOCO_GL names no rendering back end.
     """
-    spec = get_task(name)
+    spec, seed = get_task(name), whole_number("seed", seed)
     check_backend_name()
     own = own_task(name)
     if own is not None:

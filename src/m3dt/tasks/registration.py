@@ -12,7 +12,7 @@ import numpy as np
 from m3dt.tasks.catalog import DOMAINS, TASKS
 from m3dt.tasks.spec import TaskSpec
 from m3dt.utils.class_paths import import_named
-from m3dt.utils.errors import UserError, nearest
+from m3dt.utils.errors import UnknownTask, UserError, nearest
 
 if TYPE_CHECKING:
     import gymnasium
@@ -95,6 +95,8 @@ def get_task(name: str) -> TaskSpec:
     Raises:
         UserError: There is no task of that name.
     """
+    if not isinstance(name, str):
+        raise UserError(f"{name!r:.60} is no name of a task: give text, such as 'reach-v2'.")
     if name in TASKS:
         return TASKS[name]
     own = own_task(name)
@@ -104,9 +106,9 @@ def get_task(name: str) -> TaskSpec:
             'module or a script, not under `if __name__ == "__main__"` nor in a notebook.'
         )
     if own is None:
-        raise UserError(
+        raise UnknownTask(
             f"unknown task '{name}'.{nearest(name, known_tasks())} A task of your own is known "
-            "once the module that registers it is imported: plugins=[MODULE] or --plugins MODULE."
+            "once the module that registers it is imported."
         )
     return own.spec
 

@@ -81,7 +81,7 @@ def tasks_of(config: Config) -> tuple[str, ...]:
             return _distinct([get_task(name).name for name in config.tasks])
         return suite(config.suite, config.suite_seed)
     except UserError as error:
-        raise UserError(f"{config.sources.of(key)}: {key}: {error}") from None
+        raise type(error)(f"{config.sources.of(key)}: {key}: {error}") from None
 
 
 def _distinct(names: list[str]) -> tuple[str, ...]:

@@ -18,6 +18,10 @@ class UserError(ValueError):
     """Wrong user input (exit code 2). The message says what, where and the remedy."""
 
 
+class UnknownTask(UserError):
+    """A name of no known task, perhaps of a user's own whose module was not imported."""
+
+
 class RunError(RuntimeError):
     """Work that had to stop although the input was valid (exit code 1)."""
 
@@ -34,7 +38,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Return ` Did you mean 'x'?` for the choice closest to `name`, or an empty string."""
-    close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), list(choices), n=1, cutoff=0.5)
     return f" Did you mean '{close[0]}'?" if close else ""
 
 

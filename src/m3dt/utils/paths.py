@@ -5,13 +5,20 @@ import os
 import re
 from pathlib import Path
 
+from m3dt.utils.errors import UserError
+
 
 def user_path(written: str | Path) -> Path:
     """Return a path that a user wrote; `~` is a home folder, also where no shell has seen it.
 
     Settings, options and functions that take `str | Path` pass their paths through it. Functions
     that take a `Path` take it as it is.
+
+    Raises:
+        UserError: It is no path.
     """
+    if not isinstance(written, str | Path):
+        raise UserError(f"{written!r:.60} is no path: give text or a pathlib.Path")
     return Path(os.path.expanduser(written))
 
 

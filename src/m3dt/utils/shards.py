@@ -4,6 +4,8 @@ import re
 
 from m3dt.utils.errors import UserError
 
+ALL = "0/1"  # the whole job
+
 
 def parse_shard(text: str) -> tuple[int, int]:
     """Return i and n of what follows `--shard`.
