@@ -110,6 +110,18 @@ def test_what_does_not_belong_is_refused_or_left_out(merging, capsys, tmp_path):
     assert read(merged)[0] == {CELLS[0]: 1.0}
 
 
+def test_a_table_of_another_study_loses_nothing(merging, capsys, tmp_path):
+    merge, folder, merged = merging
+    first = folder("first", {CELLS[0]: 1.0})
+    assert merge(first) == 0
+    lines = merged.read_text().splitlines()
+    merged.write_text("\n".join([*lines, lines[1].replace(CELLS[0], "seed9_other")]) + "\n")
+    before = merged.read_text()
+    assert merge(first) == 2
+    assert "1 cells are not of this study, for example seed9_other" in capsys.readouterr().err
+    assert merged.read_text() == before
+
+
 def test_pieces_on_two_machines_end_in_figures(tmp_path, data, commands_here):
     """Each machine runs what fits, saves its results elsewhere and is lost; none is repeated."""
     file = tmp_path / "own.yaml"

@@ -32,6 +32,18 @@ def test_runs_and_the_table_of_them_say_the_same(tmp_path, capsys):
     assert capsys.readouterr().out == first
 
 
+def test_runs_of_the_same_name_stay_two(tmp_path, capsys, monkeypatch):
+    for folder, score in (("old", 10), ("new", 90)):
+        write_scores(tmp_path / folder / "seed0", "backbone", {"a": 50})
+        write_scores(tmp_path / folder / "seed0", "router", {"a": score})
+    runs = [str(tmp_path / folder / "seed0") for folder in ("old", "new")]
+    assert main(["compare", *runs, "--against", "backbone"]) == 0
+    assert "2 runs x 1 task," in capsys.readouterr().out
+    monkeypatch.chdir(runs[0])
+    assert main(["compare", ".", "--against", "backbone", "--csv", "scores.csv"]) == 0
+    assert (tmp_path / "old/seed0/scores.csv").read_text().splitlines()[1].startswith("seed0,")
+
+
 def test_documents_say_what_a_table_of_scores_says(tmp_path, capsys):
     """The table's numbers are means over runs; a difference has the interval of `compare`."""
     for seed in range(2):

@@ -133,6 +133,16 @@ def test_the_table_is_whole(study, tmp_path, width):
     assert "5 cells: 5 waiting. Left, on one machine: about" in summary(cells)
 
 
+def test_a_table_of_other_settings_is_told(study, tmp_path, capsys):
+    """The study would not begin with it."""
+    file = table_of(tmp_path / "own.csv", [c for c in study.cells if c.name == "bc"])
+    (cell,) = (c for c in study.cells if c.name == "bc")
+    file.write_text(file.read_text().replace(cell.key, "another"))
+    words = ["study", str(tmp_path / "own.yaml"), "--csv", str(file), "--status"]
+    assert main(words) == 2
+    assert "1 cells were made with other settings" in capsys.readouterr().err
+
+
 def test_the_command_prints_a_table_or_json(study, tmp_path, capsys):
     words = ["study", str(tmp_path / "own.yaml"), "--csv", str(tmp_path / "own.csv"), "--status"]
     assert main([*words, "--where", "part=baselines"]) == 0

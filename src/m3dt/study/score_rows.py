@@ -4,6 +4,7 @@ Letters: R runs, N tasks.
 """
 
 import csv
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ Scores = dict[str, dict[tuple[str, str], float]]  # by model, then by run and ta
 
 
 def read_scores(
-    sources: Iterable[Path], against: str = "", wanted: Conditions = ANY
+    sources: Sequence[Path], against: str = "", wanted: Conditions = ANY
 ) -> tuple[list[dict[str, str]], list[str]]:
     """Return a row (`COLUMNS`) per run, model and task, and notes about files that were left out.
 
@@ -34,12 +35,13 @@ def read_scores(
         UserError: A source holds no scores.
     """
     rows, notes = [], []
+    names = _names(sources)
     for source in sources:
         if source.is_file():
             found = _table_rows(source)
         else:
             stored, left_out = evaluations(source)
-            found = _rows_of(source.name, stored, against, wanted)
+            found = _rows_of(names[source], stored, against, wanted)
             notes += left_out
         if not found:
             asked = " under these conditions" if wanted != ANY else ""
@@ -49,6 +51,13 @@ def read_scores(
             )
         rows += found
     return rows, notes
+
+
+def _names(runs: Sequence[Path]) -> dict[Path, str]:
+    """Return the folders' names, or their paths where two have the same name."""
+    names = {run: run.resolve().name for run in runs}
+    counts = Counter(names.values())
+    return {run: name if counts[name] == 1 else str(run) for run, name in names.items()}
 
 
 def is_score_table(file: Path) -> bool:

@@ -81,7 +81,7 @@ def _details_file(file: Path, kind: str) -> Path:
 
 
 def check_table(study: Study, file: Path) -> None:
-    """Refuse a table with rows of other settings, which writing it would lose.
+    """Refuse a table with rows of other settings or of other cells, which writing it would lose.
 
     Raises:
         UserError: The table has such rows, or cannot be written.
@@ -90,6 +90,13 @@ def check_table(study: Study, file: Path) -> None:
     if is_stream(file):
         raise UserError(f"{file}: a table is read and written again. Give a file.")
     check_settings(study, file)
+    known = {cell.name for cell in study.cells}
+    strange = [row["cell"] for row in read_rows(file) if row["cell"] not in known]
+    if strange:
+        raise UserError(
+            f"{file}: {len(strange)} cells are not of this study, for example {strange[0]}. "
+            "Give --csv FILE to write another table."
+        )
 
 
 def check_settings(study: Study, file: Path) -> None:

@@ -16,7 +16,7 @@ from m3dt.study.chains import select_cells
 from m3dt.study.grid import Cell, Study
 from m3dt.study.journal import Note, read_note
 from m3dt.study.pieces import EVALUATE, EXTEND, Command, commands_left, pieces_of
-from m3dt.study.score_table import scored_cells
+from m3dt.study.score_table import check_settings, scored_cells
 from m3dt.tasks import tasks_of
 from m3dt.training import trainings
 from m3dt.training.resume import newest_step
@@ -65,10 +65,12 @@ def show_status(
     """Print where each cell is, and write it as JSON.
 
     Raises:
-        UserError: `shard` or `where` is malformed, or a file cannot be written or read.
+        UserError: `shard` or `where` is malformed, a file cannot be written or read, or the table
+            has rows of other settings, with which the study would not begin.
     """
     if json_file:
         check_output(json_file)
+    check_settings(study, file)
     chosen = {cell.name for cell in select_cells(study, shard, where)}
     found = [cell for cell in progress(study, file) if cell.cell in chosen]
     if json_file:
