@@ -68,8 +68,9 @@ def check_command(words):
     assert not [word for word in rest if word.startswith("-")], words
     overrides = [w for w in [*getattr(options, "overrides", []), *rest] if "=" in w]
     known = [word for word in overrides if word.partition("=")[2].islower()]
-    if hasattr(options, "conf") and "/" not in options.conf and options.conf.islower():
-        config = load_config(options.conf, known)
+    conf = getattr(options, "conf", "/") or "quickstart"
+    if "/" not in conf and conf.islower():
+        config = load_config(conf, known)
         films = getattr(options, "film", ())
         assert not films or set(films) <= set(tasks_of(config)), words
 
@@ -185,7 +186,7 @@ def test_the_first_commands_run(data, tmp_path, monkeypatch, capfd):
             continue
         options, _ = make_parser().parse_known_args(words)
         if hasattr(options, "conf"):
-            words = [*words, *SHORT, f"data={data}", f"run=runs/{options.conf}"]
+            words = [*words, *SHORT, f"data={data}", f"run=runs/{options.conf or 'quickstart'}"]
         assert main(words) == 0, (words, capfd.readouterr().err)
     shown = capfd.readouterr().out
     assert "nothing to collect" in shown and "oracle" in shown and "harmodt: baseline" in shown
