@@ -1,5 +1,7 @@
 """The command that compares models over runs and tasks."""
 
+import pytest
+
 from m3dt.cli import main
 from m3dt.runs.evaluations import Evaluation
 from m3dt.utils.files import fingerprint
@@ -42,6 +44,34 @@ def test_runs_of_the_same_name_stay_two(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(runs[0])
     assert main(["compare", ".", "--against", "backbone", "--csv", "scores.csv"]) == 0
     assert (tmp_path / "old/seed0/scores.csv").read_text().splitlines()[1].startswith("seed0,")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"run,model\n\xff,b\n", "is no table"), (b"part,seed,score,cell\nm3dt,0\n", "row 1 has not")],
+)
+def test_a_damaged_table_is_named(tmp_path, capsys, content, message):
+    """By each command that reads one."""
+    table = tmp_path / "results" / "own.csv"
+    table.parent.mkdir()
+    table.write_bytes(content)
+    (tmp_path / "own.yaml").write_text("parts: {m3dt: {grid: {seed: [0]}}}\n")
+    study = ["study", str(tmp_path / "own.yaml"), "--csv", str(table)]
+    for words in (
+        ["compare", str(table), "--against", "backbone"],
+        ["figures", str(table)],
+        [*study, "--status"],
+        [*study, "--dry-run"],
+    ):
+        assert main(words) == 2
+        assert f"own.csv: {message}" in capsys.readouterr().err, words
+
+
+def test_damaged_scores_per_task_are_named(tmp_path, capsys):
+    (tmp_path / "own.csv").write_text("part,seed,score,cell\nm3dt,0,1,a\n")
+    (tmp_path / "own_tasks.json").write_text("{")
+    assert main(["figures", str(tmp_path / "own.csv")]) == 2
+    assert "own_tasks.json: damaged" in capsys.readouterr().err
 
 
 def test_documents_say_what_a_table_of_scores_says(tmp_path, capsys):

@@ -3,7 +3,6 @@
 Letters: R runs, N tasks.
 """
 
-import csv
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 from m3dt.runs.evaluations import ANY, Conditions, Evaluation, evaluations, file_name, newest
 from m3dt.study import aggregates
 from m3dt.study.aggregates import Measured, measure
+from m3dt.study.score_table import read_table
 from m3dt.utils.errors import UserError
 
 COLUMNS = ("run", "model", "task", "score", "mflop", "ms")
@@ -62,14 +62,12 @@ def _names(runs: Sequence[Path]) -> dict[Path, str]:
 
 def is_score_table(file: Path) -> bool:
     """Tell whether a CSV has the columns of such a table."""
-    with file.open() as lines:
-        return set(csv.DictReader(lines).fieldnames or ()) == set(COLUMNS)
+    return any(set(row) == set(COLUMNS) for row in read_table(file)[:1])
 
 
 def _table_rows(file: Path) -> list[dict[str, str]]:
-    with file.open() as lines:
-        rows = list(csv.DictReader(lines))
-    if not is_score_table(file):
+    rows = read_table(file)
+    if rows and not is_score_table(file):
         raise UserError(f"{file}: has not the columns {', '.join(COLUMNS)}")
     return rows
 

@@ -145,11 +145,32 @@ def table_rows(study: Study, file: Path) -> list[Row]:
 
 
 def read_rows(file: Path) -> list[dict[str, str]]:
-    """Return the rows of a table, none if there is no such file."""
-    if not file.is_file():
-        return []
-    with file.open() as lines:
-        return [row for row in csv.DictReader(lines) if row.get("cell")]
+    """Return the rows of a table, none if there is no such file.
+
+    Raises:
+        UserError: As of `read_table`.
+    """
+    return [row for row in read_table(file) if row.get("cell")] if file.is_file() else []
+
+
+def read_table(file: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV.
+
+    Raises:
+        UserError: It is no text, or a row has other columns than the first line.
+    """
+    try:
+        with file.open(encoding="utf-8", newline="") as lines:
+            rows: list[dict[str, str]] = list(csv.DictReader(lines, restkey="", strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{file}: is no table ({error}). Restore it, or delete it.") from None
+    for number, row in enumerate(rows, 1):
+        if "" in row or None in row.values():
+            raise UserError(
+                f"{file}: row {number} has not the columns of the first line. Restore the file, or "
+                "delete it."
+            )
+    return rows
 
 
 def _row(study: Study, cell: Cell) -> Row:
@@ -194,7 +215,10 @@ def _results(path: Path) -> dict[str, Any]:
     Raises:
         UserError: The file is not what `m3dt evaluate --json` writes.
     """
-    found = read_json(path)
+    try:
+        found = read_json(path)
+    except ValueError:  # cut off
+        found = None
     models = found.get("models") if isinstance(found, dict) else None
     if not models:
         raise UserError(

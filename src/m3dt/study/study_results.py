@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 import re
 from collections import defaultdict
@@ -16,7 +14,7 @@ from typing import Any, TypedDict
 from m3dt.config import Config, find_study
 from m3dt.study.design import METHOD_PARTS, Design, design_of, num_tasks, suite_of
 from m3dt.study.estimates import Ranged, Scores
-from m3dt.study.score_table import RETURN
+from m3dt.study.score_table import RETURN, read_details, read_table
 from m3dt.utils.errors import UserError
 from m3dt.utils.paths import user_path
 
@@ -83,18 +81,15 @@ class Results:
         """Read a CSV of `m3dt study` and the two JSON files next to it.
 
         Raises:
-            UserError: The file does not exist or is something else.
+            UserError: The file does not exist or is something else, or one of them is damaged.
         """
         file = user_path(file)
         if not file.is_file():
             raise UserError(f"{file}: no such results.{_how_to_make(file.stem)}")
-        paths = [file.with_name(f"{file.stem}_{name}.json") for name in ("conflict", "tasks")]
-        curves, tasks = [json.loads(path.read_text()) if path.is_file() else {} for path in paths]
-        with file.open() as lines:
-            rows = tuple(csv.DictReader(lines))
+        details, rows = read_details(file), tuple(read_table(file))
         if not rows or not {"part", "seed", "score"} <= set(rows[0]):
             raise UserError(f"{file}: not the results of a study in parts, such as lite.yaml")
-        return cls(rows, curves, tasks, file.stem)
+        return cls(rows, details["conflict"], details["tasks"], file.stem)
 
     @property
     def design(self) -> Design:
