@@ -67,7 +67,7 @@ def is_score_table(file: Path) -> bool:
 
 def _table_rows(file: Path) -> list[dict[str, str]]:
     rows = read_table(file)
-    if rows and not is_score_table(file):
+    if rows and set(rows[0]) != set(COLUMNS):
         raise UserError(f"{file}: has not the columns {', '.join(COLUMNS)}")
     return rows
 

@@ -89,6 +89,15 @@ def check_table(study: Study, file: Path) -> None:
     check_output(file)
     if is_stream(file):
         raise UserError(f"{file}: a table is read and written again. Give a file.")
+    check_rows(study, file)
+
+
+def check_rows(study: Study, file: Path) -> None:
+    """Refuse a table with rows of other settings or of other cells.
+
+    Raises:
+        UserError: The table has such rows.
+    """
     check_settings(study, file)
     known = {cell.name for cell in study.cells}
     strange = [row["cell"] for row in read_rows(file) if row["cell"] not in known]

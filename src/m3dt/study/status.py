@@ -16,7 +16,7 @@ from m3dt.study.chains import select_cells
 from m3dt.study.grid import Cell, Study
 from m3dt.study.journal import Note, read_note
 from m3dt.study.pieces import EVALUATE, EXTEND, Command, commands_left, pieces_of
-from m3dt.study.score_table import check_settings, scored_cells
+from m3dt.study.score_table import check_rows, scored_cells
 from m3dt.tasks import tasks_of
 from m3dt.training import trainings
 from m3dt.training.resume import newest_step
@@ -66,11 +66,11 @@ def show_status(
 
     Raises:
         UserError: `shard` or `where` is malformed, a file cannot be written or read, or the table
-            has rows of other settings, with which the study would not begin.
+            has rows of other settings or cells, with which the study would not begin.
     """
     if json_file:
         check_output(json_file)
-    check_settings(study, file)
+    check_rows(study, file)
     chosen = {cell.name for cell in select_cells(study, shard, where)}
     found = [cell for cell in progress(study, file) if cell.cell in chosen]
     if json_file:
