@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import write_dataset
 from omegaconf import OmegaConf
@@ -19,6 +20,7 @@ from m3dt.cli import main
 from m3dt.cli.parser import make_parser
 from m3dt.config import (
     Config,
+    EvaluationConfig,
     FrozenStageConfig,
     StageConfig,
     find_study,
@@ -105,6 +107,22 @@ def test_ranges(limits, taken, refused):
     for value in refused:
         with pytest.raises(ValueError, match=rf"^size={value} must be "):
             Own(value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "wanted"),
+    [
+        ("episodes", 2.5, "a whole number"),
+        ("episodes", "2", "a whole number"),
+        ("episodes", True, "a whole number"),
+        ("target_scale", "1", "a number"),
+        ("target", 1, "text"),
+    ],
+)
+def test_code_is_told_of_a_value_of_another_type(setting, value, wanted):
+    with pytest.raises(ValueError, match=rf"^{setting}={value} must be {wanted}"):
+        EvaluationConfig(**{setting: value})
+    assert EvaluationConfig(episodes=np.int64(2), target_scale=1).episodes == 2
 
 
 def test_choices():

@@ -89,3 +89,9 @@ def test_what_cannot_be_filled_is_named(made_up, tmp_path, capsys, text, message
 def test_a_document_must_exist(tmp_path, capsys):
     assert main(["fill", str(tmp_path / "none.md")]) == 2
     assert "none.md: no such document" in capsys.readouterr().err
+
+
+def test_a_document_must_be_text(tmp_path, capsys):
+    (tmp_path / "own.md").write_bytes(b"\xff\xfe")
+    assert main(["fill", str(tmp_path / "own.md")]) == 2
+    assert "own.md: is no text in UTF-8" in capsys.readouterr().err

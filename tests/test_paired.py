@@ -1,16 +1,18 @@
 """The command that compares models over runs and tasks."""
 
 import pytest
+from test_registry import save_backbone
 
 from m3dt.cli import main
+from m3dt.runs import Registry
 from m3dt.runs.evaluations import Evaluation
 from m3dt.utils.files import fingerprint
 
 
-def write_scores(run, model, scores, episodes=10, seed=0):
+def write_scores(run, model, scores, episodes=10, seed=0, weights=""):
     tasks = {task: {"score": score} for task, score in scores.items()}
     result = {"tasks": tasks, "flops_per_action": 2e6, "ms_per_action": 0.5}
-    result |= {"episodes": episodes, "seed": seed}
+    result |= {"episodes": episodes, "seed": seed, "weights": weights, "num_parameters": 1}
     key = fingerprint([list(scores), episodes, seed])
     Evaluation.now(model, key, result).write(run)
 
@@ -48,7 +50,10 @@ def test_runs_of_the_same_name_stay_two(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"run,model\n\xff,b\n", "is no table"), (b"part,seed,score,cell\nm3dt,0\n", "row 1 has not")],
+    [
+        (b"run,model\n\xff,b\n", "is no table"),
+        (b"part,seed,score,cell\nm3dt,0\n", "row 1 has not"),
+    ],
 )
 def test_a_damaged_table_is_named(tmp_path, capsys, content, message):
     """By each command that reads one."""
@@ -65,6 +70,36 @@ def test_a_damaged_table_is_named(tmp_path, capsys, content, message):
     ):
         assert main(words) == 2
         assert f"own.csv: {message}" in capsys.readouterr().err, words
+
+
+@pytest.mark.parametrize("column", ["seed", "score", "low", "parameters"])
+def test_a_word_in_place_of_a_number_is_named(tmp_path, capsys, column):
+    table = tmp_path / "own.csv"
+    row = {"part": "m3dt", "seed": "0", "score": "1", "low": "", "parameters": "7", "cell": "a"}
+    row[column] = "many"
+    table.write_text(f"{','.join(row)}\n{','.join(row.values())}\n")
+    assert main(["figures", str(table)]) == 2
+    assert f"own.csv: row 1 says {column}=many" in capsys.readouterr().err
+    (tmp_path / "scores.csv").write_text("run,model,task,score,mflop,ms\n0,backbone,a,1,many,2\n")
+    assert main(["compare", str(tmp_path / "scores.csv"), "--against", "backbone"]) == 2
+    assert "scores.csv: row 1 says mflop=many" in capsys.readouterr().err
+
+
+def test_scores_of_weights_that_were_replaced_are_left_out(tmp_path, capsys):
+    registry = Registry(tmp_path)
+    old = save_backbone(registry)
+    write_scores(tmp_path, "backbone", {"a": 1}, weights=old.hash)
+    write_scores(tmp_path, "oracle", {"a": 2}, weights=[old.hash])
+    words = ["compare", str(tmp_path), "--against", "backbone"]
+    assert main(words) == 0
+    assert "oracle" in capsys.readouterr().out
+    new = save_backbone(registry, seed=1)
+    assert main(words) == 2
+    assert "the scores of backbone, oracle, since their weights" in capsys.readouterr().err
+    write_scores(tmp_path, "backbone", {"a": 3}, weights=new.hash)
+    assert main(words) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "left out the scores of oracle," in shown and "backbone 3.0" in shown
 
 
 def test_damaged_scores_per_task_are_named(tmp_path, capsys):

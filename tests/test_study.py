@@ -331,7 +331,8 @@ def test_scores_of_an_earlier_version_are_told_with_the_remedy(tmp_path):
     study = load_study(path, [])
     file = tmp_path / "runs" / study.cells[0].name / SCORES
     file.parent.mkdir(parents=True)
-    for content in ('{"method": "PromptDT", "score": 1.0}', '{"models": {"x"'):  # or cut off
+    others = ('{"models": {"x"', '{"models": {"x": {}}}', '{"models": [1]}', "[]")  # or damaged
+    for content in ('{"method": "PromptDT", "score": 1.0}', *others):
         file.write_text(content)
         with pytest.raises(UserError, match=r"scores\.json: is not what.*Delete it.*evaluates"):
             table_rows(study, tmp_path / "table.csv")

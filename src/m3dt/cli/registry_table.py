@@ -62,7 +62,7 @@ def _listed(registry: Registry, entry: Entry, found: Sequence[Evaluation]) -> di
     Evaluations in which its experts act as the run's settings say come before others.
     """
     files = [path.stat() for path in registry.file(entry).parent.iterdir() if path.is_file()]
-    own = [one for one in found if one.result["weights"] == entry.hash]
+    own = [one for one in found if one.weights == {entry.hash}]
     own = [one for one in own if "@" not in one.model] or own
     return {
         "parameters": None if entry.kind == "grouping" else registry.num_parameters(entry),

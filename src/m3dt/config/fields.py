@@ -15,6 +15,7 @@ import re
 import sys
 from collections.abc import Iterable
 from dataclasses import Field, dataclass, field, fields
+from numbers import Integral, Real
 from typing import Any, TypeVar
 
 from m3dt.config.aliases import ALIASES
@@ -28,6 +29,12 @@ _LIMITS = {
     "above": (operator.gt, "more than {}"),
     "high": (operator.le, "{} or less"),
     "below": (operator.lt, "less than {}"),
+}
+_TYPES: dict[str, tuple[type, str]] = {
+    "int": (Integral, "a whole number"),
+    "float": (Real, "a number"),
+    "bool": (bool, "true or false"),
+    "str": (str, "text"),
 }
 T = TypeVar("T")
 Number = TypeVar("Number", int, float)
@@ -120,10 +127,19 @@ class Section:
         for name, declared in settings_of(self).items():
             if declared.metadata.get(_PATH) and getattr(self, name):
                 setattr(self, name, str(user_path(getattr(self, name))))
-            rule = declared.metadata.get("rule")
-            problem = rule.problem(getattr(self, name)) if rule else ""
+            value, rule = getattr(self, name), declared.metadata.get("rule")
+            problem = _type_problem(value, declared.type)
+            if not problem and rule:
+                problem = rule.problem(value)
             if problem:
                 raise SettingError(self, f"{{}} {problem}", name)
+
+
+def _type_problem(value: Any, declared: Any) -> str:
+    """Return what is wrong with the type of a value that Python code gave, or an empty string."""
+    wanted, words = _TYPES.get(getattr(declared, "__name__", declared), (object, ""))
+    fits = isinstance(value, wanted) and isinstance(value, bool) <= (wanted in (bool, object))
+    return "" if fits else f"must be {words}"
 
 
 def settings_of(section: Section) -> dict[str, Field[Any]]:

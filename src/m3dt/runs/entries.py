@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -116,6 +117,24 @@ def read_entry(path: Path) -> Entry:
             f"{path}: damaged registry entry ({error}). Restore it, or delete {path.parent} and "
             "train it again."
         ) from None
+
+
+def entry_files(run: Path) -> list[Path]:
+    """Return the files of a run's entries, in the order of `KINDS` and of their names."""
+    found: list[Path] = []
+    for kind in KINDS:
+        files = (run / "registry" / kind).glob(f"[!.]*/{ENTRY}")
+        found += sorted(files, key=lambda path: (len(path.parent.name), path.parent.name))
+    return found
+
+
+def readable_entries(run: Path) -> list[Entry]:
+    """Return the entries of a run that are not damaged; their weights are not verified."""
+    found = []
+    for path in entry_files(run):
+        with suppress(UserError):
+            found.append(read_entry(path))
+    return found
 
 
 def _check(content: Any, kind: str, name: str) -> None:

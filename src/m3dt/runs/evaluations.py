@@ -57,6 +57,13 @@ class Evaluation:
         tasks = frozenset(self.result["tasks"])
         return Conditions(tasks, self.result["episodes"], self.result["seed"])
 
+    @property
+    def weights(self) -> frozenset[str]:
+        """SHA-256 of the weights it acted with; none of a policy that was not trained."""
+        found = self.result["weights"]
+        hashes = frozenset([found] if isinstance(found, str) else found)
+        return hashes if self.result["num_parameters"] else frozenset()
+
     def write(self, folder: Path) -> None:
         """Store it in a folder of results, with a digest from which a later change is noticed."""
         content = asdict(self)
@@ -86,7 +93,7 @@ def read_evaluation(file: Path) -> Evaluation | None:
         content = read_json(file, finite=True)
         digest = content.pop("digest")
         found = Evaluation(**content)
-        _ = found.conditions
+        _ = found.conditions, found.weights
         return found if digest == fingerprint(content) else None
     except UserError:
         raise

@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from m3dt.runs.entries import ENTRY, KINDS, Entry, read_entry
+from m3dt.runs.entries import KINDS, Entry, readable_entries
 from m3dt.runs.evaluations import evaluations, newest
 from m3dt.tasks import TASKS
 from m3dt.tasks.registration import GYMNASIUM
@@ -67,7 +67,7 @@ def write_card(run: Path) -> None:
     with suppress(OSError, UserError, UnicodeError, OmegaConfBaseException):
         card = run / CARD
         old = card.read_text("utf-8") if card.is_file() else ""
-        entries = _entries(run)
+        entries = readable_entries(run)
         if not entries or (old and _MARK not in old):
             return
         license = re.findall(r"^license(?:_name|_link)?:.*\n", old.partition("\n---\n")[0], re.M)
@@ -185,17 +185,6 @@ def _scores(results: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _entries(run: Path) -> list[Entry]:
-    """Return the entries that can be read; their weights are not verified."""
-    found = []
-    for kind in KINDS:
-        folders = (run / "registry" / kind).glob(f"[!.]*/{ENTRY}")
-        for path in sorted(folders, key=lambda p: (len(p.parent.name), p.parent.name)):
-            with suppress(UserError):
-                found.append(read_entry(path))
-    return found
-
-
 def _results(run: Path, entries: Sequence[Entry]) -> dict[str, Mapping[str, Any]]:
     """Return the newest stored scores of these models, by the names under which they act.
 
@@ -207,9 +196,6 @@ def _results(run: Path, entries: Sequence[Entry]) -> dict[str, Mapping[str, Any]
         with suppress(ValueError, KeyError, TypeError, AttributeError):
             result = one.result
             _indexed(result), _scores({name: result})  # it has what a card needs
-            weights = result["weights"]  # of an oracle, those of each expert
-            if result["num_parameters"] and hashes.issuperset(
-                [weights] if isinstance(weights, str) else weights
-            ):
+            if one.weights and one.weights <= hashes:
                 found[name] = result
     return found

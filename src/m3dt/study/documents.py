@@ -36,19 +36,27 @@ def fill_documents(files: Sequence[Path], folder: Path) -> list[Path]:
         UserError: A document or a table does not exist, a mark is unknown, or what it names was
             not measured. No document is written then.
     """
+    texts = {file: _text_of(file) for file in files}
     filled = {file: fill(file, folder) for file in files}
-    changed = [file for file, text in filled.items() if text != file.read_text()]
+    changed = [file for file, text in texts.items() if text != filled[file]]
     for file in changed:
         with atomic_path(file) as temporary:
-            temporary.write_text(filled[file])
+            temporary.write_text(filled[file], "utf-8")
     return changed
+
+
+def _text_of(file: Path) -> str:
+    if not file.is_file():
+        raise UserError(f"{file}: no such document")
+    try:
+        return file.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: is no text in UTF-8 ({error}). Save it as such.") from None
 
 
 def fill(file: Path, folder: Path) -> str:
     """Return the text of a document with results in its marked places; see `fill_documents`."""
-    if not file.is_file():
-        raise UserError(f"{file}: no such document")
-    text = file.read_text()
+    text = _text_of(file)
     places = list(_PLACE.finditer(text))
     inside = any(_BEGIN in place["old"] for place in places)
     if inside or not len(places) == text.count(_BEGIN) == text.count(_END):

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from m3dt.runs.entries import readable_entries
 from m3dt.runs.evaluations import ANY, Conditions, Evaluation, evaluations, file_name, newest
 from m3dt.study import aggregates
 from m3dt.study.aggregates import Measured, measure
-from m3dt.study.score_table import read_table
+from m3dt.study.csv_tables import check_numbers, read_table
 from m3dt.utils.errors import UserError
 
 COLUMNS = ("run", "model", "task", "score", "mflop", "ms")
@@ -40,7 +41,7 @@ def read_scores(
         if source.is_file():
             found = _table_rows(source)
         else:
-            stored, left_out = evaluations(source)
+            stored, left_out = _of_present_weights(source)
             found = _rows_of(names[source], stored, against, wanted)
             notes += left_out
         if not found:
@@ -51,6 +52,25 @@ def read_scores(
             )
         rows += found
     return rows, notes
+
+
+def _of_present_weights(run: Path) -> tuple[list[Evaluation], list[str]]:
+    """Return a run's evaluations, and notes about what was left out.
+
+    Left out are the scores of models that were trained again since. Results outside a run stay.
+    """
+    stored, notes = evaluations(run)
+    present = {entry.hash for entry in readable_entries(run)}
+    if not present:
+        return stored, notes
+    found = [one for one in stored if one.weights <= present]
+    old = sorted({one.model for one in stored} - {one.model for one in found})
+    if old:
+        notes.append(
+            f"{run}: left out the scores of {', '.join(old)}, since their weights are no longer in "
+            "its registry. Repeat `m3dt evaluate`."
+        )
+    return found, notes
 
 
 def _names(runs: Sequence[Path]) -> dict[Path, str]:
@@ -69,6 +89,7 @@ def _table_rows(file: Path) -> list[dict[str, str]]:
     rows = read_table(file)
     if rows and set(rows[0]) != set(COLUMNS):
         raise UserError(f"{file}: has not the columns {', '.join(COLUMNS)}")
+    check_numbers(file, rows, COLUMNS[3:])
     return rows
 
 

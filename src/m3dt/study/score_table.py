@@ -1,7 +1,6 @@
 """The files of a study: a table of scores, the scores per task, and conflict curves."""
 
 import csv
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from m3dt.evaluation.scores import shares_of_target
-from m3dt.runs.entries import ENTRY
+from m3dt.runs.entries import entry_files, read_entry
+from m3dt.study.csv_tables import read_study_table
 from m3dt.study.grid import SCORES, Cell, Study
 from m3dt.tasks import DOMAINS
 from m3dt.utils.errors import UserError
@@ -157,47 +157,19 @@ def read_rows(file: Path) -> list[dict[str, str]]:
     """Return the rows of a table, none if there is no such file.
 
     Raises:
-        UserError: As of `read_table`.
+        UserError: As of `read_study_table`.
     """
-    return [row for row in read_table(file) if row.get("cell")] if file.is_file() else []
-
-
-def read_table(file: Path) -> list[dict[str, str]]:
-    """Return the rows of a CSV.
-
-    Raises:
-        UserError: It is no text, or a row has other columns than the first line.
-    """
-    try:
-        with file.open(encoding="utf-8", newline="") as lines:
-            rows: list[dict[str, str]] = list(csv.DictReader(lines, restkey="", strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{file}: is no table ({error}). Restore it, or delete it.") from None
-    for number, row in enumerate(rows, 1):
-        if "" in row or None in row.values():
-            raise UserError(
-                f"{file}: row {number} has not the columns of the first line. Restore the file, or "
-                "delete it."
-            )
-    return rows
+    return [row for row in read_study_table(file) if row.get("cell")] if file.is_file() else []
 
 
 def _row(study: Study, cell: Cell) -> Row:
     settings = list(dict.fromkeys(setting for cell in study.cells for setting in cell.values))
     results = _results(study.runs / cell.name / SCORES)
     found = list(results.values())[-1]  # the cell's own model
-    low, high = [round(end, 2) for end in found["ci95"] or ()] or ("", "")  # one episode: none
-    achieved = shares_of_target(found["tasks"])
-    domains = dict.fromkeys((*DOMAINS, *found["domains"]))
     row = {
         **({"part": cell.part} if cell.part else {}),
         **{setting: cell.values.get(setting, "") for setting in settings},
-        "title": found["method"],
-        "score": round(found["score"], 2),
-        "low": low,
-        "high": high,
-        **{d: round(found["domains"].get(d, float("nan")), 2) for d in domains},
-        **{f"{d}{RETURN}": round(achieved.get(d, float("nan")), 4) for d in domains},
+        **_scores(found),
         **_held_out_losses(study, cell),
         "parameters": found["num_parameters"],
         "episodes": found["episodes"],
@@ -209,6 +181,21 @@ def _row(study: Study, cell: Cell) -> Row:
         if name:
             row[model] = round(results[name]["score"], 2)
     return row
+
+
+def _scores(result: Mapping[str, Any]) -> Row:
+    """Return the columns about a model's scores."""
+    low, high = [round(end, 2) for end in result["ci95"] or ()] or ("", "")  # one episode: none
+    achieved = shares_of_target(result["tasks"])
+    domains = dict.fromkeys((*DOMAINS, *result["domains"]))
+    return {
+        "title": result["method"],
+        "score": round(result["score"], 2),
+        "low": low,
+        "high": high,
+        **{d: round(result["domains"].get(d, float("nan")), 2) for d in domains},
+        **{f"{d}{RETURN}": round(achieved.get(d, float("nan")), 4) for d in domains},
+    }
 
 
 def _among(results: Mapping[str, Any], model: str) -> str:
@@ -225,16 +212,18 @@ def _results(path: Path) -> dict[str, Any]:
         UserError: The file is not what `m3dt evaluate --json` writes.
     """
     try:
-        found = read_json(path)
-    except ValueError:  # cut off
-        found = None
-    models = found.get("models") if isinstance(found, dict) else None
+        models: dict[str, Any] = dict(read_json(path)["models"])
+        for result in models.values():
+            _scores(result), _scores_by_task(result)
+            _ = result["num_parameters"], result["episodes"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        models = {}
     if not models:
         raise UserError(
             f"{path}: is not what this version of `m3dt evaluate --json` writes. Delete it; "
             "`m3dt study` evaluates the cell again."
         )
-    return dict(models)
+    return models
 
 
 def _held_out_losses(study: Study, cell: Cell) -> dict[str, float]:
@@ -243,10 +232,9 @@ def _held_out_losses(study: Study, cell: Cell) -> dict[str, float]:
     Theirs is the mean over tasks, each with the expert of its group: the oracle's.
     """
     losses = {}
-    for path in sorted((study.runs / cell.name / "registry").glob(f"*/*/{ENTRY}")):
-        entry = json.loads(path.read_text())
-        if "val/loss" in entry["metrics"]:
-            losses[f"val/loss {entry['kind']}"] = round(entry["metrics"]["val/loss"], 5)
+    for entry in map(read_entry, entry_files(study.runs / cell.name)):
+        if "val/loss" in entry.metrics:
+            losses[f"val/loss {entry.kind}"] = round(entry.metrics["val/loss"], 5)
     return losses
 
 
@@ -280,13 +268,12 @@ def _curves(study: Study, cell: Cell) -> dict[str, Any]:
     `spread`, the standard deviation over tasks, replaces the similarities of the single tasks.
     """
     curves: dict[str, Any] = {}
-    for path in sorted((study.runs / cell.name / "registry").glob(f"*/*/{ENTRY}")):
-        entry = json.loads(path.read_text())
+    for entry in map(read_entry, entry_files(study.runs / cell.name)):
         for kind in ("conflict", "expert_conflict"):
-            measured = entry["metrics"].get(kind)
-            if measured and entry["name"] in ("main", "0", cell.values.get("method")):
+            measured = entry.metrics.get(kind)
+            if measured and entry.name in ("main", "0", cell.values.get("method")):
                 history = [_without_tasks(record) for record in measured["history"]]
-                curves[f"{entry['kind']}/{kind}"] = {**measured, "history": history}
+                curves[f"{entry.kind}/{kind}"] = {**measured, "history": history}
     return {cell.name: curves} if curves else {}
 
 

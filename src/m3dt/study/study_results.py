@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from m3dt.config import Config, find_study
+from m3dt.study.csv_tables import read_study_table
 from m3dt.study.design import METHOD_PARTS, Design, design_of, num_tasks, suite_of
 from m3dt.study.estimates import Ranged, Scores
-from m3dt.study.score_table import RETURN, read_details, read_table
+from m3dt.study.score_table import RETURN, read_details
 from m3dt.utils.errors import UserError
 from m3dt.utils.paths import user_path
 
@@ -86,7 +87,7 @@ class Results:
         file = user_path(file)
         if not file.is_file():
             raise UserError(f"{file}: no such results.{_how_to_make(file.stem)}")
-        details, rows = read_details(file), tuple(read_table(file))
+        details, rows = read_details(file), tuple(read_study_table(file))
         if not rows or not {"part", "seed", "score"} <= set(rows[0]):
             raise UserError(f"{file}: not the results of a study in parts, such as lite.yaml")
         return cls(rows, details["conflict"], details["tasks"], file.stem)
