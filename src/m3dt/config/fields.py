@@ -138,6 +138,8 @@ class Section:
 def _type_problem(value: Any, declared: Any) -> str:
     """Return what is wrong with the type of a value that Python code gave, or an empty string."""
     wanted, words = _TYPES.get(getattr(declared, "__name__", declared), (object, ""))
+    if type(value).__name__ == declared:  # as always, but for numpy's numbers
+        return ""
     fits = isinstance(value, wanted) and isinstance(value, bool) <= (wanted in (bool, object))
     return "" if fits else f"must be {words}"
 

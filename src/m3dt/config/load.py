@@ -3,7 +3,7 @@
 import copy
 import inspect
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from m3dt.utils.paths import user_path
 
 # The working directory's, then the package's.
 CONF_FOLDERS = (Path("conf"), Path(__file__).resolve().parents[1] / "conf")
+_BASE = CONF_FOLDERS[-1] / "base.yaml"  # in a working directory, it may be of another project
 RUN_CONFIG = "config.yaml"  # a run's configuration, in its folder
 
 # Arguments of the Trainer that m3dt sets from the other sections.
@@ -40,6 +41,7 @@ _KINDS = {
     ListConfig: "a list",
 }  # fmt: skip
 _Layer = tuple[str, DictConfig]  # its source and its settings
+_Stamps = tuple[tuple[int, ...], ...]
 
 
 def shipped_confs() -> dict[str, Path]:
@@ -48,7 +50,7 @@ def shipped_confs() -> dict[str, Path]:
     A file of the working directory precedes the package's of that name, but `base` is always the
     package's: other projects have a `conf/base.yaml`, too.
     """
-    found: dict[str, Path] = {"base": CONF_FOLDERS[-1] / "base.yaml"}
+    found: dict[str, Path] = {"base": _BASE}
     for folder in CONF_FOLDERS:
         for path in sorted(folder.glob("*.yaml")):
             found.setdefault(path.stem, path)
@@ -104,18 +106,48 @@ def load_config(conf: str | Path, overrides: Sequence[str] = ()) -> Config:
         UserError: A key is unknown or a value is wrong.
     """
     path = find_conf(str(conf))
-    schema, sources = Config(), Sources()
+    files = _files(path)
+    given = [_parse_override(override) for override in overrides]
+    method = _last("method", [*(layer for group in files for layer in group), *given])
+    method = method or Config.method
+    merged, sources = copy.deepcopy(_merged_files(path, _stamps(path), method))
     sources.conf = str(conf)
-    merged = copy.deepcopy(_schema())
-    for source, layer in _layers(path, overrides):
-        _read(layer, schema, source, sources)
-        _merge(merged, layer, source)
+    schema = Config()
+    _add(merged, schema, sources, given, method)
     merged.conf = path.stem
     config = _build(merged, schema, sources)
     config.run = _run_beside(path, sources) or config.run or _default_run(config)
     config.data = config.data or str(Path(f"data/{config.suite}"))
     _check_trainer(config)
     return config
+
+
+@lru_cache(maxsize=32)
+def _merged_files(path: Path, stamps: _Stamps, method: str) -> tuple[DictConfig, Sources]:
+    """Merge the schema's defaults with the files of a configuration, and tell the sources.
+
+    A study has hundreds of cells of one file; to copy the result takes a fraction of making it.
+    """
+    merged: DictConfig = copy.deepcopy(_schema())
+    schema, sources = Config(), Sources()
+    for group in copy.deepcopy(_files(path)):
+        _add(merged, schema, sources, group, method)
+    return merged, sources
+
+
+def _stamps(path: Path) -> _Stamps:
+    """Return what changes when one of the files of a configuration is written again."""
+    stats = [file.stat() for file in (_BASE, path)]
+    return tuple((stat.st_ino, stat.st_mtime_ns, stat.st_size) for stat in stats)
+
+
+def _add(
+    merged: DictConfig, schema: Config, sources: Sources, group: Sequence[_Layer], method: str
+) -> None:
+    """Merge a group of layers, below them the presets that they name."""
+    for source, layer in (*_presets(group, method), *group):
+        _read(layer, schema, source, sources)
+        _merge(merged, layer, source)
 
 
 @cache
@@ -152,18 +184,19 @@ def read_yaml(path: Path) -> DictConfig:
     return loaded
 
 
-def _layers(path: Path, overrides: Sequence[str]) -> list[_Layer]:
-    """Return all layers of a configuration, in the order in which they are merged."""
-    base = CONF_FOLDERS[-1] / "base.yaml"  # in a working directory, it may be of another project
-    groups = [[(str(file), read_yaml(file))] for file in dict.fromkeys((base, path))]
+def _files(path: Path) -> list[list[_Layer]]:
+    """Return the files of a configuration in the order in which they are merged, a group each."""
+    return _read_files(path, _stamps(path))
+
+
+@lru_cache(maxsize=32)
+def _read_files(path: Path, stamps: _Stamps) -> list[list[_Layer]]:
+    groups = [[(str(file), read_yaml(file))] for file in dict.fromkeys((_BASE, path))]
     own = groups[-1][0][1]
     if not own:
         raise UserError(f"{path}: is empty. Name at least a suite, such as `suite: mt10`.")
-    if settings_of(Config()).keys() <= own.keys():  # a run's, complete: nothing is added to it
-        groups = groups[-1:]
-    groups.append([_parse_override(override) for override in overrides])
-    method = _last("method", [layer for group in groups for layer in group]) or Config.method
-    return [layer for group in groups for layer in (*_presets(group, method), *group)]
+    complete = settings_of(Config()).keys() <= own.keys()  # a run's: nothing is added to it
+    return groups[-1:] if complete else groups
 
 
 def _parse_override(override: str) -> _Layer:
