@@ -275,7 +275,7 @@ def test_evaluation_plays_a_task_that_is_described_by_prompts(agents, pool, one_
     """By its name, with the catalogue's target and scale; by hand it earns the same."""
     spec = get_task("cheetah-vel-7")
     shown = trajectories(np.random.default_rng(1), (40, 25), (spec.state_dim, spec.action_dim))
-    task = PromptedTask.from_trajectories(shown, MODEL, spec)
+    task = PromptedTask.from_trajectories(shown, MODEL, LoaderConfig(), spec)
     agent, rules = agents["prompt"].with_task(task), replace(ONE_PASS, tile=1, batch_size=1)
     policy, journal = AgentPolicy(agent, rules), Journal(tmp_path / "episodes", "k")
     assert policy.target_return(spec.name) == spec.target_return

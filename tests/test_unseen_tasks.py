@@ -1,6 +1,7 @@
 """Acting by prompts in tasks that a run was not trained on."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -56,7 +57,8 @@ def test_a_run_is_evaluated_where_it_was_not_trained(finished, other, tmp_path, 
     rules = EvaluationConfig(episodes=2, tile=1, workers=1)
     (store,) = DatasetStore.open(other, [TASK]).tasks
     agent = m3dt.load(finished, "backbone")
-    task = PromptedTask.from_store(store, agent.model.config).prompted_by(store, 1.0)
+    task = PromptedTask.from_store(store, agent.model.config, agent.loader)
+    task = task.prompted_by(store, 1.0)
     policy = AgentPolicy(agent.with_task(task), rules)
     played = evaluate_policy(policy, [TASK], rules, make_console())
     assert found["tasks"][TASK] == played["tasks"][TASK]
@@ -92,6 +94,27 @@ def test_a_method_with_a_part_per_task_refuses(data, other, tmp_path, capsys):
     assert "a part of its own for each task" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("normalization", ["floored", "official"])
+def test_an_unseen_task_is_normalised_as_in_training(finished, other, normalization):
+    agent = m3dt.load(finished, "backbone")
+    loader = {**agent.entry.settings["loader"], "normalization": normalization, "std_floor": 1.0}
+    settings = {**agent.entry.settings, "loader": loader}
+    agent = replace(agent, entry=replace(agent.entry, settings=settings))
+    (store,) = DatasetStore.open(other, [TASK]).tasks
+    std = store.state_std
+    assert (std < 1.0).any()
+    expected = np.maximum(std, 1.0) if normalization == "floored" else std + 1e-6
+    task = agent.prompted_by(str(other), 1.0, [TASK]).task(TASK)
+    width = store.spec.state_dim
+    np.testing.assert_allclose(task.inputs.normalization.std[:width], expected, rtol=1e-6)
+    states = np.random.default_rng(0).normal(scale=(0.1, 2.0), size=(30, 2))
+    recorded = m3dt.Trajectory(states, np.zeros((30, 1)), np.ones(30), False)
+    (shown,) = agent.actor(prompt=recorded)._policy.agent.described
+    std = states.std(axis=0)
+    expected = np.maximum(std, 1.0) if normalization == "floored" else std + 1e-6
+    np.testing.assert_allclose(shown.inputs.normalization.std[:2], expected, rtol=1e-5)
+
+
 def test_a_task_that_is_too_wide_is_refused(finished, tmp_path):
     import own_tasks  # noqa: F401  # registers them
 
@@ -107,8 +130,9 @@ def test_a_task_that_is_too_wide_is_refused(finished, tmp_path):
 def test_the_nearest_recorded_state_gives_the_action(other):
     """Against a search over all states of the best trajectories."""
     (store,) = DatasetStore.open(other, [TASK]).tasks
-    policy = NearestPolicy([store])
-    std = np.maximum(store.state_std, LoaderConfig().std_floor)
+    policy = NearestPolicy([store], LoaderConfig(std_floor=1.0))
+    std = np.maximum(store.state_std, 1.0)
+    assert (std == 1.0).any()
     best = np.argsort(-store.episode_returns)[:2]  # a fifth of six trajectories, two at least
     rows = np.concatenate([np.arange(store.episode_starts[i], store.episode_ends[i]) for i in best])
     rng = np.random.default_rng(0)

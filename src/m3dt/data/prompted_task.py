@@ -17,7 +17,7 @@ from m3dt.data.batch import Segment
 from m3dt.data.cutter import Joined, TrajectoryCutter
 from m3dt.data.format import NUM_PROMPTS
 from m3dt.data.inputs import TaskInputs
-from m3dt.data.store import Normalization, TaskStore, normalizations
+from m3dt.data.store import Normalization, TaskStore, live_normalization, normalizations
 from m3dt.data.values import check_numbers, number_array
 from m3dt.tasks import TaskSpec, Trajectory
 from m3dt.utils.errors import UserError
@@ -42,10 +42,11 @@ class PromptedTask:
     prompt_normalization: Normalization  # of the states in prompts
 
     @classmethod
-    def from_store(cls, store: TaskStore, model: ModelConfig) -> PromptedTask:
+    def from_store(cls, store: TaskStore, model: ModelConfig, loader: LoaderConfig) -> PromptedTask:
         """Describe a task that an agent was not trained on by its data, whose last are its prompts.
 
-        Mean and standard deviation of the training trajectories' states normalise them.
+        Mean and standard deviation of the training trajectories' states normalise them, as they do
+        where the agent was trained: `loader` is that of its training.
 
         Raises:
             UserError: The task is too wide for the model.
@@ -56,7 +57,7 @@ class PromptedTask:
                 f"{spec.name} has {spec.state_dim} state and {spec.action_dim} action dimensions; "
                 f"the model takes at most {model.state_dim} and {model.action_dim}"
             )
-        normalization, _ = normalizations(store, LoaderConfig(), model.state_dim)
+        normalization, _ = normalizations(store, loader, model.state_dim)
         inputs = TaskInputs(normalization, spec.return_scale, model)
         last = len(store.episode_ends) - NUM_PROMPTS + np.arange(NUM_PROMPTS)
         prompts = TrajectoryCutter(store).ends(last, model.prompt_length, inputs).segment()
@@ -68,6 +69,7 @@ class PromptedTask:
         cls,
         trajectories: Sequence[Trajectory],
         model: ModelConfig,
+        loader: LoaderConfig,
         spec: TaskSpec | None = None,
         target_return: float | None = None,
         return_scale: float | None = None,
@@ -75,12 +77,12 @@ class PromptedTask:
         """Describe a task that an agent was not trained on by some of its trajectories.
 
         They give the prompts: of each, the last steps before the final one. All of their states
-        give mean and standard deviation, which normalise prompts and live states. The deviation is
-        at least the default of `loader.std_floor`.
+        give mean and standard deviation, which normalise prompts and live states.
 
         Args:
             trajectories: Whole episodes.
             model: The model that will act.
+            loader: The settings of its training; they say how states are normalised.
             spec: The task, if it has a name; it must be complete.
             target_return: Without `spec`: what the agent is asked for; by default the trajectories'
                 best return.
@@ -94,8 +96,8 @@ class PromptedTask:
         checked = _checked(trajectories, model)
         joined = Joined.join(checked)
         states = joined.observations.astype(np.float64)
-        std = np.maximum(states.std(axis=0), LoaderConfig().std_floor)
-        normalization = Normalization.padded(states.mean(axis=0), std, model.state_dim)
+        moments = states.mean(axis=0), states.std(axis=0)
+        normalization = live_normalization(*moments, loader, model.state_dim)
         best = max(trajectory.episode_return for trajectory in checked)
         if spec is None:
             spec = _unnamed(checked, target_return, return_scale)

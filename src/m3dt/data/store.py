@@ -247,14 +247,22 @@ def normalizations(
     By default, the std has a lower bound, because many Meta-World dimensions are constant: divided
     by 1e-6, any difference in one of them would dwarf all other inputs (docs/deviations.md, 3, 5).
     """
-    mean, std = store.state_mean, store.state_std
+    live = live_normalization(store.state_mean, store.state_std, loader, width)
     if loader.normalization == "floored":
-        both = Normalization.padded(mean, np.maximum(std, loader.std_floor), width)
-        return both, both
+        return live, live
     prompts = store.observations[store.num_training_steps :].astype(np.float64)
     prompt_std = prompts.std(axis=0) + _OFFICIAL_OFFSET
     of_prompts = Normalization.padded(prompts.mean(axis=0), prompt_std, width)
-    return Normalization.padded(mean, std + _OFFICIAL_OFFSET, width), of_prompts
+    return live, of_prompts
+
+
+def live_normalization(
+    mean: np.ndarray, std: np.ndarray, loader: LoaderConfig, width: int
+) -> Normalization:
+    """Return the normalisation, of padded width, of states with a mean and standard deviation."""
+    floored = loader.normalization == "floored"
+    bounded = np.maximum(std, loader.std_floor) if floored else std + _OFFICIAL_OFFSET
+    return Normalization.padded(mean, bounded, width)
 
 
 def action_mask(spec: TaskSpec, width: int) -> np.ndarray:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from m3dt.config import EvaluationConfig
+from m3dt.config import EvaluationConfig, LoaderConfig
 from m3dt.data import DatasetStore
 from m3dt.data.batch import Segment
 from m3dt.data.context import TaskContext
@@ -89,6 +90,11 @@ class Agent:
         name += ", extended" if entry.name.startswith(f"{BY_PROMPT}-") else ""
         return name + _VARIANTS.get(moe.training, "")
 
+    @property
+    def loader(self) -> LoaderConfig:
+        """The settings of its training's batches; they say how states are normalised."""
+        return LoaderConfig(**self.entry.settings.get("loader", {}))
+
     def prompted_by(self, folder: str, share: float, tasks: Sequence[str]) -> Agent:
         """Return the agent with prompts from a dataset, for tasks that it was trained on or not.
 
@@ -102,10 +108,11 @@ class Agent:
             UserError: The dataset lacks a task, or cannot be read; or the agent's method cannot act
                 in a task that it was not trained on.
         """
-        agent, model = self, self.model.config
+        agent = self
         for store in DatasetStore.open(folder, tasks).tasks:
             known = store.spec.name in self.context.tasks
-            task = self.task(store.spec.name) if known else PromptedTask.from_store(store, model)
+            unseen = partial(PromptedTask.from_store, store, self.model.config, self.loader)
+            task = self.task(store.spec.name) if known else unseen()
             agent = agent.with_task(task.prompted_by(store, share))
         return agent
 
@@ -268,6 +275,10 @@ class Agent:
         given: Any = prompt
         prompts = list(given) if isinstance(given, Iterable) else [given]
         own = PromptedTask.from_trajectories(
-            prompts, self.model.config, target_return=target, return_scale=return_scale
+            prompts,
+            self.model.config,
+            self.loader,
+            target_return=target,
+            return_scale=return_scale,
         )
         return Actor(self.with_task(own), own.spec.name, rules, target)

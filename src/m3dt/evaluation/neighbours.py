@@ -11,7 +11,7 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from m3dt.config import LoaderConfig
-from m3dt.data.store import TaskStore
+from m3dt.data.store import TaskStore, normalizations
 from m3dt.evaluation.policies import Policy
 from m3dt.evaluation.sessions import EpisodeGroup, Session
 from m3dt.tasks import TaskSpec
@@ -22,19 +22,19 @@ _SHARE, _FEWEST = 0.2, 2  # of a task's trajectories: the best fifth, two at lea
 class Neighbours:
     """The states of a task's best trajectories, and the actions that were taken in them."""
 
-    def __init__(self, store: TaskStore) -> None:
+    def __init__(self, store: TaskStore, loader: LoaderConfig) -> None:
         count = max(_FEWEST, round(_SHARE * len(store.episode_ends)))
         best = np.argsort(-store.episode_returns, kind="stable")[:count]
         starts, ends = store.episode_starts, store.episode_ends
         rows = np.concatenate([np.arange(starts[i], ends[i]) for i in np.sort(best)])
         self.spec = store.spec
         self._actions = store.actions[rows]
-        self._mean = store.state_mean
-        self._std = np.maximum(store.state_std, LoaderConfig().std_floor)
+        width = store.spec.state_dim
+        self._normalization, _ = normalizations(store, loader, width)
         self._tree = KDTree(self._normalized(store.observations[rows]))
 
     def _normalized(self, states: np.ndarray) -> np.ndarray:
-        return (states - self._mean) / self._std
+        return (states - self._normalization.mean) / self._normalization.std
 
     def actions(self, states: np.ndarray) -> np.ndarray:
         """Return the actions of the states nearest to these: (episodes, S) -> (episodes, A)."""
@@ -60,15 +60,19 @@ class NearestPolicy(Policy[LatestSession]):
 
     Args:
         stores: The data of its tasks.
+        loader: How states are normalised.
         specs: Of tasks whose score follows from other data than these.
     """
 
     name = "nearest"
 
     def __init__(
-        self, stores: Sequence[TaskStore], specs: Mapping[str, TaskSpec] | None = None
+        self,
+        stores: Sequence[TaskStore],
+        loader: LoaderConfig,
+        specs: Mapping[str, TaskSpec] | None = None,
     ) -> None:
-        self._known = {store.spec.name: Neighbours(store) for store in stores}
+        self._known = {store.spec.name: Neighbours(store, loader) for store in stores}
         self._specs = specs or {}
 
     def begin(self, group: EpisodeGroup, seed: int) -> LatestSession:

@@ -16,6 +16,7 @@ from m3dt.runs import BY_PROMPT, MAIN, Registry, inference_device
 from m3dt.runs.generations import newest_generation, router_of
 from m3dt.tasks import TaskSpec, get_task, tasks_of
 from m3dt.utils.errors import UserError
+from m3dt.utils.files import fingerprint
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,10 @@ def run_model(config: Config, name: str) -> RunModel:
         return RunModel(UNTRAINED[base](_specs(config)), info)
     if base == NearestPolicy.name:
         store = DatasetStore.open(config.evaluation.prompts or config.data, tasks_of(config))
-        info = {"method": base, "num_parameters": 0, "weights": store.checksum, "step": 0}
-        return RunModel(NearestPolicy(store.tasks, _specs(config)), info)
+        loader = config.loader
+        known = fingerprint([store.checksum, loader.normalization, loader.std_floor])
+        info = {"method": base, "num_parameters": 0, "weights": known, "step": 0}
+        return RunModel(NearestPolicy(store.tasks, loader, _specs(config)), info)
     if base in RULES:
         return _experts(config, base)
     if not base and config.method in BASELINES:
