@@ -275,10 +275,6 @@ class Agent:
         given: Any = prompt
         prompts = list(given) if isinstance(given, Iterable) else [given]
         own = PromptedTask.from_trajectories(
-            prompts,
-            self.model.config,
-            self.loader,
-            target_return=target,
-            return_scale=return_scale,
+            prompts, self.model.config, self.loader, None, target, return_scale
         )
         return Actor(self.with_task(own), own.spec.name, rules, target)
