@@ -131,6 +131,16 @@ def made_once(tmp_path_factory, worker_id):
 
 
 @pytest.fixture(scope="session")
+def agent(tmp_path_factory):
+    """An agent of two tasks that no training made."""
+    import small_agent  # it needs the whole package
+
+    return small_agent.make_agent(
+        write_dataset(tmp_path_factory.mktemp("agent"), small_agent.TASKS)
+    )
+
+
+@pytest.fixture(scope="session")
 def data(made_once):
     """Trajectories of three domains from real simulators; copy before changing them."""
     from quick_run import QUICK

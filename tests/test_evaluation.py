@@ -1,130 +1,40 @@
-"""Scores, intervals, rollouts."""
+"""Rollouts: what an agent sees, its passes, and how episodes are scheduled."""
 
-import copy
-import json
-import math
 import multiprocessing
 import os
 import queue
 import subprocess
 import sys
-from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from conftest import SYNTHETIC_TASKS, write_dataset
+from conftest import SYNTHETIC_TASKS
+from small_agent import MODEL, TASKS, outcome
 
 import m3dt
-from m3dt.config import EvaluationConfig, LoaderConfig, ModelConfig
+from m3dt.config import EvaluationConfig, LoaderConfig
 from m3dt.data import DatasetStore, Segment, TaskContext
 from m3dt.data.sampler import TaskSampler
 from m3dt.evaluation import (
     AgentPolicy,
-    Episode,
-    EvaluationResult,
-    IdlePolicy,
     RandomPolicy,
-    TaskResult,
     evaluate_policy,
-    film,
-    summarize,
 )
-from m3dt.evaluation.agent import Agent
-from m3dt.evaluation.evaluator import Journal, make_groups
+from m3dt.evaluation.evaluator import make_groups
 from m3dt.evaluation.passes import PassRunner
 from m3dt.evaluation.policies import pass_size
 from m3dt.evaluation.scheduler import RolloutScheduler
-from m3dt.evaluation.scores import shares_of_target
 from m3dt.evaluation.sessions import AgentSession, EpisodeGroup, episode_seed, predict
 from m3dt.models import PromptDT, add_mixtures, fast, make_model
 from m3dt.runs.entries import Entry
-from m3dt.runs.evaluations import Evaluation, evaluation_file, evaluations, read_evaluation
 from m3dt.runs.registry import Registry
-from m3dt.tasks import get_task, make_env
+from m3dt.tasks import get_task
 from m3dt.tasks.workers import GroupEnvironments, Transition
 from m3dt.utils.console import make_console
-from m3dt.utils.errors import RunError, UserError
-from m3dt.utils.files import fingerprint
+from m3dt.utils.errors import UserError
 from m3dt.utils.processes import single_threaded
-
-MODEL = ModelConfig(n_layer=2, n_head=2, n_embd=16, context_length=4, prompt_length=3)
-TASKS = ("reach-v2", "push-v2")
-SETTINGS = {"grouping": {"method": "random"}, "moe": {"num_experts": 2}}
-
-
-@pytest.fixture(scope="module")
-def agent(tmp_path_factory):
-    folder = write_dataset(tmp_path_factory.mktemp("data"), TASKS)
-    torch.manual_seed(0)
-    model = PromptDT(MODEL)
-    add_mixtures(model, 2, routed=True)
-    for parameter in model.parameters():
-        parameter.data += 0.1 * torch.randn_like(parameter)
-    context = TaskContext.from_store(DatasetStore.open(folder, TASKS), LoaderConfig(), MODEL)
-    entry = Entry("router", "main", SETTINGS, {}, "", 0, 0, {}, [])
-    return Agent(model.eval(), entry, context, "runs/test")
-
-
-def outcome(task, *numbers):
-    return Episode.of(get_task(task), *numbers)
-
-
-def test_summary_weighs_tasks_equally():
-    episodes = [outcome("reach-v2", i, 100.0 * i, i == 0, 500) for i in range(4)]
-    episodes += [outcome("cheetah-vel-0", 0, -30.0, False, 200)]
-    summary = summarize(episodes)
-    assert summary["tasks"]["reach-v2"]["score"] == 25
-    assert summary["tasks"]["reach-v2"]["return_mean"] == 150
-    assert summary["tasks"]["reach-v2"]["success_rate"] == 0.25
-    assert summary["tasks"]["reach-v2"]["env_steps"] == 2000
-    assert summary["score"] == pytest.approx((25 + 100) / 2)
-    assert summary["domains"] == {"metaworld": 25, "cheetah-vel": pytest.approx(100)}
-    # Mean returns of 150 and -30, as shares of 4500 and of the way from -100 to 0.
-    assert shares_of_target(summary["tasks"]) == {
-        "metaworld": pytest.approx(150 / 4500),
-        "cheetah-vel": 0.7,
-    }
-
-
-def test_one_episode_has_no_interval():
-    alone = [
-        outcome("walker-walk", 0, 400.0, False, 500),
-        outcome("reach-v2", 0, 1.0, True, 500),
-    ]
-    for episode in alone:
-        summary = summarize([episode])
-        assert summary["ci95"] is None and summary["tasks"][episode.task]["ci95"] is None
-    together = summarize(alone)
-    assert together["ci95"] == [40, 100]
-    assert [task["ci95"] for task in together["tasks"].values()] == [None, None]
-
-
-def test_summary_equals_numpy():
-    """Means and sums accumulated by torchmetrics, against NumPy, for 1 to 40 episodes a task."""
-    rng = np.random.default_rng(0)
-    episodes = [
-        outcome(task, i, float(rng.normal(300, 200)), bool(rng.integers(2)), int(rng.integers(500)))
-        for task, count in {"reach-v2": 1, "walker-walk": 10, "ant-dir-3": 40}.items()
-        for i in range(count)
-    ]
-    summary = summarize(episodes)
-    for task, result in summary["tasks"].items():
-        group = [e for e in episodes if e.task == task]
-        returns = np.array([e.episode_return for e in group])
-        expected = {
-            "score": np.mean([e.score for e in group]),
-            "return_mean": returns.mean(),
-            "return_std": returns.std(),
-            "success_rate": np.mean([e.success for e in group]),
-            "env_steps": np.sum([e.env_steps for e in group]),
-        }
-        for name, value in expected.items():
-            assert result[name] == pytest.approx(value, rel=1e-9, abs=1e-9), (task, name)
-        assert result["episodes"] == len(group) and type(result["env_steps"]) is int
-    scores = [result["score"] for result in summary["tasks"].values()]
-    assert summary["score"] == pytest.approx(np.mean(scores), rel=1e-9)
 
 
 def test_seeds_are_keyed_by_task_and_episode():
@@ -363,42 +273,6 @@ def test_workers_and_batches_change_no_score(agent, which, tile, batch_size):
     assert one["env_steps"] == 1000
 
 
-def test_doing_nothing_is_zero_actions():
-    """Played by hand in the same simulators, from the same initial states."""
-    tasks, rules = ["ant-dir-3", "cheetah-vel-7"], EvaluationConfig(episodes=2, workers=1)
-    found = evaluate_policy(IdlePolicy(), tasks, rules, make_console())["tasks"]
-    for task in tasks:
-        env, total = make_env(task), 0.0
-        for seed in EpisodeGroup(task, (0, 1)).seeds(rules.seed):
-            env.reset(seed=seed)
-            over = False
-            while not over:
-                _, reward, terminated, truncated, _ = env.step(np.zeros(get_task(task).action_dim))
-                total, over = total + reward, terminated or truncated
-        env.close()
-        assert found[task]["return_mean"] == pytest.approx(total / 2, rel=1e-5)
-    assert found["ant-dir-3"]["score"] == pytest.approx(40, abs=5)
-
-
-def test_evaluate_gives_the_documented_dictionary(agent):
-    result = m3dt.evaluate(
-        agent, tasks=["reach-v2"], episodes=1, config=EvaluationConfig(tile=1, workers=1)
-    )
-    assert (result["run"], result["method"]) == ("runs/test", "M3DT-Random")
-    assert result["num_parameters"] == agent.model.num_parameters()
-    assert set(result) == EvaluationResult.__required_keys__
-    assert set(result["tasks"]["reach-v2"]) == TaskResult.__required_keys__
-    assert set(result) == {
-        "run", "method", "num_parameters", "score", "ci95", "domains", "tasks",
-        "episodes", "env_steps_per_second", "flops_per_action", "ms_per_action", "seed", "versions",
-    }  # fmt: skip
-    assert set(result["tasks"]["reach-v2"]) == {
-        "score", "ci95", "return_mean", "return_std", "success_rate", "episodes", "env_steps",
-    }  # fmt: skip
-    with pytest.raises(UserError, match="not trained on"):
-        m3dt.evaluate(agent, tasks=["sweep-v2"])
-
-
 def test_an_episode_that_ends_early_waits_for_the_others():
     """No reward, success or step of an episode is counted after its end."""
 
@@ -464,132 +338,6 @@ def test_groups_wait_for_a_full_batch():
     assert batches == [3, 2]
     assert set(played) == set(groups)
     assert all(played[g] == [outcome("ant-dir-3", *g.episodes, 1.0, True, 1)] for g in groups)
-
-
-class BrokenPool(LatePool):
-    """At step 3, episode 1 of each group has a reward or an observation that is not finite."""
-
-    def __init__(self, reward=1.0, observed=0.0):
-        super().__init__()
-        self.reward, self.observed, self.steps = reward, observed, 0
-
-    def reset(self, worker, attempt, task, seeds):
-        self.answers.put((worker, Transition(attempt, np.zeros((2, 27)))))
-
-    def step(self, worker, attempt, actions):
-        self.steps += 1
-        true, rewards, observations = np.ones(2, bool), np.ones(2), np.zeros((2, 27))
-        if self.steps == 3:
-            rewards[1], observations[1, 5] = self.reward, self.observed
-        answer = Transition(attempt, observations, rewards, true, true, done=self.steps == 9)
-        self.answers.put((worker, answer))
-
-    def receive(self, timeout):
-        with suppress(queue.Empty):
-            return [self.answers.get(timeout=0.2)]
-        return []
-
-
-class Diverged(RandomPolicy):
-    """Its third action in episode 1 is not finite."""
-
-    def __init__(self, value):
-        self.value, self.acted = value, 0
-
-    def act(self, sessions):
-        self.acted += 1
-        actions = super().act(sessions)
-        actions[0][1, 2] = self.value if self.acted == 3 else 0
-        return actions
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("what", ["reward", "observation", "action"])
-def test_no_score_is_made_of_values_that_are_not_finite(what, value):
-    """They end an evaluation with task, episode and step."""
-    broken = {"reward": {"reward": value}, "observation": {"observed": value}, "action": {}}
-    pool, policy = BrokenPool(**broken[what]), RandomPolicy()
-    if what == "action":
-        policy = Diverged(value)
-    (group,) = make_groups(["ant-dir-3"], episodes=2, size=2)
-    step = 3 if what == "observation" else 2  # the third action leads to observation 3
-    with pytest.raises(RunError, match=f"ant-dir-3, episode 1, step {step}: .*{what} is not"):
-        list(RolloutScheduler(pool, policy, [group], seed=0).run())
-
-
-@pytest.mark.parametrize(
-    ("reward", "observed", "what"),
-    [(-1e42, 0.0, "return-to-go"), (1.0, 1e39, "normalised observation")],
-)
-def test_inputs_that_overflow_end_an_episode(agent, reward, observed, what):
-    """Numbers of the simulators that float32 cannot hold."""
-    session = AgentPolicy(agent).begin(EpisodeGroup("push-v2", (4, 7)), 0)
-    session.observe(np.zeros((2, 39)), None)
-    predict([session])
-    with np.errstate(over="ignore"):
-        session.observe(np.array([[0.0] * 39, [observed] * 39]), np.array([0.0, reward]))
-        with pytest.raises(RunError, match=f"push-v2, episode 7, step 1: the {what} is not finite"):
-            predict([session])
-
-
-def test_a_model_that_answers_nan_has_no_score(agent):
-    """Before, cheetah-vel gave it 100."""
-    broken = copy.deepcopy(agent)
-    broken.model.predict_action.weight.data[:] = torch.nan
-    with pytest.raises(RunError, match="reach-v2, episode 0, step 0: the action is not finite"):
-        m3dt.evaluate(broken, ["reach-v2"], 1, EvaluationConfig(tile=1, workers=1))
-    with pytest.raises(RunError, match="the action is not finite"):
-        film_without_frames(AgentPolicy(broken))
-
-
-def film_without_frames(policy):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("m3dt.tasks.envs.TaskEnv.render", lambda self: np.zeros((2, 2, 3)))
-        film(policy, "reach-v2")
-
-
-@pytest.mark.parametrize("task", SYNTHETIC_TASKS + ("cheetah-vel-7",))
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_return_that_is_not_finite_has_no_score(task, value):
-    with pytest.raises(RunError, match=f"{task}: a return of {value} has no score"):
-        summarize([outcome(task, 0, value, True, 200)])
-
-
-CONDITIONS = {"tasks": {"reach-v2": {}}, "episodes": 1, "seed": 0}
-
-
-def test_episodes_and_results_that_are_not_finite_are_not_taken_from_files(tmp_path):
-    path = tmp_path / "episodes.jsonl"
-    rows = [[["reach-v2", 0, math.nan, True, 5, 1]], [["reach-v2", 1, 2, True, 5, 100]]]
-    first, second = (json.dumps(["k", row, fingerprint(["k", row])]) for row in rows)
-    path.write_text(f"{first}\n{second}")
-    assert [e.number for (e,) in Journal(path, "k").episodes.values()] == [1]
-    path.write_bytes(b"\xff\n" + second.encode() + b"\n" + b"[" * 10**5)
-    assert [e.number for (e,) in Journal(path, "k").episodes.values()] == [1]
-    result = evaluation_file(tmp_path, "router", "k")
-    for score, taken in ((math.nan, False), (1.0, True)):
-        one = Evaluation.now("router", "k", {**CONDITIONS, "score": score})
-        one.write(tmp_path)
-        assert (read_evaluation(result) == one) == taken
-    for content in ("[" * 10**5, "[1]", "\x80", '{"key": "k", "result": {}}'):
-        result.write_bytes(content.encode("latin-1"))
-        assert read_evaluation(result) is None
-        found, (note,) = evaluations(tmp_path)
-        assert found == [] and f"{result}: left out" in note and "m3dt evaluate" in note
-
-
-def test_stored_scores_and_episodes_that_were_changed_are_not_taken(tmp_path):
-    """Not even a number within its range."""
-    journal = Journal(tmp_path / "episodes.jsonl", "k")
-    Evaluation.now("router", "k", {**CONDITIONS, "score": 1.0}).write(tmp_path)
-    result = evaluation_file(tmp_path, "router", "k")
-    result.write_text(result.read_text().replace("1.0", "2.0"))
-    assert read_evaluation(result) is None
-    episode = outcome("reach-v2", 0, 12.5, True, 5)
-    journal.add(EpisodeGroup("reach-v2", (0,)), [episode])
-    assert list(Journal(journal.path, "k").episodes.values()) == [[episode]]
-    journal.path.write_text(journal.path.read_text().replace("12.5", "13.5"))
-    assert Journal(journal.path, "k").episodes == {}
 
 
 def test_a_daemonic_process_is_told_the_remedy(monkeypatch):

@@ -9,7 +9,7 @@ import torch
 from examples.own_model import RobustStage
 from own_classes import Reflex, Same
 from quick_run import call
-from test_evaluation import MODEL as ACTING
+from small_agent import MODEL as ACTING
 from test_models import random_segment
 from test_stages import MODEL, data_for, fresh_model
 from trainings import SLOW, fit
