@@ -342,6 +342,18 @@ def test_only_regular_files_in_the_folder_are_opened(tmp_path, name, replaced, m
         assert "Delete" not in str(caught.value)
 
 
+@pytest.mark.parametrize("missing", [True, False], ids=["missing", "damaged"])
+def test_the_remedy_of_a_lost_file_names_its_task(tmp_path, missing):
+    """The default tasks of `m3dt collect` are others."""
+    folder = write_dataset(tmp_path / "data", ["push-v2", "ant-dir-6"])
+    (folder / "push-v2.hdf5").unlink() if missing else (folder / "push-v2.hdf5").write_bytes(b"x")
+    remedy = f'`m3dt collect "tasks=[push-v2]" data={folder}`'
+    with pytest.raises(UserError) as caught:
+        DatasetStore.open(folder, ["ant-dir-6", "push-v2"])
+    (problem,) = verify(folder)["problems"]
+    assert remedy in str(caught.value) and remedy in problem
+
+
 def verified(folder):
     problems = verify(folder)["problems"]
     if problems:

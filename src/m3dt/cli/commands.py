@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from m3dt.config import DEFAULT_CONF
 from m3dt.utils.errors import UserError
 from m3dt.utils.shards import ALL
 
@@ -141,7 +142,7 @@ def evaluate(options: argparse.Namespace, console: Console) -> None:
     from m3dt.cli.evaluating import evaluate_run
     from m3dt.tasks.experiment import load_experiment
 
-    conf, out = options.conf or "quickstart", options.out
+    conf, out = options.conf or DEFAULT_CONF, options.out
     if options.run and options.conf:
         raise UserError(
             f"m3dt evaluate: --run {options.run} has its own configuration. Leave out --conf, or "

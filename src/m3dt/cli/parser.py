@@ -11,6 +11,7 @@ from rich.console import Console
 
 from m3dt.cli import commands
 from m3dt.cli.names import names_epilog
+from m3dt.config import DEFAULT_CONF
 from m3dt.utils.paths import user_path
 from m3dt.utils.shards import ALL
 from m3dt.version import __version__
@@ -92,7 +93,7 @@ def _path(*names: str, help: str | None = None, **settings: Any) -> Argument:
 
 
 _CONFIGURED = (
-    _argument("--conf", default="quickstart", metavar="NAME", help="a file of conf/, or a path"),
+    _argument("--conf", default=DEFAULT_CONF, metavar="NAME", help="a file of conf/, or a path"),
     _argument("overrides", nargs="*", metavar="key=value", help="overrides by dotted key"),
 )
 _DATA = _path("data", metavar="DATA", help="folder of our dataset")
@@ -211,7 +212,7 @@ COMMANDS = (
         _path("--target", required=True, metavar="DIR"),
     )),
     Command("config", commands.config, "print the resolved configuration, or list the keys", (
-        _argument("--conf", default="quickstart", metavar="NAME",
+        _argument("--conf", default=DEFAULT_CONF, metavar="NAME",
                   help="a file of conf/, or a path"),
         _argument("overrides", nargs="*", metavar="key=value",
                   help="overrides by dotted key; or `keys [SECTION]`, which lists keys with "

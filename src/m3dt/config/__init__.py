@@ -5,6 +5,7 @@ from m3dt.config.data_settings import CollectConfig, LoaderConfig
 from m3dt.config.fields import weight_settings
 from m3dt.config.keys import Key, all_keys, section_meanings
 from m3dt.config.load import (
+    DEFAULT_CONF,
     config_values,
     find_conf,
     find_study,
@@ -30,6 +31,7 @@ __all__ = [
     "CollectConfig",
     "ComputeConfig",
     "Config",
+    "DEFAULT_CONF",
     "EvaluationConfig",
     "ExpertStageConfig",
     "FrozenStageConfig",

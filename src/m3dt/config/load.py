@@ -20,6 +20,7 @@ from m3dt.utils.paths import user_path
 # The working directory's, then the package's.
 CONF_FOLDERS = (Path("conf"), Path(__file__).resolve().parents[1] / "conf")
 _BASE = CONF_FOLDERS[-1] / "base.yaml"  # in a working directory, it may be of another project
+DEFAULT_CONF = "quickstart"  # where nobody gives another
 RUN_CONFIG = "config.yaml"  # a run's configuration, in its folder
 
 # Arguments of the Trainer that m3dt sets from the other sections.

@@ -114,7 +114,8 @@ class TaskStore:
             UserError: The file is missing, damaged, of another task or layout, or holds values that
                 cannot be right.
         """
-        remedy = f"Delete it and run `m3dt collect` with data={path.parent} again."
+        collect = f"`{_collect(path.parent, [spec.name])}`"
+        remedy = f"Delete it and run {collect}."
         try:
             with open_hdf5(path, remedy, path.parent) as file:
                 datasets = {name: _dataset(file, name) for name in _LAYOUT}
@@ -123,8 +124,7 @@ class TaskStore:
                 attributes = dict(file.attrs)
         except FileNotFoundError:
             raise UserError(
-                f"{path}: the dataset lists this file, but it is missing. "
-                f"Run `m3dt collect` with data={path.parent} again."
+                f"{path}: the dataset lists this file, but it is missing. Run {collect}."
             ) from None
         with path.open("rb") as opened:
             mapping = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from m3dt.config import Config, find_study, load_config, read_yaml
+from m3dt.config import DEFAULT_CONF, Config, find_study, load_config, read_yaml
 from m3dt.tasks import suite, tasks_of
 from m3dt.utils.errors import UserError
 
@@ -47,7 +47,7 @@ def design_of(study: str) -> Design:
         return design_of(_DEFAULT)
     content: Any = OmegaConf.to_container(read_yaml(path))
     fixed = [str(text) for text in content.get("set") or [] if "{" not in str(text)]
-    base = load_config(str(content.get("conf", "quickstart")), fixed)
+    base = load_config(str(content.get("conf", DEFAULT_CONF)), fixed)
     cells: Counter[int] = Counter()
     compared = set()
     for name, part in (content.get("parts") or {"": content}).items():

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from m3dt.config import BASELINES, Config, find_study, read_yaml
+from m3dt.config import BASELINES, DEFAULT_CONF, Config, find_study, read_yaml
 from m3dt.config.fields import Section, settings_of, weight_settings
 from m3dt.tasks.experiment import load_experiment
 from m3dt.utils.errors import UserError, nearest
@@ -90,7 +90,7 @@ def load_study(path: Path, overrides: Sequence[str]) -> Study:
     path = find_study(path)
     content: Any = OmegaConf.to_container(read_yaml(path))
     _check_keys(path, content, _STUDY_KEYS)
-    conf = str(content.get("conf", "quickstart"))
+    conf = str(content.get("conf", DEFAULT_CONF))
     runs = user_path(content.get("runs") or f"runs/{path.stem}")
     cells: dict[str, Cell] = {}
     for name, part in _parts(path, content).items():
