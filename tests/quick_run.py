@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from conftest import TINY
+from started import Command
 
 from m3dt.cli import main
 
@@ -55,7 +56,7 @@ def listening():
 
 
 def signal_at(step, number, **more):
-    """Return the override by which a training gets a signal; it needs `helpers_found`."""
+    """Return the override by which a training gets a signal."""
     given = {"class": "moments.SignalAt", "step": step, "number": int(number), **more}
     return "callbacks.signal={" + ", ".join(f"{k}: {v}" for k, v in given.items()) + "}"
 
@@ -67,20 +68,20 @@ def wait_for(condition):
         time.sleep(0.05)
 
 
-def kill_after(command, condition):
-    """Start a process, wait for a condition, and kill it with SIGKILL before it ends.
+def kill_after(words, condition):
+    """Start a command, wait for a condition, and kill it with SIGKILL before it ends.
 
     It is stopped first, so that it cannot end while its children are looked for. Returns their
     process numbers.
     """
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = Command(words)
     deadline = time.monotonic() + 120
     while not condition():
-        assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()
+        assert process.poll() is None and time.monotonic() < deadline, process.output
         time.sleep(0.002)
     process.send_signal(signal.SIGSTOP)
     pids = ["pgrep", "-P", str(process.pid)]
     children = subprocess.run(pids, capture_output=True, text=True).stdout.split()
-    process.kill()
+    process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     return children

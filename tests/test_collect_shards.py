@@ -1,13 +1,12 @@
 """Several processes collect one dataset in shards; it is that of a single process."""
 
-import subprocess
-import sys
 import threading
 from dataclasses import replace
 
 import pytest
 from conftest import write_dataset
 from quick_run import QUICK, TASKS, call, kill_after
+from started import Command
 
 from m3dt.cli import main
 from m3dt.data.collect import _add_to_shared
@@ -30,11 +29,10 @@ def contents(folder):
 def test_shards_at_the_same_time_equal_one_process(data, tmp_path):
     """Two processes start together; files, index and leftovers are those of one process."""
     folder = tmp_path / "new/data"
-    commands = [[sys.executable, "-m", "m3dt", *words(folder, f"{i}/2")] for i in range(2)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    running = [subprocess.Popen(command, **pipes) for command in commands]
-    said = [process.communicate(timeout=300)[0] for process in running]
-    assert [process.returncode for process in running] == [0, 0], said
+    running = [Command(words(folder, f"{i}/2")) for i in range(2)]
+    codes = [process.wait(300) for process in running]
+    said = [process.output for process in running]
+    assert codes == [0, 0], said
     assert sum("so are all others" in text for text in said) in (1, 2)
     assert contents(folder) == contents(data)
 
@@ -42,8 +40,7 @@ def test_shards_at_the_same_time_equal_one_process(data, tmp_path):
 def test_a_killed_shard_is_named_and_goes_on(data, tmp_path, capsys):
     """Its finished task is kept, and the other shard neither waits for it nor touches it."""
     folder = tmp_path / "data"
-    command = [sys.executable, "-m", "m3dt", *words(folder, "0/2")]
-    kill_after(command, (folder / "dataset.json").exists)
+    kill_after(words(folder, "0/2"), (folder / "dataset.json").exists)
     first = (folder / "reach-v2.hdf5").stat()
     assert set(DatasetIndex.read(folder).tasks) == {"reach-v2"}
     half = folder / ".ant-dir-6.hdf5.01234567.tmp"

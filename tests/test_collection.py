@@ -1,7 +1,6 @@
 """The collect command, with the real simulators."""
 
 import shutil
-import sys
 from pathlib import Path
 
 from quick_run import QUICK, TASKS, kill_after, wait_for
@@ -48,8 +47,8 @@ def test_collecting_is_reproducible_and_resumes(data, tmp_path):
 def test_killed_collection_equals_uninterrupted(data, tmp_path):
     """kill -9 after the first task; the same command then produces the same bytes."""
     folder = tmp_path / "killed"
-    command = [sys.executable, "-m", "m3dt", "collect", *QUICK, f"data={folder}"]
-    workers = kill_after([*command, "collect.workers=1"], (folder / "dataset.json").exists)
+    words = ["collect", *QUICK, f"data={folder}", "collect.workers=1"]
+    workers = kill_after(words, (folder / "dataset.json").exists)
     assert len(list(folder.glob("*.hdf5"))) < len(TASKS)
     assert workers
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))  # none survives

@@ -4,13 +4,13 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
 import torch
 from quick_run import QUICK, call, helpers_found, signal_at, wait_for
+from started import ended
 
 from m3dt.runs.registry import Registry
 
@@ -38,7 +38,7 @@ class SameOnAllRanks(pl.Callback):
 
 
 def words(command, data, run, *extra):
-    return [sys.executable, "-m", "m3dt", command, *QUICK, f"data={data}", f"run={run}", *extra]
+    return [command, *QUICK, f"data={data}", f"run={run}", *extra]
 
 
 @pytest.mark.parametrize(
@@ -74,14 +74,11 @@ def test_two_processes_equal_one(data, tmp_path, command, precision):
         "callbacks.rollouts={class: m3dt.callbacks.RolloutCallback, stages: [stage1],"
         " every_n_steps: 5, tasks: [ant-dir-6], workers: 1}",
     ]
-    result = subprocess.run(
+    result = ended(
         words(command, data, together, *plain, *TWO, *watch),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**helpers_found(), "M3DT_TEST_WITNESS": f"{tmp_path}/witness"},
+        {**helpers_found(), "M3DT_TEST_WITNESS": f"{tmp_path}/witness"},
     )
-    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.returncode == 0, result.output[-3000:]
     assert (tmp_path / "witness").exists() == (command != "stage2")
     registries = Registry(alone), Registry(together)
     keys = [[entry.key for entry in registry.entries()] for registry in registries]
@@ -107,18 +104,12 @@ def test_a_signal_to_one_rank_ends_all(data, tmp_path):
     run = tmp_path / "run"
     rare = ("stage1.checkpoint_every=1000000", "model.dropout=0")
     command = words("stage1", data, run, *rare, *TWO)
-    ended = subprocess.run(
-        [*command, signal_at(33, signal.SIGTERM, rank=1)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=helpers_found(),
-    )
-    assert ended.returncode == 143, ended.stdout
-    assert "Traceback" not in ended.stdout
+    cut = ended([*command, signal_at(33, signal.SIGTERM, rank=1)], helpers_found())
+    assert cut.returncode == 143, cut.output
+    assert "Traceback" not in cut.output
     wait_for(lambda: subprocess.run(["pgrep", "-f", f"run={run}"], capture_output=True).returncode)
     assert [p.name for p in (run / "checkpoints/stage1").glob("step*.ckpt")] == ["step33.ckpt"]
-    assert subprocess.run(command, capture_output=True, timeout=120).returncode == 0
+    assert ended(command).returncode == 0
     assert call("stage1", tmp_path / "whole", data, *rare) == 0
     registries = Registry(run), Registry(tmp_path / "whole")
     found, whole = (r.tensors(r.get("backbone", "main")) for r in registries)
@@ -130,7 +121,7 @@ def test_a_signal_to_one_rank_ends_all(data, tmp_path):
 def test_a_whole_method_trains_on_two_devices(data, tmp_path):
     """Stage after stage in the same processes."""
     run = tmp_path / "run"
-    done = subprocess.run(words("train", data, run, *TWO, *TEN, "moe.router=prompt"))
-    assert done.returncode == 0
+    done = ended(words("train", data, run, *TWO, *TEN, "moe.router=prompt"), seconds=300)
+    assert done.returncode == 0, done.output
     kinds = [entry.key for entry in Registry(run).entries()]
     assert kinds[0] == "backbone/main" and kinds[-1] == "router/prompt"

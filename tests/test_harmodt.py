@@ -2,14 +2,13 @@
 
 import copy
 import math
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from quick_run import QUICK, kill_after
+from started import ended
 from test_stages import FAST, copy_of, data_for, fresh_model, train
 
 import m3dt
@@ -376,8 +375,8 @@ def test_killed_and_resumed_keeps_its_masks(data, tmp_path, sampling):
     settings += ["harmodt.update_every=5", f"loader.sampling={sampling}", f"data={data}"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert main(["train", *QUICK, *settings, f"run={whole}"]) == 0
-    command = [sys.executable, "-m", "m3dt", "train", *QUICK, *settings, f"run={killed}"]
-    kill_after(command, lambda: list((killed / "checkpoints").rglob("step*.ckpt")))
+    words = ["train", *QUICK, *settings, f"run={killed}"]
+    kill_after(words, lambda: list((killed / "checkpoints").rglob("step*.ckpt")))
     assert Registry(killed).find("baseline", "harmodt") is None
     assert main(["train", *QUICK, *settings, f"run={killed}"]) == 0
     files = [Registry(run).get("baseline", "harmodt").files for run in (whole, killed)]
@@ -396,9 +395,8 @@ def test_two_processes_equal_one(data, tmp_path, sampling):
     alone, together = tmp_path / "alone", tmp_path / "together"
     assert main(["train", *QUICK, *settings, f"run={alone}"]) == 0
     two = [f"run={together}", "trainer.devices=2", "trainer.strategy=ddp"]
-    command = [sys.executable, "-m", "m3dt", "train", *QUICK, *settings, *two]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr[-3000:]
+    result = ended(["train", *QUICK, *settings, *two])
+    assert result.returncode == 0, result.output[-3000:]
     registries = [Registry(run) for run in (alone, together)]
     entries = [registry.get("baseline", "harmodt") for registry in registries]
     for stem, atol in (("weights", 1e-4), ("masks", 0)):

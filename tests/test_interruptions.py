@@ -6,15 +6,14 @@ import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from importlib import import_module
 from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
 import torch
-from quick_run import QUICK, STEPS, call, helpers_found, kill_after, listening, signal_at, wait_for
+from quick_run import QUICK, STEPS, call, kill_after, signal_at, wait_for
+from started import Command, ended
 from test_stages import FAST, data_for, fresh_model, train
 
 from m3dt import training
@@ -41,8 +40,8 @@ def test_killed_and_resumed_equals_uninterrupted(finished, data, tmp_path, stage
     for kind in kinds:
         shutil.copytree(finished / "registry" / kind, run / "registry" / kind)
     loading = f"loader.num_workers={workers}"
-    command = [sys.executable, "-m", "m3dt", stage, *QUICK, f"data={data}", f"run={run}", loading]
-    children = kill_after(command, lambda: list((run / "checkpoints").rglob("step*.ckpt")))
+    words = [stage, *QUICK, f"data={data}", f"run={run}", loading]
+    children = kill_after(words, lambda: list((run / "checkpoints").rglob("step*.ckpt")))
     assert len(children) >= workers
     assert not any((run / "registry" / kind).exists() for kind in made[stage][-1:])
     assert call(stage, run, data, loading) == 0
@@ -79,9 +78,9 @@ def test_killed_in_the_cooldown_after_the_stop(data, tmp_path):
     whole = Registry(tmp_path / "whole").get("backbone", "main")
     stopped_at = whole.metrics["conflict"]["stopped_at"]
     assert stopped_at < whole.step == round(1.25 * stopped_at) < STEPS
-    killed = [sys.executable, "-m", "m3dt", "stage1", *QUICK, *early, f"data={data}"]
+    killed = ["stage1", *QUICK, *early, f"data={data}"]
     killed += [f"run={tmp_path / 'killed'}", signal_at(stopped_at + 5, signal.SIGTERM)]
-    assert subprocess.run(killed, env=helpers_found(), check=False).returncode == 143
+    assert ended(killed).returncode == 143
     assert call("stage1", tmp_path / "killed", data, *early) == 0
     resumed = Registry(tmp_path / "killed").get("backbone", "main")
     assert (resumed.hash, resumed.step) == (whole.hash, whole.step)
@@ -145,19 +144,12 @@ def test_a_signal_saves_and_ends(finished, data, tmp_path, number, code):
     run = tmp_path / "run"
     rare = "stage1.checkpoint_every=1000000"
     words = [*QUICK, f"data={data}", f"run={run}", rare, "loader.num_workers=2"]
-    ended = subprocess.run(
-        [sys.executable, "-m", "m3dt", "stage1", *words, signal_at(33, number, group=True)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=helpers_found() | (job if number == signal.SIGUSR1 else {}),
-        start_new_session=True,
-        preexec_fn=listening,
-    )
-    assert ended.returncode == code, ended.stdout
+    variables = job if number == signal.SIGUSR1 else {}
+    command = ended(["stage1", *words, signal_at(33, number, group=True)], variables, group=True)
+    assert command.returncode == code, command.output
     assert [p.name for p in (run / "checkpoints/stage1").glob("*.ckpt")] == ["step33.ckpt"]
-    assert f"saved at step 33 on {number.name}" in ended.stdout
-    assert "Traceback" not in ended.stdout
+    assert f"saved at step 33 on {number.name}" in command.output
+    assert "Traceback" not in command.output
     assert call("stage1", run, data, rare) == 0
     backbones = [Registry(folder).get("backbone", "main") for folder in (run, finished)]
     assert backbones[0].hash == backbones[1].hash
@@ -314,16 +306,14 @@ def test_a_stage_that_is_training_is_not_trained_twice(finished, data, tmp_path,
     The first is stopped meanwhile, and holds its lock.
     """
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "m3dt", "stage1", *QUICK, f"data={data}", f"run={run}"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = Command(["stage1", *QUICK, f"data={data}", f"run={run}"])
     wait_for(lambda: (run / "checkpoints" / "stage1" / "settings.json").is_file())
     process.send_signal(signal.SIGSTOP)
     assert call("stage1", run, data, "seed=5") == 2
     assert "another m3dt is writing here" in capsys.readouterr().err
     assert "seed: 0" in (run / "config.yaml").read_text()
     process.send_signal(signal.SIGCONT)
-    output = process.communicate(timeout=120)[0].decode()
-    assert process.returncode == 0, output
+    assert process.wait() == 0, process.output
     backbones = [Registry(folder).get("backbone", "main") for folder in (run, finished)]
     assert backbones[0].hash == backbones[1].hash
 

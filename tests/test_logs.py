@@ -4,8 +4,6 @@ import io
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from quick_run import QUICK, call, helpers_found, signal_at
+from quick_run import QUICK, call, signal_at
+from started import ended
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.summary.writer.record_writer import RecordWriter
@@ -356,9 +355,7 @@ def test_kill_9_neither_loses_nor_repeats_records(data, tmp_path):
     """A real one, in the middle of a step whose record still waits to be written."""
     whole, run = tmp_path / "whole", tmp_path / "run"
     words = ["stage1", *QUICK, f"data={data}", f"run={run}", *WATCHED]
-    command = [sys.executable, "-m", "m3dt", *words, signal_at(25, signal.SIGKILL)]
-    killed = subprocess.run(command, env=helpers_found())
-    assert killed.returncode == -signal.SIGKILL
+    assert ended([*words, signal_at(25, signal.SIGKILL)]).returncode == -signal.SIGKILL
     for folder in (run, whole):
         assert call("stage1", folder, data, *WATCHED) == 0
     assert records(run / "logs" / "stage1") == records(whole / "logs" / "stage1")

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 
 import numpy as np
 import pytest
@@ -171,9 +170,8 @@ def test_a_width_beyond_memory_is_compared_before_it_is_allocated(routed, tmp_pa
 def test_killed_and_resumed_equals_uninterrupted(routed, finished, data, tmp_path):
     """kill -9 after a checkpoint; the same command ends in the same bits."""
     run = shutil.copytree(finished, tmp_path / "run")
-    words = [*QUICK, f"data={data}", f"run={run}", BY_PROMPT]
-    command = [sys.executable, "-m", "m3dt", "stage3", *words]
-    kill_after(command, lambda: list((run / "checkpoints").rglob("step*.ckpt")))
+    words = ["stage3", *QUICK, f"data={data}", f"run={run}", BY_PROMPT]
+    kill_after(words, lambda: list((run / "checkpoints").rglob("step*.ckpt")))
     assert not Registry(run).has("router", "prompt")
     assert call("stage3", run, data, BY_PROMPT) == 0
     assert (

@@ -4,8 +4,6 @@ import csv
 import json
 import re
 import shutil
-import subprocess
-import sys
 import threading
 from functools import cache
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import NamedTuple
 import pytest
 from filelock import FileLock
 from quick_run import QUICK
+from started import Command, ended
 
 from m3dt.cli import main
 from m3dt.config import METHODS
@@ -229,9 +228,9 @@ class Ran(NamedTuple):
     runs: Path
     table: Path
     settings: list[str]
-    first: subprocess.CompletedProcess[str]
+    first: Command
     after_first: tuple[dict[str, str], dict[str, float]]  # row of the table, scores of the run
-    second: subprocess.CompletedProcess[str]
+    second: Command
 
     def command(self, *more):
         words = ["study", str(self.file), *self.settings]
@@ -252,31 +251,30 @@ def ran(data, tmp_path_factory):
     )
     settings = [*QUICK, *STEPS, "callbacks.conflict.stages=[baseline]", f"data={data}"]
     settings += ["loader.validation_trajectories=1", "baseline.validate_every=3"]
-    words = [sys.executable, "-m", "m3dt", "study", str(file), *settings]
-    words += ["--where", "seed=0", "--csv", str(table)]
-    first = subprocess.run(words, capture_output=True, text=True)
+    words = ["study", file, *settings, "--where", "seed=0", "--csv", table]
+    first = ended(words, seconds=300)
     (row,) = csv.DictReader(table.open())
     after_first = (
         row,
         json.loads((runs / "seed0_mtdt" / SCORES).read_text())["models"]["baseline:mtdt"],
     )
     file.write_text(file.read_text().replace("nowhere", str(data)))
-    second = subprocess.run(words, capture_output=True, text=True)
+    second = ended(words, seconds=300)
     return Ran(file, runs, table, settings, first, after_first, second)
 
 
 def test_a_failing_cell_stops_no_other(ran):
     """The message names it, and the next run repeats it but no finished cell."""
     assert ran.first.returncode == 1
-    assert "1 cells failed: seed0_promptdt" in ran.first.stderr and "nowhere" in ran.first.stderr
+    assert "1 cells failed: seed0_promptdt" in ran.first.output and "nowhere" in ran.first.output
     row, scores = ran.after_first
     entry = Registry(ran.runs / "seed0_mtdt").get("baseline", "mtdt")
     assert float(row["val/loss baseline"]) == pytest.approx(entry.metrics["val/loss"], abs=1e-5)
     assert float(row["score"]) == pytest.approx(scores["score"], abs=0.01)
     assert (row["method"], row["title"]) == ("mtdt", "MTDT")
     assert ran.second.returncode == 0
-    assert "holds 1 of 2 cells already" in ran.second.stdout
-    assert re.findall(r"^(\w+): (\w+) ─", ran.second.stdout, re.M) == [
+    assert "holds 1 of 2 cells already" in ran.second.output
+    assert re.findall(r"^(\w+): (\w+) ─", ran.second.output, re.M) == [
         ("seed0_promptdt", "train"), ("seed0_promptdt", "evaluate"),
     ]  # fmt: skip
     assert [row["method"] for row in csv.DictReader(ran.table.open())][:2] == ["promptdt", "mtdt"]

@@ -1,8 +1,6 @@
 """Held-out trajectories and their loss."""
 
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,7 +8,8 @@ import pytest
 import torch
 from conftest import SYNTHETIC_TASKS
 from lightning.pytorch.callbacks import EarlyStopping
-from quick_run import QUICK, STEPS, call, helpers_found, signal_at
+from quick_run import QUICK, STEPS, call, signal_at
+from started import ended
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from trainings import SLOW, fit, training
 
@@ -80,9 +79,8 @@ def test_the_kept_weights_are_validated(data, tmp_path):
         run, more = tmp_path / str(every), ("loader.validation_trajectories=1",)
         more += (f"stage1.validate_every={every}", "stage1.checkpoint_every=1000000")
         if every == 50:
-            words = [*QUICK, f"data={data}", f"run={run}", *more, signal_at(110, signal.SIGTERM)]
-            command = [sys.executable, "-m", "m3dt", "stage1", *words]
-            assert subprocess.run(command, env=helpers_found(), check=False).returncode == 143
+            words = ["stage1", *QUICK, f"data={data}", f"run={run}", *more]
+            assert ended([*words, signal_at(110, signal.SIGTERM)]).returncode == 143
         assert call("stage1", run, data, *more) == 0
         found.append(Registry(run).get("backbone", "main").metrics["val/loss"])
     events = EventAccumulator(str(tmp_path / "40/logs/stage1")).Reload()
