@@ -61,8 +61,8 @@ def signal_at(step, number, **more):
     return "callbacks.signal={" + ", ".join(f"{k}: {v}" for k, v in given.items()) + "}"
 
 
-def wait_for(condition):
-    deadline = time.monotonic() + 120
+def wait_for(condition, seconds=120):
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -90,7 +90,7 @@ class Command:
         The command must have taken over its signals by then, as it does before its imports.
         """
         wait_for(self._has_handlers)
-        wait_for(lambda: self.process.poll() is not None or condition())
+        wait_for(lambda: self.process.poll() is not None or condition(), seconds=1200)
         time.sleep(delay)
         assert self.process.poll() is None, f"ended too early: {self.output.read_text()[-3000:]}"
         below = tree(self.process.pid)[1:]

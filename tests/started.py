@@ -15,25 +15,23 @@ import time
 from functools import cache
 from pathlib import Path
 
-HERE = Path(__file__).parent
-
 
 class Command:
     """A running command: `m3dt WORDS`.
 
     Args:
-        words: Those behind `m3dt`.
+        words: Those after `m3dt`.
         environment: Further variables.
         group: Whether it leads a group of processes of its own.
     """
 
     def __init__(self, words, environment=None, group=False):
-        number, self._file = tempfile.mkstemp(suffix=".out")
+        number, self._file = tempfile.mkstemp(dir=_outputs().name)
         os.close(number)
         given = {**os.environ, **(environment or {})}
         request = {"words": [*map(str, words)], "environment": given, "group": group}
         self.pid = _ask({**request, "output": self._file, "folder": os.getcwd()})
-        self.returncode = None
+        self.returncode, self._group = None, group
 
     @property
     def output(self):
@@ -46,12 +44,12 @@ class Command:
             self.returncode = _ask({"ended": self.pid})
         return self.returncode
 
-    def wait(self, seconds=120):
+    def wait(self, seconds=300):
         """Return its exit code once it has ended; after some seconds it is killed."""
         deadline = time.monotonic() + seconds
         while self.poll() is None:
             if time.monotonic() > deadline:
-                self.send_signal(signal.SIGKILL)
+                (os.killpg if self._group else os.kill)(self.pid, signal.SIGKILL)
                 raise AssertionError(f"more than {seconds} s: {self.output}")
             time.sleep(0.01)
         return self.returncode
@@ -61,11 +59,17 @@ class Command:
             os.kill(self.pid, number)
 
 
-def ended(words, environment=None, group=False, seconds=120):
-    """Return a command that has ended."""
+def ended(words, environment=None, group=False, seconds=300):
+    """Run a command to its end and return it."""
     command = Command(words, environment, group)
     command.wait(seconds)
     return command
+
+
+@cache
+def _outputs():
+    """Return a folder for what commands print; it goes with this process."""
+    return tempfile.TemporaryDirectory()
 
 
 @cache
@@ -79,7 +83,9 @@ def _server():
 def _ask(request):
     server = _server()
     print(json.dumps(request), file=server.stdin, flush=True)
-    return json.loads(server.stdout.readline())
+    answer = server.stdout.readline()
+    assert answer, "the server has ended"
+    return json.loads(answer)
 
 
 def _serve():

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,22 @@ def test_ranges(limits, taken, refused):
             Own(value)
 
 
+def test_what_a_file_says_is_read_again_when_it_changes(tmp_path, monkeypatch):
+    """The file itself, or a variable that it names; and no configuration changes another."""
+    path = tmp_path / "own.yaml"
+    path.write_text("suite: mt10\nseed: 1\nsize: ${oc.env:OWN_SIZE}\n")
+    monkeypatch.setenv("OWN_SIZE", "small")
+    first = load_config(path)
+    first.stage1.max_steps, first.trainer["devices"] = 7, 3
+    second = load_config(path, ["seed=5"])
+    assert (second.seed, second.stage1.max_steps) == (5, load_config("mt10").stage1.max_steps)
+    assert second.trainer["devices"] == 1 and second.sources.of("suite") == str(path)
+    monkeypatch.setenv("OWN_SIZE", "default")
+    assert load_config(path).model.n_embd == 2 * second.model.n_embd
+    path.write_text("suite: mt10\nseed: 2\nsize: default\n")
+    assert load_config(path).seed == 2
+
+
 @pytest.mark.parametrize(
     ("setting", "value", "wanted"),
     [
@@ -122,7 +139,15 @@ def test_ranges(limits, taken, refused):
 def test_code_is_told_of_a_value_of_another_type(setting, value, wanted):
     with pytest.raises(ValueError, match=rf"^{setting}={value} must be {wanted}"):
         EvaluationConfig(**{setting: value})
-    assert EvaluationConfig(episodes=np.int64(2), target_scale=1).episodes == 2
+
+
+def test_numbers_of_numpy_are_taken_as_numbers(tmp_path):
+    rules = EvaluationConfig(episodes=np.int64(2), target_scale=np.float32(0.5))
+    assert (type(rules.episodes), type(rules.target_scale)) == (int, float)
+    save_config(replace(load_config("mt10"), evaluation=rules), tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml").evaluation == rules
+    with pytest.raises(ValueError, match=r"^target_scale=inf must be a finite number"):
+        EvaluationConfig(target_scale=np.float32("inf"))
 
 
 def test_choices():

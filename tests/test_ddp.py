@@ -121,7 +121,7 @@ def test_a_signal_to_one_rank_ends_all(data, tmp_path):
 def test_a_whole_method_trains_on_two_devices(data, tmp_path):
     """Stage after stage in the same processes."""
     run = tmp_path / "run"
-    done = ended(words("train", data, run, *TWO, *TEN, "moe.router=prompt"), seconds=300)
+    done = ended(words("train", data, run, *TWO, *TEN, "moe.router=prompt"))
     assert done.returncode == 0, done.output
     kinds = [entry.key for entry in Registry(run).entries()]
     assert kinds[0] == "backbone/main" and kinds[-1] == "router/prompt"

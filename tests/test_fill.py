@@ -94,4 +94,4 @@ def test_a_document_must_exist(tmp_path, capsys):
 def test_a_document_must_be_text(tmp_path, capsys):
     (tmp_path / "own.md").write_bytes(b"\xff\xfe")
     assert main(["fill", str(tmp_path / "own.md")]) == 2
-    assert "own.md: is no text in UTF-8" in capsys.readouterr().err
+    assert "own.md: is not UTF-8 text" in capsys.readouterr().err

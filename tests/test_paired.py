@@ -51,8 +51,8 @@ def test_runs_of_the_same_name_stay_two(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"run,model\n\xff,b\n", "is no table"),
-        (b"part,seed,score,cell\nm3dt,0\n", "row 1 has not"),
+        (b"run,model\n\xff,b\n", "is not a table"),
+        (b"part,seed,score,cell\nm3dt,0\n", "row 1 does not have"),
     ],
 )
 def test_a_damaged_table_is_named(tmp_path, capsys, content, message):
@@ -79,10 +79,10 @@ def test_a_word_in_place_of_a_number_is_named(tmp_path, capsys, column):
     row[column] = "many"
     table.write_text(f"{','.join(row)}\n{','.join(row.values())}\n")
     assert main(["figures", str(table)]) == 2
-    assert f"own.csv: row 1 says {column}=many" in capsys.readouterr().err
+    assert f"own.csv: row 1 has {column}=many" in capsys.readouterr().err
     (tmp_path / "scores.csv").write_text("run,model,task,score,mflop,ms\n0,backbone,a,1,many,2\n")
     assert main(["compare", str(tmp_path / "scores.csv"), "--against", "backbone"]) == 2
-    assert "scores.csv: row 1 says mflop=many" in capsys.readouterr().err
+    assert "scores.csv: row 1 has mflop=many" in capsys.readouterr().err
 
 
 def test_scores_of_weights_that_were_replaced_are_left_out(tmp_path, capsys):
@@ -95,7 +95,7 @@ def test_scores_of_weights_that_were_replaced_are_left_out(tmp_path, capsys):
     assert "oracle" in capsys.readouterr().out
     new = save_backbone(registry, seed=1)
     assert main(words) == 2
-    assert "the scores of backbone, oracle, since their weights" in capsys.readouterr().err
+    assert "the scores of backbone, oracle, since their weights are not" in capsys.readouterr().err
     write_scores(tmp_path, "backbone", {"a": 3}, weights=new.hash)
     assert main(words) == 0
     shown = " ".join(capsys.readouterr().out.split())

@@ -4,6 +4,8 @@ import errno
 import json
 import math
 import os
+import re
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 from conftest import write_dataset
 from quick_run import call
 
+from m3dt.cli import main
 from m3dt.config import LoaderConfig, ModelConfig
 from m3dt.data import DatasetStore, M3DTDataModule, TaskStream
 from m3dt.data.format import DatasetIndex, write_task
@@ -343,15 +346,27 @@ def test_only_regular_files_in_the_folder_are_opened(tmp_path, name, replaced, m
 
 
 @pytest.mark.parametrize("missing", [True, False], ids=["missing", "damaged"])
-def test_the_remedy_of_a_lost_file_names_its_task(tmp_path, missing):
-    """The default tasks of `m3dt collect` are others."""
-    folder = write_dataset(tmp_path / "data", ["push-v2", "ant-dir-6"])
-    (folder / "push-v2.hdf5").unlink() if missing else (folder / "push-v2.hdf5").write_bytes(b"x")
-    remedy = f'`m3dt collect "tasks=[push-v2]" data={folder}`'
+def test_the_remedy_of_a_lost_file_makes_it_again(data, tmp_path, missing):
+    """The same bytes, although other tasks and other numbers are the default."""
+    folder = shutil.copytree(data, tmp_path / "data")
+    lost = folder / "reach-v2.hdf5"
+    lost.unlink() if missing else lost.write_bytes(b"x")
     with pytest.raises(UserError) as caught:
-        DatasetStore.open(folder, ["ant-dir-6", "push-v2"])
+        DatasetStore.open(folder, ["ant-dir-6", "reach-v2"])
     (problem,) = verify(folder)["problems"]
-    assert remedy in str(caught.value) and remedy in problem
+    assert str(caught.value) == problem
+    (remedy,) = re.findall("`m3dt (collect .*)`", problem)
+    lost.unlink(missing_ok=True)
+    assert main(shlex.split(remedy)) == 0
+    assert lost.read_bytes() == (data / "reach-v2.hdf5").read_bytes()
+    assert (folder / "dataset.json").read_bytes() == (data / "dataset.json").read_bytes()
+
+
+def test_imported_data_are_not_collected_again(tmp_path):
+    folder = write_dataset(tmp_path / "data", ["push-v2"])
+    (folder / "push-v2.hdf5").unlink()
+    with pytest.raises(UserError, match="To restore it, import its dataset again"):
+        DatasetStore.open(folder, ["push-v2"])
 
 
 def verified(folder):

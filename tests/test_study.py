@@ -252,14 +252,14 @@ def ran(data, tmp_path_factory):
     settings = [*QUICK, *STEPS, "callbacks.conflict.stages=[baseline]", f"data={data}"]
     settings += ["loader.validation_trajectories=1", "baseline.validate_every=3"]
     words = ["study", file, *settings, "--where", "seed=0", "--csv", table]
-    first = ended(words, seconds=300)
+    first = ended(words)
     (row,) = csv.DictReader(table.open())
     after_first = (
         row,
         json.loads((runs / "seed0_mtdt" / SCORES).read_text())["models"]["baseline:mtdt"],
     )
     file.write_text(file.read_text().replace("nowhere", str(data)))
-    second = ended(words, seconds=300)
+    second = ended(words)
     return Ran(file, runs, table, settings, first, after_first, second)
 
 

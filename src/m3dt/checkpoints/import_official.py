@@ -20,7 +20,7 @@ from m3dt.checkpoints.official_files import (
     steps_in_name,
 )
 from m3dt.checkpoints.official_names import backbone_from_official
-from m3dt.config import Config, load_config, save_config
+from m3dt.config import Config, load_config, save_config, weight_settings
 from m3dt.data import DatasetStore, TaskContext
 from m3dt.data.format import INDEX
 from m3dt.models import PromptDT
@@ -148,6 +148,7 @@ def _save_models(
         "seed": config.seed,
         "tasks": tasks,
         "model": asdict(config.model),
+        "loader": weight_settings(config.loader),
         "imported": files.hashes(),
         "history": config.evaluation.history,
     }

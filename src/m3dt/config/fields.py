@@ -30,11 +30,11 @@ _LIMITS = {
     "high": (operator.le, "{} or less"),
     "below": (operator.lt, "less than {}"),
 }
-_TYPES: dict[str, tuple[type, str]] = {
-    "int": (Integral, "a whole number"),
-    "float": (Real, "a number"),
-    "bool": (bool, "true or false"),
-    "str": (str, "text"),
+_TYPES: dict[str, tuple[Any, type, str]] = {  # what a value becomes, and what it may be
+    "int": (int, Integral, "a whole number"),
+    "float": (float, Real, "a number"),
+    "bool": (bool, bool, "true or false"),
+    "str": (str, str, "text"),
 }
 T = TypeVar("T")
 Number = TypeVar("Number", int, float)
@@ -127,21 +127,25 @@ class Section:
         for name, declared in settings_of(self).items():
             if declared.metadata.get(_PATH) and getattr(self, name):
                 setattr(self, name, str(user_path(getattr(self, name))))
-            value, rule = getattr(self, name), declared.metadata.get("rule")
-            problem = _type_problem(value, declared.type)
+            value, problem = _typed(getattr(self, name), declared.type)
+            setattr(self, name, value)
+            rule = declared.metadata.get("rule")
             if not problem and rule:
                 problem = rule.problem(value)
             if problem:
                 raise SettingError(self, f"{{}} {problem}", name)
 
 
-def _type_problem(value: Any, declared: Any) -> str:
-    """Return what is wrong with the type of a value that Python code gave, or an empty string."""
-    wanted, words = _TYPES.get(getattr(declared, "__name__", declared), (object, ""))
-    if type(value).__name__ == declared:  # as always, but for numpy's numbers
-        return ""
-    fits = isinstance(value, wanted) and isinstance(value, bool) <= (wanted in (bool, object))
-    return "" if fits else f"must be {words}"
+def _typed(value: Any, declared: Any) -> tuple[Any, str]:
+    """Return a value, numpy's as Python's, and what is wrong with its type, if anything."""
+    name = getattr(declared, "__name__", declared)
+    if name not in _TYPES or type(value).__name__ == name:
+        return value, ""
+    kind, wanted, words = _TYPES[name]
+    if not isinstance(value, wanted) or isinstance(value, bool):
+        return value, f"must be {words}"
+    whole = type(value) is int  # where a float is declared
+    return (value if whole else kind(value)), ""
 
 
 def settings_of(section: Section) -> dict[str, Field[Any]]:

@@ -14,7 +14,7 @@ from m3dt.config.fields import Section, SettingError, Sources, from_yaml, settin
 from m3dt.config.presets import BASELINES, COMPAT, METHODS, SIZES, size_preset
 from m3dt.config.schema import Config
 from m3dt.utils.errors import UserError, nearest
-from m3dt.utils.files import atomic_path
+from m3dt.utils.files import atomic_path, reading
 from m3dt.utils.paths import user_path
 
 # The working directory's, then the package's.
@@ -107,11 +107,13 @@ def load_config(conf: str | Path, overrides: Sequence[str] = ()) -> Config:
         UserError: A key is unknown or a value is wrong.
     """
     path = find_conf(str(conf))
-    files = _files(path)
+    stamps = _stamps(path)
+    files = _read_files(path, stamps)
     given = [_parse_override(override) for override in overrides]
     method = _last("method", [*(layer for group in files for layer in group), *given])
     method = method or Config.method
-    merged, sources = copy.deepcopy(_merged_files(path, _stamps(path), method))
+    presets = tuple(_last(key, group) for group in files for key in ("size", "compat"))
+    merged, sources = copy.deepcopy(_merged_files(path, stamps, method, presets))
     sources.conf = str(conf)
     schema = Config()
     _add(merged, schema, sources, given, method)
@@ -124,28 +126,33 @@ def load_config(conf: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 @lru_cache(maxsize=32)
-def _merged_files(path: Path, stamps: _Stamps, method: str) -> tuple[DictConfig, Sources]:
-    """Merge the schema's defaults with the files of a configuration, and tell the sources.
+def _merged_files(
+    path: Path, stamps: _Stamps, method: str, presets: tuple[str | None, ...]
+) -> tuple[DictConfig, Sources]:
+    """Merge the schema's defaults with the files of a configuration; return each key's source, too.
 
-    A study has hundreds of cells of one file; to copy the result takes a fraction of making it.
+    A study has hundreds of cells of one file; to copy the result takes a fraction of making it. All
+    that the result depends on are arguments: `presets` are the names in the files, which may be
+    those of variables of the environment.
     """
     merged: DictConfig = copy.deepcopy(_schema())
     schema, sources = Config(), Sources()
-    for group in copy.deepcopy(_files(path)):
+    for group in copy.deepcopy(_read_files(path, stamps)):
         _add(merged, schema, sources, group, method)
     return merged, sources
 
 
 def _stamps(path: Path) -> _Stamps:
     """Return what changes when one of the files of a configuration is written again."""
-    stats = [file.stat() for file in (_BASE, path)]
+    with reading(path):
+        stats = [file.stat() for file in (_BASE, path)]
     return tuple((stat.st_ino, stat.st_mtime_ns, stat.st_size) for stat in stats)
 
 
 def _add(
     merged: DictConfig, schema: Config, sources: Sources, group: Sequence[_Layer], method: str
 ) -> None:
-    """Merge a group of layers, below them the presets that they name."""
+    """Merge a group of layers, after the presets that it names."""
     for source, layer in (*_presets(group, method), *group):
         _read(layer, schema, source, sources)
         _merge(merged, layer, source)
@@ -185,13 +192,9 @@ def read_yaml(path: Path) -> DictConfig:
     return loaded
 
 
-def _files(path: Path) -> list[list[_Layer]]:
-    """Return the files of a configuration in the order in which they are merged, a group each."""
-    return _read_files(path, _stamps(path))
-
-
 @lru_cache(maxsize=32)
 def _read_files(path: Path, stamps: _Stamps) -> list[list[_Layer]]:
+    """Return the files of a configuration in the order in which they are merged, a group each."""
     groups = [[(str(file), read_yaml(file))] for file in dict.fromkeys((_BASE, path))]
     own = groups[-1][0][1]
     if not own:

@@ -45,8 +45,8 @@ class PromptedTask:
     def from_store(cls, store: TaskStore, model: ModelConfig, loader: LoaderConfig) -> PromptedTask:
         """Describe a task that an agent was not trained on by its data, whose last are its prompts.
 
-        Mean and standard deviation of the training trajectories' states normalise them, as they do
-        where the agent was trained: `loader` is that of its training.
+        Mean and standard deviation of the training trajectories' states normalise live states as in
+        the agent's training, whose settings are `loader`, and prompts like live states.
 
         Raises:
             UserError: The task is too wide for the model.

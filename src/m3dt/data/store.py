@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from m3dt.config import LoaderConfig
-from m3dt.data.format import NUM_PROMPTS, DatasetIndex
+from m3dt.data.format import COLLECTED, NUM_PROMPTS, DatasetIndex, TaskEntry
 from m3dt.data.hdf5 import open_hdf5
 from m3dt.data.soundness import opening_problems
 from m3dt.data.values import unusual_returns
@@ -104,18 +104,17 @@ class TaskStore:
         return trajectory, transition - int(self.episode_starts[trajectory])
 
     @classmethod
-    def open(cls, path: Path, spec: TaskSpec) -> TaskStore:
+    def open(cls, path: Path, spec: TaskSpec, again: str = "make it again") -> TaskStore:
         """Map a task's file into memory, after checking all that costs no time.
 
         These are its layout, the trajectories, the statistics, the returns and the prompts.
-        `verify` checks the rest.
+        `verify` checks the rest. `again` says how a lost file is made again; see `made_again`.
 
         Raises:
             UserError: The file is missing, damaged, of another task or layout, or holds values that
                 cannot be right.
         """
-        collect = f"`{_collect(path.parent, [spec.name])}`"
-        remedy = f"Delete it and run {collect}."
+        remedy = f"Delete it and {again}."
         try:
             with open_hdf5(path, remedy, path.parent) as file:
                 datasets = {name: _dataset(file, name) for name in _LAYOUT}
@@ -124,7 +123,7 @@ class TaskStore:
                 attributes = dict(file.attrs)
         except FileNotFoundError:
             raise UserError(
-                f"{path}: the dataset lists this file, but it is missing. Run {collect}."
+                f"{path}: the dataset lists this file, but it is missing. To restore it, {again}."
             ) from None
         with path.open("rb") as opened:
             mapping = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
@@ -169,6 +168,14 @@ def _collect(folder: Path, tasks: Sequence[str]) -> str:
     return command + (f' "plugins=[{",".join(modules)}]"' if modules else "")
 
 
+def made_again(folder: Path, task: str, entry: TaskEntry) -> str:
+    """Return how a task's file is made again, with the trajectories that the dataset lists."""
+    if entry.made_by.get("behaviour") not in COLLECTED:
+        return "import its dataset again"
+    same = f"collect.trajectories={entry.trajectories} collect.seed={entry.made_by.get('seed')}"
+    return f"run `{_collect(folder, [task])} {same}`"
+
+
 @dataclass(frozen=True)
 class DatasetStore:
     """The tasks of a suite in order, and the checksum of their data."""
@@ -205,10 +212,11 @@ class DatasetStore:
                 "those that did not end."
             )
         entries = [index.tasks[name] for name in names]
-        tasks = [
-            TaskStore.open(folder / entry.file, get_task(name)).completed(entry.random_return)
-            for name, entry in zip(names, entries, strict=True)
-        ]
+        tasks = []
+        for name, entry in zip(names, entries, strict=True):
+            again = made_again(folder, name, entry)
+            task = TaskStore.open(folder / entry.file, get_task(name), again)
+            tasks.append(task.completed(entry.random_return))
         if checksums:
             changed = [e.file for e in entries if sha256(folder / e.file) != e.sha256]
             if changed:

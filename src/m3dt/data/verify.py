@@ -10,7 +10,7 @@ import numpy as np
 
 from m3dt.data.format import DatasetIndex, TaskEntry, quartiles, success_rate
 from m3dt.data.soundness import value_problems
-from m3dt.data.store import TaskStore
+from m3dt.data.store import TaskStore, made_again
 from m3dt.data.values import unusual_returns
 from m3dt.tasks import get_task
 from m3dt.utils.errors import UserError
@@ -42,7 +42,8 @@ def verify(folder: Path) -> VerifyReport:
     seen: dict[bytes, str] = {}  # the task in which a trajectory was first found
     for task, entry in index.tasks.items():
         try:
-            store = TaskStore.open(folder / entry.file, get_task(task))
+            again = made_again(folder, task, entry)
+            store = TaskStore.open(folder / entry.file, get_task(task), again)
         except UserError as error:
             problems.append(str(error))
             continue

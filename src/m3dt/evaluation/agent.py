@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -110,9 +109,10 @@ class Agent:
         """
         agent = self
         for store in DatasetStore.open(folder, tasks).tasks:
-            known = store.spec.name in self.context.tasks
-            unseen = partial(PromptedTask.from_store, store, self.model.config, self.loader)
-            task = self.task(store.spec.name) if known else unseen()
+            if store.spec.name in self.context.tasks:
+                task = self.task(store.spec.name)
+            else:
+                task = PromptedTask.from_store(store, self.model.config, self.loader)
             agent = agent.with_task(task.prompted_by(store, share))
         return agent
 

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from m3dt.config import LoaderConfig
-from m3dt.data.store import TaskStore, normalizations
+from m3dt.data.store import TaskStore, live_normalization
 from m3dt.evaluation.policies import Policy
 from m3dt.evaluation.sessions import EpisodeGroup, Session
 from m3dt.tasks import TaskSpec
@@ -29,8 +29,8 @@ class Neighbours:
         rows = np.concatenate([np.arange(starts[i], ends[i]) for i in np.sort(best)])
         self.spec = store.spec
         self._actions = store.actions[rows]
-        width = store.spec.state_dim
-        self._normalization, _ = normalizations(store, loader, width)
+        moments, width = (store.state_mean, store.state_std), store.spec.state_dim
+        self._normalization = live_normalization(*moments, loader, width)
         self._tree = KDTree(self._normalized(store.observations[rows]))
 
     def _normalized(self, states: np.ndarray) -> np.ndarray:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from m3dt.config import ModelConfig, MoEConfig, PromptRouterConfig
+from m3dt.config import LoaderConfig, ModelConfig, MoEConfig, PromptRouterConfig
 from m3dt.config.fields import Section, settings_of
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import fingerprint, read_json
@@ -21,6 +20,7 @@ _SECTIONS: dict[str, type[Section]] = {
     "model": ModelConfig,
     "moe": MoEConfig,
     "prompt_router": PromptRouterConfig,
+    "loader": LoaderConfig,
 }
 _NEEDED = {"backbone": "model", "baseline": "model", "expert": "moe", "router": "moe"}
 _FILE = re.compile(r"[A-Za-z0-9_]+\.safetensors")
@@ -128,13 +128,18 @@ def entry_files(run: Path) -> list[Path]:
     return found
 
 
-def readable_entries(run: Path) -> list[Entry]:
-    """Return the entries of a run that are not damaged; their weights are not verified."""
-    found = []
+def readable_entries(run: Path) -> tuple[list[Entry], list[str]]:
+    """Return the entries of a run that can be read, and what is wrong with the others.
+
+    Weights are not verified.
+    """
+    found, problems = [], []
     for path in entry_files(run):
-        with suppress(UserError):
+        try:
             found.append(read_entry(path))
-    return found
+        except UserError as error:
+            problems.append(str(error))
+    return found, problems
 
 
 def _check(content: Any, kind: str, name: str) -> None:

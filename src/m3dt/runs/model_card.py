@@ -67,7 +67,7 @@ def write_card(run: Path) -> None:
     with suppress(OSError, UserError, UnicodeError, OmegaConfBaseException):
         card = run / CARD
         old = card.read_text("utf-8") if card.is_file() else ""
-        entries = readable_entries(run)
+        entries, _ = readable_entries(run)
         if not entries or (old and _MARK not in old):
             return
         license = re.findall(r"^license(?:_name|_link)?:.*\n", old.partition("\n---\n")[0], re.M)

@@ -5,64 +5,76 @@ import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from m3dt.config import Config
+from m3dt.config.fields import settings_of
 from m3dt.utils.errors import UserError
 
 Rows = list[dict[str, str]]
+_NAMES = {"part", "title", "cell", "settings"}  # columns of texts, besides those of settings
 
 
 def read_table(file: Path) -> Rows:
     """Return the rows of a CSV.
 
     Raises:
-        UserError: It is no text, or a row has other columns than the first line.
+        UserError: It is not text, or a row has other columns than the first line.
     """
     try:
         with file.open(encoding="utf-8", newline="") as lines:
             rows: Rows = list(csv.DictReader(lines, restkey="", strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{file}: is no table ({error}). Restore it, or delete it.") from None
+        raise UserError(f"{file}: is not a table ({error}). Restore it, or delete it.") from None
     for number, row in enumerate(rows, 1):
         if "" in row or None in row.values():
-            raise _damaged(file, number, "has not the columns of the first line")
+            raise _damaged(file, number, "does not have the columns of the first line")
     return rows
 
 
 def read_study_table(file: Path) -> Rows:
-    """Return the rows of a study's table.
-
-    Its columns from the score on, but for settings and names, hold numbers or nothing.
+    """Return the rows of a study's table, which has a column per setting that it varies.
 
     Raises:
-        UserError: As of `read_table`, or a row holds no number where one belongs.
+        UserError: As for `read_table`, or a row holds no number where one belongs.
     """
     rows = read_table(file)
     columns = list(rows[0]) if rows else []
-    numbers = columns[columns.index("score") :] if "score" in columns else []
-    texts = ("cell", "settings")
-    check_numbers(file, rows, [name for name in numbers if name not in texts and "." not in name])
-    check_numbers(file, rows, [name for name in columns if name == "seed"], whole=True)
+    texts = {*_NAMES, *settings_of(Config())}
+    numbers = {name for name in columns if name not in texts and "." not in name}
+    check_numbers(file, rows, numbers & {"score"}, needed=True)
+    check_numbers(file, rows, numbers - {"parameters"})
+    check_numbers(file, rows, numbers & {"parameters"}, needed=True, whole=True)
+    check_numbers(file, rows, {"seed"} & {*columns}, whole=True)
     return rows
 
 
 def check_numbers(
-    file: Path, rows: Sequence[dict[str, str]], columns: Collection[str], whole: bool = False
+    file: Path,
+    rows: Sequence[dict[str, str]],
+    columns: Collection[str],
+    needed: bool = False,
+    whole: bool = False,
 ) -> None:
-    """Refuse a table that holds something else than numbers in some columns; nothing is allowed.
+    """Refuse a table in which something else than numbers stands in some columns.
+
+    A column may be empty unless it is needed.
 
     Raises:
-        UserError: A row does so.
+        UserError: A row is like that.
     """
+    kind = "a whole number" if whole else "a number"
     for number, row in enumerate(rows, 1):
         for column in columns:
-            if (text := row[column]) and not _is_number(text, whole):
-                raise _damaged(file, number, f"says {column}={text:.40}, which is no number")
+            text = row[column]
+            if (text or needed) and not _is_number(text, needed, whole):
+                raise _damaged(file, number, f"has {column}={text:.40}, which is not {kind}")
 
 
-def _is_number(text: str, whole: bool) -> bool:
+def _is_number(text: str, needed: bool, whole: bool) -> bool:
     try:
-        return not math.isinf(int(text) if whole else float(text))
+        value = int(text) if whole else float(text)
     except ValueError:
         return False
+    return whole or not math.isinf(value) and not (needed and math.isnan(value))
 
 
 def _damaged(file: Path, row: int, how: str) -> UserError:

@@ -51,7 +51,7 @@ def _text_of(file: Path) -> str:
     try:
         return file.read_text("utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{file}: is no text in UTF-8 ({error}). Save it as such.") from None
+        raise UserError(f"{file}: is not UTF-8 text ({error}). Save it as UTF-8.") from None
 
 
 def fill(file: Path, folder: Path) -> str:

@@ -60,15 +60,17 @@ def _of_present_weights(run: Path) -> tuple[list[Evaluation], list[str]]:
     Left out are the scores of models that were trained again since. Results outside a run stay.
     """
     stored, notes = evaluations(run)
-    present = {entry.hash for entry in readable_entries(run)}
+    entries, problems = readable_entries(run)
+    notes += problems
+    present = {entry.hash for entry in entries}
     if not present:
         return stored, notes
     found = [one for one in stored if one.weights <= present]
     old = sorted({one.model for one in stored} - {one.model for one in found})
     if old:
         notes.append(
-            f"{run}: left out the scores of {', '.join(old)}, since their weights are no longer in "
-            "its registry. Repeat `m3dt evaluate`."
+            f"{run}: left out the scores of {', '.join(old)}, since their weights are not in its "
+            f"registry. Evaluate the models that are: `m3dt evaluate --run {run}`."
         )
     return found, notes
 
@@ -88,8 +90,11 @@ def is_score_table(file: Path) -> bool:
 def _table_rows(file: Path) -> list[dict[str, str]]:
     rows = read_table(file)
     if rows and set(rows[0]) != set(COLUMNS):
-        raise UserError(f"{file}: has not the columns {', '.join(COLUMNS)}")
-    check_numbers(file, rows, COLUMNS[3:])
+        raise UserError(
+            f"{file}: does not have the columns {', '.join(COLUMNS)}. Give a run, or a table that "
+            "`m3dt compare --csv` wrote."
+        )
+    check_numbers(file, rows, COLUMNS[3:], needed=True)
     return rows
 
 

@@ -216,6 +216,8 @@ def _results(path: Path) -> dict[str, Any]:
         for result in models.values():
             _scores(result), _scores_by_task(result)
             _ = result["num_parameters"], result["episodes"]
+    except UserError:  # the system refuses to read it, or a task is unknown here
+        raise
     except (ValueError, KeyError, TypeError, AttributeError):
         models = {}
     if not models:
@@ -298,8 +300,8 @@ def print_table(study: Study, file: Path, console: Console) -> None:
     for column in ("method", *named, "mean over tasks", *domains, "parameters"):
         table.add_column(column, justify="left" if column in ("method", "cell") else "right")
     for row in rows:
-        ends = [float(row[key]) for key in ("low", "high") if row[key] != ""]
-        interval = "[{:.1f}, {:.1f}]".format(*ends) if ends else "(n = 1)"
+        low, high = _score(row, "low"), _score(row, "high")
+        interval = "(n = 1)" if math.isnan(low) else f"[{low:.1f}, {high:.1f}]"
         mean = f"{float(row['score']):.1f} {interval}"
         scores = [f"{_score(row, d):.1f}" for d in domains]
         names = [row[key] for key in ("title", *named)]
