@@ -69,7 +69,7 @@ tensorboard: setup ## Show losses, conflict curves, router usage and scores of a
 bench: setup ## Time steps, data and acting, and the plain model for comparison, into results/bench.json
 	@$(M3DT) bench $(if $(ARGS),$(ARGS),--json results/bench.json)
 
-gpu: setup ## Check and time everything on a GPU in 9 minutes, into results/gpu.json
+gpu: setup ## Check and time on a GPU what fits in 9 minutes, into results/gpu.json
 	@$(M3DT) bench --gpu $(ARGS)
 
 notebooks: setup ## Execute the notebooks in place

@@ -119,7 +119,7 @@ def test_one_run_or_one_task_is_resampled_alone():
         (-0.9, 2, "not more than 1 below"),
         (-0.9, -0.2, "same within 1"),
         (-0.9, 0.9, "same within 1"),
-        (-1.5, 2, "cannot be told"),
+        (-1.5, 2, "inconclusive"),
         (-1.5, -0.2, "worse"),
         (-3, -1.2, "worse by more than 1"),
     ],

@@ -147,7 +147,7 @@ def test_one_run_of_one_task_has_no_interval(tmp_path, capsys):
     assert main(["compare", str(tmp_path / "0"), "--against", "backbone"]) == 0
     shown = capsys.readouterr().out
     assert "1 run x 1 task, compared with backbone\n" in shown
-    assert shown.count("(n = 1)") == 6 and "cannot be told" in shown
+    assert shown.count("(n = 1)") == 6 and "inconclusive" in shown
 
 
 def test_missing_scores_are_named(tmp_path, capsys):

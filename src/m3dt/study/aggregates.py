@@ -88,7 +88,7 @@ def verdict(difference: Interval | None, margin: float) -> str:
     each at half of 5 %, reject differences beyond it (the equivalence test of Schuirmann).
     """
     if difference is None:
-        return "cannot be told"
+        return "inconclusive"
     if difference.low > 0:
         return "better"
     if -margin < difference.low and difference.high < margin:
@@ -97,4 +97,4 @@ def verdict(difference: Interval | None, margin: float) -> str:
         return "worse" if difference.high >= -margin else f"worse by more than {margin:g}"
     if difference.low > -margin:
         return f"not more than {margin:g} below"
-    return "cannot be told"
+    return "inconclusive"

@@ -8,7 +8,7 @@ from m3dt.study.estimates import NOT_MEASURED, Scores, estimate, format_scores, 
 from m3dt.utils.intervals import LEVEL
 
 HOLDS, FAILS, MISSING = "holds", "does not hold", NOT_MEASURED
-INCONCLUSIVE = "cannot be told"
+INCONCLUSIVE = "inconclusive"
 NOT_IN_PAPER = "a question of ours"
 NO_NUMBER = "no number stated"
 
