@@ -1,11 +1,16 @@
 """The command that compares models over runs and tasks."""
 
+import math
+
 import pytest
+from scipy import stats
 from test_registry import save_backbone
 
 from m3dt.cli import main
 from m3dt.runs import Registry
 from m3dt.runs.evaluations import Evaluation
+from m3dt.study.paired_texts import result_texts
+from m3dt.study.score_rows import COLUMNS
 from m3dt.utils.files import fingerprint
 
 
@@ -124,7 +129,7 @@ def test_documents_say_what_a_table_of_scores_says(tmp_path, capsys):
     )
     assert main(["fill", str(page), "--results", str(tmp_path)]) == 0
     text = page.read_text()
-    assert "-->**better**, +3.0 [2.0, 4.0] points (bootstrap over 2 runs and 2 tasks)<" in text
+    assert "-->**better**, +3.0 [2.0, 4.0] points (bootstrap over 2 runs and 2 tasks; " in text
     rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("|")]
     assert [cell.strip() for cell in rows[0]] == ["score, mean of 2 seeds", "backbone", "router"]
     assert [cell.strip() for cell in rows[2]] == ["a", "50", "54"]
@@ -139,6 +144,20 @@ def test_documents_say_what_a_table_of_scores_says(tmp_path, capsys):
     page.write_text("It is <!-- result: made/oracle - backbone --><!-- end -->.")
     assert main(["fill", str(page), "--results", str(tmp_path)]) == 2
     assert "the results have no 'oracle - backbone'" in capsys.readouterr().err
+
+
+def test_a_difference_has_the_t_test_over_runs(tmp_path):
+    """Means of runs differ by 3, 4 and 5: t = 4 / (1 / sqrt(3)) with two degrees of freedom."""
+    rows = [
+        dict(zip(COLUMNS, (str(run), model, task, str(score), "1", "1"), strict=True))
+        for run in range(3)
+        for model, scores in (("a", (50, 60)), ("b", (52, 64 + 2 * run)))
+        for task, score in zip("xy", scores, strict=True)
+    ]
+    p = 2 * stats.t.sf(4 * math.sqrt(3), df=2)
+    assert result_texts(rows)["b - a"].endswith(f"; t test over runs, p = {p:.3f})")
+    alone = [row for row in rows if row["run"] == "0"]
+    assert result_texts(alone)["b - a"].endswith("(bootstrap over 1 run and 2 tasks)")
 
 
 def test_one_run_of_one_task_has_no_interval(tmp_path, capsys):

@@ -144,8 +144,9 @@ COMMANDS = (
     Command("evaluate", commands.evaluate, "evaluate models in the simulators", (
         *_CONFIGURED,
         _argument("--models", type=_words, default="", metavar="LIST",
-                  help="comma-separated: random, nothing, nearest, backbone, router, oracle, even, "
-                  "random-expert, expert:K, baseline:METHOD; default: the method's furthest "
+                  help="comma-separated: random, nothing, nearest, backbone, router, router:main, "
+                  "router:prompt, oracle, even, random-expert, expert:K, baseline:METHOD; "
+                  "router@1 and others are in docs/routing.md; default: the method's furthest "
                   "trained model"),
         _path("--run", metavar="RUN", help="a run, in place of --conf: its own configuration"),
         _path("--prompts", metavar="DATA",
@@ -219,7 +220,8 @@ COMMANDS = (
                   "defaults, types and meanings"),
     )),
     Command("tasks", commands.tasks, "list the tasks of a suite", (
-        _argument("suite", nargs="?", default="mt160", help="mtN or quickstart; default mt160"),
+        _argument("suite", nargs="?", default="mt160",
+                  help="mtN, quickstart, h25, ...; default mt160"),
         _argument("--seed", type=_natural, default=0, help="seed of the subset"),
     )),
     Command("behaviour", commands.behaviour, "train or measure behaviour policies", (

@@ -65,6 +65,11 @@ def t_tests(several: Sequence[Scores]) -> list[float | None]:
     return [None if p is None else next(corrected) for p in found]
 
 
+def p_text(p: float) -> str:
+    """Return a p-value as texts have it, such as `p = 0.021`."""
+    return f"p {f'= {p:.3f}' if p >= 0.001 else '< 0.001'}"
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return p-values corrected for their number by Holm's step-down procedure.
 

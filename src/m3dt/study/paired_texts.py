@@ -6,6 +6,7 @@ import numpy as np
 
 from m3dt.study import aggregates
 from m3dt.study.aggregates import Measured, measure
+from m3dt.study.estimates import p_text, t_tests
 from m3dt.study.score_rows import Compared, arrays_of, by_model, compared
 from m3dt.study.tables import markdown_table
 
@@ -35,10 +36,25 @@ def result_texts(rows: Sequence[dict[str, str]]) -> dict[str, str]:
         texts[f"against {other}"] = _against(found, other)
         for one in found:
             if one.difference:
-                drawn = f"bootstrap over {len(runs)} runs and {len(tasks)} tasks"
-                text = f"**{one.verdict}**, {_line(one.difference, '+.1f')} points ({drawn})"
+                tests = f"bootstrap over {_count(runs, 'run')} and {_count(tasks, 'task')}"
+                tests += _t_test(arrays[one.model] - arrays[other])
+                text = f"**{one.verdict}**, {_line(one.difference, '+.1f')} points ({tests})"
                 texts[f"{one.model} - {other}"] = text
     return texts
+
+
+def _count(things: Sequence[str], name: str) -> str:
+    return f"{len(things)} {name}{'s' if len(things) != 1 else ''}"
+
+
+def _t_test(differences: np.ndarray) -> str:
+    """Return the t test of differences, (R, N), whose R observations are the means of runs.
+
+    With few runs, a bootstrap is too narrow.
+    """
+    by_run = dict(enumerate(differences.mean(axis=1).tolist()))
+    (p,) = t_tests([by_run])
+    return "" if p is None else f"; t test over runs, {p_text(p)}"
 
 
 def _scores_table(

@@ -4,7 +4,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from m3dt.study.estimates import NOT_MEASURED, Scores, estimate, format_scores, minus, t_tests
+from m3dt.study.estimates import (
+    NOT_MEASURED,
+    Scores,
+    estimate,
+    format_scores,
+    minus,
+    p_text,
+    t_tests,
+)
 from m3dt.utils.intervals import LEVEL
 
 HOLDS, FAILS, MISSING = "holds", "does not hold", NOT_MEASURED
@@ -119,4 +127,4 @@ def _tested(differences: Scores, p: float | None, test: str) -> str:
     count = f"n = {len(differences)}"
     if p is None:
         return f"{count}, no test"
-    return f"{test}{count}, p {f'= {p:.3f}' if p >= 0.001 else '< 0.001'}"
+    return f"{test}{count}, {p_text(p)}"
