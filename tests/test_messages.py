@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from dataclasses import asdict
 
 import pytest
 from conftest import write_dataset
@@ -15,7 +16,7 @@ from quick_run import QUICK, STEPS, TASKS, call
 from m3dt.cli import main
 from m3dt.cli.parser import make_parser
 from m3dt.data.format import DatasetIndex
-from m3dt.runs import Registry
+from m3dt.runs import Entry, Registry
 
 
 @pytest.fixture
@@ -46,6 +47,17 @@ def test_later_stages_refuse_another_backbone_or_data(error_of, finished, data, 
     assert call("stage1", run, data, "stage1.max_steps=4") == 0
     message = error_of("stage2", *QUICK, f"data={data}", f"run={run}", "stage1.max_steps=4")
     assert "trained on another backbone/main" in message
+
+
+def test_stage3_refuses_groups_of_another_backbone(error_of, finished, data, tmp_path):
+    """Even where they divide the tasks alike, so that the experts' own parents are right."""
+    run = shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(run / "registry" / "router")
+    path = run / "registry" / "grouping" / "main" / "entry.json"
+    entry = Entry(**json.loads(path.read_text()))
+    path.write_text(json.dumps(asdict(entry.sealed(parents={"backbone/main": "0" * 64}))))
+    message = error_of("stage3", *QUICK, f"data={data}", f"run={run}")
+    assert "grouping/main was trained on another backbone/main" in message
 
 
 def test_a_finished_training_is_not_extended(error_of, finished, data, tmp_path):

@@ -50,6 +50,7 @@ LARGEST = {
 WHOLE = (-1, 0, 1, 2, 3, 4, 8, 16, 30, 1000, 10**6, 2**53 + 1, 2**63 - 1, 2**63)
 REAL = (-1e-300, -1.0, 0.0, 1e-300, 1e-12, 0.02, 0.5, 0.999999, 1.0, 3.7, 1e5, 1e38, 1e300)
 ODD_REAL = (math.nan, math.inf, -math.inf)
+TEXTS = ("x", "", "1", "null", "no.such.Class", "json.JSONDecoder", "m3dt.stages.BackboneStage")
 WORDS = {
     "stage2.shard": ("0/1", "0/2", "1/2", "2/2", "x"),
     "tasks": (*(f"[{t}]" for t in TASKS), f"[{TASKS[1]},{TASKS[0]}]", "[]", "[ant-dir-4]"),
@@ -141,5 +142,7 @@ def _values(key):
         return st.sampled_from(["true", "false", "maybe", "1"])
     if isinstance(default, float):
         return st.sampled_from(REAL + ODD_REAL)
+    if isinstance(default, str):  # mostly a class by its dotted path
+        return st.sampled_from(TEXTS)
     limit = LARGEST.get(key, SMALL)
     return st.sampled_from([n for n in WHOLE if n <= limit or rule.problem(n)])
