@@ -253,7 +253,7 @@ def test_truncated_data_is_one_message(error_of, tmp_path):
     path = folder / "cup-catch.hdf5"
     path.write_bytes(path.read_bytes()[:3000])
     message = error_of("stage1", *QUICK, f"data={folder}", f"run={tmp_path / 'run'}")
-    assert "cup-catch.hdf5" in message and "m3dt collect" in message
+    assert "cup-catch.hdf5" in message and "Delete it and import its dataset again" in message
     assert "1 problems" in error_of("verify", folder)
 
 
