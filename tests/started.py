@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 
@@ -59,10 +60,10 @@ class Command:
             os.kill(self.pid, number)
 
 
-def ended(words, environment=None, group=False, seconds=300):
+def ended(words, environment=None, group=False):
     """Run a command to its end and return it."""
     command = Command(words, environment, group)
-    command.wait(seconds)
+    command.wait()
     return command
 
 
@@ -121,8 +122,6 @@ def _become(request):
 
 
 if __name__ == "__main__":
-    import m3dt.data.collect
-    import m3dt.tasks.workers
-    import m3dt.training  # noqa: F401
-
+    for module in ("m3dt.cli", "m3dt.data.collect", "m3dt.tasks.workers", "m3dt.training"):
+        import_module(module)
     _become(_serve())

@@ -30,7 +30,7 @@ def test_shards_at_the_same_time_equal_one_process(data, tmp_path):
     """Two processes start together; files, index and leftovers are those of one process."""
     folder = tmp_path / "new/data"
     running = [Command(words(folder, f"{i}/2")) for i in range(2)]
-    codes = [process.wait(300) for process in running]
+    codes = [process.wait() for process in running]
     said = [process.output for process in running]
     assert codes == [0, 0], said
     assert sum("so are all others" in text for text in said) in (1, 2)

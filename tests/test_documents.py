@@ -16,7 +16,7 @@ from quick_run import QUICK
 
 from m3dt.cli import main
 from m3dt.cli.parser import make_parser
-from m3dt.config import load_config
+from m3dt.config import DEFAULT_CONF, load_config
 from m3dt.runs.shipped import WEIGHTS_FOLDER
 from m3dt.tasks import tasks_of
 
@@ -68,7 +68,7 @@ def check_command(words):
     assert not [word for word in rest if word.startswith("-")], words
     overrides = [w for w in [*getattr(options, "overrides", []), *rest] if "=" in w]
     known = [word for word in overrides if word.partition("=")[2].islower()]
-    conf = getattr(options, "conf", "/") or "quickstart"
+    conf = getattr(options, "conf", "/") or DEFAULT_CONF
     if "/" not in conf and conf.islower():
         config = load_config(conf, known)
         films = getattr(options, "film", ())
@@ -186,7 +186,7 @@ def test_the_first_commands_run(data, tmp_path, monkeypatch, capfd):
             continue
         options, _ = make_parser().parse_known_args(words)
         if hasattr(options, "conf"):
-            words = [*words, *SHORT, f"data={data}", f"run=runs/{options.conf or 'quickstart'}"]
+            words = [*words, *SHORT, f"data={data}", f"run=runs/{options.conf or DEFAULT_CONF}"]
         assert main(words) == 0, (words, capfd.readouterr().err)
     shown = capfd.readouterr().out
     assert "nothing to collect" in shown and "oracle" in shown and "harmodt: baseline" in shown

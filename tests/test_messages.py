@@ -49,15 +49,21 @@ def test_later_stages_refuse_another_backbone_or_data(error_of, finished, data, 
     assert "trained on another backbone/main" in message
 
 
-def test_stage3_refuses_groups_of_another_backbone(error_of, finished, data, tmp_path):
-    """Even where they divide the tasks alike, so that the experts' own parents are right."""
+@pytest.mark.parametrize("command", ["stage3", "extend"])
+def test_the_whole_lineage_is_checked(error_of, finished, data, tmp_path, command):
+    """Groups of another backbone may divide the tasks alike; experts' own parents are then right."""
     run = shutil.copytree(finished, tmp_path / "run")
-    shutil.rmtree(run / "registry" / "router")
+    words = [*QUICK, f"data={data}", f"run={run}"]
+    if command == "extend":
+        assert main(["stage3", *words, "moe.router=prompt"]) == 0
+        new = write_dataset(tmp_path / "new", ["push-v2"])
+        words = ["--run", run, "--tasks", "push-v2", f"data={new}"]
+    else:
+        shutil.rmtree(run / "registry" / "router")
     path = run / "registry" / "grouping" / "main" / "entry.json"
     entry = Entry(**json.loads(path.read_text()))
     path.write_text(json.dumps(asdict(entry.sealed(parents={"backbone/main": "0" * 64}))))
-    message = error_of("stage3", *QUICK, f"data={data}", f"run={run}")
-    assert "grouping/main was trained on another backbone/main" in message
+    assert "grouping/main was trained on another backbone/main" in error_of(command, *words)
 
 
 def test_a_finished_training_is_not_extended(error_of, finished, data, tmp_path):

@@ -11,6 +11,7 @@ from m3dt.runs import Registry
 from m3dt.runs.evaluations import Evaluation
 from m3dt.study.paired_texts import result_texts
 from m3dt.study.score_rows import COLUMNS
+from m3dt.study.study_results import Results
 from m3dt.utils.files import fingerprint
 
 
@@ -88,6 +89,19 @@ def test_a_word_in_place_of_a_number_is_named(tmp_path, capsys, column):
     (tmp_path / "scores.csv").write_text("run,model,task,score,mflop,ms\n0,backbone,a,1,many,2\n")
     assert main(["compare", str(tmp_path / "scores.csv"), "--against", "backbone"]) == 2
     assert "scores.csv: row 1 has mflop=many" in capsys.readouterr().err
+
+
+def test_columns_may_come_in_any_order(tmp_path):
+    """As in a table whose first row was written before the study had parts."""
+    table = tmp_path / "own.csv"
+    table.write_text("seed,score,cell,part,method,model.n_embd,suite\n0,1.5,a,m3dt,mtdt,x,mt40\n")
+    assert Results.read(table).scores("m3dt") == {0: 1.5}
+
+
+def test_cells_without_a_seed_are_named(tmp_path, capsys):
+    (tmp_path / "own.csv").write_text("part,seed,score,cell\nm3dt,,1,a\n")
+    assert main(["figures", str(tmp_path / "own.csv")]) == 2
+    assert "own.csv: has cells without a seed" in capsys.readouterr().err
 
 
 def test_scores_of_weights_that_were_replaced_are_left_out(tmp_path, capsys):

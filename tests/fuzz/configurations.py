@@ -52,6 +52,7 @@ REAL = (-1e-300, -1.0, 0.0, 1e-300, 1e-12, 0.02, 0.5, 0.999999, 1.0, 3.7, 1e5, 1
 ODD_REAL = (math.nan, math.inf, -math.inf)
 TEXTS = ("x", "", "1", "null", "no.such.Class", "json.JSONDecoder", "m3dt.stages.BackboneStage")
 WORDS = {
+    "plugins": ("[]", "[json]", "[no_such_module]", "x", "null"),
     "stage2.shard": ("0/1", "0/2", "1/2", "2/2", "x"),
     "tasks": (*(f"[{t}]" for t in TASKS), f"[{TASKS[1]},{TASKS[0]}]", "[]", "[ant-dir-4]"),
     "trainer.precision": ("32-true", "64-true", "bf16-mixed", "bf16-true", "16-mixed", "32", "x"),

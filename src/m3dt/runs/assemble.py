@@ -1,6 +1,6 @@
 """Put a model together from registry entries, for training and for acting."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -183,6 +183,22 @@ def check_parent(registry: Registry, entry: Entry, parent: Entry) -> None:
             f"registered now. Delete {registry.folder / entry.kind / entry.name} and train it "
             "again, or use another run=FOLDER."
         )
+
+
+def check_lineage(registry: Registry, entries: Iterable[Entry]) -> None:
+    """Refuse models if one that they build on, at any depth, is missing or was trained again.
+
+    Raises:
+        UserError: One is like that.
+    """
+    found: dict[str, Entry] = {}
+    waiting = list(entries)
+    for entry in waiting:
+        for key in entry.parents:
+            if key not in found:
+                found[key] = registry.get(*key.split("/"))
+                waiting.append(found[key])
+            check_parent(registry, entry, found[key])
 
 
 def _layer(weights: dict[str, Tensor], layer: int) -> dict[str, Tensor]:

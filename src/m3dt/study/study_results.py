@@ -90,6 +90,11 @@ class Results:
         details, rows = read_details(file), tuple(read_study_table(file))
         if not rows or not {"part", "seed", "score"} <= set(rows[0]):
             raise UserError(f"{file}: not the results of a study in parts, such as lite.yaml")
+        if not all(row["seed"] for row in rows):
+            raise UserError(
+                f"{file}: has cells without a seed, which figures need. Give `seed` in the grid of "
+                "each part of the study."
+            )
         return cls(rows, details["conflict"], details["tasks"], file.stem)
 
     @property

@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 
 from m3dt.config import Config
 from m3dt.data import M3DTDataModule
-from m3dt.runs import MAIN, Entry, Registry, check_parent
+from m3dt.runs import MAIN, Entry, Registry, check_lineage, check_parent
 from m3dt.runs.beginnings import beginning
 from m3dt.stages import Stage
 from m3dt.tasks import tasks_of
@@ -59,10 +59,12 @@ def complete(job: Job) -> list[Entry]:
     """Return the models of a job, made now unless the registry holds them already.
 
     Raises:
-        UserError: The registry holds models made with other settings, data or parents.
+        UserError: The registry holds models made with other settings, data or parents, or what the
+            job builds on was made from others than it holds.
         RunError: A model was made, but the registry does not hold it.
     """
     run, settings = job.run, job.settings()
+    check_lineage(run.registry, job.parents)
     found = {name: find_finished(run, job.kind, name, settings) for name in job.names}
     for entry in filter(None, found.values()):
         for parent in job.parents:

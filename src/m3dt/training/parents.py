@@ -70,7 +70,6 @@ def trained_experts(run: Run, backbone: Entry) -> list[Entry]:
                 f"{run.folder}: {expert.key} was trained with other settings: {changed}. "
                 "Give another run=FOLDER."
             )
-    check_parent(run.registry, grouping, backbone)
     for expert in experts:
         check_parent(run.registry, expert, backbone)
         check_parent(run.registry, expert, grouping)
