@@ -51,7 +51,7 @@ def test_later_stages_refuse_another_backbone_or_data(error_of, finished, data, 
 
 @pytest.mark.parametrize("command", ["stage3", "extend"])
 def test_the_whole_lineage_is_checked(error_of, finished, data, tmp_path, command):
-    """Groups of another backbone may divide the tasks alike; experts' own parents are then right."""
+    """Groups of another backbone may divide the tasks alike; the experts name no wrong parent."""
     run = shutil.copytree(finished, tmp_path / "run")
     words = [*QUICK, f"data={data}", f"run={run}"]
     if command == "extend":
