@@ -141,6 +141,14 @@ def agent(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def agents(synthetic):
+    """An agent of each kind, by its method's name; their weights are random."""
+    from random_agents import METHODS, make_agent
+
+    return {method: make_agent(synthetic, method) for method in METHODS}
+
+
+@pytest.fixture(scope="session")
 def data(made_once):
     """Trajectories of three domains from real simulators; copy before changing them."""
     from quick_run import QUICK

@@ -1,4 +1,4 @@
-"""Acting by hand, against evaluation and against inputs that are put together here."""
+"""Acting by hand, against evaluation."""
 
 import re
 from dataclasses import replace
@@ -6,60 +6,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from conftest import SYNTHETIC_TASKS
 from quick_run import TASKS
-from test_oracle import MODEL, perturbed
+from random_agents import METHODS, trajectories
+from test_oracle import MODEL
 
 import m3dt
-from m3dt.config import EvaluationConfig, LoaderConfig, MoEConfig
-from m3dt.data import DatasetStore, Segment, TaskContext
+from m3dt.config import EvaluationConfig, LoaderConfig
 from m3dt.data.prompted_task import PromptedTask
-from m3dt.evaluation import AgentPolicy, evaluate_policy, evaluator
+from m3dt.evaluation import AgentPolicy, evaluate_policy
 from m3dt.evaluation.evaluator import Journal
 from m3dt.evaluation.sessions import EpisodeGroup
-from m3dt.models import PromptDT, add_mixtures, make_model
-from m3dt.models.routing import GivenGates, PromptRouter, dense_gates, top_gates, with_routers
-from m3dt.models.variants.task_masks import TaskMasks
-from m3dt.runs.entries import Entry
-from m3dt.tasks import Trajectory, get_task, make_env
+from m3dt.tasks import get_task, make_env
 from m3dt.tasks.workers import GroupEnvironments, WorkerPool
 from m3dt.utils.console import make_console
-from m3dt.utils.errors import RunError, UserError
+from m3dt.utils.errors import UserError
 
 README = Path(__file__).resolve().parents[1] / "README.md"
-METHODS = ("backbone", "expert", "token", "prompt", "mtdt", "harmodt", "bc", "official")
 ONE_PASS = EvaluationConfig(episodes=2, tile=2, batch_size=2, workers=1)
-
-
-def make_agent(synthetic, method):
-    """Return an agent of a method with random weights, which knows the three synthetic tasks."""
-    torch.manual_seed(0)
-    tasks, config = list(SYNTHETIC_TASKS), MODEL
-    if method == "mtdt":
-        config = replace(MODEL, task_embedding=5)
-    if method == "bc":
-        config = replace(MODEL, condition_on_return=False)
-    model = make_model(config, len(tasks))
-    if method in ("expert", "token", "prompt"):
-        add_mixtures(model, 1 if method == "expert" else 2, routed=method == "token")
-    if method == "prompt":
-        model.prompt_router = PromptRouter(MODEL, 2, 8)
-    perturbed(model).eval()
-    context = TaskContext.from_store(DatasetStore.open(synthetic, tasks), LoaderConfig(), config)
-    kind, name = "baseline", method
-    if method in ("token", "prompt"):
-        kind, name = "router", "main"
-    moe = vars(MoEConfig(2, router="prompt" if method == "prompt" else "token"))
-    entry = Entry(kind, name, {"moe": moe}, {}, "", 0, 0, {}, tasks)
-    masks = TaskMasks.draw(model, len(tasks), 0.5, 0) if method == "harmodt" else None
-    history = "all_dims" if method == "official" else "real_dims"
-    return m3dt.Agent(model, entry, context, "", masks, history)
-
-
-@pytest.fixture(scope="module")
-def agents(synthetic):
-    return {method: make_agent(synthetic, method) for method in METHODS}
 
 
 @pytest.fixture(scope="module")
@@ -171,105 +134,6 @@ def test_episodes_that_have_ended_wait_for_the_others(agents, one_thread):
     assert actor.act(np.ones((3, 27))).any(axis=1).all()
 
 
-def trajectories(rng, lengths=(30, 2), widths=(11, 3)):
-    """Trajectories of a task that is in no catalogue."""
-    return [
-        Trajectory(
-            3 + rng.normal(size=(T, widths[0])),
-            rng.uniform(-1, 1, (T, widths[1])),
-            rng.uniform(0, 2, T),
-        )
-        for T in lengths
-    ]
-
-
-PROMPTS = trajectories(np.random.default_rng(0), (5, 5))
-
-
-def padded(array, width):
-    return np.pad(array, ((0, 0), (0, width - array.shape[1])))
-
-
-def prompt_rows(trajectory, mean, std, scale):
-    """Put the three steps before the final one together, with padding before them."""
-    steps = range(max(0, len(trajectory.rewards) - 1 - 3), len(trajectory.rewards))[:3]
-    missing = 3 - len(steps)
-    states = padded((trajectory.observations[steps] - mean) / std, 39)
-    returns = [trajectory.rewards[step:].sum() / scale for step in steps]
-    return (
-        np.concatenate([np.zeros((missing, 39)), states]),
-        np.concatenate([np.full((missing, 8), -10.0), padded(trajectory.actions[steps], 8)]),
-        np.array([0.0] * missing + returns)[:, None],
-        np.array([0] * missing + list(steps)),
-        np.array([0.0] * missing + [1.0] * len(steps)),
-    )
-
-
-@pytest.mark.parametrize("method", ["backbone", "token", "prompt", "bc"])
-def test_a_prompt_alone_tells_the_task(agents, method):
-    """Against the plain model, on statistics, prompts and returns that are computed here."""
-    agent, rng = agents[method], np.random.default_rng(0)
-    prompts = trajectories(rng)
-    states = np.concatenate([p.observations for p in prompts])
-    mean, std = states.mean(axis=0), np.maximum(states.std(axis=0), 0.01)
-    returns = [p.rewards.sum() for p in prompts]
-    target, scale = max(returns), max(returns) / 5
-    rows = (prompt_rows(p, mean, std, scale) for p in (*prompts, prompts[0]))
-    prompt = segment_of([np.stack(field) for field in zip(*rows, strict=True)])
-    if method == "bc":
-        prompt = prompt._replace(returns_to_go=prompt.returns_to_go * 0)
-    model = agent.model
-    if method == "prompt":
-        model = with_gates(model, [features(p, mean, std, scale) for p in (*prompts, prompts[0])])
-    actor = agent.actor(prompt=prompts, episodes=3)
-    seen, actions, left = [], [], [np.full(3, target)]
-    for t in range(6):
-        seen.append(3 + rng.normal(size=(3, 11)))
-        rewards = rng.uniform(0, 2, 3) if t else None
-        if t:
-            left.append(left[-1] - rewards)
-        found = actor.act(seen[-1], rewards)
-        window = range(max(0, t - 3), t + 1)
-        taken = [*actions, np.zeros((3, 3))]
-        shown = 0 if method == "bc" else 1 / scale
-        segment = segment_of(
-            [
-                np.stack([padded((seen[s] - mean) / std, 39) for s in window], axis=1),
-                np.stack([padded(taken[s], 8) for s in window], axis=1),
-                np.stack([left[s] * shown for s in window], axis=1)[..., None],
-                np.array([list(window)] * 3),
-                np.ones((3, len(window))),
-            ]
-        )
-        with torch.no_grad():
-            expected = model(segment, prompt)[:, -1, :3]
-        np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=2e-5)
-        actions.append(found)
-
-
-def features(trajectory, mean, std, scale):
-    """Describe a prompt by its raw states, normalised states, actions and rewards."""
-    steps = range(max(0, len(trajectory.rewards) - 1 - 3), len(trajectory.rewards))[:3]
-    raw = trajectory.observations[steps]
-    rewards = trajectory.rewards[steps][:, None] / scale
-    rewards[-1] = 0  # the prompt does not show what came after its last step
-    parts = padded(raw, 39), padded((raw - mean) / std, 39), padded(trajectory.actions[steps], 8)
-    each = np.concatenate([*parts, rewards], axis=1)
-    return np.concatenate([each.mean(axis=0), each.std(axis=0)])
-
-
-def with_gates(model, rows):
-    """Return a plain model in which the prompt router's choice for each row is given."""
-    gates = model.prompt_router(torch.tensor(np.stack(rows), dtype=torch.float32))
-    given = GivenGates(dense_gates(*top_gates(gates, 2, 0.9), 2))
-    return with_routers(model, [given] * len(model.mixtures))
-
-
-def segment_of(arrays):
-    types = (torch.float32, torch.float32, torch.float32, torch.int64, torch.float32)
-    return Segment(*(torch.tensor(a, dtype=t) for a, t in zip(arrays, types, strict=True)))
-
-
 @pytest.mark.long
 def test_evaluation_plays_a_task_that_is_described_by_prompts(agents, pool, one_thread, tmp_path):
     """By its name, with the catalogue's target and scale; by hand it earns the same."""
@@ -290,28 +154,6 @@ def test_evaluation_plays_a_task_that_is_described_by_prompts(agents, pool, one_
     env.close()
 
 
-def test_target_and_scale_of_a_prompt_are_the_callers(agents):
-    """A target in another unit, with its scale, asks for the same."""
-    (prompt,) = trajectories(np.random.default_rng(0), (20,))
-    scaled = replace(prompt, rewards=prompt.rewards * 10)
-    found = []
-    for given in (
-        {"prompt": prompt, "target": 30.0, "return_scale": 4.0},
-        {"prompt": scaled, "target": 300.0, "return_scale": 40.0},
-        {"prompt": prompt},
-        {"prompt": prompt, "target": prompt.episode_return},
-        {"prompt": prompt, "return_scale": prompt.episode_return / 5},
-        {"prompt": prompt, "target": 1.0},
-    ):
-        found.append(agents["token"].actor(**given).act(np.ones(11)))
-    np.testing.assert_allclose(found[0], found[1], atol=1e-6)
-    np.testing.assert_allclose(found[2], found[3], atol=1e-6)
-    np.testing.assert_allclose(found[2], found[4], atol=1e-6)
-    assert np.abs(found[2] - found[0]).max() > 1e-4 < np.abs(found[2] - found[5]).max()
-    empty = replace(prompt, rewards=prompt.rewards * 0)
-    assert np.isfinite(agents["token"].actor(prompt=empty).act(np.ones(11))).all()
-
-
 def test_a_task_is_asked_for_the_callers_target(agents):
     """`target` replaces what the settings say, which scale the task's own."""
     observation, asked = np.ones(39), {}
@@ -320,21 +162,6 @@ def test_a_task_is_asked_for_the_callers_target(agents):
         actor = agents["token"].actor("reach-v2", target=target, config=config)
         asked[target, scale] = actor.act(observation).tolist()
     assert asked[None, 0.5] == asked[2250.0, 1.0] == asked[2250.0, 0.1] != asked[None, 1.0]
-
-
-@pytest.mark.parametrize("method", ["mtdt", "harmodt"])
-def test_methods_with_parts_for_each_task_refuse_prompts(agents, method):
-    (prompt,) = trajectories(np.random.default_rng(0), (9,))
-    with pytest.raises(UserError, match="a part of its own for each task.*It knows reach-v2, walk"):
-        agents[method].actor(prompt=prompt)
-
-
-def test_an_agent_that_knows_no_task_acts_by_a_prompt(agents):
-    """An imported checkpoint without data."""
-    agent = replace(agents["backbone"], context=TaskContext.empty())
-    (prompt,) = trajectories(np.random.default_rng(0), (9,))
-    acted = (a.actor(prompt=prompt).act(np.ones(11)) for a in (agent, agents["backbone"]))
-    np.testing.assert_array_equal(*acted)
 
 
 def test_new_episodes_remember_nothing(agents):
@@ -357,157 +184,6 @@ def test_a_behaviour_clone_needs_no_rewards(agents):
         actor.act(np.ones(39))
         actions.append(actor.act(np.zeros(39), reward))
     np.testing.assert_array_equal(*actions)
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ((np.ones(38), 1.0), r"reach-v2, step 1: the observation has shape \(38,\), expected"),
-        ((np.ones((2, 39)), 1.0), r"observation has shape \(2, 39\), expected \(1, 39\)"),
-        ((np.full(39, np.nan), 1.0), "step 1: the observation holds a value that is not finite"),
-        ((np.full(39, 1e39), 1.0), "the observation holds 1e\\+39, beyond"),
-        (({"state": 1}, 1.0), "the observation must be one array of numbers"),
-        ((None, 1.0), "the observation"),
-        ((np.ones(39),), r"step 1: give the reward of the previous action, act\(observation, rew"),
-        ((np.ones(39), np.inf), "the reward holds a value that is not finite"),
-        ((np.ones(39), [1.0, 2.0]), r"the reward has shape \(2,\), expected \(1,\) or \(\)"),
-        ((np.ones(39), 1.0, [True, False]), r"done has shape \(2,\) of bool, expected \(1,\)"),
-        ((np.ones(39), 1.0, 1), r"done has shape \(1,\) of int64, expected \(1,\) of bool"),
-        ((np.ones(39), 1.0, True), r"all episodes have ended; reset\(\) begins new ones"),
-    ],
-)
-def test_a_mistake_is_named_and_forgotten(agents, given, message):
-    """What is wrong with a call leaves no trace in the memory."""
-    actor, twin = (agents["token"].actor("reach-v2") for _ in range(2))
-    for each in (actor, twin):
-        each.act(np.zeros(39))
-    with pytest.raises(UserError, match=message):
-        actor.act(*given)
-    np.testing.assert_array_equal(*(each.act(np.ones(39), 0.5) for each in (actor, twin)))
-
-
-def test_a_reward_before_the_first_action_is_refused(agents):
-    with pytest.raises(UserError, match="step 0: no action has been rewarded yet"):
-        agents["token"].actor("reach-v2").act(np.ones(39), 0.0)
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({}, "give the name of a task, or else prompt=Trajectory"),
-        ({"task": "reach-v2", "prompt": PROMPTS}, "give the name of a task, or else"),
-        ({"task": "sweep-v2"}, "was not trained on 'sweep-v2'"),
-        ({"task": "reach-v2", "return_scale": 3.0}, "return_scale goes with a prompt"),
-        ({"task": "reach-v2", "target": np.nan}, "target=nan must be a finite number"),
-        ({"task": "reach-v2", "target": "x"}, "target='x' must be a finite number"),
-        ({"task": "reach-v2", "episodes": "2"}, "episodes='2' must be a whole number"),
-        ({"task": "reach-v2", "seed": 0.5}, "seed=0.5 must be a whole number"),
-        ({"task": "reach-v2", "config": {}}, r"config=\{\}: give m3dt.config.EvaluationConfig"),
-        ({"task": 3}, "was not trained on '3'"),
-        ({"prompt": 3}, "prompt 0 is of type int: give m3dt.tasks.Trajectory"),
-        ({"prompt": PROMPTS, "return_scale": "x"}, "return_scale='x' must be a finite number"),
-        ({"task": "reach-v2", "episodes": 0}, "episodes=0 must be 1 or more"),
-        ({"task": "reach-v2", "seed": -1}, "seed=-1 must be 0 or more"),
-        ({"prompt": []}, "give at least one Trajectory"),
-        ({"prompt": [np.ones(3)]}, "prompt 0 is of type ndarray: give m3dt.tasks.Trajectory"),
-        ({"prompt": PROMPTS, "return_scale": 0.0}, "return_scale=0.0: must be finite and pos"),
-        ({"prompt": PROMPTS, "config": EvaluationConfig(prompts="data/x")}, "contradict each oth"),
-    ],
-)
-def test_what_no_actor_can_be_made_of_is_refused(agents, given, message):
-    with pytest.raises(ValueError, match=message):
-        agents["token"].actor(**given)
-
-
-@pytest.mark.parametrize(
-    ("name", "array", "message"),
-    [
-        ("observations", np.ones((5, 40)), "prompt 0 has 40 state and 3 action dimensions; the mo"),
-        ("observations", np.ones((5, 12)), "prompt 1 has 11 state .*prompt 0 has 12 and 3"),
-        ("observations", np.ones(5), r"shapes \(5,\), \(5, 3\) and \(5,\), expected"),
-        ("observations", np.ones((5, 0)), r"shapes \(5, 0\), \(5, 3\) and \(5,\), expected"),
-        ("rewards", np.ones(4), r"\(5, 3\) and \(4,\), expected \(steps, states\)"),
-        ("actions", np.full((5, 3), np.nan), "prompt 0: 'actions' holds a value that is not fin"),
-        ("rewards", np.full(5, 1e11), r"prompt 0: 'rewards' holds 1e\+11, beyond 1e\+10"),
-        ("actions", [["a"] * 3] * 5, "prompt 0: 'actions' must be one array of numbers"),
-        ("actions", None, "prompt 0: 'actions' holds a value that is not finite"),
-    ],
-)
-@pytest.mark.filterwarnings("error")
-def test_a_prompt_that_cannot_be_right_is_refused(agents, name, array, message):
-    first, second = PROMPTS
-    with pytest.raises(UserError, match=message):
-        agents["token"].actor(prompt=[replace(first, **{name: array}), second])
-
-
-def test_an_action_that_is_not_finite_is_an_error(agents):
-    agent = make_broken(agents["token"])
-    with pytest.raises(RunError, match="reach-v2, episode 0, step 0: the action is not finite"):
-        agent.actor("reach-v2").act(np.ones(39))
-
-
-def make_broken(agent):
-    model = PromptDT(MODEL).eval()
-    model.predict_action.weight.data[:] = torch.nan
-    return replace(agent, model=model)
-
-
-@pytest.mark.parametrize(
-    ("tasks", "expected"),
-    [
-        ("reach-v2", ["reach-v2"]),
-        ("walker-walk, reach-v2", ["walker-walk", "reach-v2"]),
-        (("ant-dir-3",), ["ant-dir-3"]),
-        ([" ant-dir-3 "], ["ant-dir-3"]),
-        (None, list(SYNTHETIC_TASKS)),
-    ],
-)
-def test_evaluate_takes_what_a_person_writes(agents, monkeypatch, tasks, expected):
-    evaluated = []
-    monkeypatch.setattr(evaluator, "evaluate_policy", lambda p, names, *a: evaluated.append(names))
-    monkeypatch.setattr(evaluator, "AgentPolicy", lambda *a, **k: None)
-    with pytest.raises(TypeError, match="NoneType"):  # the result of no evaluation
-        m3dt.evaluate(agents["token"], tasks)
-    assert evaluated == [expected]
-
-
-@pytest.mark.parametrize(
-    ("tasks", "message"),
-    [
-        ("", "name one task or more"),
-        ("reach-v2,", "name one task or more"),
-        ([], "name one task or more"),
-        ([3], "name one task or more"),
-        (3, "name one task or more"),
-        ("reach-v2,reach-v2", "reach-v2 is listed more than once"),
-        ("reach-v2 walker-walk", "was not trained on 'reach-v2 walker-walk'"),
-        ("reach", "was not trained on 'reach'. Did you mean 'reach-v2'?"),
-    ],
-)
-def test_evaluate_refuses_what_names_no_tasks(agents, tasks, message):
-    with pytest.raises(UserError, match=re.escape(message)):
-        m3dt.evaluate(agents["token"], tasks)
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"episodes": "3"}, "episodes='3' must be a whole number"),
-        ({"episodes": 2.5}, "episodes=2.5 must be a whole number"),
-        ({"config": {"seed": 1}}, r"config={'seed': 1}: give m3dt.config.EvaluationConfig"),
-    ],
-)
-def test_evaluate_refuses_other_types(agents, given, message):
-    with pytest.raises(UserError, match=message):
-        m3dt.evaluate(agents["token"], **given)
-
-
-def test_numbers_of_episodes_are_whole(agents):
-    actor = agents["token"].actor("reach-v2", episodes=np.int64(2))
-    actor.reset(first=np.int32(3))
-    for first in ("a", 1.5):
-        with pytest.raises(UserError, match=f"reset: first={first!r} must be a whole number"):
-            actor.reset(first=first)
 
 
 def test_the_example_in_the_readme_runs(finished, tmp_path, monkeypatch, one_thread):
