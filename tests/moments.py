@@ -9,6 +9,8 @@ from typing import ClassVar
 
 import lightning.pytorch as pl
 
+MOMENTS = "callbacks.moments={class: moments.Moments}"
+
 
 class Moments(pl.Callback):
     """Calls functions of the test, in its own process."""

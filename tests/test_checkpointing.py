@@ -9,6 +9,7 @@ from dataclasses import replace
 import lightning.pytorch as pl
 import pytest
 import torch
+from moments import MOMENTS
 from quick_run import call
 from test_stages import FAST, MODEL, data_for, fresh_model
 from torch.utils.data import DataLoader
@@ -22,8 +23,6 @@ from m3dt.training.checkpointing import CheckpointCallback
 from m3dt.training.signals import Signals
 from m3dt.utils import files
 from m3dt.utils.errors import UserError
-
-MOMENTS = "callbacks.moments={class: moments.Moments}"
 
 
 def names(folder):

@@ -6,27 +6,19 @@ import multiprocessing
 import os
 import shutil
 import signal
-from importlib import import_module
 from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from moments import MOMENTS
 from quick_run import QUICK, STEPS, call, kill_after, signal_at, wait_for
 from started import Command, ended
 from test_stages import FAST, data_for, fresh_model, train
 
-from m3dt import training
-from m3dt.cli import main
-from m3dt.config import load_config
 from m3dt.runs.registry import Registry
 from m3dt.stages import BackboneStage
-from m3dt.training.multi_device import shards_of
 from m3dt.training.resume import AtomicCheckpointIO, newest_checkpoint, remove_older
-from m3dt.utils.console import make_console
-from m3dt.utils.ending_signals import ENDING
-
-MOMENTS = "callbacks.moments={class: moments.Moments}"
 
 
 @pytest.mark.parametrize(
@@ -126,83 +118,6 @@ def test_a_step_that_is_not_finite_is_skipped(synthetic):
     assert torch.equal(weights[0], weights[1]) and torch.equal(weights[1], weights[2])
     assert weights[3].isfinite().all() and not torch.equal(weights[2], weights[3])
     assert stage.engine.bad_steps.count == 2
-
-
-@pytest.mark.parametrize(
-    ("number", "code"),
-    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGUSR1, 138)],
-    ids=["SIGTERM", "Ctrl-C", "SIGHUP", "SIGUSR1"],
-)
-def test_a_signal_saves_and_ends(finished, data, tmp_path, number, code):
-    """At step 33, checkpoints being rare; the next run ends in the same bits.
-
-    Terminals and schedulers send it to workers that load data, too. At SIGUSR1 in a job of SLURM,
-    Lightning would save in the middle of a step.
-    """
-    job = {"SLURM_NTASKS": "1", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "own", "SLURM_PROCID": "0",
-           "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}  # fmt: skip
-    run = tmp_path / "run"
-    rare = "stage1.checkpoint_every=1000000"
-    words = [*QUICK, f"data={data}", f"run={run}", rare, "loader.num_workers=2"]
-    variables = job if number == signal.SIGUSR1 else {}
-    command = ended(["stage1", *words, signal_at(33, number, group=True)], variables, group=True)
-    assert command.returncode == code, command.output
-    assert [p.name for p in (run / "checkpoints/stage1").glob("*.ckpt")] == ["step33.ckpt"]
-    assert f"saved at step 33 on {number.name}" in command.output
-    assert "Traceback" not in command.output
-    assert call("stage1", run, data, rare) == 0
-    backbones = [Registry(folder).get("backbone", "main") for folder in (run, finished)]
-    assert backbones[0].hash == backbones[1].hash
-
-
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=["SIGTERM", "SIGHUP"]
-)
-def test_a_signal_before_the_first_step(data, tmp_path, moments, number, code):
-    """Lightning takes any exit for Ctrl-C; the code is that of the signal all the same."""
-    moments["train start", 0] = lambda trainer: os.kill(os.getpid(), number)
-    before = signal.signal(number, signal.SIG_DFL)  # else ignored under `nohup`
-    try:
-        with pytest.raises(SystemExit) as leaving:
-            call("stage1", tmp_path, data, MOMENTS, "loader.num_workers=2")
-    finally:
-        signal.signal(number, before)
-    assert leaving.value.code == code
-    assert not multiprocessing.active_children()
-
-
-@pytest.mark.parametrize(
-    ("number", "code"),
-    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGUSR1, 138)],
-)
-def test_a_signal_that_becomes_another_error_keeps_its_code(monkeypatch, capsys, number, code):
-    """As in the middle of an import, whose module is then half there."""
-
-    def importing(arguments):
-        try:
-            os.kill(os.getpid(), number)
-        except BaseException:
-            raise RecursionError("maximum recursion depth exceeded") from None
-
-    monkeypatch.setattr(import_module("m3dt.cli.main"), "_run", importing)
-    before = {n: signal.getsignal(n) for n in ENDING}
-    try:
-        signal.signal(number, signal.SIG_DFL)
-        assert main([]) == code
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-    assert capsys.readouterr().err.startswith("m3dt: interrupted;")
-
-
-def test_an_ignored_signal_stays_ignored(data, tmp_path, moments):
-    """Under `nohup`, a terminal that closes does not end the training."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        moments["start", 1] = lambda trainer: os.kill(os.getpid(), signal.SIGHUP)
-        assert call("stage1", tmp_path, data, MOMENTS, "stage1.max_steps=2") == 0
-    finally:
-        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_worker_that_dies_ends_the_training(data, tmp_path, moments, capsys):
@@ -318,15 +233,6 @@ def test_a_stage_that_is_training_is_not_trained_twice(finished, data, tmp_path,
     assert backbones[0].hash == backbones[1].hash
 
 
-def test_signals_come_back_to_their_owners(data, tmp_path):
-    """What runs next in the process inherits neither our handlers nor lightning's."""
-    config = load_config("quickstart", [*QUICK, f"data={data}", f"run={tmp_path}"])
-    config.stage1.max_steps = 2
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    training.train(config, "stage1", make_console())
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
-
-
 def test_interrupted_run_refuses_other_settings(data, tmp_path, monkeypatch, capsys):
     """Seed, batch, devices, data: refused by name; forced, it goes on and says so for good."""
     run, short = tmp_path / "run", ["stage1.max_steps=2", "stage1.checkpoint_every=1"]
@@ -371,55 +277,3 @@ def test_a_forced_learning_rate_is_taken(data, tmp_path, monkeypatch):
     after = registry.tensors(registry.get("backbone", "main"))
     for name, tensor in before.items():
         torch.testing.assert_close(after[name.removeprefix("model.")], tensor, rtol=0, atol=1e-9)
-
-
-def test_a_lost_expert_is_trained_again_alone(finished, data, tmp_path):
-    run = shutil.copytree(finished, tmp_path / "run")
-    kept = Registry(run).get("expert", "0")
-    shutil.rmtree(run / "registry" / "expert" / "1")
-    assert call("stage2", run, data) == 0
-    registry, old = Registry(run), Registry(finished)
-    assert registry.get("expert", "0") == kept
-    again, before = (r.tensors(r.get("expert", "1")) for r in (registry, old))
-    for name, tensor in before.items():
-        torch.testing.assert_close(again[name], tensor, rtol=0, atol=1e-4)
-
-
-def test_shards_share_the_experts(finished, data, tmp_path):
-    run = tmp_path / "run"
-    for kind in ("backbone", "grouping"):
-        shutil.copytree(finished / "registry" / kind, run / "registry" / kind)
-    assert call("stage2", run, data, "stage2.shard=1/2") == 0
-    assert [e.key for e in Registry(run).entries() if e.kind == "expert"] == ["expert/1"]
-    assert call("stage2", run, data, "stage2.shard=0/2") == 0
-    assert call("stage3", run, data, "stage3.max_steps=2") == 0
-
-
-def test_devices_take_different_experts(finished, data, tmp_path, capfd):
-    """Two processes without DDP; one that fails takes no other with it and is done again alone."""
-    run = tmp_path / "run"
-    for kind in ("backbone", "grouping"):
-        shutil.copytree(finished / "registry" / kind, run / "registry" / kind)
-    blocked = run / "checkpoints" / "stage2-1-of-2"
-    blocked.parent.mkdir()
-    blocked.write_text("a file in place of a folder")
-    two = ["trainer.devices=2", "trainer.strategy=ddp"]
-    assert call("stage2", run, data, *two) == 1
-    assert "shards 1/2 (exit code" in capfd.readouterr().err
-    registry = Registry(run)
-    first = registry.get("expert", "0")
-    blocked.unlink()
-    assert call("stage2", run, data, *two) == 0
-    assert registry.get("expert", "0") == first
-    for name in ("0", "1"):
-        mine, theirs = (r.tensors(r.get("expert", name)) for r in (registry, Registry(finished)))
-        for key, tensor in theirs.items():
-            torch.testing.assert_close(mine[key], tensor, rtol=0, atol=1e-4)
-    assert "shard: 0/1" in (run / "config.yaml").read_text()
-
-
-def test_shards_divide_further():
-    """Four devices of job 1 of 2: every odd expert once."""
-    shards = [tuple(map(int, s.split("/"))) for s in shards_of("1/2", 4)]
-    taken = [k for i, n in shards for k in range(24) if k % n == i]
-    assert sorted(taken) == list(range(1, 24, 2))

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from moments import MOMENTS
 from PIL import Image
 from quick_run import QUICK, call, signal_at
 from started import ended
@@ -219,7 +220,7 @@ def test_rollouts_score_and_change_nothing(synthetic):
 
 WATCHED = (
     "callbacks.conflict.every_n_steps=5", "callbacks.router_usage.every_n_steps=15",
-    "callbacks.moments={class: moments.Moments}",
+    MOMENTS,
     *(f"stage{i}.max_steps=40" for i in (1, 3)),
 )  # fmt: skip
 

@@ -1,11 +1,5 @@
 """Datasets that are well formed but wrong: refused, or found by verify, by name."""
 
-import errno
-import json
-import math
-import os
-import re
-import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,16 +10,14 @@ import pytest
 from conftest import write_dataset
 from quick_run import call
 
-from m3dt.cli import main
 from m3dt.config import LoaderConfig, ModelConfig
 from m3dt.data import DatasetStore, M3DTDataModule, TaskStream
 from m3dt.data.format import DatasetIndex, write_task
 from m3dt.data.sampler import TaskSampler
-from m3dt.data.store import TaskStore
 from m3dt.data.verify import verify
 from m3dt.tasks import Trajectory, get_task
 from m3dt.utils.errors import RunError, UserError
-from m3dt.utils.files import parse_json, sha256
+from m3dt.utils.files import sha256
 
 MODEL = ModelConfig(n_layer=1, n_head=1, n_embd=8, context_length=6, prompt_length=4)
 
@@ -298,202 +290,3 @@ def test_trajectories_that_are_not_finite_are_not_written(tmp_path):
     with pytest.raises(RunError, match="'rewards' is not finite.*trajectory 0 at step 2"):
         write_task(tmp_path, spec, [Trajectory(*arrays, None)] * 3, {})
     assert not list(tmp_path.iterdir())
-
-
-def fifo(path):
-    path.unlink(missing_ok=True)
-    os.mkfifo(path)
-
-
-def outside(path):
-    path.rename(path.parent.parent / "moved")
-    path.symlink_to(path.parent.parent / "moved")
-
-
-def circle(path):
-    path.unlink()
-    path.symlink_to(path)
-
-
-def device(path):
-    path.unlink()
-    path.symlink_to("/dev/zero")
-
-
-def folder_in_place(path):
-    path.unlink()
-    path.mkdir()
-
-
-@pytest.mark.parametrize("name", ["dataset.json", "reach-v2.hdf5"])
-@pytest.mark.parametrize(
-    ("replaced", "message"),
-    [
-        (fifo, "is a FIFO, not a regular file"),
-        (device, "is a device, not a regular file"),
-        (folder_in_place, "is a folder, not a regular file"),
-        (outside, "lies outside"),
-        (circle, "cannot be read"),
-    ],
-)
-def test_only_regular_files_in_the_folder_are_opened(tmp_path, name, replaced, message):
-    folder = write_dataset(tmp_path / "data", ["reach-v2"])
-    replaced(folder / name)
-    for use in (lambda: DatasetStore.open(folder, ["reach-v2"]), lambda: verified(folder)):
-        with pytest.raises(UserError, match=message) as caught:
-            use()
-        assert "Delete" not in str(caught.value)
-
-
-@pytest.mark.parametrize("missing", [True, False], ids=["missing", "damaged"])
-def test_the_remedy_of_a_lost_file_makes_it_again(data, tmp_path, missing):
-    """The same bytes, although other tasks and other numbers are the default."""
-    folder = shutil.copytree(data, tmp_path / "data")
-    lost = folder / "reach-v2.hdf5"
-    lost.unlink() if missing else lost.write_bytes(b"x")
-    with pytest.raises(UserError) as caught:
-        DatasetStore.open(folder, ["ant-dir-6", "reach-v2"])
-    (problem,) = verify(folder)["problems"]
-    assert str(caught.value) == problem
-    (remedy,) = re.findall("`m3dt (collect .*)`", problem)
-    lost.unlink(missing_ok=True)
-    assert main(shlex.split(remedy)) == 0
-    assert lost.read_bytes() == (data / "reach-v2.hdf5").read_bytes()
-    assert (folder / "dataset.json").read_bytes() == (data / "dataset.json").read_bytes()
-
-
-def test_imported_data_are_not_collected_again(tmp_path):
-    folder = write_dataset(tmp_path / "data", ["push-v2"])
-    (folder / "push-v2.hdf5").unlink()
-    with pytest.raises(UserError, match="To restore it, import its dataset again"):
-        DatasetStore.open(folder, ["push-v2"])
-
-
-def verified(folder):
-    problems = verify(folder)["problems"]
-    if problems:
-        raise UserError(problems[0])
-
-
-def test_a_link_to_the_whole_folder_is_followed(tmp_path):
-    folder = write_dataset(tmp_path / "data", ["reach-v2"])
-    (tmp_path / "link").symlink_to(folder)
-    assert verify(tmp_path / "link")["problems"] == []
-
-
-@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EMFILE])
-def test_a_refusal_of_the_system_is_not_called_damage(synthetic, monkeypatch, number):
-    def refuse(*args, **kwargs):
-        raise OSError(number, os.strerror(number))
-
-    for owner, name in ((Path, "open"), (h5py, "File")):
-        with monkeypatch.context() as patch:
-            patch.setattr(owner, name, refuse)
-            with pytest.raises(
-                UserError, match=rf"cannot be read.*{os.strerror(number)}"
-            ) as caught:
-                TaskStore.open(synthetic / "reach-v2.hdf5", get_task("reach-v2"))
-        assert "cannot be read" in str(caught.value)
-        assert "damaged" not in str(caught.value) and "Delete" not in str(caught.value)
-
-
-def entry_with(**fields):
-    def change(content):
-        content["tasks"]["reach-v2"].update(fields)
-
-    return change
-
-
-ODD_INDICES = {
-    "absolute file": entry_with(file="/etc/passwd"),
-    "file above": entry_with(file="../reach-v2.hdf5"),
-    "file of odd type": entry_with(file=["reach-v2.hdf5"]),
-    "file with null": entry_with(file="reach\0"),
-    "same file": entry_with(file="push-v2.hdf5"),
-    "counts as text": entry_with(trajectories="6"),
-    "counts infinite": entry_with(steps=float("inf")),
-    "counts huge": entry_with(steps=10**30),
-    "counts true": entry_with(trajectories=True),
-    "rate": entry_with(success_rate=2),
-    "quartiles": entry_with(return_quartiles=[1, 2]),
-    "quartiles of odd type": entry_with(return_quartiles={"a": 1}),
-    "made by": entry_with(made_by="hand"),
-    "sha256": entry_with(sha256=None),
-    "unknown field": entry_with(colour="red"),
-    "entry is text": lambda content: content["tasks"].update({"reach-v2": "here"}),
-    "tasks are a list": lambda content: content.update(tasks=list(content["tasks"])),
-    "tasks are nothing": lambda content: content.update(tasks=None),
-    "versions are a list": lambda content: content.update(versions=[1]),
-    "no versions": lambda content: content.pop("versions"),
-}
-
-
-@pytest.mark.parametrize("name", ODD_INDICES)
-def test_odd_indices_are_one_message(tmp_path, name):
-    folder = write_dataset(tmp_path, ["reach-v2", "push-v2"])
-    content = json.loads((folder / "dataset.json").read_text())
-    ODD_INDICES[name](content)
-    (folder / "dataset.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"dataset\.json: not a dataset index") as caught:
-        verify(folder)
-    assert "Delete" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        b"[" * 100_000,
-        b'{"a":' * 100_000,
-        b"[]",
-        b"3",
-        b"null",
-        b"",
-        b"\xff\xfe",
-        b'{"schema_version": 1, "tasks": {}, "versions": {}, "tasks": {}}',
-    ],
-)
-def test_odd_json_is_one_message(tmp_path, text):
-    (tmp_path / "dataset.json").write_bytes(text)
-    with pytest.raises(UserError, match=r"dataset\.json: not a dataset index"):
-        DatasetIndex.read(tmp_path)
-
-
-@pytest.mark.parametrize("number", [10**400, -(10**400), float("inf"), float("nan")])
-@pytest.mark.parametrize("field", ["success_rate", "return_quartiles", "steps"])
-def test_a_number_beyond_floats_is_one_message(tmp_path, field, number):
-    write_dataset(tmp_path, ["reach-v2"])
-    content = json.loads((tmp_path / "dataset.json").read_text())
-    value = [0, 0, number, 0, 0] if field == "return_quartiles" else number
-    content["tasks"]["reach-v2"][field] = value
-    (tmp_path / "dataset.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match=rf"dataset\.json: not a dataset index .*{field}"):
-        DatasetIndex.read(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("text", "always"), [("1e999", False), ("Infinity", False), ("1" + 400 * "0", True)]
-)
-def test_json_numbers_beyond_floats_are_refused(text, always):
-    for finite in (False, True):
-        if finite or always:
-            with pytest.raises(ValueError, match="holds"):
-                parse_json(f"[{text}]", finite)
-        else:
-            assert parse_json(f"[{text}]", finite) == [math.inf]
-    assert parse_json("[1, 2.5, 18446744073709551616]", True) == [1, 2.5, 2**64]
-
-
-def test_an_entry_that_differs_from_its_file_is_found(tmp_path):
-    folder = write_dataset(tmp_path, ["reach-v2"])
-    index = DatasetIndex.read(folder)
-    entry = index.tasks["reach-v2"]
-    changes = {
-        "env_id": "push-v3",
-        "trajectories": 7,
-        "steps": 119,
-        "return_quartiles": [0, 0, 0, 0, 9000],
-    }
-    for name, value in changes.items():
-        DatasetIndex({"reach-v2": replace(entry, **{name: value})}, {}).write(folder)
-        (problem,) = verify(folder)["problems"]
-        assert f"{name} is" in problem and "but the index says" in problem
