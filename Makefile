@@ -74,7 +74,8 @@ gpu: setup ## Check and time on a GPU what fits in 9 minutes, into results/gpu.j
 
 notebooks: setup ## Execute the notebooks in place
 	$(PIP) --quiet -e '.[notebooks]'
-	$(BIN)/python -m nbconvert --execute --inplace --to notebook notebooks/*.ipynb
+	$(BIN)/python -m nbconvert --execute --inplace --to notebook \
+		--ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
 behaviour: setup ## Measure the behaviour policies of all tasks, into results/behaviour.csv
 	@$(M3DT) behaviour measure --csv results/behaviour.csv
