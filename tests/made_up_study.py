@@ -3,6 +3,7 @@
 import csv
 import json
 import tempfile
+from functools import cache
 from math import log2
 from pathlib import Path
 
@@ -42,15 +43,14 @@ BASE = load_config("lite")
 SIZES = {"mt10": 10, "mt20": 20, "mt40": 40, "mt80": 80, "mt160": 160}
 
 
-def _cells():
+@cache
+def cells():
+    """Return the cells of both studies, whose loading takes seconds."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "further.yaml"
         path.write_text(FURTHER)
         further = load_study(path, []).cells
     return (*load_study(Path(__file__).parents[1] / "conf/study/lite.yaml", []).cells, *further)
-
-
-CELLS = _cells()
 
 
 def score(cell, slope):
@@ -109,7 +109,7 @@ def expert_history(slope, seed, method):
 def write_results(folder, slope=1.0, seeds=(0, 1, 2)):
     """Write results of all cells and return the table; `slope` favours all claims."""
     rows, curves, played = [], {}, {}
-    for cell in CELLS:
+    for cell in cells():
         seed = int(cell.values["seed"])
         if seed not in seeds:
             continue

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from made_up_study import CELLS
+from made_up_study import cells
 
 from m3dt.cli import main
 from m3dt.study import FIGURES, TABLES, Results, claims
@@ -42,7 +42,7 @@ def test_missing_results_are_marked(made_up):
 def test_a_summary_names_incomplete_cells(made_up):
     file = made_up()
     everything = Results.read(file)
-    assert f"{len(CELLS)} cells" in everything.summary()
+    assert f"{len(cells())} cells" in everything.summary()
     assert "missing" not in everything.summary()
     rows = [row for row in everything.rows if row["part"] != "mlp" or row["seed"] == "1"]
     shown = Results(tuple(rows), everything.curves).summary()
