@@ -82,5 +82,9 @@ def test_acting_and_scaling_rows(same_threads):
     assert row["ratio"] == pytest.approx(row["plain_seconds"] / row["median_seconds"])
     assert row["performed_flops"] < row["model_flops"]
     assert set(growth.grouping_row(8)) >= ROW
+
+
+@pytest.mark.slow  # of the paper's size
+def test_ranks_share_a_step():
     row = growth.ranks_row(2)
     assert set(row) >= ROW and row["median_seconds"] > 0

@@ -21,9 +21,10 @@ TEN = tuple(f"{section}.max_steps=10" for section in SECTIONS)
 # to 24 or to 8 bits. Adam's first steps have the length of the learning rate, whatever the
 # gradient's: where it is about 0, its sign is a matter of rounding.
 NEAR = {"32": 2e-4, "bf16-mixed": 1e-3}
-# Stage 2 trains by `make faults`: test_devices_take_different_experts compares its weights, too.
-QUICKLY = ("stage1", "stage3", "by-prompt", "promptdt")
-COMMANDS = (*QUICKLY, "stage2", "mtdt", "harmodt")
+# The others train by `make faults`: test_devices_take_different_experts and HarmoDT's
+# test_two_processes_equal_one compare weights of stage 2 and of a baseline, too.
+QUICKLY = ("stage1", "stage3", "by-prompt")
+COMMANDS = (*QUICKLY, "stage2", "promptdt", "mtdt", "harmodt")
 
 
 class SameOnAllRanks(pl.Callback):

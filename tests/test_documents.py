@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from quick_run import QUICK
+from quick_run import QUICK, TWO_TASKS
 
 from m3dt.cli import main
 from m3dt.cli.parser import make_parser
@@ -160,7 +160,7 @@ def test_requirements_in_documents_exist(path):
 
 
 SHORT = [*QUICK, *(f"{s}.max_steps=4" for s in ("stage1", "stage2", "stage3", "baseline"))]
-SHORT += ["prompt_router.max_steps=4"]
+SHORT += ["prompt_router.max_steps=4", "evaluation.workers=2", TWO_TASKS]
 
 
 def first_commands():

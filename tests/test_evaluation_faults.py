@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from quick_run import call
+from quick_run import TWO_TASKS, call
 
 from m3dt.config import EvaluationConfig
 from m3dt.evaluation import RandomPolicy, evaluate_policy
@@ -164,7 +164,7 @@ def test_a_journal_survives_a_cut_line_and_another_key(tmp_path):
 def test_an_evaluation_that_was_killed_goes_on(finished, data, monkeypatch, capsys):
     """Repeated after an interruption, the command has the scores of an undisturbed one."""
     folder = finished / "evaluation"
-    arguments = ["--models", "random", "evaluation.seed=3"]
+    arguments = ["--models", "random", "evaluation.seed=3", TWO_TASKS]
     assert call("evaluate", finished, data, *arguments) == 0
     seeded = [one for one in evaluations(finished)[0] if one.conditions.seed == 3]
     expected, file = seeded[-1].result, evaluation_file(finished, "random", seeded[-1].key)

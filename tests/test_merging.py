@@ -5,7 +5,7 @@ import json
 import shutil
 
 import pytest
-from quick_run import QUICK
+from quick_run import QUICK, TWO_TASKS
 from test_study import STEPS
 
 from m3dt.cli import main
@@ -125,7 +125,7 @@ def test_a_table_of_another_study_loses_nothing(merging, capsys, tmp_path):
 def test_pieces_on_two_machines_end_in_figures(tmp_path, data, commands_here):
     """Each machine runs what fits, saves its results elsewhere and is lost; none is repeated."""
     file = tmp_path / "own.yaml"
-    settings = [*QUICK, *STEPS, f"data={data}", "callbacks.conflict.stages=[baseline]"]
+    settings = [*QUICK, TWO_TASKS, *STEPS, f"data={data}", "callbacks.conflict.stages=[baseline]"]
 
     def study(*words):
         return main(["study", str(file), *settings, *words])

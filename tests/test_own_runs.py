@@ -21,7 +21,7 @@ from m3dt.tasks.experiment import load_experiment
 from m3dt.tasks.registration import own_task
 from m3dt.utils.console import make_console
 
-OWN = [*QUICK, "plugins=[own_tasks]", "tasks=[near,far]", "evaluation.workers=1"]
+OWN = [*QUICK, "plugins=[own_tasks]", "tasks=[near,far]"]
 
 
 @pytest.fixture(scope="module")

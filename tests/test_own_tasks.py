@@ -29,7 +29,7 @@ from m3dt.utils.console import make_console
 from m3dt.utils.errors import RunError, UserError
 from m3dt.utils.paths import file_stem
 
-OWN = [*QUICK, "plugins=[own_tasks]", "evaluation.workers=1"]
+OWN = [*QUICK, "plugins=[own_tasks]"]
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples/own_task"
 
 

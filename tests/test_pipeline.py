@@ -10,7 +10,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 import torch
-from quick_run import STEPS, TASKS, call
+from quick_run import ONE_TASK, STEPS, TASKS, TWO_TASKS, call
 
 import m3dt
 from m3dt.cli import main
@@ -107,15 +107,15 @@ def test_other_tasks_episodes_and_seeds_are_kept_beside_each_other(finished, dat
     """Each has a file and a page of TensorBoard, and none is played twice."""
     run = tmp_path / "run"
     shutil.copytree(finished / "registry", run / "registry")
-    words = ["--models", "random", "evaluation.workers=1"]
-    other = ([], ["evaluation.seed=1"], ["evaluation.episodes=2"], [f"tasks=[{TASKS[2]}]"])
+    words = ["--models", "random", TWO_TASKS]
+    other = ([], ["evaluation.seed=1"], ["evaluation.episodes=2"], [ONE_TASK])
     for changed in other:
         assert call("evaluate", run, data, *words, *changed) == 0
     files = {path: path.stat().st_mtime_ns for path in (run / "evaluation").glob("*.json")}
     found, notes = evaluations(run)
     assert notes == [] and len(files) == len(found) == len({one.conditions for one in found}) == 4
     assert [(len(one.result["tasks"]), *one.conditions[1:]) for one in found] == [
-        (3, 1, 0), (3, 1, 1), (3, 2, 0), (1, 1, 0)
+        (2, 1, 0), (2, 1, 1), (2, 2, 0), (1, 1, 0)
     ]  # fmt: skip
     assert newest(found)["random"] == found[-1]
     assert newest(found, Conditions(seed=1))["random"] == found[1]
@@ -233,7 +233,7 @@ def test_results_can_go_to_another_folder(finished, data, tmp_path, capsys):
     """As of a run that somebody else keeps, and that cannot be written."""
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     out = tmp_path / "out"
-    words = ["--models", "random", "--out", str(out), "evaluation.seed=4"]
+    words = ["--models", "random", "--out", str(out), "evaluation.seed=4", ONE_TASK]
     assert call("evaluate", finished, data, *words) == 0
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
     (file,) = (out / "evaluation").glob("random.*.json")

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from quick_run import QUICK, STEPS, TASKS, call, kill_after
+from quick_run import ONE_TASK, QUICK, STEPS, TASKS, call, kill_after
 
 import m3dt
 from m3dt.data import DatasetStore
@@ -16,6 +16,10 @@ from m3dt.stages.gate_measures import measure_gates
 from m3dt.utils.errors import UserError
 
 BY_PROMPT = "moe.router=prompt"
+
+
+def evaluate(*given):
+    return call("evaluate", *given, ONE_TASK)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +64,7 @@ def test_it_knows_its_groups(routed):
 def test_scores_live_beside_each_other(routed, data, capsys):
     """Token gates, held gates and the router by prompts are models of one run."""
     names = ("router", "router@episode", "router@episode-1", "router:prompt", "router:prompt@1")
-    assert call("evaluate", routed, data, "--models", ",".join(names)) == 0
+    assert evaluate(routed, data, "--models", ",".join(names)) == 0
     assert "MFLOP" in capsys.readouterr().out
     flops = {}
     for name in names:
@@ -73,10 +77,10 @@ def test_scores_live_beside_each_other(routed, data, capsys):
         ["--models", "router", BY_PROMPT],
         [BY_PROMPT],
     ):
-        assert call("evaluate", routed, data, *same) == 0
+        assert evaluate(routed, data, *same) == 0
         assert "evaluated before" in capsys.readouterr().out
     for wrong in ("router@", "router@0", "router@token", "router@1-episode", "router@1-2"):
-        code = call("evaluate", routed, data, "--models", wrong)
+        code = evaluate(routed, data, "--models", wrong)
         assert code == (0 if wrong == "router@" else 2)
 
 
@@ -90,16 +94,16 @@ def test_the_model_of_a_run_that_has_no_router_by_prompts(finished, data, tmp_pa
     ):
         for kind in kinds:
             shutil.copytree(finished / "registry" / kind, run / "registry" / kind)
-        assert call("evaluate", run, data, BY_PROMPT, *extra) == 0
+        assert evaluate(run, data, BY_PROMPT, *extra) == 0
         assert f"({expected})" in capsys.readouterr().out
     shutil.rmtree(run / "registry/router")
-    assert call("evaluate", run, data, BY_PROMPT, "--models", "router") == 2
+    assert evaluate(run, data, BY_PROMPT, "--models", "router") == 2
     assert "no router/prompt in its registry" in capsys.readouterr().err
 
 
 def test_rules_for_experts_are_models(routed, data, capsys):
     models = "oracle,even,random-expert,backbone"
-    assert call("evaluate", routed, data, "--models", models) == 0
+    assert evaluate(routed, data, "--models", models) == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in ("even", "random-expert"))
 
@@ -130,23 +134,23 @@ def test_scores_with_other_prompts_have_a_name_of_their_own(routed, data, capsys
     other = [f"evaluation.prompts={data}", "evaluation.prompt_return=0.5"]
     models = ["--models", "backbone,oracle"]
     for again in (False, True):
-        assert call("evaluate", routed, data, *models, *other) == 0
+        assert evaluate(routed, data, *models, *other) == 0
         assert ("evaluated before" in capsys.readouterr().out) == again
     names = {one.model for one in evaluations(routed)[0]}
     assert {"backbone@prompts-0.5", "oracle@prompts-0.5"} <= names
     missing = ["evaluation.prompts=/nowhere"]
-    assert call("evaluate", routed, data, *models, *missing) == 2
+    assert evaluate(routed, data, *models, *missing) == 2
     assert "/nowhere" in capsys.readouterr().err
 
 
 def test_scores_with_another_target_have_a_name_of_their_own(routed, data, capsys):
     """They lie beside each other; those of random actions, which have no target, serve all."""
     models = ["--models", "random,router,oracle"]
-    assert call("evaluate", routed, data, *models) == 0
+    assert evaluate(routed, data, *models) == 0
     chance = {p: p.stat().st_mtime_ns for p in (routed / "evaluation").glob("random[.@]*.json")}
     for scale, stored in ((0.5, False), (0.5, True), (1, True)):
         capsys.readouterr()
-        assert call("evaluate", routed, data, *models, f"evaluation.target_scale={scale}") == 0
+        assert evaluate(routed, data, *models, f"evaluation.target_scale={scale}") == 0
         printed = capsys.readouterr().out
         assert ("evaluated before" in printed) == stored
         assert ("@target-0.5" in printed) == (scale != 1)

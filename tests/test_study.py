@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 from filelock import FileLock
-from quick_run import QUICK
+from quick_run import QUICK, TWO_TASKS
 from started import Command, ended
 
 from m3dt.cli import main
@@ -249,7 +249,7 @@ def ran(data, tmp_path_factory):
         f"  second:\n    grid: {{method: [m3dt-random]}}\n"
         f"    reuse: {runs}/seed0_promptdt\n",
     )
-    settings = [*QUICK, *STEPS, "callbacks.conflict.stages=[baseline]", f"data={data}"]
+    settings = [*QUICK, TWO_TASKS, *STEPS, "callbacks.conflict.stages=[baseline]", f"data={data}"]
     settings += ["loader.validation_trajectories=1", "baseline.validate_every=3"]
     words = ["study", file, *settings, "--where", "seed=0", "--csv", table]
     first = ended(words)
