@@ -1,6 +1,6 @@
 """Put a model together from registry entries, for training and for acting."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from m3dt.models import PromptDT, add_mixtures, make_model
 from m3dt.models.routing import PromptRouter
 from m3dt.models.shapes_only import shapes_only
 from m3dt.runs.entries import Entry
+from m3dt.runs.lineage import check_parent
 from m3dt.runs.registry import Registry
 from m3dt.runs.tensors import check_tensors
 from m3dt.utils.errors import UserError
@@ -173,32 +174,6 @@ def load_expert(model: PromptDT, number: int, registry: Registry, entry: Entry) 
     check_tensors(registry.file(entry), weights, expected)
     for layer, mixture in enumerate(model.mixtures):
         mixture.experts.load_expert(number, _layer(weights, layer))
-
-
-def check_parent(registry: Registry, entry: Entry, parent: Entry) -> None:
-    """Refuse a model that was trained on another parent than the registered one."""
-    if entry.parents.get(parent.key) != parent.hash:
-        raise UserError(
-            f"{registry.run}: {entry.key} was trained on another {parent.key} than the one "
-            f"registered now. Delete {registry.folder / entry.kind / entry.name} and train it "
-            "again, or use another run=FOLDER."
-        )
-
-
-def check_lineage(registry: Registry, entries: Iterable[Entry]) -> None:
-    """Refuse models if one that they build on, at any depth, is missing or was trained again.
-
-    Raises:
-        UserError: One is like that.
-    """
-    found: dict[str, Entry] = {}
-    waiting = list(entries)
-    for entry in waiting:
-        for key in entry.parents:
-            if key not in found:
-                found[key] = registry.get(*key.split("/"))
-                waiting.append(found[key])
-            check_parent(registry, entry, found[key])
 
 
 def _layer(weights: dict[str, Tensor], layer: int) -> dict[str, Tensor]:

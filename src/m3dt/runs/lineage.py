@@ -1,0 +1,33 @@
+"""What a model was trained on is what the registry holds now."""
+
+from collections.abc import Iterable
+
+from m3dt.runs.entries import Entry
+from m3dt.runs.registry import Registry
+from m3dt.utils.errors import UserError
+
+
+def check_parent(registry: Registry, entry: Entry, parent: Entry) -> None:
+    """Refuse a model that was trained on another parent than the registered one."""
+    if entry.parents.get(parent.key) != parent.hash:
+        raise UserError(
+            f"{registry.run}: {entry.key} was trained on another {parent.key} than the one "
+            f"registered now. Delete {registry.folder / entry.kind / entry.name} and train it "
+            "again, or use another run=FOLDER."
+        )
+
+
+def check_lineage(registry: Registry, entries: Iterable[Entry]) -> None:
+    """Refuse models if one that they build on, at any depth, is missing or was trained again.
+
+    Raises:
+        UserError: One is like that.
+    """
+    found: dict[str, Entry] = {}
+    waiting = list(entries)
+    for entry in waiting:
+        for key in entry.parents:
+            if key not in found:
+                found[key] = registry.get(*key.split("/"))
+                waiting.append(found[key])
+            check_parent(registry, entry, found[key])
