@@ -4,10 +4,9 @@ from dataclasses import replace
 
 import torch
 from conftest import SYNTHETIC_TASKS
-from test_oracle import MODEL, perturbed
 
 import m3dt
-from m3dt.config import LoaderConfig, MoEConfig
+from m3dt.config import LoaderConfig, ModelConfig, MoEConfig
 from m3dt.data import DatasetStore, TaskContext
 from m3dt.models import add_mixtures, make_model
 from m3dt.models.routing import PromptRouter
@@ -15,7 +14,14 @@ from m3dt.models.variants.task_masks import TaskMasks
 from m3dt.runs.entries import Entry
 from m3dt.tasks import Trajectory
 
+MODEL = ModelConfig(n_layer=2, n_head=2, n_embd=16, context_length=4, prompt_length=3)
 METHODS = ("backbone", "expert", "token", "prompt", "mtdt", "harmodt", "bc", "official")
+
+
+def perturbed(model):
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return model
 
 
 def make_agent(synthetic, method):

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from quick_run import TASKS
-from random_agents import METHODS, trajectories
-from test_oracle import MODEL
+from random_agents import METHODS, MODEL, trajectories
 
 import m3dt
 from m3dt.config import EvaluationConfig, LoaderConfig

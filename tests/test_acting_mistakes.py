@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SYNTHETIC_TASKS
-from random_agents import trajectories
-from test_oracle import MODEL
+from random_agents import MODEL, trajectories
 
 import m3dt
 from m3dt.config import EvaluationConfig

@@ -1,6 +1,7 @@
 """What lies in a dataset's folder: links, other files in place of data, lost files."""
 
 import errno
+import json
 import os
 import re
 import shlex
@@ -11,6 +12,7 @@ import h5py
 import pytest
 from conftest import write_dataset
 
+from m3dt.behaviour import Library
 from m3dt.cli import main
 from m3dt.data import DatasetStore
 from m3dt.data.store import TaskStore
@@ -85,6 +87,22 @@ def test_the_remedy_of_a_lost_file_makes_it_again(data, tmp_path, missing):
     assert main(shlex.split(remedy)) == 0
     assert lost.read_bytes() == (data / "reach-v2.hdf5").read_bytes()
     assert (folder / "dataset.json").read_bytes() == (data / "dataset.json").read_bytes()
+
+
+def test_the_remedy_names_other_policies_than_the_package(tmp_path):
+    """With the package's, the same command would make other data."""
+    task = "cheetah-vel-5"
+    folder = write_dataset(tmp_path / "data", [task])
+    (folder / f"{task}.hdf5").unlink()
+    path = folder / "dataset.json"
+    index = json.loads(path.read_text())
+    for policies, named in ((Library().checksum(get_task(task)), False), ("f" * 64, True)):
+        made_by = {"seed": 3, "behaviour": "learned", "policies": policies, "ladder": []}
+        index["tasks"][task]["made_by"] = made_by
+        path.write_text(json.dumps(index))
+        with pytest.raises(UserError, match="collect.seed=3") as caught:
+            DatasetStore.open(folder, [task])
+        assert ("collect.policies=FOLDER` with the folder" in str(caught.value)) == named
 
 
 def test_imported_data_are_not_collected_again(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from m3dt.config import (
     Config,
     EvaluationConfig,
+    ModelConfig,
     load_config,
     save_config,
     weight_settings,
@@ -79,6 +80,7 @@ def test_numbers_of_numpy_are_taken_as_numbers(tmp_path):
     assert (type(rules.episodes), type(rules.target_scale)) == (int, float)
     save_config(replace(load_config("mt10"), evaluation=rules), tmp_path / "config.yaml")
     assert load_config(tmp_path / "config.yaml").evaluation == rules
+    assert type(ModelConfig(condition_on_return=np.False_).condition_on_return) is bool
     with pytest.raises(ValueError, match=r"^target_scale=inf must be a finite number"):
         EvaluationConfig(target_scale=np.float32("inf"))
 

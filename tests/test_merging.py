@@ -64,12 +64,13 @@ def read(file):
 def test_tables_are_joined_in_the_order_of_the_study(merging):
     merge, folder, merged = merging
     first, second = folder("res=first", {CELLS[2]: 3.0}), folder("second", {CELLS[0]: 1.0})
-    (first / "own_conflict.json").write_text(json.dumps({CELLS[2]: {"baseline/conflict": {}}}))
+    curves = {"baseline/conflict": {"history": []}}
+    (first / "own_conflict.json").write_text(json.dumps({CELLS[2]: curves}))
     assert merge(first, second) == 0
     expected = {CELLS[0]: 1.0, CELLS[2]: 3.0}
     assert read(merged) == (expected, expected) and list(read(merged)[0]) == list(expected)
     conflict = json.loads(merged.with_name("own_conflict.json").read_text())
-    assert conflict == {CELLS[2]: {"baseline/conflict": {}}}
+    assert conflict == {CELLS[2]: curves}
     written = merged.read_text()
     assert merge(folder("third", {CELLS[1]: 2.0, CELLS[0]: 1.0})) == 0  # one of them again
     assert read(merged)[0] == {**expected, CELLS[1]: 2.0} and written != merged.read_text()

@@ -64,6 +64,10 @@ def test_the_whole_lineage_is_checked(error_of, finished, data, tmp_path, comman
     entry = Entry(**json.loads(path.read_text()))
     path.write_text(json.dumps(asdict(entry.sealed(parents={"backbone/main": "0" * 64}))))
     assert "grouping/main was trained on another backbone/main" in error_of(command, *words)
+    shutil.rmtree(path.parent)
+    if command == "extend":  # stage 3 makes the groups again
+        message = error_of(command, *words)
+        assert "was trained on grouping/main, which is not registered. Copy" in message
 
 
 def test_a_finished_training_is_not_extended(error_of, finished, data, tmp_path):
@@ -271,6 +275,7 @@ def test_checksums_of_the_data_are_compared_on_demand(error_of, data, tmp_path):
     run = f"run={tmp_path / 'run'}"
     message = error_of("stage1", *QUICK, f"data={folder}", run, "check_data=true")
     assert "cup-catch.hdf5: not as the dataset's checksums say" in message
+    assert "collect.trajectories=6 collect.seed=0`" in message
     assert "reach-v2" not in message and not (tmp_path / "run").exists()
     few = "stage1.max_steps=2"
     assert call("stage1", tmp_path / "run", data, "check_data=true", few) == 0

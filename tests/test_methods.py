@@ -178,7 +178,7 @@ def test_unfrozen_experts_start_from_stage_2_and_are_the_routers_own(
     assert torch.equal(parent, frozen[name][0])  # what they started from is kept
 
 
-def test_oracle_plays_each_task_with_its_own_expert(finished_quickly, data, tmp_path):
+def test_the_oracle_has_each_tasks_own_expert(finished_quickly, data, tmp_path):
     policy = ExpertsPolicy(finished_quickly)
     for task in policy.agent.context.tasks:
         assert task in policy.experts[policy.chooser.numbers[task]].tasks

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import SYNTHETIC_TASKS
+from random_agents import MODEL, perturbed
 
 import m3dt
-from m3dt.config import ComputeConfig, EvaluationConfig, LoaderConfig, ModelConfig, MoEConfig
+from m3dt.config import ComputeConfig, EvaluationConfig, LoaderConfig, MoEConfig
 from m3dt.data import DatasetStore, TaskContext
 from m3dt.evaluation import AgentPolicy, ExpertsPolicy
 from m3dt.evaluation.sessions import EpisodeGroup
@@ -23,14 +24,7 @@ from m3dt.tasks import get_task
 from m3dt.utils.errors import UserError
 from m3dt.utils.processes import single_threaded
 
-MODEL = ModelConfig(n_layer=2, n_head=2, n_embd=16, context_length=4, prompt_length=3)
 RULES = EvaluationConfig(batch_size=7, tile=2)
-
-
-def perturbed(model):
-    for parameter in model.parameters():
-        parameter.data += 0.1 * torch.randn_like(parameter)
-    return model
 
 
 def save_expert(registry, backbone, kind, name, tasks):

@@ -78,11 +78,11 @@ def test_a_damaged_table_is_named(tmp_path, capsys, content, message):
         assert f"own.csv: {message}" in capsys.readouterr().err, words
 
 
-@pytest.mark.parametrize("column", ["seed", "score", "low", "parameters"])
+@pytest.mark.parametrize("column", ["seed", "score", "low", "parameters", "moe.num_experts"])
 def test_a_word_in_place_of_a_number_is_named(tmp_path, capsys, column):
     table = tmp_path / "own.csv"
     row = {"part": "m3dt", "seed": "0", "score": "1", "low": "", "parameters": "7", "cell": "a"}
-    row[column] = "many"
+    row |= {"method": "mtdt", column: "many"}
     table.write_text(f"{','.join(row)}\n{','.join(row.values())}\n")
     assert main(["figures", str(table)]) == 2
     assert f"own.csv: row 1 has {column}=many" in capsys.readouterr().err
@@ -94,8 +94,37 @@ def test_a_word_in_place_of_a_number_is_named(tmp_path, capsys, column):
 def test_columns_may_come_in_any_order(tmp_path):
     """As in a table whose first row was written before the study had parts."""
     table = tmp_path / "own.csv"
-    table.write_text("seed,score,cell,part,method,model.n_embd,suite\n0,1.5,a,m3dt,mtdt,x,mt40\n")
+    table.write_text("seed,score,cell,part,method,model.n_embd,suite\n0,1.5,a,m3dt,mtdt,8,mt40\n")
     assert Results.read(table).scores("m3dt") == {0: 1.5}
+
+
+def test_a_study_of_one_method_has_figures(tmp_path):
+    """Its table has no such column; the method is that of the study's configuration."""
+    table = tmp_path / "own.csv"
+    table.write_text("part,seed,score,parameters,cell\nm3dt,0,1.5,7,a\n")
+    assert [row["method"] for row in Results.read(table).rows] == ["m3dt-gradient"]
+    assert main(["figures", str(table), "--out", str(tmp_path / "out")]) == 0
+    table.write_text("part,seed,score,parameters\nm3dt,0,1.5,7\n")
+    assert main(["figures", str(table), "--out", str(tmp_path / "out")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "message"),
+    [
+        ("tasks", "[]", "it is not a mapping of cells"),
+        ("tasks", '{"a": 3}', "it is not a mapping of cells"),
+        ("tasks", '{"a": {"reach-v2": "many"}}', "a score is 'many'"),
+        ("conflict", "null", "it is not a mapping of cells"),
+        ("conflict", '{"a": {"backbone/conflict": 3}}', "a curve is 3"),
+        ("conflict", '{"a": {"backbone/conflict": {"history": [1]}}}', "a curve is {"),
+    ],
+)
+def test_odd_details_of_a_table_are_named(tmp_path, capsys, kind, content, message):
+    table = tmp_path / "own.csv"
+    table.write_text("part,seed,score,cell,method\nm3dt,0,1,a,mtdt\n")
+    (tmp_path / f"own_{kind}.json").write_text(content)
+    assert main(["figures", str(table)]) == 2
+    assert f"own_{kind}.json: damaged ({message}" in capsys.readouterr().err
 
 
 def test_cells_without_a_seed_are_named(tmp_path, capsys):

@@ -106,6 +106,11 @@ def test_rules_for_experts_are_models(routed, data, capsys):
     assert evaluate(routed, data, "--models", models) == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in ("even", "random-expert"))
+    found = {name: one.result for name, one in newest(evaluations(routed)[0]).items()}
+    returns = {name: found[name]["tasks"][TASKS[2]]["return_mean"] for name in models.split(",")}
+    assert len({returns[name] for name in ("oracle", "even", "backbone")}) == 3
+    flops = {name: found[name]["flops_per_action"] for name in models.split(",")}
+    assert flops["backbone"] < flops["oracle"] == flops["random-expert"] < flops["even"]
 
 
 def test_prompts_of_another_dataset(routed, data, tmp_path):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import SYNTHETIC_TASKS
-from test_oracle import MODEL, RULES, make_run, observations, perturbed
+from random_agents import MODEL, perturbed
+from test_oracle import RULES, make_run, observations
 
 import m3dt
 from m3dt.config import ComputeConfig, EvaluationConfig, LoaderConfig, ModelConfig, MoEConfig

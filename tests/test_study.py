@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 import shutil
 import threading
@@ -329,7 +330,11 @@ def test_scores_of_an_earlier_version_are_told_with_the_remedy(tmp_path):
     study = load_study(path, [])
     file = tmp_path / "runs" / study.cells[0].name / SCORES
     file.parent.mkdir(parents=True)
-    others = ('{"models": {"x"', '{"models": {"x": {}}}', '{"models": [1]}', "[]")  # or damaged
+    others = ['{"models": {"x"', '{"models": {"x": {}}}', '{"models": [1]}', "[]"]  # or damaged
+    result = {"method": "PromptDT", "score": 1.0, "ci95": None, "domains": {}, "tasks": {}}
+    result |= {"num_parameters": 7, "episodes": 1}
+    for changed in ({"score": math.nan}, {"num_parameters": "x"}, {"episodes": 1.5}):
+        others.append(json.dumps({"models": {"x": result | changed}}))
     for content in ('{"method": "PromptDT", "score": 1.0}', *others):
         file.write_text(content)
         with pytest.raises(UserError, match=r"scores\.json: is not what.*Delete it.*evaluates"):

@@ -3,6 +3,7 @@
 import fnmatch
 import io
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -39,11 +40,17 @@ def test_missing_results_are_marked(made_up):
     assert {claim.verdict for claim in claims(results)} <= {MISSING, INCONCLUSIVE}
 
 
-def test_a_summary_names_incomplete_cells(made_up):
+def test_a_summary_names_incomplete_cells(made_up, monkeypatch):
     file = made_up()
     everything = Results.read(file)
     assert f"{len(cells())} cells" in everything.summary()
     assert "missing" not in everything.summary()
+    fewer = [row for row in everything.rows if row["part"] != "top-k" or row["seed"] == "0"]
+    assert "missing of top-k mt40" in Results(tuple(fewer), everything.curves).summary()
+    with monkeypatch.context() as patch:  # a study that plans one seed of this part
+        planned = replace(everything.design, seeds={**everything.design.seeds, "top-k": 1})
+        patch.setattr(Results, "design", planned)
+        assert "missing" not in Results(tuple(fewer), everything.curves).summary()
     rows = [row for row in everything.rows if row["part"] != "mlp" or row["seed"] == "1"]
     shown = Results(tuple(rows), everything.curves).summary()
     width = everything.values("mlp", "mlp_width")[0]

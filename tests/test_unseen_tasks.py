@@ -58,7 +58,7 @@ def test_a_run_is_evaluated_where_it_was_not_trained(finished, other, tmp_path, 
     (store,) = DatasetStore.open(other, [TASK]).tasks
     agent = m3dt.load(finished, "backbone")
     task = PromptedTask.from_store(store, agent.model.config, agent.loader)
-    task = task.prompted_by(store, 1.0)
+    task = task.prompted_by(store, 1.0, agent.loader)
     policy = AgentPolicy(agent.with_task(task), rules)
     played = evaluate_policy(policy, [TASK], rules, make_console())
     assert found["tasks"][TASK] == played["tasks"][TASK]
@@ -107,6 +107,17 @@ def test_an_unseen_task_is_normalised_as_in_training(finished, other, normalizat
     task = agent.prompted_by(str(other), 1.0, [TASK]).task(TASK)
     width = store.spec.state_dim
     np.testing.assert_allclose(task.inputs.normalization.std[:width], expected, rtol=1e-6)
+    own = PromptedTask.from_store(store, agent.model.config, agent.loader)
+    best, count = np.argsort(-store.episode_returns)[:2], len(store.episode_ends)
+    for found, prompts in ((task, best), (own, (count - 2, count - 1))):
+        if normalization == "official":  # the two prompts' own
+            spans = [slice(store.episode_starts[i], store.episode_ends[i]) for i in prompts]
+            states = np.concatenate([store.observations[span] for span in spans])
+            expected = states.astype(np.float64).std(axis=0) + 1e-6
+        np.testing.assert_allclose(found.prompt_normalization.std[:width], expected, rtol=1e-5)
+        last = store.observations[store.episode_ends[prompts[0]] - 2]
+        shown = (last - found.prompt_normalization.mean[:width]) / expected
+        np.testing.assert_allclose(found.prompts.states[0, -1, :width], shown, rtol=1e-3, atol=1e-5)
     states = np.random.default_rng(0).normal(scale=(0.1, 2.0), size=(30, 2))
     recorded = m3dt.Trajectory(states, np.zeros((30, 1)), np.ones(30), False)
     (shown,) = agent.actor(prompt=recorded)._policy.agent.described

@@ -87,8 +87,8 @@ def verify(options: argparse.Namespace, console: Console) -> None:
             console.print(f"  {line}", style=style)
     if report["problems"]:
         raise UserError(
-            f"{options.folder}: {len(report['problems'])} problems. Delete the damaged files and "
-            "run `m3dt collect` again, or import them again. Tasks of your own need --plugins."
+            f"{options.folder}: {len(report['problems'])} problems, with their remedies above. "
+            "Tasks of your own need --plugins."
         )
     console.print(
         f"{options.folder}: {report['tasks']} tasks, {report['trajectories']} trajectories, "

@@ -15,7 +15,6 @@ import re
 import sys
 from collections.abc import Iterable
 from dataclasses import Field, dataclass, field, fields
-from numbers import Integral, Real
 from typing import Any, TypeVar
 
 from m3dt.config.aliases import ALIASES
@@ -30,12 +29,10 @@ _LIMITS = {
     "high": (operator.le, "{} or less"),
     "below": (operator.lt, "less than {}"),
 }
-_TYPES: dict[str, tuple[Any, type, str]] = {  # what a value becomes, and what it may be
-    "int": (int, Integral, "a whole number"),
-    "float": (float, Real, "a number"),
-    "bool": (bool, bool, "true or false"),
-    "str": (str, str, "text"),
-}
+TYPE_WORDS: dict[type, str] = {
+    int: "a whole number", float: "a number", bool: "true or false", str: "text",
+}  # fmt: skip
+_TYPES: dict[str, Any] = {kind.__name__: kind for kind in TYPE_WORDS}
 T = TypeVar("T")
 Number = TypeVar("Number", int, float)
 
@@ -138,14 +135,14 @@ class Section:
 
 def _typed(value: Any, declared: Any) -> tuple[Any, str]:
     """Return a value, numpy's as Python's, and what is wrong with its type, if anything."""
-    name = getattr(declared, "__name__", declared)
-    if name not in _TYPES or type(value).__name__ == name:
+    if getattr(value, "shape", None) == ():  # a scalar of numpy
+        value = value.item()
+    kind = _TYPES.get(getattr(declared, "__name__", declared))
+    if kind is None or type(value) is kind or (kind is float and type(value) is int):
         return value, ""
-    kind, wanted, words = _TYPES[name]
-    if not isinstance(value, wanted) or isinstance(value, bool):
-        return value, f"must be {words}"
-    whole = type(value) is int  # where a float is declared
-    return (value if whole else kind(value)), ""
+    if not isinstance(value, kind) or isinstance(value, bool):
+        return value, f"must be {TYPE_WORDS[kind]}"
+    return kind(value), ""
 
 
 def settings_of(section: Section) -> dict[str, Field[Any]]:

@@ -10,7 +10,14 @@ from typing import Any
 from omegaconf import AnyNode, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from m3dt.config.fields import Section, SettingError, Sources, from_yaml, settings_of
+from m3dt.config.fields import (
+    TYPE_WORDS,
+    Section,
+    SettingError,
+    Sources,
+    from_yaml,
+    settings_of,
+)
 from m3dt.config.presets import BASELINES, COMPAT, METHODS, SIZES, size_preset
 from m3dt.config.schema import Config
 from m3dt.utils.errors import UserError, nearest
@@ -37,10 +44,7 @@ _KNOWN_TRAINER_ARGUMENTS = {
     "accelerator", "benchmark", "detect_anomaly", "deterministic", "devices", "inference_mode",
     "log_every_n_steps", "num_nodes", "precision", "profiler", "strategy", "sync_batchnorm",
 }  # fmt: skip
-_KINDS = {
-    int: "a whole number", float: "a number", bool: "true or false", str: "text",
-    ListConfig: "a list",
-}  # fmt: skip
+_KINDS = {**TYPE_WORDS, ListConfig: "a list"}
 _Layer = tuple[str, DictConfig]  # its source and its settings
 _Stamps = tuple[tuple[int, ...], ...]
 

@@ -17,7 +17,13 @@ from m3dt.data.batch import Segment
 from m3dt.data.cutter import Joined, TrajectoryCutter
 from m3dt.data.format import NUM_PROMPTS
 from m3dt.data.inputs import TaskInputs
-from m3dt.data.store import Normalization, TaskStore, live_normalization, normalizations
+from m3dt.data.store import (
+    Normalization,
+    TaskStore,
+    live_normalization,
+    normalizations,
+    prompt_normalization,
+)
 from m3dt.data.values import check_numbers, number_array
 from m3dt.tasks import TaskSpec, Trajectory
 from m3dt.utils.errors import UserError
@@ -45,8 +51,8 @@ class PromptedTask:
     def from_store(cls, store: TaskStore, model: ModelConfig, loader: LoaderConfig) -> PromptedTask:
         """Describe a task that an agent was not trained on by its data, whose last are its prompts.
 
-        Mean and standard deviation of the training trajectories' states normalise live states as in
-        the agent's training, whose settings are `loader`, and prompts like live states.
+        States are normalised as in the agent's training, whose settings are `loader`: live ones by
+        mean and standard deviation of the training trajectories' states.
 
         Raises:
             UserError: The task is too wide for the model.
@@ -57,12 +63,14 @@ class PromptedTask:
                 f"{spec.name} has {spec.state_dim} state and {spec.action_dim} action dimensions; "
                 f"the model takes at most {model.state_dim} and {model.action_dim}"
             )
-        normalization, _ = normalizations(store, loader, model.state_dim)
-        inputs = TaskInputs(normalization, spec.return_scale, model)
+        live, of_prompts = normalizations(store, loader, model.state_dim)
+        inputs, prompt_inputs = (
+            TaskInputs(n, spec.return_scale, model) for n in (live, of_prompts)
+        )
         last = len(store.episode_ends) - NUM_PROMPTS + np.arange(NUM_PROMPTS)
-        prompts = TrajectoryCutter(store).ends(last, model.prompt_length, inputs).segment()
+        prompts = TrajectoryCutter(store).ends(last, model.prompt_length, prompt_inputs).segment()
         best = float(store.episode_returns.max())
-        return cls(spec, UNSEEN, best, inputs, prompts, normalization)
+        return cls(spec, UNSEEN, best, inputs, prompts, of_prompts)
 
     @classmethod
     def from_trajectories(
@@ -106,20 +114,25 @@ class PromptedTask:
         prompts = TrajectoryCutter(joined).ends(every, model.prompt_length, inputs).segment()
         return cls(spec, UNSEEN, best, inputs, prompts, normalization)
 
-    def prompted_by(self, store: TaskStore, share: float) -> PromptedTask:
-        """Return the task with other prompts, which are normalised as live episodes are.
+    def prompted_by(self, store: TaskStore, share: float, loader: LoaderConfig) -> PromptedTask:
+        """Return the task with other prompts, normalised as those in the agent's training.
 
         Args:
             store: Gives the prompts: those of its trajectories whose returns are nearest to the
                 lowest + share (highest - lowest).
             share: From 0 to 1.
+            loader: The settings of the training; they say how states are normalised.
         """
         returns = store.episode_returns.astype(np.float64)
         wanted = returns.min() + share * (returns.max() - returns.min())
         nearest = np.argsort(np.abs(returns - wanted), kind="stable")[:NUM_PROMPTS]
-        length = self.inputs.model.prompt_length
-        prompts = TrajectoryCutter(store).ends(nearest, length, self.inputs).segment()
-        normalization = self.inputs.normalization
+        chosen = [np.arange(store.episode_starts[i], store.episode_ends[i]) for i in nearest]
+        states = store.observations[np.sort(np.concatenate(chosen))]
+        normalization = prompt_normalization(states, self.inputs.normalization, loader)
+        inputs = TaskInputs(normalization, self.inputs.return_scale, self.inputs.model)
+        prompts = (
+            TrajectoryCutter(store).ends(nearest, inputs.model.prompt_length, inputs).segment()
+        )
         return replace(self, prompts=prompts, prompt_normalization=normalization)
 
     def fingerprint(self) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from m3dt.behaviour import Library
 from m3dt.config import LoaderConfig
 from m3dt.data.format import COLLECTED, NUM_PROMPTS, DatasetIndex, TaskEntry
 from m3dt.data.hdf5 import open_hdf5
@@ -173,7 +174,19 @@ def made_again(folder: Path, task: str, entry: TaskEntry) -> str:
     if entry.made_by.get("behaviour") not in COLLECTED:
         return "import its dataset again"
     same = f"collect.trajectories={entry.trajectories} collect.seed={entry.made_by.get('seed')}"
+    policies = entry.made_by.get("policies")  # their checksum, where they were trained
+    if policies and policies != _shipped_policies(get_task(task)):
+        own = f"{same} collect.policies=FOLDER"
+        return f"run `{_collect(folder, [task])} {own}` with the folder of its policies"
     return f"run `{_collect(folder, [task])} {same}`"
+
+
+def _shipped_policies(spec: TaskSpec) -> str:
+    """Return the checksum of the package's policies for a task, or nothing if it has none."""
+    try:
+        return Library().checksum(spec)
+    except UserError:
+        return ""
 
 
 @dataclass(frozen=True)
@@ -218,12 +231,14 @@ class DatasetStore:
             task = TaskStore.open(folder / entry.file, get_task(name), again)
             tasks.append(task.completed(entry.random_return))
         if checksums:
-            changed = [e.file for e in entries if sha256(folder / e.file) != e.sha256]
+            changed = [
+                f"{entry.file}: not as the dataset's checksums say. Delete it and "
+                f"{made_again(folder, name, entry)}."
+                for name, entry in zip(names, entries, strict=True)
+                if sha256(folder / entry.file) != entry.sha256
+            ]
             if changed:
-                raise UserError(
-                    f"{folder}: {', '.join(changed)}: not as the dataset's checksums say. Delete "
-                    "the damaged files and run `m3dt collect` again, or import them again."
-                )
+                raise UserError(f"{folder}: {' '.join(changed)}")
         return cls(folder, tuple(tasks), index.checksum(names))
 
     def notes(self) -> list[str]:
@@ -256,12 +271,24 @@ def normalizations(
     by 1e-6, any difference in one of them would dwarf all other inputs (docs/deviations.md, 3, 5).
     """
     live = live_normalization(store.state_mean, store.state_std, loader, width)
+    prompts = store.observations[store.num_training_steps :]
+    return live, prompt_normalization(prompts, live, loader)
+
+
+def prompt_normalization(
+    states: np.ndarray, live: Normalization, loader: LoaderConfig
+) -> Normalization:
+    """Return the normalisation of prompts.
+
+    Args:
+        states: All states of the prompts' trajectories, (T, S).
+        live: That of the task's live episodes.
+        loader: Says whether prompts have a normalisation of their own.
+    """
     if loader.normalization == "floored":
-        return live, live
-    prompts = store.observations[store.num_training_steps :].astype(np.float64)
-    prompt_std = prompts.std(axis=0) + _OFFICIAL_OFFSET
-    of_prompts = Normalization.padded(prompts.mean(axis=0), prompt_std, width)
-    return live, of_prompts
+        return live
+    states = states.astype(np.float64)
+    return live_normalization(states.mean(axis=0), states.std(axis=0), loader, len(live.mean))
 
 
 def live_normalization(

@@ -55,6 +55,7 @@ def verify(folder: Path) -> VerifyReport:
             _shared_trajectories(store, seen),
         )
         wrong = [f"{store.path}: {problem}" for problem in found]
+        wrong[-1:] = [f"{last}. Delete it and {again}." for last in wrong[-1:]]
         problems += wrong
         if not wrong:
             notes += [f"{store.path}: {note}" for note in _notes(store)]

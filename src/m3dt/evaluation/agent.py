@@ -113,7 +113,7 @@ class Agent:
                 task = self.task(store.spec.name)
             else:
                 task = PromptedTask.from_store(store, self.model.config, self.loader)
-            agent = agent.with_task(task.prompted_by(store, share))
+            agent = agent.with_task(task.prompted_by(store, share, self.loader))
         return agent
 
     def task(self, name: str) -> PromptedTask:
@@ -275,6 +275,6 @@ class Agent:
         given: Any = prompt
         prompts = list(given) if isinstance(given, Iterable) else [given]
         own = PromptedTask.from_trajectories(
-            prompts, self.model.config, self.loader, None, target, return_scale
+            prompts, self.model.config, self.loader, target_return=target, return_scale=return_scale
         )
         return Actor(self.with_task(own), own.spec.name, rules, target)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from m3dt.config import LoaderConfig, ModelConfig, MoEConfig, PromptRouterConfig
-from m3dt.config.fields import Section, settings_of
+from m3dt.config.fields import TYPE_WORDS, Section, settings_of
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import fingerprint, read_json
 
@@ -31,7 +31,7 @@ _FIELDS: dict[str, type] = {
     "step": int, "metrics": dict, "tasks": list, "files": dict, "versions": dict, "commit": str,
     "digest": str,
 }  # fmt: skip
-_NAMES = {dict: "a mapping", list: "a list", str: "text", int: "a whole number", float: "a number"}
+_NAMES = {**TYPE_WORDS, dict: "a mapping", list: "a list"}
 S = TypeVar("S", bound=Section)
 
 
@@ -207,13 +207,14 @@ def _section(declared: type[S], key: str, settings: Mapping[str, Any]) -> S:
             raise ValueError(f"settings: unknown key '{key}.{name}'")
         whole = known[name] is float and type(value) is int
         if type(value) is not known[name] and not whole:
-            wanted = _NAMES.get(known[name], "true or false")
+            wanted = _NAMES[known[name]]
             raise ValueError(f"settings: {key}.{name} is {_named(value)}, not {wanted}")
     return declared(**values)
 
 
 def _named(value: Any) -> str:
-    return _NAMES.get(type(value), f"'{value}'")
+    named = type(value) in _NAMES and type(value) is not bool
+    return _NAMES[type(value)] if named else f"'{value}'"
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -17,6 +17,18 @@ def check_parent(registry: Registry, entry: Entry, parent: Entry) -> None:
         )
 
 
+def _parent(registry: Registry, entry: Entry, key: str) -> Entry:
+    parent = registry.find(*key.split("/"))
+    if parent is None:
+        raise UserError(
+            f"{registry.run}: {entry.key} was trained on {key}, which is not registered. Copy "
+            f"{registry.folder / key} from where it was trained, delete "
+            f"{registry.folder / entry.kind / entry.name} and train it again, or use another "
+            "run=FOLDER."
+        )
+    return parent
+
+
 def check_lineage(registry: Registry, entries: Iterable[Entry]) -> None:
     """Refuse models if one that they build on, at any depth, is missing or was trained again.
 
@@ -28,6 +40,6 @@ def check_lineage(registry: Registry, entries: Iterable[Entry]) -> None:
     for entry in waiting:
         for key in entry.parents:
             if key not in found:
-                found[key] = registry.get(*key.split("/"))
+                found[key] = _parent(registry, entry, key)
                 waiting.append(found[key])
             check_parent(registry, entry, found[key])

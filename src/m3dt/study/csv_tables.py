@@ -3,6 +3,7 @@
 import csv
 import math
 from collections.abc import Collection, Sequence
+from operator import attrgetter
 from pathlib import Path
 
 from m3dt.config import Config
@@ -38,13 +39,24 @@ def read_study_table(file: Path) -> Rows:
     """
     rows = read_table(file)
     columns = list(rows[0]) if rows else []
-    texts = {*_NAMES, *settings_of(Config())}
+    base = Config()
+    texts = {*_NAMES, *settings_of(base)}
     numbers = {name for name in columns if name not in texts and "." not in name}
+    numbers |= {name for name in columns if "." in name and _is_numeric(base, name)}
     check_numbers(file, rows, numbers & {"score"}, needed=True)
     check_numbers(file, rows, numbers - {"parameters"})
     check_numbers(file, rows, numbers & {"parameters"}, needed=True, whole=True)
     check_numbers(file, rows, {"seed"} & {*columns}, whole=True)
     return rows
+
+
+def _is_numeric(config: Config, key: str) -> bool:
+    """Tell whether a dotted key is that of a setting with numbers."""
+    try:
+        default = attrgetter(key)(config)
+    except AttributeError:  # a domain of a user's own, or a setting of an earlier version
+        return False
+    return isinstance(default, int | float) and not isinstance(default, bool)
 
 
 def check_numbers(

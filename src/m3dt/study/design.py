@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,11 +26,13 @@ class Design:
         base: The configuration that cells deviate from.
         task_counts: Numbers of tasks on which methods are compared, ascending.
         medium: The number of tasks of most cells, on which everything else is compared.
+        seeds: The number of seeds of each part.
     """
 
     base: Config
     task_counts: tuple[int, ...]
     medium: int
+    seeds: Mapping[str, int]
 
 
 @cache
@@ -49,15 +52,16 @@ def design_of(study: str) -> Design:
     fixed = [str(text) for text in content.get("set") or [] if "{" not in str(text)]
     base = load_config(str(content.get("conf", DEFAULT_CONF)), fixed)
     cells: Counter[int] = Counter()
-    compared = set()
+    compared, seeds = set(), {}
     for name, part in (content.get("parts") or {"": content}).items():
         grid = part["grid"]
+        seeds[name] = len(grid.get("seed", [base.seed]))
         counts = [num_tasks(suite) for suite in grid.get("suite", [suite_of(base)])]
         for count in counts:
             cells[count] += math.prod(map(len, grid.values())) // len(counts)
         compared |= set(counts) if name in METHOD_PARTS else set()
     medium = max(cells, key=lambda count: (cells[count], count))
-    return Design(base, tuple(sorted(compared or cells)), medium)
+    return Design(base, tuple(sorted(compared or cells)), medium, seeds)
 
 
 def suite_of(config: Config) -> str:

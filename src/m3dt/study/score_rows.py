@@ -3,6 +3,7 @@
 Letters: R runs, N tasks.
 """
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ def read_scores(
     rows, notes = [], []
     names = _names(sources)
     for source in sources:
+        left_out: list[str] = []
         if source.is_file():
             found = _table_rows(source)
         else:
@@ -46,7 +48,7 @@ def read_scores(
             notes += left_out
         if not found:
             asked = " under these conditions" if wanted != ANY else ""
-            more = f" ({notes[-1]})" if notes else ""
+            more = f" ({left_out[-1]})" if left_out else ""
             raise UserError(
                 f"{source}: holds no scores{asked}. Run `m3dt evaluate` on the run first.{more}"
             )
@@ -70,7 +72,8 @@ def _of_present_weights(run: Path) -> tuple[list[Evaluation], list[str]]:
     if old:
         notes.append(
             f"{run}: left out the scores of {', '.join(old)}, since their weights are not in its "
-            f"registry. Evaluate the models that are: `m3dt evaluate --run {run}`."
+            "registry. Evaluate the models that are: "
+            f"`m3dt evaluate --run {shlex.quote(str(run))} --models NAMES`."
         )
     return found, notes
 

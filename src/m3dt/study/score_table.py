@@ -71,9 +71,27 @@ def read_details(file: Path) -> Details:
         path = _details_file(file, kind)
         try:
             details[kind] = read_json(path) if path.is_file() else {}
+            _check_details(kind, details[kind])
         except ValueError as error:
             raise UserError(f"{path}: damaged ({error}). Restore it, or delete it.") from None
     return details
+
+
+def _check_details(kind: str, details: Any) -> None:
+    """Raise a ValueError unless each cell has scores by task, or curves with a list of records."""
+    cells = [*details.values()] if isinstance(details, dict) else [None]
+    if not all(isinstance(of_cell, dict) for of_cell in cells):
+        raise ValueError("it is not a mapping of cells")
+    for found in (found for of_cell in cells if of_cell for found in of_cell.values()):
+        if kind == "tasks" and type(found) not in (int, float):
+            raise ValueError(f"a score is {found!r:.40}")
+        if kind == "conflict" and not _has_history(found):
+            raise ValueError(f"a curve is {found!r:.40}")
+
+
+def _has_history(curve: Any) -> bool:
+    history = curve.get("history") if isinstance(curve, dict) else None
+    return isinstance(history, list) and all(isinstance(record, dict) for record in history)
 
 
 def _details_file(file: Path, kind: str) -> Path:
@@ -212,10 +230,9 @@ def _results(path: Path) -> dict[str, Any]:
         UserError: The file is not what `m3dt evaluate --json` writes.
     """
     try:
-        models: dict[str, Any] = dict(read_json(path)["models"])
+        models: dict[str, Any] = dict(read_json(path, finite=True)["models"])
         for result in models.values():
-            _scores(result), _scores_by_task(result)
-            _ = result["num_parameters"], result["episodes"]
+            _check_result(result)
     except UserError:  # the system refuses to read it, or a task is unknown here
         raise
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -226,6 +243,15 @@ def _results(path: Path) -> dict[str, Any]:
             "`m3dt study` evaluates the cell again."
         )
     return models
+
+
+def _check_result(result: Mapping[str, Any]) -> None:
+    """Raise an error if the columns of a result cannot be made."""
+    _scores(result)
+    _scores_by_task(result)
+    for name in ("num_parameters", "episodes"):
+        if type(result[name]) is not int:
+            raise TypeError(name)
 
 
 def _held_out_losses(study: Study, cell: Cell) -> dict[str, float]:

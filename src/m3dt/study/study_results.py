@@ -88,13 +88,15 @@ class Results:
         if not file.is_file():
             raise UserError(f"{file}: no such results.{_how_to_make(file.stem)}")
         details, rows = read_details(file), tuple(read_study_table(file))
-        if not rows or not {"part", "seed", "score"} <= set(rows[0]):
+        if not rows or not {"part", "seed", "score", "cell"} <= set(rows[0]):
             raise UserError(f"{file}: not the results of a study in parts, such as lite.yaml")
         if not all(row["seed"] for row in rows):
             raise UserError(
                 f"{file}: has cells without a seed, which figures need. Give `seed` in the grid of "
                 "each part of the study."
             )
+        method = design_of(file.stem).base.method  # where the study has no such column
+        rows = tuple(row | {"method": row.get("method", method)} for row in rows)
         return cls(rows, details["conflict"], details["tasks"], file.stem)
 
     @property
@@ -174,7 +176,7 @@ class Results:
 
     def values(self, part: str, setting: str, **values: object) -> list[int]:
         """Return the sorted values of a setting with whole numbers; see `numbers`."""
-        return [int(value) for value in self.numbers(part, setting, **values)]
+        return [int(float(value)) for value in self.numbers(part, setting, **values)]
 
     def numbers(self, part: str, setting: str, **values: object) -> list[str]:
         """Return the sorted values of a numeric setting as written, by the end of its name.
@@ -217,15 +219,16 @@ class Results:
 
     def summary(self) -> str:
         """Return a Markdown sentence with the number of cells and seeds, and the missing ones."""
-        seeds: dict[str, set[str]] = defaultdict(set)
+        seeds: dict[tuple[str, ...], set[str]] = defaultdict(set)
         for row in self.rows:
             settings = [v for k, v in row.items() if k in ("suite", "method") or "." in k]
-            seeds[" ".join(filter(None, (row["part"], *settings)))].add(row["seed"])
+            seeds[row["part"], *settings].add(row["seed"])
         every = sorted(set.union(*seeds.values()), key=int)
+        planned = {part: min(n, len(every)) for part, n in self.design.seeds.items()}
         incomplete = [
-            f"{cell} ({len(found)} of {len(every)})"
-            for cell, found in seeds.items()
-            if len(found) < len(every)
+            f"{' '.join(filter(None, names))} ({len(found)} of {wanted})"
+            for names, found in seeds.items()
+            if len(found) < (wanted := planned.get(names[0], len(every)))
         ]
         missing = f" Seeds are missing of {', '.join(incomplete)}." if incomplete else ""
         methods = any(row["part"] in METHOD_PARTS for row in self.rows)
