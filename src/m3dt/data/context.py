@@ -16,9 +16,10 @@ from m3dt.config import LoaderConfig, ModelConfig
 from m3dt.data.batch import Segment
 from m3dt.data.format import NUM_PROMPTS
 from m3dt.data.inputs import Rows, TaskInputs
+from m3dt.data.normalization import Normalization
 from m3dt.data.prompted_task import PromptedTask
 from m3dt.data.sampler import TaskSampler
-from m3dt.data.store import DatasetStore, Normalization
+from m3dt.data.store import DatasetStore
 from m3dt.tasks import TaskSpec, get_task
 from m3dt.utils.errors import UserError, nearest
 

@@ -17,7 +17,7 @@ import torch
 
 from m3dt.config import ModelConfig
 from m3dt.data.batch import Segment
-from m3dt.data.store import Normalization
+from m3dt.data.normalization import Normalization
 
 PADDED_ACTION = -10.0  # the authors' value; padding steps are never attended to
 

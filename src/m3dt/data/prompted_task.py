@@ -17,13 +17,13 @@ from m3dt.data.batch import Segment
 from m3dt.data.cutter import Joined, TrajectoryCutter
 from m3dt.data.format import NUM_PROMPTS
 from m3dt.data.inputs import TaskInputs
-from m3dt.data.store import (
+from m3dt.data.normalization import (
     Normalization,
-    TaskStore,
     live_normalization,
     normalizations,
     prompt_normalization,
 )
+from m3dt.data.store import TaskStore
 from m3dt.data.values import check_numbers, number_array
 from m3dt.tasks import TaskSpec, Trajectory
 from m3dt.utils.errors import UserError

@@ -11,8 +11,9 @@ from m3dt.config import LoaderConfig, ModelConfig
 from m3dt.data.cutter import TrajectoryCutter
 from m3dt.data.format import NUM_PROMPTS
 from m3dt.data.inputs import Rows, TaskInputs
+from m3dt.data.normalization import normalizations
 from m3dt.data.soundness import value_problems
-from m3dt.data.store import TaskStore, normalizations
+from m3dt.data.store import TaskStore
 from m3dt.data.values import LARGEST
 from m3dt.utils.errors import UserError
 

@@ -11,7 +11,8 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from m3dt.config import LoaderConfig
-from m3dt.data.store import TaskStore, live_normalization
+from m3dt.data.normalization import live_normalization
+from m3dt.data.store import TaskStore
 from m3dt.evaluation.policies import Policy
 from m3dt.evaluation.sessions import EpisodeGroup, Session
 from m3dt.tasks import TaskSpec

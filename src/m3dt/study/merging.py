@@ -6,21 +6,19 @@ from pathlib import Path
 
 from rich.console import Console
 
+from m3dt.study.cell_results import Row
 from m3dt.study.grid import Study
 from m3dt.study.score_table import (
-    DETAILS,
-    Details,
-    Row,
     check_settings,
     check_table,
     locked,
     print_table,
-    read_details,
     read_rows,
     same_row,
     table_rows,
     write_rows,
 )
+from m3dt.study.table_details import DETAILS, Details, read_details
 from m3dt.utils.errors import UserError
 
 

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from m3dt.config import StageConfig
+from m3dt.study.cell_results import RETURN
 from m3dt.study.estimates import Ranged, Scores, percent_above
 from m3dt.study.paper import BASELINES, M3DT, PROMPT_DT
-from m3dt.study.score_table import RETURN
 from m3dt.study.study_results import Results
 from m3dt.tasks import DOMAINS, get_task, suite
 

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from m3dt.config import Config, find_study
+from m3dt.study.cell_results import RETURN
 from m3dt.study.csv_tables import read_study_table
 from m3dt.study.design import METHOD_PARTS, Design, design_of, num_tasks, suite_of
 from m3dt.study.estimates import Ranged, Scores
-from m3dt.study.score_table import RETURN, read_details
+from m3dt.study.table_details import read_details
 from m3dt.utils.errors import UserError
 from m3dt.utils.paths import user_path
 

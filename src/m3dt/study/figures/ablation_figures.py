@@ -6,10 +6,10 @@ from matplotlib.figure import Figure
 
 from m3dt.plots.palette import BLUE, GREY, METHOD_COLORS, ORANGE, PINK, RED, SKY
 from m3dt.study import paper, queries, setting_queries
+from m3dt.study.cell_results import RETURN
 from m3dt.study.figures import panels
 from m3dt.study.figures.panels import SCORE
 from m3dt.study.paper import BASELINES, M3DT, RESIDUALS
-from m3dt.study.score_table import RETURN
 from m3dt.study.study_results import Results
 
 _SHARE = "share of the target asked for"
