@@ -76,7 +76,7 @@ def test_only_regular_files_in_the_folder_are_opened(tmp_path, name, replaced, m
 def test_the_remedy_of_a_lost_file_makes_it_again(data, tmp_path, missing):
     """The same bytes, although other tasks and other numbers are the default."""
     folder = shutil.copytree(data, tmp_path / "data")
-    lost = folder / "reach-v2.hdf5"
+    lost = folder / "ant-dir-6.hdf5"
     lost.unlink() if missing else lost.write_bytes(b"x")
     with pytest.raises(UserError) as caught:
         DatasetStore.open(folder, ["ant-dir-6", "reach-v2"])
@@ -85,7 +85,7 @@ def test_the_remedy_of_a_lost_file_makes_it_again(data, tmp_path, missing):
     (remedy,) = re.findall("`m3dt (collect .*)`", problem)
     lost.unlink(missing_ok=True)
     assert main(shlex.split(remedy)) == 0
-    assert lost.read_bytes() == (data / "reach-v2.hdf5").read_bytes()
+    assert lost.read_bytes() == (data / "ant-dir-6.hdf5").read_bytes()
     assert (folder / "dataset.json").read_bytes() == (data / "dataset.json").read_bytes()
 
 
