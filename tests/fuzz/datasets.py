@@ -147,6 +147,8 @@ def change_episodes(data, folder):
 
 def swap_files(data, folder):
     one, other = (some_file(data, folder) for _ in range(2))
+    if not (one.is_file() and other.is_file()):
+        raise OSError("a device may have no end")
     content = one.read_bytes(), other.read_bytes()
     other.write_bytes(content[0])
     one.write_bytes(content[data.draw(st.integers(0, 1))])
