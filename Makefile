@@ -100,7 +100,7 @@ test-slow: setup ## The tests that take minutes
 	$(PYTEST) -m slow
 
 faults: setup ## Random kills, a soak and 5,000 drawn inputs: about three hours
-	$(PYTEST) -m faults
+	$(PYTEST) -n 2 --dist worksteal -m faults
 	M3DT_FUZZ=all $(PYTEST) -n 2 --dist worksteal tests/test_fuzz_*.py
 
 clean: ## Remove .venv and caches; data/ and runs/ stay

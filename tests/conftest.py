@@ -29,6 +29,9 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if not {"data", "finished", "made"}.isdisjoint(item.fixturenames):
             item.add_marker(pytest.mark.long)
+    items.sort(
+        key=lambda item: item.path.stem != "test_soak"
+    )  # the longest first: see `make faults`
 
 
 @pytest.fixture

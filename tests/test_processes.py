@@ -11,12 +11,14 @@ import pytest
 import torch
 
 from m3dt.utils import processes
+from m3dt.utils.errors import RunError
 from m3dt.utils.processes import (
     SPAWN,
     available_cpus,
     available_memory,
     no_children_left,
     num_workers,
+    process_pool,
     signals_held,
     threads_within_quota,
 )
@@ -139,3 +141,9 @@ def test_held_signals_arrive_afterwards():
         assert received == [signal.SIGHUP]
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_worker_of_a_pool_that_dies_is_told_the_remedy():
+    with pytest.raises(RunError, match=r"a worker process died.*same command.*collect\.workers"):
+        with process_pool(1) as pool:
+            pool.submit(os._exit, 9).result()

@@ -42,7 +42,7 @@ pytestmark = pytest.mark.faults
 
 @pytest.fixture
 def tell(capfd):
-    """Return a function that prints figures past pytest's capture."""
+    """Return a function that prints figures past pytest's capture, also in its workers."""
 
     def show(what, **figures):
         pairs = {
@@ -50,7 +50,8 @@ def tell(capfd):
             for name, values in figures.items()
         }
         with capfd.disabled():
-            print(f"\nsoak, {what}: " + ", ".join(f"{k} {v}" for k, v in pairs.items()), end=" ")
+            told = ", ".join(f"{k} {v}" for k, v in pairs.items())
+            print(f"\nsoak, {what}: {told}", file=sys.stderr)
 
     return show
 

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnContext, SpawnProcess
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from m3dt.utils.ending_signals import ENDING
-from m3dt.utils.errors import UserError
+from m3dt.utils.errors import RunError, UserError
 
 
 def num_workers(requested: int = 0) -> int:
@@ -152,16 +153,24 @@ def process_pool(
     """Yield a pool of spawned processes; on an error, cancel its tasks and end its processes.
 
     The initializer is called once in each process; it and its arguments must be picklable.
+
+    Raises:
+        RunError: One of the processes died.
     """
     check_may_start_processes()
     pool = ProcessPoolExecutor(workers, SPAWN, _initialize, (initializer, arguments))
     try:
         yield pool
-    except BaseException:
+    except BaseException as error:
         running = list((pool._processes or {}).values())
         pool.shutdown(wait=False, cancel_futures=True)
         for process in running:
             process.terminate()
+        if isinstance(error, BrokenProcessPool):
+            raise RunError(
+                "a worker process died, perhaps for lack of memory. Start the same command again: "
+                "what is finished is kept. Fewer workers (collect.workers) need less memory."
+            ) from None
         raise
     pool.shutdown()
 
