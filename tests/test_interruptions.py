@@ -83,19 +83,31 @@ def interrupt(*args, **kwargs):
     raise KeyboardInterrupt
 
 
-def test_a_gradient_that_is_not_finite_stops_the_run(data, tmp_path, capsys, monkeypatch):
+@pytest.fixture
+def broken_task(monkeypatch):
+    """Let the loss of the first task be NaN."""
     losses = BackboneStage.row_losses
 
     def broken(stage, batch):
         return losses(stage, batch) * torch.where(batch.task_index == 0, float("nan"), 1.0)
 
     monkeypatch.setattr(BackboneStage, "row_losses", broken)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(data, tmp_path, capsys, broken_task):
     assert call("stage1", tmp_path / "run", data, "stage1.max_bad_steps=2") == 1
     message = capsys.readouterr().err
     # Every third step is of the broken task: 0, 3 and, one too many, 6.
     assert "not finite at step 6, after 2 such steps were skipped." in message
     assert "The batch is of reach-v2 (rows [0, " in message
     assert Registry(tmp_path / "run").entries() == []
+
+
+@pytest.mark.filterwarnings("ignore:Error detected in:UserWarning")
+def test_an_anomaly_that_is_searched_for_is_named(data, tmp_path, capsys, broken_task):
+    assert call("stage1", tmp_path / "run", data, "trainer.detect_anomaly=true") == 1
+    (message,) = capsys.readouterr().err.splitlines()
+    assert message.startswith("m3dt: trainer.detect_anomaly: Function 'MulBackward0' returned nan")
 
 
 def test_a_step_that_is_not_finite_is_skipped(synthetic):

@@ -18,7 +18,12 @@ from m3dt.utils.files import sha256
 KILLS = int(os.environ.get("M3DT_KILLS", 100))  # of training, and as many of collection
 PARTS = 4  # of as many kills each, for several workers of pytest
 
-pytestmark = [pytest.mark.faults, pytest.mark.parametrize("part", range(PARTS))]
+pytestmark = pytest.mark.faults
+
+
+@pytest.fixture(params=range(PARTS))
+def part(request):
+    return request.param
 
 
 def survive(command, rng, reset, speaks):

@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from importlib import import_module
 
 import pytest
@@ -102,3 +104,13 @@ def test_signals_come_back_to_their_owners(data, tmp_path):
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     training.train(config, "stage1", make_console())
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_a_signal_during_the_exit_changes_nothing(number):
+    script = (
+        "import atexit, os, sys; from m3dt.cli import run; sys.argv = ['m3dt', 'tasks']\n"
+        f"atexit.register(os.kill, os.getpid(), {number}); run()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0 and "walker-walk" in done.stdout and not done.stderr

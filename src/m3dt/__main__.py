@@ -1,7 +1,5 @@
 """`python -m m3dt`."""
 
-import sys
+from m3dt.cli import run
 
-from m3dt.cli import main
-
-sys.exit(main())
+run()

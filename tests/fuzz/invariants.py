@@ -20,7 +20,10 @@ from m3dt.cli import main
 
 CODES = {0, 1, 2, 129, 130, 143}
 ENDINGS = {-signal.SIGHUP: 129, -signal.SIGINT: 130, -signal.SIGTERM: 143}  # as shells say it
-UNWANTED = ("Traceback", "m3dt: unexpected", "Exception ignored", "Segmentation", "core dumped")
+UNWANTED = (
+    "Traceback (most recent call last)", "m3dt: unexpected", "Exception ignored", "Segmentation",
+    "core dumped",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

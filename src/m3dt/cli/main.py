@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
+from typing import NoReturn
 
 from m3dt.utils.ending_signals import ENDING
 from m3dt.utils.errors import RunError, UnknownTask, UserError, is_out_of_memory
@@ -18,6 +19,16 @@ _SHOW_TRACEBACK = "M3DT_TRACEBACK"
 _INTERRUPTED = "interrupted; no file is damaged, and the same command continues."
 _signals: list[int] = []  # those that asked the running command to end
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # read by Lightning
+
+
+def run() -> NoReturn:
+    """Run this process's command and exit. Signals that come during the exit change nothing."""
+    try:
+        code = main()
+    finally:  # an option's mistake or a signal raises SystemExit
+        for number in ENDING:
+            signal.signal(number, signal.SIG_IGN)
+    sys.exit(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

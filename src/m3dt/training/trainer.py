@@ -30,6 +30,7 @@ from m3dt.utils.processes import quiet_writers
 
 # Arguments that explain no error.
 _USUAL = {"accelerator": "auto", "devices": 1, "precision": "32-true"}
+_ANOMALY = "returned nan values in its"  # of torch's error
 _PROFILERS: dict[str, type[Profiler]] = {
     "simple": SimpleProfiler,
     "advanced": AdvancedProfiler,
@@ -131,6 +132,7 @@ def arguments_refused(
 
     Raises:
         UserError: Names the arguments that the error mentions, or else all that the user gave.
+        RunError: An anomaly was found that the user had asked to detect, at any step.
     """
     try:
         yield
@@ -140,6 +142,10 @@ def arguments_refused(
         error = _before_teardown(raised)
         if isinstance(error, UserError | RunError):
             raise error from None
+        if config.trainer.get("detect_anomaly") and _ANOMALY in str(error):
+            raise RunError(
+                f"trainer.detect_anomaly: {error} The warning above shows its forward pass."
+            ) from None
         given = {k: v for k, v in config.trainer.items() if _USUAL.get(k) != v}
         expected = isinstance(error, MisconfigurationException | ValueError | TypeError)
         foreign = isinstance(error, OSError | UnpicklingError) or is_out_of_memory(error)
