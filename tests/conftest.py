@@ -20,7 +20,7 @@ from tensorboard.summary.writer import event_file_writer  # noqa: E402
 from m3dt.cli import main  # noqa: E402
 from m3dt.config import load_config  # noqa: E402
 from m3dt.data.format import DatasetIndex, Trajectory, write_task  # noqa: E402
-from m3dt.tasks import get_task  # noqa: E402
+from m3dt.tasks import get_task, registration  # noqa: E402
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out tests by their marks
@@ -32,6 +32,17 @@ def pytest_collection_modifyitems(items):
     items.sort(
         key=lambda item: item.path.stem != "test_soak"
     )  # the longest first: see `make faults`
+
+
+@pytest.fixture(autouse=True)
+def forget_tasks_of_tests():
+    """Forget tasks that a test has registered: each new worker would import its file, and torch."""
+    before = dict(registration._own)
+    yield
+    for name, own in [*registration._own.items()]:
+        if "test_" in own.module:
+            del registration._own[name]
+            registration._own.update({name: before[name]} if name in before else {})
 
 
 @pytest.fixture
