@@ -275,11 +275,15 @@ def test_every_cell_of_the_study_is_shown(made_up, monkeypatch):
 
 def test_the_command_writes_pictures_and_markdown(made_up, tmp_path, capsys):
     """A figure of which nothing was measured is not drawn, and its claims say so."""
-    file, out = made_up(), tmp_path / "results"
+    out = tmp_path / "results"
+    for path in made_up().parent.glob("lite*.*"):
+        path.rename(path.with_name(path.name.replace("lite", "mine")))
+    file = tmp_path / "mine.csv"
     lines = file.read_text().splitlines(keepends=True)
     kept = [line for line in lines if not line.startswith(("returns", "shape"))]
     file.write_text("".join(kept))
     assert main(["figures", str(file), "--out", str(out)]) == 0
+    assert "No study is called 'mine'" in capsys.readouterr().out
     assert {path.name for path in out.iterdir()} == {
         "figures", "figures.md", "tables.md", "claims.md"
     }  # fmt: skip

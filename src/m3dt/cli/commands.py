@@ -219,10 +219,15 @@ def compare(options: argparse.Namespace, console: Console) -> None:
 
 def figures(options: argparse.Namespace, console: Console) -> None:
     """Draw the figures and tables of a study."""
-    from m3dt.study import write_outputs
+    from m3dt.study import has_design, write_outputs
 
     for path in write_outputs(options.file, options.out):
         console.print(f"  {path}")
+    if not has_design(options.file.stem):
+        console.print(
+            f"No study is called '{options.file.stem}' here or in conf/study: its seeds and "
+            "numbers of tasks were taken from lite. Name the table after its study to have its own."
+        )
 
 
 def fill(options: argparse.Namespace, console: Console) -> None:

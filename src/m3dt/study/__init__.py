@@ -3,6 +3,7 @@
 Here is what reads results. What trains and merges is in `runner`, `pieces`, `status` and `merging`.
 """
 
+from m3dt.study.design import has_design
 from m3dt.study.documents import fill, fill_documents
 from m3dt.study.grid import SCORES, Cell, Study, load_study
 from m3dt.study.outputs import (
@@ -26,6 +27,7 @@ __all__ = [
     "claims_table",
     "fill",
     "fill_documents",
+    "has_design",
     "load_study",
     "report_of",
     "write_outputs",

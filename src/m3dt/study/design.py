@@ -35,6 +35,15 @@ class Design:
     seeds: Mapping[str, int]
 
 
+def has_design(study: str) -> bool:
+    """Tell whether a study of this name is found: here, or in `conf/study`."""
+    try:
+        find_study(Path(f"{study}.yaml"))
+    except UserError:
+        return False
+    return True
+
+
 @cache
 def design_of(study: str) -> Design:
     """Return the design of a study in `conf/study`; that of `lite` for any other name.
@@ -42,12 +51,9 @@ def design_of(study: str) -> Design:
     Raises:
         UserError: The study or its configuration cannot be read.
     """
-    try:
-        path = find_study(Path(f"{study}.yaml"))
-    except UserError:
-        if study == _DEFAULT:
-            raise
+    if not has_design(study) and study != _DEFAULT:
         return design_of(_DEFAULT)
+    path = find_study(Path(f"{study}.yaml"))
     content: Any = OmegaConf.to_container(read_yaml(path))
     fixed = [str(text) for text in content.get("set") or [] if "{" not in str(text)]
     base = load_config(str(content.get("conf", DEFAULT_CONF)), fixed)
