@@ -99,7 +99,7 @@ test-quick: lint ## Lint and the tests that need no trained run, in a minute
 test-slow: setup ## The tests that take minutes
 	$(PYTEST) -m slow
 
-faults: setup ## Random kills, a soak and 5,000 drawn inputs: about three hours
+faults: setup ## Random kills, a soak and 5,000 drawn inputs: over an hour
 	$(PYTEST) -n 2 --dist worksteal -m faults
 	M3DT_FUZZ=all $(PYTEST) -n 2 --dist worksteal tests/test_fuzz_*.py
 
