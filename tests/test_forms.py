@@ -22,6 +22,10 @@ from m3dt.cli import main
         ("evaluate --seed 1", "Write evaluation.seed=1."),
         ("train lr=1e-3", "stage1.learning_rate"),
         ("evaluate runs/x", "--run runs/x"),
+        ("train mt10", "write m3dt train --conf mt10"),
+        ("config mt10", "write m3dt config --conf mt10"),
+        ("train harmodt", "write m3dt train method=harmodt"),
+        ("collect walker-walk", "write m3dt collect tasks=[walker-walk]"),
         ("train x.yaml", "--conf x.yaml"),
     ],
 )
@@ -30,6 +34,14 @@ def test_mistakes_get_the_right_form(line, form, capsys):
     message = capsys.readouterr().err
     assert form in message
     assert message.count("\n") == 1
+
+
+def test_the_folder_of_a_run_gets_the_right_form(tmp_path, monkeypatch, capsys):
+    (tmp_path / "mine/registry").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for command, form in (("evaluate", "--run mine"), ("stage2", "run=mine")):
+        assert main([command, "mine"]) == 2
+        assert f"write m3dt {command} {form}\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("line", ["", "--help", "train --help"])

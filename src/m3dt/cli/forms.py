@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from m3dt.config.aliases import ALIASES
@@ -81,5 +82,20 @@ def _check_places(command: str, words: Sequence[str], options: set[str]) -> None
             continue
         elif word.endswith((".yaml", ".yml")):
             raise UserError(f"m3dt {command} {word}: write m3dt {command} --conf {word}")
-        elif "/" in word and "--run" in options:
-            raise UserError(f"m3dt {command} {word}: write m3dt {command} --run {word}")
+        elif form := _form(word, options):
+            raise UserError(f"m3dt {command} {word}: write m3dt {command} {form}")
+
+
+def _form(word: str, options: set[str]) -> str:
+    """Return how a run, an experiment, a method or a task is given, or nothing for other words."""
+    from m3dt.config import METHODS
+    from m3dt.config.load import shipped_confs
+    from m3dt.tasks.catalog import TASKS
+
+    if ("/" in word and "--run" in options) or (Path(word) / "registry").is_dir():
+        return f"--run {word}" if "--run" in options else f"run={word}"
+    if word in shipped_confs():
+        return f"--conf {word}"
+    if word in METHODS:
+        return f"method={word}"
+    return f"tasks=[{word}]" if word in TASKS else ""
