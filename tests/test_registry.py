@@ -230,6 +230,26 @@ def test_odd_entries_are_one_message(form, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        (None, "groups are no lists of tasks"),
+        (["reach-v2"], "groups are no lists of tasks"),
+        ([["reach-v2"], ["push-v2"]], "groups do not hold each task once"),
+        ([["reach-v2"], ["reach-v2"]], "groups do not hold each task once"),
+        ([[], [3]], "groups do not hold each task once"),
+    ],
+)
+def test_task_groups_hold_each_task_once(groups, message, tmp_path):
+    registry = Registry(tmp_path)
+    odd = replace(entry("grouping", "main"), metrics={"groups": groups})
+    registry.save(odd, {"labels": torch.zeros(1)})
+    with pytest.raises(UserError, match=message):
+        registry.find("grouping", "main")
+    registry.save(replace(odd, metrics={"groups": [[], ["reach-v2"]]}), {"labels": torch.zeros(1)})
+    assert registry.find("grouping", "main").metrics["groups"][1] == ["reach-v2"]
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda w: w.pop("embed_ln.weight"), "lacks embed_ln.weight"),

@@ -94,7 +94,7 @@ def variables_of_launchers(data, around):
 def a_limit(data, around):
     which = data.draw(st.sampled_from(sorted(LIMITS)))
     size = data.draw(st.sampled_from(LIMITS[which]))
-    around.prepare.append(lambda: resource.setrlimit(which, (size, size)))
+    around.limits.append(lambda: resource.setrlimit(which, (size, size)))
     # Python itself dies where it cannot allocate or open what it starts with; words need space.
     around.heard = around.heard and which != resource.RLIMIT_FSIZE
 

@@ -52,6 +52,7 @@ class Surroundings:
     Attributes:
         variables: Of the environment; None removes one.
         prepare: Functions that are called in the process before it becomes the command.
+        limits: The same, after all of those, which may need what is limited.
         wrapper: Words that go before the command.
         folder: The working directory.
         temporary: Where strategies make folders.
@@ -62,6 +63,7 @@ class Surroundings:
 
     variables: dict = field(default_factory=dict)
     prepare: list = field(default_factory=list)
+    limits: list = field(default_factory=list)
     wrapper: list = field(default_factory=list)
     folder: str | None = None
     temporary: str | None = None
@@ -118,7 +120,7 @@ def run_command(*words, surroundings=None, seconds=180):
     def prepare():
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a shell may ignore some
             signal.signal(number, signal.SIG_DFL)
-        for change in around.prepare:
+        for change in (*around.prepare, *around.limits):
             change()
 
     with tempfile.TemporaryFile() as own, tempfile.TemporaryFile() as err:

@@ -150,7 +150,7 @@ def swap_files(data, registry, other):
 def swap_folders(data, registry, other):
     """Put an entry into another's place, or remove it."""
     one, two = some_folder(data, registry), some_folder(data, registry)
-    if not one.is_dir():
+    if not one.is_dir() or one.is_symlink():
         return
     if one == two:
         shutil.rmtree(one)
@@ -163,10 +163,12 @@ def swap_folders(data, registry, other):
 def mix_generations(data, registry, other):
     """Take some models, or single files of them, from a run of another seed."""
     for key in data.draw(st.sets(st.sampled_from(MODELS), min_size=1, max_size=3)):
+        if not (registry / key).is_dir() or (registry / key).is_symlink():
+            continue  # such as a FIFO, which removing a folder would open
         if data.draw(st.booleans()):
             shutil.rmtree(registry / key, ignore_errors=True)
             shutil.copytree(other / key, registry / key, dirs_exist_ok=True)
-        elif (registry / key).is_dir():
+        else:
             name = data.draw(st.sampled_from(["entry.json", "weights.safetensors"]))
             target = registry / key / name
             if target.is_file() and not target.is_symlink():

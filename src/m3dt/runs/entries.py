@@ -148,6 +148,8 @@ def _check(content: Any, kind: str, name: str) -> None:
     if (content["kind"], content["name"]) != (kind, name):
         raise ValueError(f"describes {content['kind']}/{content['name']}")
     _check_tasks(content)
+    if kind == "grouping":
+        _check_groups(content)
     if WEIGHTS not in content["files"]:
         raise ValueError(f"files: lists no {WEIGHTS}")
     for key, rule in (("files", _FILE), ("parents", _KEY)):
@@ -190,6 +192,16 @@ def _check_tasks(content: Mapping[str, Any]) -> None:
     some = content["kind"] == "expert" and isinstance(listed, list)
     if not (all(task in listed for task in tasks) if some else tasks == listed):
         raise ValueError("tasks: are not those of its settings")
+
+
+def _check_groups(content: Mapping[str, Any]) -> None:
+    """Check that task groups hold each task once."""
+    groups = content["metrics"].get("groups")
+    if not isinstance(groups, list) or not all(isinstance(group, list) for group in groups):
+        raise ValueError("metrics: groups are no lists of tasks")
+    grouped, tasks = [task for group in groups for task in group], content["tasks"]
+    if len(grouped) != len(tasks) or not all(task in grouped for task in tasks):
+        raise ValueError("metrics: groups do not hold each task once")
 
 
 def _section(declared: type[S], key: str, settings: Mapping[str, Any]) -> S:

@@ -170,8 +170,9 @@ def _held_out_losses(study: Study, cell: Cell) -> dict[str, float]:
     """
     losses = {}
     for entry in map(read_entry, entry_files(study.runs / cell.name)):
-        if "val/loss" in entry.metrics:
-            losses[f"val/loss {entry.kind}"] = round(entry.metrics["val/loss"], 5)
+        loss = entry.metrics.get("val/loss")
+        if isinstance(loss, int | float):  # else another callback's
+            losses[f"val/loss {entry.kind}"] = round(loss, 5)
     return losses
 
 

@@ -83,7 +83,9 @@ def curves_of(study: Study, cell: Cell) -> dict[str, Any]:
     for entry in map(read_entry, entry_files(study.runs / cell.name)):
         for kind in ("conflict", "expert_conflict"):
             measured = entry.metrics.get(kind)
-            if measured and entry.name in ("main", "0", cell.values.get("method")):
+            if not isinstance(measured, dict) or not isinstance(measured.get("history"), list):
+                continue  # nothing, or another callback's
+            if entry.name in ("main", "0", cell.values.get("method")):
                 history = [_without_tasks(record) for record in measured["history"]]
                 curves[f"{entry.kind}/{kind}"] = {**measured, "history": history}
     return {cell.name: curves} if curves else {}
