@@ -29,9 +29,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if not {"data", "finished", "made"}.isdisjoint(item.fixturenames):
             item.add_marker(pytest.mark.long)
-    items.sort(
-        key=lambda item: item.path.stem != "test_soak"
-    )  # the longest first: see `make faults`
+    # The longest tests of `make faults` first, so that its workers end together.
+    items.sort(key=lambda item: item.path.stem != "test_soak")
 
 
 @pytest.fixture(autouse=True)
@@ -40,9 +39,12 @@ def forget_tasks_of_tests():
     before = dict(registration._own)
     yield
     for name, own in [*registration._own.items()]:
-        if "test_" in own.module:
+        if "test_" not in own.module:
+            continue
+        if name in before:
+            registration._own[name] = before[name]
+        else:
             del registration._own[name]
-            registration._own.update({name: before[name]} if name in before else {})
 
 
 @pytest.fixture

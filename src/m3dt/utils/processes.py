@@ -168,8 +168,8 @@ def process_pool(
             process.terminate()
         if isinstance(error, BrokenProcessPool):
             raise RunError(
-                "a worker process died, perhaps for lack of memory. Start the same command again: "
-                "what is finished is kept. Fewer workers (collect.workers) need less memory."
+                "a worker process died, perhaps for lack of memory. Start the same command again. "
+                "A collection keeps its finished tasks; fewer collect.workers need less memory."
             ) from None
         raise
     pool.shutdown()
