@@ -111,6 +111,22 @@ def test_what_does_not_belong_is_refused_or_left_out(merging, capsys, tmp_path):
     assert read(merged)[0] == {CELLS[0]: 1.0}
 
 
+def test_cells_trained_on_different_data_stand_in_no_one_table(merging, capsys):
+    """Each machine collected its own data into a folder of the same name."""
+    merge, folder, merged = merging
+    places = [folder("first", {CELLS[0]: 1.0}), folder("second", {CELLS[1]: 1.0})]
+    for place, dataset in zip(places, ("aaa", "bbb"), strict=True):
+        head, *rows = (place / "own.csv").read_text().splitlines()
+        rows = [f"{row},{dataset}" for row in rows]
+        (place / "own.csv").write_text("\n".join([f"{head},dataset", *rows]) + "\n")
+    assert merge(*places) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{CELLS[1]} was trained on other data (bbb) than {CELLS[0]} (aaa)" in said
+    assert not merged.exists()
+    (places[1] / "own.csv").write_text((places[1] / "own.csv").read_text().replace("bbb", "aaa"))
+    assert merge(*places) == 0
+
+
 def test_a_table_of_another_study_loses_nothing(merging, capsys, tmp_path):
     merge, folder, merged = merging
     first = folder("first", {CELLS[0]: 1.0})

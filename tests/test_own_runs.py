@@ -14,6 +14,7 @@ from m3dt.cli import main
 from m3dt.data import DatasetStore
 from m3dt.evaluation.run_models import run_model
 from m3dt.runs.registry import Registry
+from m3dt.study.cell_results import sign_results
 from m3dt.study.grid import SCORES, load_study
 from m3dt.study.score_table import print_table, write_table
 from m3dt.tasks import register_task
@@ -140,6 +141,7 @@ def test_a_study_has_columns_for_own_domains(run, tmp_path, capsys):
     scores = tmp_path / "promptdt" / SCORES
     scores.parent.mkdir()
     assert main(["evaluate", *words, "--models", "backbone", "--json", str(scores)]) == 0
+    sign_results(study, study.cells[0])
     write_table(study, tmp_path / "own.csv")
     (row,) = csv.DictReader((tmp_path / "own.csv").open())
     assert float(row["reaching"]) == pytest.approx(float(row["score"]))

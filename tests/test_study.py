@@ -17,10 +17,13 @@ from started import Command, ended
 
 from m3dt.cli import main
 from m3dt.config import METHODS
+from m3dt.data.format import INDEX, DatasetIndex
 from m3dt.runs.registry import Registry
 from m3dt.study import SCORES, load_study
+from m3dt.study.cell_results import sign_results
 from m3dt.study.chains import chains, select_cells
 from m3dt.study.score_table import check_table, scored_cells, table_rows, write_table
+from m3dt.tasks import tasks_of
 from m3dt.utils.errors import UserError
 
 STEPS = [f"{stage}.max_steps=4" for stage in ("stage1", "stage2", "stage3", "baseline")]
@@ -324,6 +327,62 @@ def test_jobs_write_a_table_one_after_the_other(tmp_path):
     assert not other.is_alive()
 
 
+RESULT = {"method": "PromptDT", "score": 1.0, "ci95": None, "domains": {}, "tasks": {}}
+RESULT |= {"num_parameters": 7, "episodes": 1}
+
+
+def results_in(study):
+    """Give a study's only cell results that it has not signed."""
+    file = study.runs / study.cells[0].name / SCORES
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"models": {"x": RESULT}}))
+    return file
+
+
+def test_results_of_other_settings_do_not_count(tmp_path):
+    """They would be shown under settings that they were not made with."""
+    path = study_file(tmp_path, f"runs: {tmp_path}/runs\ngrid: {{method: [promptdt]}}\n")
+    study, table = load_study(path, []), tmp_path / "table.csv"
+    (cell,) = study.cells
+    results_in(study)
+    assert table_rows(study, table) == []  # another command may have written them
+    sign_results(study, cell)
+    assert [row["settings"] for row in table_rows(study, table)] == [cell.key]
+    write_table(study, table)
+    for changed in ("evaluation.episodes=7", "baseline.max_steps=9"):
+        other = load_study(path, [changed])
+        assert table_rows(other, tmp_path / "new.csv") == []
+        with pytest.raises(UserError, match="made with other settings or data"):
+            check_table(other, table)
+    results_in(study)  # as of an evaluation that failed on its way: the row is not lost
+    write_table(study, table)
+    assert [row["settings"] for row in table_rows(study, table)] == [cell.key]
+
+
+def test_results_of_other_data_do_not_count(tmp_path, data):
+    """The data were collected again after a cell was trained."""
+    path = study_file(tmp_path, f"runs: {tmp_path}/runs\ngrid: {{method: [promptdt]}}\n")
+    folder, table = tmp_path / "data", tmp_path / "table.csv"
+    shutil.copytree(data, folder)
+    study = load_study(path, [TWO_TASKS, f"data={folder}"])
+    (cell,) = study.cells
+    results, tasks = results_in(study), tasks_of(cell.config)
+    sign_results(study, cell)
+    checksum = DatasetIndex.read(folder).checksum(tasks)[:12]
+    results.write_text(results.read_text().replace('"dataset": ""', f'"dataset": "{checksum}"'))
+    write_table(study, table)
+    (row,) = csv.DictReader(table.open())
+    assert row["dataset"] == checksum
+    index = json.loads((folder / INDEX).read_text())
+    index["tasks"][tasks[0]]["sha256"] = "0" * 64
+    (folder / INDEX).write_text(json.dumps(index))
+    assert table_rows(study, table) == []
+    with pytest.raises(UserError, match="other settings or data, for example promptdt"):
+        check_table(study, table)
+    shutil.rmtree(folder)  # nothing is known of it
+    assert len(table_rows(study, table)) == 1
+
+
 def test_scores_of_an_earlier_version_are_told_with_the_remedy(tmp_path):
     """They held one model's result alone."""
     path = study_file(tmp_path, f"runs: {tmp_path}/runs\ngrid: {{method: [promptdt]}}\n")
@@ -331,10 +390,8 @@ def test_scores_of_an_earlier_version_are_told_with_the_remedy(tmp_path):
     file = tmp_path / "runs" / study.cells[0].name / SCORES
     file.parent.mkdir(parents=True)
     others = ['{"models": {"x"', '{"models": {"x": {}}}', '{"models": [1]}', "[]"]  # or damaged
-    result = {"method": "PromptDT", "score": 1.0, "ci95": None, "domains": {}, "tasks": {}}
-    result |= {"num_parameters": 7, "episodes": 1}
     for changed in ({"score": math.nan}, {"num_parameters": "x"}, {"episodes": 1.5}):
-        others.append(json.dumps({"models": {"x": result | changed}}))
+        others.append(json.dumps({"models": {"x": RESULT | changed}}))
     for content in ('{"method": "PromptDT", "score": 1.0}', *others):
         file.write_text(content)
         with pytest.raises(UserError, match=r"scores\.json: is not what.*Delete it.*evaluates"):

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from m3dt.evaluation.scores import shares_of_target
+from m3dt.study.cell_data import COLUMN, DataHere, trained_on
+from m3dt.study.grid import SCORES, Cell, Study
 from m3dt.tasks import DOMAINS
 from m3dt.utils.errors import UserError
-from m3dt.utils.files import read_json
+from m3dt.utils.files import read_json, write_json
 
 RETURN = " return"  # ends the columns of a domain's achieved share of its target return
 Row = Mapping[str, Any]  # settings, which differ between studies, and scores
@@ -40,6 +42,37 @@ def read_results(path: Path) -> dict[str, Any]:
             "`m3dt study` evaluates the cell again."
         )
     return models
+
+
+def sign_results(study: Study, cell: Cell) -> None:
+    """Write into a cell's results of which settings and data they are.
+
+    Raises:
+        UserError: They cannot be read, or a model's entry is damaged.
+    """
+    path = study.runs / cell.name / SCORES
+    results = read_results(path)
+    signed = {"settings": cell.key, COLUMN: trained_on(study.runs / cell.name)}
+    write_json(path, {"models": results, **signed})
+
+
+def dataset_of_results(study: Study, cell: Cell, data: DataHere) -> str | None:
+    """Return which data a cell's results here are of; None if there are none that count.
+
+    Results count if `sign_results` signed them, they are of the cell's settings, and the dataset
+    on this machine is no other than that of its training.
+
+    Raises:
+        UserError: They cannot be read.
+    """
+    path = study.runs / cell.name / SCORES
+    if not path.is_file():
+        return None
+    read_results(path)
+    content = read_json(path)
+    dataset = str(content.get(COLUMN, ""))
+    counts = content.get("settings") == cell.key and data.agrees(cell, dataset)
+    return dataset if counts else None
 
 
 def _check_result(result: Mapping[str, Any]) -> None:

@@ -11,7 +11,13 @@ from m3dt.config.fields import settings_of
 from m3dt.utils.errors import UserError
 
 Rows = list[dict[str, str]]
-_NAMES = {"part", "title", "cell", "settings"}  # columns of texts, besides those of settings
+_NAMES = {
+    "part",
+    "title",
+    "cell",
+    "settings",
+    "dataset",
+}  # columns of texts, besides those of settings
 
 
 def read_table(file: Path) -> Rows:

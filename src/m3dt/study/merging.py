@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from m3dt.study.cell_data import check_one_dataset
 from m3dt.study.cell_results import Row
 from m3dt.study.grid import Study
 from m3dt.study.score_table import (
@@ -49,8 +50,8 @@ def merge_tables(study: Study, folders: Sequence[Path], file: Path, console: Con
         console: Where the table is printed.
 
     Raises:
-        UserError: A folder holds no such table, a row is of other settings, or a cell has other
-            scores in two places. Nothing is written then.
+        UserError: A folder holds no such table, a row is of other settings, a cell has other
+            scores in two places, or cells were trained on different data. Nothing is written then.
     """
     check_table(study, file)
     known = [cell.name for cell in study.cells]
@@ -70,6 +71,7 @@ def merge_tables(study: Study, folders: Sequence[Path], file: Path, console: Con
             kind: {c: v for found in reversed(merged) for c, v in found.details[kind].items()}
             for kind in DETAILS
         }
+        check_one_dataset(study, file, [*rows.values()])
         write_rows(study, file, [rows[name] for name in known if name in rows], details)
     print_table(study, file, console)
 

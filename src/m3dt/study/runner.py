@@ -13,6 +13,7 @@ from time import monotonic
 from rich.console import Console
 
 from m3dt.runs.generations import copy_models
+from m3dt.study.cell_results import sign_results
 from m3dt.study.chains import select_cells
 from m3dt.study.grid import IN_A_ROW, SCORES, Cell, Study
 from m3dt.study.journal import noted
@@ -144,6 +145,8 @@ def _run(study: Study, command: Command, clock: Clock) -> bool:
                 note.code = 2
                 return False
         note.code = _run_words(_words(study, command, scores), clock)
+        if command.name == EVALUATE and note.code == 0:
+            sign_results(study, cell)
     return note.code == 0
 
 

@@ -12,7 +12,15 @@ from rich.console import Console
 from rich.table import Table
 
 from m3dt.runs.entries import entry_files, read_entry
-from m3dt.study.cell_results import RETURN, Row, among, read_results, scores_of
+from m3dt.study.cell_data import COLUMN, DataHere, check_one_dataset
+from m3dt.study.cell_results import (
+    RETURN,
+    Row,
+    among,
+    dataset_of_results,
+    read_results,
+    scores_of,
+)
 from m3dt.study.csv_tables import read_study_table
 from m3dt.study.grid import SCORES, Cell, Study
 from m3dt.study.table_details import (
@@ -46,12 +54,13 @@ def locked(file: Path) -> Iterator[None]:
 def write_rows(study: Study, file: Path, rows: Sequence[Row], known: Details) -> None:
     """Write rows, and what is known of their cells, unless a run here says more."""
     cells = {cell.name: cell for cell in study.cells}
-    names = [row["cell"] for row in rows]
+    names, data = [row["cell"] for row in rows], DataHere()
+    here = {name for name in names if dataset_of_results(study, cells[name], data) is not None}
     for kind, read in (("conflict", curves_of), ("tasks", task_scores_of)):
         details: dict[str, Any] = {}
         for name in names:
             kept = {key: of for key, of in known[kind].items() if key.partition("/")[0] == name}
-            details |= read(study, cells[name]) or kept
+            details |= (read(study, cells[name]) if name in here else {}) or kept
         write_json(details_file(file, kind), details)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     with atomic_path(file) as temporary, temporary.open("w", newline="") as lines:
@@ -61,7 +70,7 @@ def write_rows(study: Study, file: Path, rows: Sequence[Row], known: Details) ->
 
 
 def check_table(study: Study, file: Path) -> None:
-    """Refuse a table with rows of other settings or of other cells, which writing it would lose.
+    """Refuse a table with rows of other settings, data or cells, which writing it would lose.
 
     Raises:
         UserError: The table has such rows, or cannot be written.
@@ -73,12 +82,13 @@ def check_table(study: Study, file: Path) -> None:
 
 
 def check_rows(study: Study, file: Path) -> None:
-    """Refuse a table with rows of other settings or of other cells.
+    """Refuse a table with rows of other settings, data or cells.
 
     Raises:
         UserError: The table has such rows.
     """
     check_settings(study, file)
+    check_one_dataset(study, file, table_rows(study, file))
     known = {cell.name for cell in study.cells}
     strange = [row["cell"] for row in read_rows(file) if row["cell"] not in known]
     if strange:
@@ -89,7 +99,7 @@ def check_rows(study: Study, file: Path) -> None:
 
 
 def check_settings(study: Study, file: Path) -> None:
-    """Refuse a table with rows of other settings.
+    """Refuse a table with rows of other settings, or of other data than those here.
 
     Raises:
         UserError: The table has such rows.
@@ -99,7 +109,8 @@ def check_settings(study: Study, file: Path) -> None:
     lost = [row["cell"] for row in read_rows(file) if row["cell"] in known - kept]
     if lost:
         raise UserError(
-            f"{file}: {len(lost)} cells were made with other settings, for example {lost[0]}. "
+            f"{file}: {len(lost)} cells were made with other settings or data, for example "
+            f"{lost[0]}. "
             "Give --csv FILE to write another table, or delete this one."
         )
 
@@ -112,8 +123,14 @@ def scored_cells(study: Study, file: Path) -> set[str]:
 
 
 def same_row(row: Row, other: Row) -> bool:
-    """Tell whether two rows hold the same; a missing column is an empty one."""
+    """Tell whether two rows hold the same; a missing column is an empty one.
+
+    A row that does not say which data it is of agrees with any.
+    """
     first, second = ({k: str(v) for k, v in r.items() if v not in ("", None)} for r in (row, other))
+    if COLUMN not in first or COLUMN not in second:
+        first.pop(COLUMN, None)
+        second.pop(COLUMN, None)
     return first == second
 
 
@@ -121,15 +138,18 @@ def table_rows(study: Study, file: Path) -> list[Row]:
     """Return a row for each evaluated cell: its values, scores and sizes.
 
     Other evaluated models of a cell have a column each, such as `oracle`. A cell without a run here
-    keeps its row of the table if that was made with the same settings.
+    keeps its row of the table. Results and rows of other settings, or of other data than those on
+    this machine, do not count.
     """
     before = {row["cell"]: row for row in read_rows(file)}
-    rows: list[Row] = []
+    data, rows = DataHere(), []
     for cell in study.cells:
-        if (study.runs / cell.name / SCORES).is_file():
-            rows.append(_row(study, cell))
-        elif cell.name in before and before[cell.name].get("settings") == cell.key:
-            rows.append(before[cell.name])
+        dataset = dataset_of_results(study, cell, data)
+        row = before.get(cell.name, {})
+        if dataset is not None:
+            rows.append(_row(study, cell, dataset))
+        elif row.get("settings") == cell.key and data.agrees(cell, row.get(COLUMN, "")):
+            rows.append(row)
     return rows
 
 
@@ -142,7 +162,7 @@ def read_rows(file: Path) -> list[dict[str, str]]:
     return [row for row in read_study_table(file) if row.get("cell")] if file.is_file() else []
 
 
-def _row(study: Study, cell: Cell) -> Row:
+def _row(study: Study, cell: Cell, dataset: str) -> Row:
     settings = list(dict.fromkeys(setting for cell in study.cells for setting in cell.values))
     results = read_results(study.runs / cell.name / SCORES)
     found = list(results.values())[-1]  # the cell's own model
@@ -155,6 +175,7 @@ def _row(study: Study, cell: Cell) -> Row:
         "episodes": found["episodes"],
         "cell": cell.name,
         "settings": cell.key,
+        COLUMN: dataset,
     }
     for model in cell.models[:-1]:
         name = among(results, model)
