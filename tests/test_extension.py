@@ -70,6 +70,17 @@ def test_nothing_that_was_registered_changes(extended):
     assert len(hashes[0]) < len(hashes[1])
 
 
+def test_a_later_training_in_the_run_changes_no_extension(known, extended, other, data, tmp_path):
+    """It leaves its own configuration: another loader, seed and experts."""
+    run = shutil.copytree(known, tmp_path / "run")
+    last = ["method=bc-best", "seed=7", "moe.expert=trunk", "baseline.max_steps=1"]
+    assert call("train", run, data, *last) == 0
+    assert extend(run, NEW, other) == 0
+    for name in ("2", "3"):
+        new, plain = (Registry(place).get("expert", name) for place in (run, extended[0]))
+        assert new.hash == plain.hash and new.settings == plain.settings and new.seed == plain.seed
+
+
 def test_each_generation_loads(extended, known):
     run, _ = extended
     registry = Registry(run)

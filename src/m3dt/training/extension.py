@@ -51,6 +51,7 @@ class Extension(Run):
         self.config_file = extension_file(self.number)
         self.router = self._router(router_of(self.number - 1))
         self.experts = experts_of(self.registry, self.router)
+        _take_recorded(config, self.backbone, self.experts)
         total = len(self.experts) + len(self.tasks)
         config.moe = replace(config.moe, num_experts=total, router="prompt")
         _check_widths(self)
@@ -63,6 +64,24 @@ class Extension(Run):
                 f"m3dt stage3 {self.config.option} run={self.folder} moe.router=prompt."
             )
         return found
+
+
+def _take_recorded(config: Config, backbone: Entry, experts: Sequence[Entry]) -> None:
+    """Take what new experts share with the agent from its models, unless overrides give it.
+
+    The configuration that a run keeps is of its last training, which may have been a baseline's.
+    """
+    recorded = {name: backbone.settings.get(name, {}) for name in ("model", "loader")}
+    recorded["moe"] = {"expert": experts[0].moe().expert}
+    for name, values in recorded.items():
+        asked = {key for key in values if _is_override(config, f"{name}.{key}")}
+        taken = {key: value for key, value in values.items() if key not in asked}
+        setattr(config, name, replace(getattr(config, name), **taken))
+    config.seed = config.seed if _is_override(config, "seed") else backbone.seed
+
+
+def _is_override(config: Config, key: str) -> bool:
+    return config.sources.get(key, "").startswith("override")
 
 
 def _check_widths(run: Extension) -> None:
