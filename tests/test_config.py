@@ -248,6 +248,21 @@ def test_unknown_conf_names_the_nearest():
         load_config("mt16")
 
 
+@pytest.mark.parametrize("word", ["off", "010", "1e3", "a #b", "2026-11-01", "a: b", "~x"])
+def test_an_override_of_a_text_is_taken_as_it_is_written(tmp_path, word):
+    """YAML makes False, 8, 1000.0 and a of the first four."""
+    config = load_config("quickstart", [f"suite={word}", f"run={tmp_path}/{word}"])
+    assert config.suite == word and config.run == f"{tmp_path}/{word}"
+    save_config(config, tmp_path / "saved.yaml")
+    assert load_config(tmp_path / "saved.yaml").suite == word
+    assert load_config("quickstart", ['suite="off"']).suite == "off"  # quotes of YAML
+
+
+def test_a_bare_boolean_for_a_text_is_refused(tmp_path):
+    (tmp_path / "own.yaml").write_text("suite: mt10\nrun: off\n")
+    assert "own.yaml: run: YAML reads on, off" in error_of(tmp_path / "own.yaml")
+
+
 def test_a_callback_can_be_switched_off():
     config = load_config("quickstart", ["callbacks.conflict=null"])
     names = [type(c).__name__ for c in build_callbacks(config, "stage1").values()]
@@ -330,10 +345,11 @@ def test_an_empty_configuration_is_named(tmp_path, content):
     assert error_of(path).startswith(f"{path}: is empty")
 
 
-def test_a_run_that_was_moved_is_itself(tmp_path):
+@pytest.mark.parametrize("made", ["registry", "checkpoints"])
+def test_a_run_that_was_moved_is_itself(tmp_path, made):
     """Its own configuration names the folder that it once had."""
     run = tmp_path / "elsewhere"
-    (run / "registry").mkdir(parents=True)
+    (run / made).mkdir(parents=True)
     save_config(load_config("quickstart", ["run=runs/tiny"]), run / "config.yaml")
     assert load_config(run / "config.yaml").run == str(run)
     assert load_config(run / "config.yaml", ["run=other"]).run == "other"

@@ -9,7 +9,7 @@ import own_tasks  # noqa: F401  # registers them
 import pytest
 import torch
 from conftest import write_dataset
-from quick_run import QUICK, TASKS, call
+from quick_run import ONE_TASK, QUICK, TASKS, call
 from torch.nn import functional as F
 
 import m3dt
@@ -17,6 +17,7 @@ from m3dt.cli import main
 from m3dt.data import DatasetStore, TaskContext
 from m3dt.data.cutter import TrajectoryCutter
 from m3dt.evaluation import AgentPolicy, ExpertsPolicy
+from m3dt.evaluation.run_models import run_model
 from m3dt.evaluation.sessions import EpisodeGroup
 from m3dt.models import PromptDT
 from m3dt.models.routing import PromptRouter, prompt_features
@@ -61,6 +62,15 @@ def extended(known, other, tmp_path_factory):
         hashes.append({path: sha256(path) for path in (run / "registry").rglob("*.*")})
         assert extend(run, tasks, other) == 0
     return run, hashes
+
+
+def test_the_router_by_tokens_is_that_of_the_run(extended, data):
+    """`router` alone means the newest generation's only where the router reads the prompt."""
+    run, _ = extended
+    for way, name in (("token", "main"), ("prompt", "prompt-2")):
+        config = load_experiment(run / "config.yaml", [f"moe.router={way}", ONE_TASK])
+        policy = run_model(config, "router").policy
+        assert policy.agent.entry.name == name
 
 
 def test_nothing_that_was_registered_changes(extended):

@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from m3dt.config.fields import (
     TYPE_WORDS,
+    Choices,
     Section,
     SettingError,
     Sources,
@@ -213,9 +214,27 @@ def _parse_override(override: str) -> _Layer:
         raise UserError(f"'{override}': overrides are written key=value")
     source = f"override '{override}'"
     try:
-        return source, OmegaConf.from_dotlist([override])
+        layer = OmegaConf.from_dotlist([override])
+        written = override.partition("=")[2]
+        if _is_text(key) and written[:1] not in "'\"" and OmegaConf.select(layer, key) is not None:
+            OmegaConf.update(layer, key, written)  # YAML reads `off`, `010` and `a #b` otherwise
+        return source, layer
     except Exception as error:  # as above
         raise UserError(f"{source}: {_reason(error)}") from None
+
+
+@cache
+def _is_text(key: str) -> bool:
+    """Tell whether the schema declares a dotted key as text, and not as on or off."""
+    *above, name = key.split(".")
+    section: Any = Config()
+    for part in above:
+        section = getattr(section, part, None)
+    declared = settings_of(section) if isinstance(section, Section) else {}
+    if name not in declared or declared[name].type not in (str, "str"):
+        return False
+    rule = declared[name].metadata.get("rule")
+    return not (isinstance(rule, Choices) and "off" in rule.words)
 
 
 def _presets(group: Sequence[_Layer], method: str) -> Iterator[_Layer]:
@@ -262,7 +281,13 @@ def _read(
         elif isinstance(below, Section | dict):
             raise UserError(f"{source}: {dotted}={node} must be a mapping of keys")
         elif section and isinstance(node, AnyNode):
-            layer[key] = from_yaml(node._value(), declared[str(key)])
+            value = from_yaml(node._value(), declared[str(key)])
+            if isinstance(value, bool) and isinstance(below, str):
+                raise UserError(
+                    f"{source}: {dotted}: YAML reads on, off, yes and no as true and false. Write "
+                    "it in quotes."
+                )
+            layer[key] = value
 
 
 def _merge(merged: DictConfig, layer: DictConfig, source: str) -> None:
@@ -301,7 +326,8 @@ def _build(merged: DictConfig, schema: Config, sources: Sources) -> Config:
 def _run_beside(path: Path, sources: Sources) -> str:
     """Return the folder of a run whose own configuration is read, as the run may have moved."""
     written = sources.of("run") == str(path) and path.name == RUN_CONFIG
-    return str(path.parent) if written and (path.parent / "registry").is_dir() else ""
+    begun = any((path.parent / name).is_dir() for name in ("registry", "checkpoints"))
+    return str(path.parent) if written and begun else ""
 
 
 def _default_run(config: Config) -> str:

@@ -64,6 +64,8 @@ def run_model(config: Config, name: str) -> RunModel:
     kind, _, number = base.partition(":")
     if not number and kind in ("", "router") and _by_prompt(config, kind):
         kind, number = "router", router_of(newest_generation(Registry(config.run)))
+    elif kind == "router" and not number and Registry(config.run).has("router", MAIN):
+        number = MAIN
     if kind not in ("", *ACTING_KINDS):
         untrained = (*UNTRAINED, NearestPolicy.name)
         choices = ", ".join((*untrained, "backbone, router", *RULES, "expert:K, baseline:METHOD"))
