@@ -18,7 +18,7 @@ from m3dt.plots.tensorboard import write_hyperparameters, write_scores, write_vi
 from m3dt.runs.evaluations import Evaluation, evaluation_file, read_evaluation
 from m3dt.runs.model_card import write_card
 from m3dt.tasks import SIMULATORS, get_task, tasks_of
-from m3dt.tasks.registration import own_identities
+from m3dt.tasks.identity import own_identities
 from m3dt.tasks.workers import WorkerPool
 from m3dt.utils.files import atomic_path, fingerprint
 from m3dt.utils.paths import file_stem

@@ -113,11 +113,6 @@ def get_task(name: str) -> TaskSpec:
     return own.spec
 
 
-def own_identities(specs: Iterable[TaskSpec]) -> dict[str, Any]:
-    """Return what identifies the specifications of those tasks that are not of the 160."""
-    return {spec.name: spec.identity() for spec in specs if spec.name not in TASKS}
-
-
 def known_tasks() -> list[str]:
     """Return the names of the 160 tasks and of all that were registered."""
     return [*TASKS, *_own]

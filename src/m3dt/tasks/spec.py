@@ -134,21 +134,6 @@ class TaskSpec:
         scale = max(sizes) or 1.0 if math.isnan(self.return_scale) else self.return_scale
         return replace(self, target_return=target, return_scale=scale, score=score)
 
-    def identity(self) -> dict[str, Any]:
-        """Return what scores depend on, as JSON holds it; of a function, its name and code."""
-        score: Any = self.score
-        if score is not None and not isinstance(score, tuple):
-            code = getattr(score, "__code__", None)
-            named = getattr(score, "__qualname__", type(score).__qualname__)
-            score = [getattr(score, "__module__", ""), named]
-            score += [code.co_code.hex(), repr(code.co_consts)] if code else []
-        numbers = (self.target_return, self.return_scale)
-        return {
-            "widths": [self.state_dim, self.action_dim, self.horizon],
-            "returns": [None if math.isnan(number) else number for number in numbers],
-            "score": list(score) if score is not None else None,
-        }
-
     @property
     def lowest_return(self) -> float:
         """The return that scores 0, where it is known; else 0."""

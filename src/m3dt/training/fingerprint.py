@@ -1,5 +1,6 @@
 """What a model's weights depend on, setting by setting, and how two such records differ."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -8,8 +9,7 @@ import torch
 
 from m3dt.config import Config, weight_settings
 from m3dt.runs import inference_device
-from m3dt.tasks import get_task
-from m3dt.tasks.registration import own_identities
+from m3dt.tasks import TASKS, TaskSpec, get_task
 
 _PRECISION_NAMES = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 
@@ -30,14 +30,19 @@ def fingerprint_settings(config: Config, tasks: Sequence[str], *sections: str) -
         "model": weight_settings(config.model),
         "loader": weight_settings(config.loader),
     }
-    own = own_identities(map(get_task, tasks))
+    own = [get_task(task) for task in tasks if task not in TASKS]
     if own:  # weights depend on widths and on the return scale
-        chosen["own_tasks"] = {t: [own[t]["widths"], own[t]["returns"][1]] for t in own}
+        chosen["own_tasks"] = {spec.name: _recorded(spec) for spec in own}
     for section in sections:
         name, _, only = section.partition(".")
         found = weight_settings(getattr(config, name))
         chosen.setdefault(name, {}).update({only: found[only]} if only else found)
     return chosen
+
+
+def _recorded(spec: TaskSpec) -> list[Any]:
+    scale = None if math.isnan(spec.return_scale) else spec.return_scale
+    return [[spec.state_dim, spec.action_dim, spec.horizon], scale]
 
 
 def device_settings(config: Config) -> dict[str, Any]:
