@@ -2,11 +2,13 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
 from conftest import write_dataset
 
+from m3dt.data import DatasetStore
 from m3dt.data.format import DatasetIndex
 from m3dt.data.verify import verify
 from m3dt.utils.errors import UserError
@@ -113,3 +115,15 @@ def test_an_entry_that_differs_from_its_file_is_found(tmp_path):
         DatasetIndex({"reach-v2": replace(entry, **{name: value})}, {}).write(folder)
         (problem,) = verify(folder)["problems"]
         assert f"{name} is" in problem and "but the index says" in problem
+        with pytest.raises(UserError, match=f"{name} is .* but the index says .*Delete it and"):
+            DatasetStore.open(folder, ["reach-v2"])
+
+
+def test_a_file_that_its_index_does_not_describe_is_refused(tmp_path):
+    """It was taken from another dataset; its scores would be credited to the index's data."""
+    folder = write_dataset(tmp_path / "one", ["reach-v2"])
+    other = write_dataset(tmp_path / "other", ["reach-v2"], seed=1)
+    (file,) = folder.glob("*.hdf5")
+    shutil.copy(other / file.name, file)
+    with pytest.raises(UserError, match="return_quartiles is"):
+        DatasetStore.open(folder, ["reach-v2"])

@@ -231,14 +231,15 @@ def test_verify_compares_lengths_with_the_horizon(tmp_path):
 
 
 def test_a_file_of_another_task_is_found(tmp_path):
-    """By the name within, or in files without one by its trajectories."""
+    """By the name within, or in files without one by its returns and trajectories."""
     folder = write_dataset(tmp_path, ["cheetah-vel-1", "cheetah-vel-7"])
     shutil.copy(folder / "cheetah-vel-7.hdf5", folder / "cheetah-vel-1.hdf5")
     change_file(folder, "cheetah-vel-1", lambda file: None)
     with pytest.raises(UserError, match="'task' is 'cheetah-vel-7', but must be 'cheetah-vel-1'"):
         DatasetStore.open(folder, ["cheetah-vel-1"])
     change_file(folder, "cheetah-vel-1", lambda file: file.attrs.pop("task"))
-    assert DatasetStore.open(folder, ["cheetah-vel-1"]).tasks[0].spec.name == "cheetah-vel-1"
+    with pytest.raises(UserError, match="return_quartiles is .* but the index says"):
+        DatasetStore.open(folder, ["cheetah-vel-1"])
     problems = verify(folder)["problems"]
     assert any("6 trajectories are also those of cheetah-vel-1" in p for p in problems)
 

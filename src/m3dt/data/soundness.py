@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from m3dt.data.format import NUM_PROMPTS, SCHEMA_VERSION
+from m3dt.data.format import NUM_PROMPTS, SCHEMA_VERSION, TaskEntry, quartiles, success_rate
 from m3dt.data.values import LARGEST, unsound
 
 if TYPE_CHECKING:
     from m3dt.data.store import TaskStore
 
 _CHUNK = 1_000_000  # transitions checked at a time
+_INDEX_SLACK = {"return_quartiles": 0.02, "success_rate": 2e-4}  # twice their last digit
 _ACTION_SLACK = 1e-6  # of actions around [-1, 1], for rounding
 
 
@@ -66,6 +67,28 @@ def opening_problems(store: TaskStore, attributes: Mapping[str, Any]) -> Iterato
         yield f"'successes' holds {store.successes.max()}, not 0 or 1"
     prompts = slice(store.num_training_steps, len(store.rewards))
     yield from value_problems(store, prompts, action_limit=LARGEST)
+
+
+def index_problems(store: TaskStore, entry: TaskEntry) -> Iterator[str]:
+    """Compare a task's file with its entry in the index, as far as that takes no time.
+
+    The index was perhaps written on another machine, whose means round otherwise.
+    """
+    if entry.env_id != store.spec.env_id:
+        yield f"env_id is {store.spec.env_id}, but the index says {entry.env_id}"
+    found: dict[str, Any] = {
+        "trajectories": len(store.episode_ends),
+        "steps": len(store.rewards),
+        "return_quartiles": quartiles(store.episode_returns),
+        "success_rate": success_rate(store.successes),
+    }
+    if entry.success_rate is None:  # the source did not record it
+        del found["success_rate"]
+    for name, value in found.items():
+        listed = getattr(entry, name)
+        slack = _INDEX_SLACK.get(name, 0.0)
+        if not np.allclose(value, listed, rtol=1e-6 * bool(slack), atol=slack):
+            yield f"{name} is {value}, but the index says {listed}"
 
 
 def _layout_problems(store: TaskStore) -> Iterator[str]:

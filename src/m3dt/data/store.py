@@ -16,7 +16,7 @@ import numpy as np
 from m3dt.behaviour import Library
 from m3dt.data.format import COLLECTED, NUM_PROMPTS, DatasetIndex, TaskEntry
 from m3dt.data.hdf5 import open_hdf5
-from m3dt.data.soundness import opening_problems
+from m3dt.data.soundness import index_problems, opening_problems
 from m3dt.data.values import unusual_returns
 from m3dt.tasks import TASKS, TaskSpec, get_task
 from m3dt.tasks.registration import plugin_modules
@@ -205,9 +205,9 @@ class DatasetStore:
     ) -> DatasetStore:
         """Open the named tasks of a dataset.
 
-        They are in the order of their names. On demand, all files are read and their checksums
-        compared. `collected_by` is the command that collects what is missing, by default one that
-        names these tasks.
+        They are in the order of their names. Each file is compared with the index as far as that
+        takes no time; on demand, all files are read and their checksums compared. `collected_by`
+        is the command that collects what is missing, by default one that names these tasks.
 
         Raises:
             UserError: There is no dataset, tasks are missing, or a file is damaged.
@@ -227,6 +227,9 @@ class DatasetStore:
         for name, entry in zip(names, entries, strict=True):
             again = made_again(folder, name, entry)
             task = TaskStore.open(folder / entry.file, get_task(name), again)
+            problem = next(index_problems(task, entry), None)
+            if problem:
+                raise UserError(f"{task.path}: {problem}. Delete it and {again}.")
             tasks.append(task.completed(entry.random_return))
         if checksums:
             changed = [

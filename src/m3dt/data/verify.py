@@ -8,8 +8,8 @@ from typing import TypedDict
 
 import numpy as np
 
-from m3dt.data.format import DatasetIndex, TaskEntry, quartiles, success_rate
-from m3dt.data.soundness import value_problems
+from m3dt.data.format import DatasetIndex, TaskEntry
+from m3dt.data.soundness import index_problems, value_problems
 from m3dt.data.store import TaskStore, made_again
 from m3dt.data.values import unusual_returns
 from m3dt.tasks import get_task
@@ -48,7 +48,8 @@ def verify(folder: Path) -> VerifyReport:
             problems.append(str(error))
             continue
         found = chain(
-            _index_problems(store, entry),
+            _changed(store, entry),
+            index_problems(store, entry),
             value_problems(store, slice(0, len(store.rewards))),
             _trajectory_problems(store),
             _statistics_problems(store),
@@ -69,22 +70,9 @@ def verify(folder: Path) -> VerifyReport:
     }
 
 
-def _index_problems(store: TaskStore, entry: TaskEntry) -> Iterator[str]:
-    """Compare a file with its entry in the index."""
+def _changed(store: TaskStore, entry: TaskEntry) -> Iterator[str]:
     if sha256(store.path) != entry.sha256:
         yield "its checksum differs from the index"
-    found = {
-        "env_id": store.spec.env_id,
-        "trajectories": len(store.episode_ends),
-        "steps": len(store.rewards),
-        "return_quartiles": quartiles(store.episode_returns),
-    }
-    if entry.success_rate is not None:  # None: the source did not record it
-        found["success_rate"] = success_rate(store.successes)
-    for name, value in found.items():
-        listed = getattr(entry, name)
-        if value != listed:
-            yield f"{name} is {value}, but the index says {listed}"
 
 
 def _trajectory_problems(store: TaskStore) -> Iterator[str]:
