@@ -170,16 +170,19 @@ def _schema() -> DictConfig:
     return schema
 
 
-def config_values(config: Config) -> dict[str, Any]:
+def config_values(config: Section) -> dict[str, Any]:
     """Return all settings as plain values, by section."""
-    values: Any = OmegaConf.to_container(OmegaConf.structured(config))
-    return values
+    values = {name: getattr(config, name) for name in settings_of(config)}
+    return {
+        name: config_values(value) if isinstance(value, Section) else copy.deepcopy(value)
+        for name, value in values.items()
+    }
 
 
 def save_config(config: Config, path: Path) -> None:
     """Write a configuration as YAML that `load_config` reads back, atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
+        temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(config_values(config))))
 
 
 def read_yaml(path: Path) -> DictConfig:
