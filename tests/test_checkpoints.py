@@ -73,7 +73,7 @@ def imported(files, tmp_path_factory):
 def test_imported_models_equal_the_recording(imported, chosen):
     agent = m3dt.load(imported, *chosen)
     inputs, outputs = load_inputs("inputs.npz"), load_inputs("outputs.npz")
-    predictions = agent.predict_actions(*segment_of(inputs), *prompt_of(inputs)).numpy()
+    predictions = agent.predict(segment_of(inputs), prompt_of(inputs)).numpy()
     real = inputs["attention_mask"].astype(bool)
     expected = outputs[f"{OUTPUTS[chosen]}/action_preds"]
     np.testing.assert_allclose(predictions[real], expected[real], rtol=1e-5, atol=1e-5)
@@ -316,4 +316,4 @@ def test_other_shapes_are_read_from_the_tensors(tmp_path):
     arguments = segment_of(inputs), prompt_of(inputs)
     with torch.no_grad():
         expected = model.eval()(*arguments)
-    assert torch.equal(agent.predict_actions(*arguments[0], *arguments[1]), expected)
+    assert torch.equal(agent.predict(*arguments), expected)

@@ -207,28 +207,6 @@ class Agent:
         )
         return router(prompt_features(prompt, mean, std))
 
-    def predict_actions(
-        self,
-        states: Tensor,
-        actions: Tensor,
-        returns_to_go: Tensor,
-        timesteps: Tensor,
-        attention_mask: Tensor,
-        prompt_states: Tensor,
-        prompt_actions: Tensor,
-        prompt_returns_to_go: Tensor,
-        prompt_timesteps: Tensor,
-        prompt_attention_mask: Tensor,
-        task: str | None = None,
-    ) -> Tensor:
-        """Predict the action of every timestep; `predict` with a tensor per argument.
-
-        Shapes are those of the fields of `Segment`: (B, T, ...), and (B, P, ...) for the prompts.
-        """
-        segment = Segment(states, actions, returns_to_go, timesteps, attention_mask)
-        fields = (prompt_states, prompt_actions, prompt_returns_to_go, prompt_timesteps)
-        return self.predict(segment, Segment(*fields, prompt_attention_mask), task)
-
     def actor(
         self,
         task: str | None = None,
