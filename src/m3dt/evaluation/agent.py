@@ -221,7 +221,7 @@ class Agent:
 
         Args:
             task: Name of a task that the agent was trained on.
-            episodes: How many run in step.
+            episodes: How many run in step, whatever `config` says: its number is an evaluation's.
             seed: Gives the actor's `seeds`, from which `m3dt.evaluate` starts the environments; by
                 default that of `config`, 0.
             prompt: In place of `task`, one or several whole episodes of a task without a name; see
@@ -234,8 +234,8 @@ class Agent:
 
         Raises:
             UserError: The agent was not trained on the task; its method cannot act by a prompt;
-                prompts do not fit together or the model; or arguments contradict each other or are
-                of another type.
+                prompts do not fit together or the model; or arguments contradict each other, are
+                of another type or out of range.
         """
         from m3dt.evaluation.actor import Actor  # it imports this module
 
