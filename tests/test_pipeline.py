@@ -231,6 +231,18 @@ def test_registered_is_said_of_what_the_registry_holds(data, tmp_path, monkeypat
     assert "no backbone/main in" in told.err and "registered" not in told.out
 
 
+def test_results_of_a_run_that_was_moved_name_its_folder(finished, data, tmp_path, capsys):
+    run, moved, file = tmp_path / "run", tmp_path / "moved", tmp_path / "scores.json"
+    shutil.copytree(finished, run)
+    words = ["--models", "random", "--json", str(file), ONE_TASK, "evaluation.seed=5"]
+    for folder, stored in ((run, False), (moved, True)):
+        if stored:
+            run.rename(moved)
+        assert call("evaluate", folder, data, *words) == 0
+        assert ("Nothing to do" in capsys.readouterr().out) == stored
+        assert json.loads(file.read_text())["models"]["random"]["run"] == str(folder)
+
+
 def test_results_can_go_to_another_folder(finished, data, tmp_path, capsys):
     """As of a run that somebody else keeps, and that cannot be written."""
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
