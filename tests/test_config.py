@@ -265,9 +265,11 @@ def test_remedies_name_the_file_that_was_given(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("my own.yaml").write_text("suite: mt10\ndata: none\n")
     assert load_config("quickstart").option == "--conf quickstart"
-    assert load_config("./my own.yaml").option == "--conf './my own.yaml'"
+    config = load_config("./my own.yaml", ["tasks=[reach-v2]", "run=$HOME/x"])
+    assert config.option == '--conf "./my own.yaml"'
+    assert config.options == f"""{config.option} "tasks=[reach-v2]" 'run=$HOME/x'"""
     assert main(["stage3", "--conf", "./my own.yaml", "run=r"]) == 2
-    assert "Run `m3dt stage1 --conf './my own.yaml'` first" in capsys.readouterr().err
+    assert 'Run `m3dt stage1 --conf "./my own.yaml" run=r` first' in capsys.readouterr().err
 
 
 def test_broken_yaml(tmp_path):

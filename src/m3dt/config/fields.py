@@ -174,10 +174,11 @@ def from_yaml(value: Any, declared: Field[Any]) -> Any:
 class Sources(dict[str, str]):
     """The file, override or preset that gave each dotted key, in the order of the layers.
 
-    `conf` is the name or path of the experiment as it was given.
+    `conf` is the name or path of the experiment, `overrides` its `key=value`, as they were given.
     """
 
     conf = ""
+    overrides: tuple[str, ...] = ()
 
     def record(self, key: str, source: str) -> None:
         """Note that a source gives a key, whatever gave it before."""

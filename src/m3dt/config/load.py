@@ -118,7 +118,7 @@ def load_config(conf: str | Path, overrides: Sequence[str] = ()) -> Config:
     method = method or Config.method
     presets = tuple(_last(key, group) for group in files for key in ("size", "compat"))
     merged, sources = copy.deepcopy(_merged_files(path, stamps, method, presets))
-    sources.conf = str(conf)
+    sources.conf, sources.overrides = str(conf), tuple(overrides)
     schema = Config()
     _add(merged, schema, sources, given, method)
     merged.conf = path.stem
