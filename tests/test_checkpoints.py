@@ -1,5 +1,8 @@
 """The authors' checkpoints: import, predictions, export, refusal."""
 
+import re
+import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -317,3 +320,26 @@ def test_other_shapes_are_read_from_the_tensors(tmp_path):
     with torch.no_grad():
         expected = model.eval()(*arguments)
     assert torch.equal(agent.predict(*arguments), expected)
+
+
+def test_no_training_continues_imported_models(imported, capsys):
+    """The message is short, and what it names evaluates them."""
+    assert main(["train", "--conf", str(imported / "config.yaml")]) == 2
+    message = capsys.readouterr().err
+    assert "backbone/main was imported, and no training continues it" in message
+    assert f"`m3dt evaluate --run {imported}`" in message and "{" not in message
+
+
+@pytest.mark.long
+def test_imported_models_are_not_extended_but_act_by_prompts(imported, tmp_path, capsys):
+    """By the command of the message."""
+    task, data = "gym:Pendulum-v1", f"data={tmp_path / 'data'}"
+    new = [f"tasks=[{task}]", data, "collect.trajectories=4", "collect.workers=1"]
+    assert main(["collect", *new]) == 0
+    run = shutil.copytree(imported, tmp_path / "run")
+    assert main(["extend", "--run", str(run), "--tasks", task, data]) == 2
+    message = capsys.readouterr().err
+    assert "cannot be extended" in message and "stage3" not in message
+    (command,) = re.findall("`m3dt (evaluate .*)`", message)
+    few = ["evaluation.episodes=1", "evaluation.workers=1", "--models", "router"]
+    assert main([*shlex.split(command), *few]) == 0

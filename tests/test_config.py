@@ -1,5 +1,6 @@
 """Configuration: every shipped file loads, every mistake is named."""
 
+import json
 import os
 import re
 import shutil
@@ -384,3 +385,16 @@ def test_a_default_folder_is_written_as_it_is_read_back(tmp_path):
     config = load_config("quickstart", ["suite=''"])
     save_config(config, tmp_path / "own.yaml")
     assert load_config(tmp_path / "own.yaml").data == config.data
+
+
+@pytest.mark.parametrize("key", ["callbacks", "seed", "suite", "stage1.max_steps", "callbacks.x"])
+def test_a_message_holds_the_start_of_a_long_value(tmp_path, key):
+    """As of a file of another project."""
+    content = [{"a": list(range(100))}]
+    for name in reversed(key.split(".")):
+        content = {name: content}
+    file = tmp_path / "theirs.yaml"
+    file.write_text(json.dumps(content))
+    message = error_of(file)
+    assert message.startswith(f"{file}: {key}=[{{'a': [0, 1, 2") and len(message) < 200
+    assert message.endswith(("... must be a mapping of keys", "a whole number", "must be text"))
