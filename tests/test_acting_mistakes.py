@@ -12,6 +12,7 @@ from random_agents import MODEL, trajectories
 import m3dt
 from m3dt.config import EvaluationConfig
 from m3dt.evaluation import evaluator
+from m3dt.evaluation.sessions import EpisodeGroup
 from m3dt.models import PromptDT
 from m3dt.utils.errors import RunError, UserError
 
@@ -74,7 +75,7 @@ def test_a_reward_before_the_first_action_is_refused(agents):
     ],
 )
 def test_what_no_actor_can_be_made_of_is_refused(agents, given, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         agents["token"].actor(**given)
 
 
@@ -153,12 +154,33 @@ def test_evaluate_refuses_what_names_no_tasks(agents, tasks, message):
     [
         ({"episodes": "3"}, "episodes='3' must be a whole number"),
         ({"episodes": 2.5}, "episodes=2.5 must be a whole number"),
+        ({"episodes": 0}, "episodes=0 must be 1 or more"),
         ({"config": {"seed": 1}}, r"config={'seed': 1}: give m3dt.config.EvaluationConfig"),
     ],
 )
-def test_evaluate_refuses_other_types(agents, given, message):
+def test_evaluate_refuses_other_values(agents, given, message):
     with pytest.raises(UserError, match=message):
         m3dt.evaluate(agents["token"], **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [({}, 2), ({"episodes": 3}, 3), ({"config": None}, 10)]
+)
+def test_a_number_of_episodes_is_the_callers_or_that_of_the_rules(
+    agents, monkeypatch, given, expected
+):
+    monkeypatch.setattr(evaluator, "AgentPolicy", lambda *a, **k: None)
+    monkeypatch.setattr(evaluator, "evaluate_policy", lambda policy, names, rules, *a: vars(rules))
+    given = {"config": EvaluationConfig(episodes=2, seed=5), **given}
+    result = m3dt.evaluate(agents["token"], "reach-v2", **given)
+    assert result["episodes"] == expected
+    assert result["seed"] == (given["config"] or EvaluationConfig()).seed
+
+
+def test_an_actor_runs_one_episode_whatever_an_evaluation_plays(agents):
+    actor = agents["token"].actor("reach-v2", config=EvaluationConfig(episodes=3, seed=5))
+    assert len(actor.seeds) == 1
+    assert actor.seeds == EpisodeGroup("reach-v2", (0,)).seeds(5)
 
 
 def test_numbers_of_episodes_are_whole(agents):

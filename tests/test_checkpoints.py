@@ -1,5 +1,8 @@
 """The authors' checkpoints: import, predictions, export, refusal."""
 
+import re
+import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +76,7 @@ def imported(files, tmp_path_factory):
 def test_imported_models_equal_the_recording(imported, chosen):
     agent = m3dt.load(imported, *chosen)
     inputs, outputs = load_inputs("inputs.npz"), load_inputs("outputs.npz")
-    predictions = agent.predict_actions(*segment_of(inputs), *prompt_of(inputs)).numpy()
+    predictions = agent.predict(segment_of(inputs), prompt_of(inputs)).numpy()
     real = inputs["attention_mask"].astype(bool)
     expected = outputs[f"{OUTPUTS[chosen]}/action_preds"]
     np.testing.assert_allclose(predictions[real], expected[real], rtol=1e-5, atol=1e-5)
@@ -316,4 +319,27 @@ def test_other_shapes_are_read_from_the_tensors(tmp_path):
     arguments = segment_of(inputs), prompt_of(inputs)
     with torch.no_grad():
         expected = model.eval()(*arguments)
-    assert torch.equal(agent.predict_actions(*arguments[0], *arguments[1]), expected)
+    assert torch.equal(agent.predict(*arguments), expected)
+
+
+def test_no_training_continues_imported_models(imported, capsys):
+    """The message is short, and what it names evaluates them."""
+    assert main(["train", "--conf", str(imported / "config.yaml")]) == 2
+    message = capsys.readouterr().err
+    assert "backbone/main was imported, and no training continues it" in message
+    assert f"`m3dt evaluate --run {imported}`" in message and "{" not in message
+
+
+@pytest.mark.long
+def test_imported_models_are_not_extended_but_act_by_prompts(imported, tmp_path, capsys):
+    """By the command of the message."""
+    task, data = "gym:Pendulum-v1", f"data={tmp_path / 'data'}"
+    new = [f"tasks=[{task}]", data, "collect.trajectories=4", "collect.workers=1"]
+    assert main(["collect", *new]) == 0
+    run = shutil.copytree(imported, tmp_path / "run")
+    assert main(["extend", "--run", str(run), "--tasks", task, data]) == 2
+    message = capsys.readouterr().err
+    assert "cannot be extended" in message and "stage3" not in message
+    (command,) = re.findall("`m3dt (evaluate .*)`", message)
+    few = ["evaluation.episodes=1", "evaluation.workers=1", "--models", "router"]
+    assert main([*shlex.split(command), *few]) == 0

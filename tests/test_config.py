@@ -1,5 +1,6 @@
 """Configuration: every shipped file loads, every mistake is named."""
 
+import json
 import os
 import re
 import shutil
@@ -280,9 +281,11 @@ def test_remedies_name_the_file_that_was_given(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("my own.yaml").write_text("suite: mt10\ndata: none\n")
     assert load_config("quickstart").option == "--conf quickstart"
-    assert load_config("./my own.yaml").option == "--conf './my own.yaml'"
+    config = load_config("./my own.yaml", ["tasks=[reach-v2]", "run=$HOME/x"])
+    assert config.option == '--conf "./my own.yaml"'
+    assert config.options == f"""{config.option} "tasks=[reach-v2]" 'run=$HOME/x'"""
     assert main(["stage3", "--conf", "./my own.yaml", "run=r"]) == 2
-    assert "Run `m3dt stage1 --conf './my own.yaml'` first" in capsys.readouterr().err
+    assert 'Run `m3dt stage1 --conf "./my own.yaml" run=r` first' in capsys.readouterr().err
 
 
 def test_broken_yaml(tmp_path):
@@ -398,3 +401,16 @@ def test_a_default_folder_is_written_as_it_is_read_back(tmp_path):
     config = load_config("quickstart", ["suite=''"])
     save_config(config, tmp_path / "own.yaml")
     assert load_config(tmp_path / "own.yaml").data == config.data
+
+
+@pytest.mark.parametrize("key", ["callbacks", "seed", "suite", "stage1.max_steps", "callbacks.x"])
+def test_a_message_holds_the_start_of_a_long_value(tmp_path, key):
+    """As of a file of another project."""
+    content = [{"a": list(range(100))}]
+    for name in reversed(key.split(".")):
+        content = {name: content}
+    file = tmp_path / "theirs.yaml"
+    file.write_text(json.dumps(content))
+    message = error_of(file)
+    assert message.startswith(f"{file}: {key}=[{{'a': [0, 1, 2") and len(message) < 200
+    assert message.endswith(("... must be a mapping of keys", "a whole number", "must be text"))

@@ -11,10 +11,15 @@ from pathlib import Path
 import h5py
 import pytest
 from conftest import write_dataset
+from imports import OFFICIAL
+from rich.console import Console
 
 from m3dt.behaviour import Library
 from m3dt.cli import main
+from m3dt.config import CollectConfig
 from m3dt.data import DatasetStore
+from m3dt.data.collect import collect
+from m3dt.data.format import DatasetIndex
 from m3dt.data.store import TaskStore
 from m3dt.data.verify import verify
 from m3dt.tasks import get_task
@@ -103,6 +108,56 @@ def test_the_remedy_names_other_policies_than_the_package(tmp_path):
         with pytest.raises(UserError, match="collect.seed=3") as caught:
             DatasetStore.open(folder, [task])
         assert ("collect.policies=FOLDER` with the folder" in str(caught.value)) == named
+
+
+def test_the_remedy_of_a_lost_file_that_was_imported_imports_it_again(official, tmp_path, capsys):
+    folder = shutil.copytree(official, tmp_path / "data")
+    lost = folder / "reach-v2.hdf5"
+    lost.unlink()
+    with pytest.raises(UserError) as caught:
+        DatasetStore.open(folder, ["reach-v2"])
+    remedies = re.findall(
+        "`m3dt (import .*)`, where SOURCE is the path of (.*)[.]", str(caught.value)
+    )
+    ((remedy, source),) = remedies
+    assert source == OFFICIAL.name
+    words = shlex.split(remedy.replace("SOURCE", str(OFFICIAL)))
+    assert main([*words[:-2], "--tasks", "reach-v2,walker-walk"]) == 2  # that one is there
+    assert "already holds walker-walk" in capsys.readouterr().err and not lost.exists()
+    assert main(words) == 0
+    for file in ("reach-v2.hdf5", "dataset.json"):
+        assert (folder / file).read_bytes() == (official / file).read_bytes()
+    lost.unlink()
+    with pytest.raises(UserError, match="collecting would replace it.*`m3dt import SOURCE"):
+        collect(folder, ["reach-v2"], CollectConfig(), Console(quiet=True))
+
+
+def test_missing_tasks_are_collected_as_those_that_are_there(data, tmp_path):
+    """By the command that is printed, without or with the experiment's own."""
+    folder = shutil.copytree(data, tmp_path / "data")
+    index = DatasetIndex.read(folder)
+    del index.tasks["ant-dir-6"]
+    index.write(folder)
+    conf = f"m3dt collect --conf quickstart data={folder} tasks=[ant-dir-6,reach-v2]"
+    for given in ("", conf, f"{conf} collect.seed=0"):
+        with pytest.raises(UserError) as caught:
+            DatasetStore.open(folder, ["ant-dir-6", "reach-v2"], collected_by=given)
+        (remedy,) = re.findall("Run `m3dt (collect .*)`, which", str(caught.value))
+        assert remedy.count("collect.trajectories=6") == remedy.count("collect.seed=0") == 1
+    assert main(shlex.split(remedy)) == 0
+    assert (folder / "dataset.json").read_bytes() == (data / "dataset.json").read_bytes()
+
+
+def test_missing_tasks_of_a_mixed_dataset_are_collected_by_the_defaults(tmp_path):
+    folder = write_dataset(tmp_path / "data", ["reach-v2", "push-v2"])
+    path = folder / "dataset.json"
+    index = json.loads(path.read_text())
+    for seed, task in enumerate(index["tasks"]):
+        index["tasks"][task]["made_by"] = {"seed": seed, "behaviour": "scripted"}
+    path.write_text(json.dumps(index))
+    remedy = f'`m3dt collect "tasks=[ant-dir-3]" data={folder}`'
+    with pytest.raises(UserError, match=re.escape(remedy)):
+        DatasetStore.open(folder, ["reach-v2", "ant-dir-3"])
 
 
 def test_imported_data_are_not_collected_again(tmp_path):

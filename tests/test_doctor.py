@@ -1,6 +1,7 @@
 """The doctor: findings and remedies for what is in order, missing or broken."""
 
 import io
+import shlex
 import shutil
 
 import pytest
@@ -42,11 +43,14 @@ def test_all_is_well(findings, finished, data):
 
 
 def test_missing_data_and_runs_name_their_command(findings, tmp_path):
-    found, error = findings(f"run={tmp_path / 'run'}", f"data={tmp_path / 'data'}")
+    """With the overrides that doctor was given: others are of another run."""
+    given = [f"run={tmp_path / 'the run'}", f"data={tmp_path / 'data'}"]
+    found, error = findings(*given)
     assert error == ""
     assert found["dataset"].status == found["registry"].status == NOTE
-    assert found["dataset"].remedy == "m3dt collect --conf quickstart"
-    assert found["registry"].remedy == "m3dt train --conf quickstart"
+    for check, command in (("dataset", "collect"), ("registry", "train")):
+        words = shlex.split(found[check].remedy)
+        assert words == ["m3dt", command, "--conf", "quickstart", *QUICK, *given]
 
 
 def test_broken_parts_are_named(findings, finished, data, tmp_path, monkeypatch):
@@ -62,6 +66,7 @@ def test_broken_parts_are_named(findings, finished, data, tmp_path, monkeypatch)
     assert "registry" in error and "does not match its checksum" in shown
     shown, error = findings(f"run={finished}", f"data={data}", "tasks=[reach-v2,sweep-v2]")
     assert "dataset" in error and "lacks sweep-v2" in shown
+    assert "m3dt collect" in shown and "collect.seed=0" in shown  # as the others were
     shown, error = findings(f"run={finished}", f"data={data}", "trainer.accelerator=gpu")
     assert "GPU" in error and "trainer.accelerator=auto" in shown
     monkeypatch.setattr(module, "_LOWEST_FREE", 2**80)

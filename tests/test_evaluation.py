@@ -50,14 +50,14 @@ def test_groups_hold_each_episode_once():
 
 
 def test_session_equals_the_whole_history(agent):
-    """Window, prompt cache, returns-to-go and timesteps, against `predict_actions`."""
+    """Window, prompt cache, returns-to-go and timesteps, against `predict`."""
     policy = AgentPolicy(agent)
     session = policy.begin(EpisodeGroup("push-v2", (0, 1, 2)), 0)
     rng = np.random.default_rng(0)
     observations, rewards, actions = [], [], []
     context = agent.context
     index = context.index("push-v2")
-    prompt = [tensor[index][torch.tensor([0, 1, 0])] for tensor in context.prompts]
+    prompt = Segment(*(tensor[index][torch.tensor([0, 1, 0])] for tensor in context.prompts))
     for t in range(7):
         observations.append(rng.normal(size=(3, 39)).astype(np.float32))
         session.observe(observations[-1], rewards[-1] if rewards else None)
@@ -71,14 +71,14 @@ def test_session_equals_the_whole_history(agent):
             history[:, i, :4] = actions[s] if s < t else 0
         spent = [np.sum(rewards[:s], axis=0) if s else np.zeros(3) for s in steps]
         returns = np.stack([(4500 - x) / 1000 for x in spent], axis=1)[..., None]
-        expected = agent.predict_actions(
+        segment = Segment(
             torch.from_numpy(states),
             torch.from_numpy(history),
             torch.from_numpy(returns.astype(np.float32)),
             torch.tensor([list(steps)] * 3),
             torch.ones(3, len(steps)),
-            *prompt,
-        )[:, -1, :4]
+        )
+        expected = agent.predict(segment, prompt)[:, -1, :4]
         np.testing.assert_allclose(actions[-1], expected.numpy(), rtol=1e-4, atol=1e-5)
 
 

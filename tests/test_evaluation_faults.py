@@ -104,6 +104,24 @@ def test_a_worker_that_cannot_start_is_not_replaced(tmp_path):
     assert done.stderr.count("\nRuntimeError: ") == 1  # of Python, of one worker
 
 
+def test_a_script_from_standard_input_is_refused():
+    """Although it does so under the guard: workers cannot import what has no file."""
+    script = (
+        "import m3dt\n"
+        "from m3dt.tasks.workers import WorkerPool\n"
+        'if __name__ == "__main__":\n'
+        "    WorkerPool(1)\n"
+    )
+    command = [sys.executable, "-"]
+    done = subprocess.run(command, input=script, capture_output=True, text=True, timeout=120)
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("m3dt.utils.errors.UserError: simulations run in processes")
+    assert last.endswith("Write the script to a file and run `python FILE`.")
+    inline = [sys.executable, "-c", script.replace("WorkerPool(1)", "WorkerPool(1).__exit__()")]
+    done = subprocess.run(inline, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr  # there, workers have nothing to import
+
+
 def test_a_task_that_kills_its_worker_takes_no_other_with_it(undisturbed, tmp_path):
     """The other groups of its worker are played one at a time, and their episodes kept."""
     with WorkerPool(1) as pool:

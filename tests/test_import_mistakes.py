@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from imports import OFFICIAL, import_from, left_alone
+from imports import OFFICIAL, OFFICIAL_TASKS, import_from, left_alone
 from rich.console import Console
 from test_import_pickles import chunk_of, episodes
 
@@ -133,6 +133,18 @@ def minari_root(tmp_path, official):
 def test_a_minari_dataset_is_named_by_any_of_its_files(minari_root, tmp_path, place):
     import_from(minari_root / place, tmp_path / "data", "minari", "walker-walk")
     assert verify(tmp_path / "data")["problems"] == []
+
+
+def test_the_root_of_exported_datasets_names_them(official, tmp_path):
+    pytest.importorskip("minari")
+    root = tmp_path / "minari"
+    assert main(["export", str(official), str(root)]) == 0
+    parts = [root / "m3dt" / f"{task}-v0" for task in sorted(OFFICIAL_TASKS)]
+    for source, names in ((root, ("reach-v2",)), (root, ()), (root / "m3dt", ("reach-v2",))):
+        with pytest.raises(UserError, match="no Minari dataset") as caught:
+            import_from(source, tmp_path / "data", "minari", *names)
+        assert f"below it are {', '.join(map(str, parts))}: name one" in str(caught.value)
+    import_from(parts[1], tmp_path / "data", "minari", OFFICIAL_TASKS[0])
 
 
 def in_minari(change):

@@ -13,9 +13,10 @@ import m3dt
 from m3dt.cli import main
 from m3dt.data import DatasetStore
 from m3dt.evaluation.run_models import run_model
+from m3dt.runs.layout import SCORES
 from m3dt.runs.registry import Registry
 from m3dt.study.cell_results import sign_results
-from m3dt.study.grid import SCORES, load_study
+from m3dt.study.grid import load_study
 from m3dt.study.score_table import print_table, write_table
 from m3dt.tasks import register_task
 from m3dt.tasks.experiment import load_experiment

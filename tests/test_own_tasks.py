@@ -22,15 +22,19 @@ from m3dt.config import EvaluationConfig
 from m3dt.data import DatasetStore
 from m3dt.evaluation import RandomPolicy, evaluate_policy
 from m3dt.evaluation.scores import shares_of_target
+from m3dt.study.cell_results import RETURN
+from m3dt.study.csv_tables import read_study_table, read_table
 from m3dt.tasks import TaskSpec, get_task, make_env, register_task, registration
-from m3dt.tasks.catalog import TASKS
+from m3dt.tasks.catalog import DOMAINS, TASKS
 from m3dt.tasks.registration import plugin_modules
 from m3dt.utils.console import make_console
 from m3dt.utils.errors import RunError, UserError
 from m3dt.utils.paths import file_stem
 
 OWN = [*QUICK, "plugins=[own_tasks]"]
-EXAMPLE = Path(__file__).resolve().parents[1] / "examples/own_task"
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLE = ROOT / "examples/own_task"
+TABLES = [file for file in ROOT.glob("results/*.csv") if "cell" in read_table(file)[0]]
 
 
 def test_observations_are_flat_and_actions_rescaled():
@@ -103,6 +107,9 @@ def test_an_environment_that_changes_ends_an_evaluation_with_one_message(tmp_pat
         ({"name": "a/b"}, "name='a/b' must be letters"),
         ({"domain": ""}, "domain='' must be letters"),
         ({"domain": "metaworld"}, "the domain metaworld has rules of its own"),
+        ({"domain": "low"}, "domain='low' is another column of tables of scores: give another"),
+        ({"domain": "seed"}, "domain='seed' is another column"),
+        ({"domain": "moe.top_k"}, "domain='moe.top_k' is another column"),
         ({"state_dim": 0}, "state_dim=0 must be a whole number, 1 or more"),
         ({"horizon": 2.5}, "horizon=2.5 must be a whole number, 1 or more"),
         ({"name": 3}, "name=3 must be letters"),
@@ -120,6 +127,17 @@ def test_a_specification_is_checked(change, message):
     with pytest.raises(UserError) as error:
         register_task(spec, own_tasks.Reaching)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("file", TABLES, ids=lambda file: file.stem)
+def test_no_domain_is_called_as_another_column_of_a_table(file):
+    """Its scores would replace those, or the setting, in each row of a study."""
+    columns = set(read_study_table(file)[0])
+    domains = {*DOMAINS, *(name for name in columns if f"{name}{RETURN}" in columns)}
+    assert {"score", "low", "high", "cell"} <= columns - domains
+    for column in columns - domains:
+        with pytest.raises(UserError, match="domain="):
+            TaskSpec("mine", column, 2, 2, 5).check()
 
 
 def test_what_registers_a_task_is_checked_at_once():

@@ -14,6 +14,7 @@ from quick_run import ONE_TASK, STEPS, TASKS, TWO_TASKS, call
 
 import m3dt
 from m3dt.cli import main
+from m3dt.data import Segment
 from m3dt.runs import Entry, Registry
 from m3dt.runs.evaluations import Conditions, evaluations, newest
 
@@ -180,12 +181,13 @@ def test_load_gives_a_ready_agent(finished, kind, name, experts):
     assert all(mixture.num_experts == experts for mixture in agent.model.mixtures)
     assert not agent.model.training
     B, T, P = 2, 3, 2
-    actions = agent.predict_actions(
-        torch.zeros(B, T, 39), torch.zeros(B, T, 8), torch.zeros(B, T, 1),
-        torch.zeros(B, T, dtype=torch.long), torch.ones(B, T),
-        torch.zeros(B, P, 39), torch.zeros(B, P, 8), torch.zeros(B, P, 1),
-        torch.zeros(B, P, dtype=torch.long), torch.ones(B, P),
+    segment, prompt = (
+        Segment(
+            torch.zeros(B, length, 39), torch.zeros(B, length, 8), torch.zeros(B, length, 1),
+            torch.zeros(B, length, dtype=torch.long), torch.ones(B, length),
+        ) for length in (T, P)
     )  # fmt: skip
+    actions = agent.predict(segment, prompt)
     assert actions.shape == (B, T, 8) and actions.abs().max() <= 1
 
 
@@ -227,6 +229,18 @@ def test_registered_is_said_of_what_the_registry_holds(data, tmp_path, monkeypat
     assert call("stage1", tmp_path / "run", data, *few) == 1
     told = capsys.readouterr()
     assert "no backbone/main in" in told.err and "registered" not in told.out
+
+
+def test_results_of_a_run_that_was_moved_name_its_folder(finished, data, tmp_path, capsys):
+    run, moved, file = tmp_path / "run", tmp_path / "moved", tmp_path / "scores.json"
+    shutil.copytree(finished, run)
+    words = ["--models", "random", "--json", str(file), ONE_TASK, "evaluation.seed=5"]
+    for folder, stored in ((run, False), (moved, True)):
+        if stored:
+            run.rename(moved)
+        assert call("evaluate", folder, data, *words) == 0
+        assert ("Nothing to do" in capsys.readouterr().out) == stored
+        assert json.loads(file.read_text())["models"]["random"]["run"] == str(folder)
 
 
 def test_results_can_go_to_another_folder(finished, data, tmp_path, capsys):

@@ -18,8 +18,9 @@ from started import Command, ended
 from m3dt.cli import main
 from m3dt.config import METHODS
 from m3dt.data.format import INDEX, DatasetIndex
+from m3dt.runs.layout import SCORES
 from m3dt.runs.registry import Registry
-from m3dt.study import SCORES, load_study
+from m3dt.study import load_study
 from m3dt.study.cell_results import sign_results
 from m3dt.study.chains import chains, select_cells
 from m3dt.study.score_table import check_table, scored_cells, table_rows, write_table

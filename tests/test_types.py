@@ -28,7 +28,7 @@ EXPECTED = {
     7: 'note: Revealed type is "list[float] | None"',
     9: 'error: TypedDict "EvaluationResult" has no key "scores"',
     10: 'error: Module has no attribute "lode"',
-    11: 'error: Argument "episodes" to "evaluate" has incompatible type "str"; expected "int"',
+    11: 'error: Argument "episodes" to "evaluate" has incompatible type "str"; expected "int |',
     13: 'note: Revealed type is "list[int]"',
     14: 'error: Argument "prompt" to "actor" of "Agent" has incompatible type "str"',
 }

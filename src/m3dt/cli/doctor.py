@@ -14,6 +14,7 @@ from rich.text import Text
 
 from m3dt.config import Config
 from m3dt.data.format import INDEX, DatasetIndex
+from m3dt.data.remedies import collecting_like
 from m3dt.data.store import DatasetStore
 from m3dt.runs.registry import Registry
 from m3dt.tasks import SIMULATORS, tasks_of
@@ -22,6 +23,7 @@ from m3dt.training.resume import interrupted_stages
 from m3dt.utils.errors import RunError, UserError
 from m3dt.utils.files import TEMPORARY_SUFFIX, free_space
 from m3dt.utils.processes import available_cpus, threads_within_quota
+from m3dt.utils.shell import quoted
 from m3dt.version import version_of
 
 OK, NOTE, FAILED = "ok", "note", "failed"
@@ -127,29 +129,33 @@ def _disk(config: Config) -> Iterator[Finding]:
 
 
 def _dataset(config: Config) -> Iterator[Finding]:
-    folder, collect = Path(config.data), f"m3dt collect {config.option}"
+    folder, collect = Path(config.data), f"m3dt collect {config.options}"
     if not (folder / INDEX).is_file():
         yield Finding("dataset", NOTE, f"{folder}: none yet", collect)
         return
     tasks = tasks_of(config)
+    plugins = ["--plugins", ",".join(config.plugins)] if config.plugins else []
+    verify = quoted("m3dt", "verify", folder, *plugins)
     try:
         index = DatasetIndex.read(folder)
         missing = [task for task in tasks if task not in index.tasks]
         DatasetStore.open(folder, [task for task in tasks if task in index.tasks])
     except UserError as error:
-        yield Finding("dataset", FAILED, str(error), f"m3dt verify {folder}")
+        yield Finding("dataset", FAILED, str(error), verify)
         return
     found = f"{folder}: {len(index.tasks)} tasks"
     if missing:
-        yield Finding("dataset", FAILED, f"{found}, lacks {', '.join(missing[:5])}", collect)
+        lacks = f"{found}, lacks {', '.join(missing[:5])}"
+        remedy = collecting_like(index, collect).replace("`", "")
+        yield Finding("dataset", FAILED, lacks, remedy)
     else:
-        yield Finding("dataset", OK, f"{found}; their checksums: m3dt verify {folder}")
+        yield Finding("dataset", OK, f"{found}; their checksums: {verify}")
 
 
 def _registry(config: Config) -> Iterator[Finding]:
     run = Path(config.run)
     if not run.is_dir():
-        yield Finding("registry", NOTE, f"{run}: no run yet", f"m3dt train {config.option}")
+        yield Finding("registry", NOTE, f"{run}: no run yet", f"m3dt train {config.options}")
         return
     try:
         kinds = [entry.kind for entry in Registry(run).entries()]

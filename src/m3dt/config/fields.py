@@ -18,7 +18,7 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any, TypeVar
 
 from m3dt.config.aliases import ALIASES
-from m3dt.utils.errors import UserError, nearest
+from m3dt.utils.errors import UserError, nearest, shortened
 from m3dt.utils.paths import user_path
 
 IGNORED = "omegaconf_ignore"  # OmegaConf's mark of a field that is not a setting
@@ -113,7 +113,7 @@ class SettingError(ValueError):
 
     def message(self, prefix: str = "") -> str:
         """Return the message, with a prefix such as `stage1.` before each setting."""
-        return self.problem.format(*(f"{prefix}{k}={v}" for k, v in self.values.items()))
+        return self.problem.format(*(f"{prefix}{k}={shortened(v)}" for k, v in self.values.items()))
 
 
 @dataclass
@@ -174,10 +174,11 @@ def from_yaml(value: Any, declared: Field[Any]) -> Any:
 class Sources(dict[str, str]):
     """The file, override or preset that gave each dotted key, in the order of the layers.
 
-    `conf` is the name or path of the experiment as it was given.
+    `conf` is the name or path of the experiment, `overrides` its `key=value`, as they were given.
     """
 
     conf = ""
+    overrides: tuple[str, ...] = ()
 
     def record(self, key: str, source: str) -> None:
         """Note that a source gives a key, whatever gave it before."""

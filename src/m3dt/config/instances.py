@@ -7,7 +7,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from m3dt.config.schema import Config
 from m3dt.utils.class_paths import import_class
-from m3dt.utils.errors import UserError, nearest
+from m3dt.utils.errors import UserError, nearest, shortened
 
 T = TypeVar("T")
 
@@ -26,7 +26,9 @@ def check_given(config: Config, key: str, given: Any, others: Collection[str], w
         UserError: It is none.
     """
     if not isinstance(given, dict):
-        raise UserError(f"{config.sources.of(key)}: {key}={given} must be a mapping of keys")
+        raise UserError(
+            f"{config.sources.of(key)}: {key}={shortened(given)} must be a mapping of keys"
+        )
     if "class" not in given:
         needs = f"{key} needs 'class', the dotted path of {what}"
         raise UserError(f"{config.sources.of(key)}: {needs}.{nearest(key, others)}")
@@ -83,7 +85,7 @@ def _check_arguments(config: Config, key: str, kind: type[Any], arguments: dict[
         if name in known and not _fits(value, hints.get(name, Any)):
             source, hint = config.sources.of(f"{key}.{name}"), hints[name]
             wanted = getattr(hint, "__name__", str(hint))
-            raise UserError(f"{source}: {key}.{name}={value} must be of type {wanted}")
+            raise UserError(f"{source}: {key}.{name}={shortened(value)} must be of type {wanted}")
 
 
 def _hints(kind: type[Any]) -> dict[str, Any]:

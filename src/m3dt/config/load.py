@@ -21,7 +21,7 @@ from m3dt.config.fields import (
 )
 from m3dt.config.presets import BASELINES, COMPAT, METHODS, SIZES, size_preset
 from m3dt.config.schema import Config
-from m3dt.utils.errors import UserError, nearest
+from m3dt.utils.errors import UserError, nearest, shortened
 from m3dt.utils.files import atomic_path, reading
 from m3dt.utils.paths import user_path
 
@@ -119,7 +119,7 @@ def load_config(conf: str | Path, overrides: Sequence[str] = ()) -> Config:
     method = method or Config.method
     presets = tuple(_last(key, group) for group in files for key in ("size", "compat"))
     merged, sources = copy.deepcopy(_merged_files(path, stamps, method, presets))
-    sources.conf = str(conf)
+    sources.conf, sources.overrides = str(conf), tuple(overrides)
     schema = Config()
     _add(merged, schema, sources, given, method)
     merged.conf = path.stem
@@ -282,7 +282,7 @@ def _read(
             deeper = below if isinstance(below, Section) else None
             _read(node, deeper, source, sources, f"{dotted}.")
         elif isinstance(below, Section | dict):
-            raise UserError(f"{source}: {dotted}={node} must be a mapping of keys")
+            raise UserError(f"{source}: {dotted}={shortened(node)} must be a mapping of keys")
         elif section and isinstance(node, AnyNode):
             value = from_yaml(node._value(), declared[str(key)])
             if isinstance(value, bool) and isinstance(below, str):
@@ -301,9 +301,9 @@ def _merge(merged: DictConfig, layer: DictConfig, source: str) -> None:
         key = getattr(error, "full_key", None) or ""
         kind = _KINDS.get(type(OmegaConf.select(merged, key))) if key else None
         given = OmegaConf.select(layer, key)
-        problem = f"{key}={given} must be {kind}"
+        problem = f"{key}={shortened(given)} must be {kind}"
         if kind == _KINDS[ListConfig] and not isinstance(given, DictConfig):
-            problem += f', such as "{key}=[{given}]"'
+            problem += f', such as "{key}=[{shortened(given)}]"'
         raise UserError(f"{source}: {problem if kind else _reason(error)}") from None
 
 

@@ -4,7 +4,6 @@ Each setting declares its default, its range and, in the text below it, its mean
 them. Defaults are the paper's (section 5, tables 4 and 5) unless a comment says otherwise.
 """
 
-import shlex
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +27,7 @@ from m3dt.config.stage_settings import (
     PromptRouterConfig,
     StageConfig,
 )
+from m3dt.utils.shell import quoted
 
 
 @dataclass
@@ -107,7 +107,12 @@ class Config(Section):
     @property
     def option(self) -> str:
         """The option that names this experiment in a command, such as `--conf ./own.yaml`."""
-        return f"--conf {shlex.quote(self.sources.conf or self.conf)}"
+        return quoted("--conf", self.sources.conf or self.conf)
+
+    @property
+    def options(self) -> str:
+        """What names this experiment in a command: `option`, and the overrides it was given."""
+        return quoted("--conf", self.sources.conf or self.conf, *self.sources.overrides)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -26,6 +26,7 @@ from m3dt.data.format import (
     TaskEntry,
     write_task,
 )
+from m3dt.data.remedies import made_again
 from m3dt.tasks import SIMULATORS, TaskSpec, Trajectory, get_task
 from m3dt.tasks.registration import import_in_worker, plugin_modules
 from m3dt.utils.console import progress_bar
@@ -128,8 +129,8 @@ def _is_complete(folder: Path, task: str, entry: TaskEntry, config: CollectConfi
     if entry.made_by.get("behaviour") not in COLLECTED:
         if not exists:
             raise UserError(
-                f"{folder}: {entry.file} was imported and is missing. Import it again into "
-                "another folder; collecting would replace it with simulated data."
+                f"{folder}: {entry.file} was imported and is missing; collecting would replace it "
+                f"with simulated data. To restore it, {made_again(folder, task, entry)}."
             )
         return True  # any settings: they do not apply to imported data
     if not exists:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import mmap
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,13 +12,12 @@ from typing import Any
 import h5py
 import numpy as np
 
-from m3dt.behaviour import Library
-from m3dt.data.format import COLLECTED, NUM_PROMPTS, DatasetIndex, TaskEntry
+from m3dt.data.format import NUM_PROMPTS, DatasetIndex
 from m3dt.data.hdf5 import open_hdf5
+from m3dt.data.remedies import collecting, collecting_like, made_again
 from m3dt.data.soundness import index_problems, opening_problems
 from m3dt.data.values import unusual_returns
-from m3dt.tasks import TASKS, TaskSpec, get_task
-from m3dt.tasks.registration import plugin_modules
+from m3dt.tasks import TaskSpec, get_task
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import sha256
 from m3dt.utils.paths import user_path
@@ -160,33 +158,6 @@ def _placement(dataset: h5py.Dataset) -> tuple[int, tuple[int, ...]]:
     return dataset.id.get_offset() or 0, dataset.shape
 
 
-def _collect(folder: Path, tasks: Sequence[str]) -> str:
-    """Return the command that collects some tasks into a folder."""
-    command = f'm3dt collect "tasks=[{",".join(tasks)}]" data={shlex.quote(str(folder))}'
-    modules = [] if set(tasks) <= set(TASKS) else plugin_modules()
-    return command + (f' "plugins=[{",".join(modules)}]"' if modules else "")
-
-
-def made_again(folder: Path, task: str, entry: TaskEntry) -> str:
-    """Return how a task's file is made again, with the trajectories that the dataset lists."""
-    if entry.made_by.get("behaviour") not in COLLECTED:
-        return "import its dataset again"
-    same = f"collect.trajectories={entry.trajectories} collect.seed={entry.made_by.get('seed')}"
-    policies = entry.made_by.get("policies")  # their checksum, where they were trained
-    if policies and policies != _shipped_policies(get_task(task)):
-        own = f"{same} collect.policies=FOLDER"
-        return f"run `{_collect(folder, [task])} {own}` with the folder of its policies"
-    return f"run `{_collect(folder, [task])} {same}`"
-
-
-def _shipped_policies(spec: TaskSpec) -> str:
-    """Return the checksum of the package's policies for a task, or nothing if it has none."""
-    try:
-        return Library().checksum(spec)
-    except UserError:
-        return ""
-
-
 @dataclass(frozen=True)
 class DatasetStore:
     """The tasks of a suite in order, and the checksum of their data."""
@@ -213,14 +184,14 @@ class DatasetStore:
             UserError: There is no dataset, tasks are missing, or a file is damaged.
         """
         folder = user_path(folder)
-        index = DatasetIndex.read(folder, collected_by or _collect(folder, names))
+        index = DatasetIndex.read(folder, collected_by or collecting(folder, names))
         missing = [name for name in names if name not in index.tasks]
         if missing:
+            command = collecting_like(index, collected_by or collecting(folder, missing))
             raise UserError(
                 f"{folder}: the dataset lacks {len(missing)} of {len(names)} tasks: "
-                f"{', '.join(missing)}. Run `{collected_by or _collect(folder, missing)}`, which "
-                "collects these alone. If jobs collect it in shards, wait for them, or repeat "
-                "those that did not end."
+                f"{', '.join(missing)}. Run {command}, which collects these alone. If jobs collect "
+                "it in shards, wait for them, or repeat those that did not end."
             )
         entries = [index.tasks[name] for name in names]
         tasks = []

@@ -9,8 +9,9 @@ from typing import TypedDict
 import numpy as np
 
 from m3dt.data.format import DatasetIndex, TaskEntry
+from m3dt.data.remedies import made_again
 from m3dt.data.soundness import index_problems, value_problems
-from m3dt.data.store import TaskStore, made_again
+from m3dt.data.store import TaskStore
 from m3dt.data.values import unusual_returns
 from m3dt.tasks import get_task
 from m3dt.utils.errors import UserError

@@ -207,28 +207,6 @@ class Agent:
         )
         return router(prompt_features(prompt, mean, std))
 
-    def predict_actions(
-        self,
-        states: Tensor,
-        actions: Tensor,
-        returns_to_go: Tensor,
-        timesteps: Tensor,
-        attention_mask: Tensor,
-        prompt_states: Tensor,
-        prompt_actions: Tensor,
-        prompt_returns_to_go: Tensor,
-        prompt_timesteps: Tensor,
-        prompt_attention_mask: Tensor,
-        task: str | None = None,
-    ) -> Tensor:
-        """Predict the action of every timestep; `predict` with a tensor per argument.
-
-        Shapes are those of the fields of `Segment`: (B, T, ...), and (B, P, ...) for the prompts.
-        """
-        segment = Segment(states, actions, returns_to_go, timesteps, attention_mask)
-        fields = (prompt_states, prompt_actions, prompt_returns_to_go, prompt_timesteps)
-        return self.predict(segment, Segment(*fields, prompt_attention_mask), task)
-
     def actor(
         self,
         task: str | None = None,
@@ -243,7 +221,7 @@ class Agent:
 
         Args:
             task: Name of a task that the agent was trained on.
-            episodes: How many run in step.
+            episodes: How many run in step, whatever `config` says: its number is an evaluation's.
             seed: Gives the actor's `seeds`, from which `m3dt.evaluate` starts the environments; by
                 default that of `config`, 0.
             prompt: In place of `task`, one or several whole episodes of a task without a name; see
@@ -256,8 +234,8 @@ class Agent:
 
         Raises:
             UserError: The agent was not trained on the task; its method cannot act by a prompt;
-                prompts do not fit together or the model; or arguments contradict each other or are
-                of another type.
+                prompts do not fit together or the model; or arguments contradict each other, are
+                of another type or out of range.
         """
         from m3dt.evaluation.actor import Actor  # it imports this module
 

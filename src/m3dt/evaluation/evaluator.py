@@ -32,7 +32,7 @@ from m3dt.version import version_of
 def evaluate(
     agent: Agent,
     tasks: str | Sequence[str] | None = None,
-    episodes: int = 10,
+    episodes: int | None = None,
     config: EvaluationConfig | None = None,
 ) -> EvaluationResult:
     """Evaluate an agent in the simulators.
@@ -41,12 +41,12 @@ def evaluate(
         agent: From `m3dt.load`.
         tasks: A name, names with commas between them, or a sequence of names; by default all that
             the agent was trained on.
-        episodes: Episodes per task.
+        episodes: Episodes per task; by default those of `config`, 10.
         config: Further settings.
 
     Raises:
         UserError: It is no agent, or was not trained on a task; a task is named twice, or none is;
-            an argument is of another type.
+            an argument is of another type or out of range.
         RunError: Environments failed twice, or a value is not finite.
     """
     if not isinstance(agent, Agent):

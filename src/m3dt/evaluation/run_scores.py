@@ -118,9 +118,8 @@ def _stored_result(config: Config, model: RunModel, folder: Path) -> RunResult |
         found = read_evaluation(evaluation_file(Path(place), model.name, key))
         if found is None or found.key != key:
             continue
-        result: Any = found.result
+        result: Any = {**found.result, "run": config.run}  # the run may have moved since
         if Path(place) != folder:
-            result = {**result, "run": config.run}
             replace(found, result=result).write(folder)
         return cast(RunResult, result)
     return None

@@ -6,7 +6,8 @@ from m3dt.config.load import RUN_CONFIG, read_yaml
 from m3dt.utils.errors import UserError
 
 CONFIG = RUN_CONFIG
-_OTHER_NAMES = {"registry", "checkpoints", "logs", "evaluation", "scores.json", "README.md"}
+SCORES = "scores.json"  # the evaluation of a study's cell, in the folder of its run
+_OTHER_NAMES = {"registry", "checkpoints", "logs", "evaluation", SCORES, "README.md"}
 
 
 def check_run_folder(folder: Path) -> None:

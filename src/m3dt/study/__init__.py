@@ -5,7 +5,7 @@ Here is what reads results. What trains and merges is in `runner`, `pieces`, `st
 
 from m3dt.study.design import has_design
 from m3dt.study.documents import fill, fill_documents
-from m3dt.study.grid import SCORES, Cell, Study, load_study
+from m3dt.study.grid import Cell, Study, load_study
 from m3dt.study.outputs import (
     FIGURES,
     TABLES,
@@ -18,7 +18,6 @@ from m3dt.study.study_results import Results
 
 __all__ = [
     "FIGURES",
-    "SCORES",
     "TABLES",
     "Cell",
     "Results",

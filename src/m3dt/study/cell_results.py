@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from m3dt.evaluation.scores import shares_of_target
+from m3dt.runs.layout import SCORES
 from m3dt.study.cell_data import COLUMN, DataHere, trained_on
-from m3dt.study.grid import SCORES, Cell, Study
+from m3dt.study.grid import Cell, Study
 from m3dt.tasks import DOMAINS
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import read_json, write_json

@@ -16,7 +16,6 @@ from m3dt.utils.errors import UserError, nearest
 from m3dt.utils.files import fingerprint
 from m3dt.utils.paths import user_path
 
-SCORES = "scores.json"  # the evaluation of a cell's models, in the folder of its run
 _PART_KEYS = ("grid", "set", "only", "reuse", "models", "copy", "extend", "evaluate")
 TOGETHER, IN_A_ROW, NOT_AT_ALL = "together", "in a row", "no"
 _EXTENSIONS = (TOGETHER, IN_A_ROW, NOT_AT_ALL)

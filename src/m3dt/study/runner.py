@@ -13,9 +13,10 @@ from time import monotonic
 from rich.console import Console
 
 from m3dt.runs.generations import copy_models
+from m3dt.runs.layout import SCORES
 from m3dt.study.cell_results import sign_results
 from m3dt.study.chains import select_cells
-from m3dt.study.grid import IN_A_ROW, SCORES, Cell, Study
+from m3dt.study.grid import IN_A_ROW, Cell, Study
 from m3dt.study.journal import noted
 from m3dt.study.pieces import (
     EVALUATE,

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from m3dt.runs.entries import entry_files, read_entry
+from m3dt.runs.layout import SCORES
 from m3dt.study.cell_data import COLUMN, DataHere, check_one_dataset
 from m3dt.study.cell_results import (
     RETURN,
@@ -22,7 +23,7 @@ from m3dt.study.cell_results import (
     scores_of,
 )
 from m3dt.study.csv_tables import read_study_table
-from m3dt.study.grid import SCORES, Cell, Study
+from m3dt.study.grid import Cell, Study
 from m3dt.study.table_details import (
     Details,
     curves_of,

@@ -6,8 +6,9 @@ from statistics import pstdev
 from typing import Any
 
 from m3dt.runs.entries import entry_files, read_entry
+from m3dt.runs.layout import SCORES
 from m3dt.study.cell_results import among, read_results, scores_by_task
-from m3dt.study.grid import SCORES, Cell, Study
+from m3dt.study.grid import Cell, Study
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import read_json
 

@@ -9,9 +9,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from m3dt.config import Config
+from m3dt.config.fields import settings_of
 from m3dt.utils.errors import RunError, UserError, others_code
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+# Columns of a study's table of scores, which has one for each setting, domain and model, too.
+_COLUMNS = {
+    "part", "title", "score", "low", "high", "parameters", "episodes", "cell", "settings",
+    "random", "nothing", "nearest", "backbone", "router", "expert", "baseline", "oracle", "even",
+    "random-expert",
+}  # fmt: skip
 
 ScoreRule = tuple[float, float] | Callable[[float, bool], float]
 """The returns that score 0 and 100, or a function of an episode's return and success."""
@@ -19,6 +27,11 @@ ScoreRule = tuple[float, float] | Callable[[float, bool], float]
 
 def _is_name(value: Any) -> bool:
     return isinstance(value, str) and bool(_NAME.fullmatch(value))
+
+
+def _is_column(domain: str) -> bool:
+    """Tell whether a table of scores has a column of this name that is not a domain's."""
+    return domain in _COLUMNS or domain.partition(".")[0] in settings_of(Config())
 
 
 def _is_number(value: Any) -> bool:
@@ -40,7 +53,8 @@ class TaskSpec:
 
     Attributes:
         name: Letters, digits, `_`, `.` and `-`, such as `reach-v2`.
-        domain: A free name for a family of tasks; tables average over it.
+        domain: A free name for a family of tasks; tables average over it. Names of other columns,
+            such as `score`, and of settings are refused.
         state_dim: Width of the observations.
         action_dim: Width of the actions, which lie in [-1, 1].
         horizon: Largest number of agent steps in an episode.
@@ -70,7 +84,7 @@ class TaskSpec:
         """
         problems = {
             "name": not _is_name(self.name) and "must be letters, digits, _ . and -",
-            "domain": not _is_name(self.domain) and "must be letters, digits, _ . and -",
+            "domain": self._problem_of_domain(),
             "return_scale": not (
                 _is_number(self.return_scale)
                 and (math.isnan(self.return_scale) or 0 < self.return_scale < math.inf)
@@ -90,6 +104,13 @@ class TaskSpec:
         for field, problem in problems.items():
             if problem:
                 raise UserError(f"task '{self.name}': {field}={getattr(self, field)!r} {problem}.")
+
+    def _problem_of_domain(self) -> str:
+        if not _is_name(self.domain):
+            return "must be letters, digits, _ . and -"
+        if _is_column(self.domain):
+            return "is another column of tables of scores: give another name"
+        return ""
 
     def _has_sound_score(self) -> bool:
         if not isinstance(self.score, tuple):

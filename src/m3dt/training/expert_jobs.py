@@ -66,7 +66,7 @@ class ExpertsJob(GroupsJob):
         if count > 1 and run.registry.find("grouping", MAIN) is None:
             raise UserError(
                 f"{run.folder}: jobs that share stage 2 need the task groups first. "
-                f"Run `m3dt group {config.option}` once."
+                f"Run `m3dt group {config.options}` once."
             )
         (grouping,) = complete(GroupingJob(run))
         self.groups = dict(enumerate(grouping.metrics["groups"]))

@@ -30,6 +30,7 @@ from m3dt.utils.errors import UserError
 from m3dt.utils.files import fingerprint, sole_writer
 from m3dt.utils.processes import threads_within_quota
 from m3dt.utils.products import warn_of_other_products
+from m3dt.utils.shell import quoted
 
 
 class Extension(Run):
@@ -58,6 +59,16 @@ class Extension(Run):
 
     def _router(self, name: str) -> Entry:
         found = self.registry.find("router", name)
+        if found is None and "imported" in self.backbone.settings:
+            tasks = f"tasks=[{','.join(self.tasks)}]"
+            data = ("--prompts", self.config.data, tasks)
+            evaluating = quoted("m3dt", "evaluate", "--run", self.folder, *data)
+            raise UserError(
+                f"{self.folder}: its models were imported, without the task groups that a router "
+                "by prompts learns from, so that it cannot be extended. A run that m3dt trained "
+                "with moe.router=prompt can. The imported models act in new tasks by their "
+                f"prompts: `{evaluating}`."
+            )
         if found is None:
             raise UserError(
                 f"{self.folder}: only a run with a router by prompts can be extended. Train one: "

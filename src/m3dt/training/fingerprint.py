@@ -10,6 +10,7 @@ import torch
 from m3dt.config import Config, weight_settings
 from m3dt.runs import inference_device
 from m3dt.tasks import TASKS, TaskSpec, get_task
+from m3dt.utils.errors import shortened
 
 _PRECISION_NAMES = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 
@@ -91,7 +92,7 @@ def differences(found: dict[str, Any], asked: dict[str, Any], prefix: str = "") 
             below = differences(old, new, f"{prefix}{key}.")
             parts += [below] if below else []
         elif old != new:
-            parts.append(f"{prefix}{key} was {old}, is {new}")
+            parts.append(f"{prefix}{key} was {shortened(old)}, is {shortened(new)}")
     return ", ".join(parts)
 
 

@@ -10,6 +10,7 @@ from m3dt.training.fingerprint import changed_settings
 from m3dt.training.ranks import is_first_rank, wait_for
 from m3dt.training.run import Run
 from m3dt.utils.errors import UserError
+from m3dt.utils.shell import quoted
 
 
 def find_finished(run: Run, kind: str, name: str, settings: dict[str, Any]) -> Entry | None:
@@ -25,6 +26,12 @@ def find_finished(run: Run, kind: str, name: str, settings: dict[str, Any]) -> E
     if not changed and (Path(run.config.data) / INDEX).is_file():
         # Where the dataset has been removed, there is nothing to compare.
         changed = "data" if entry.dataset != run.store.checksum else ""
+    if changed and "imported" in entry.settings.keys() - settings.keys():
+        evaluating = quoted("m3dt", "evaluate", "--run", run.folder)
+        raise UserError(
+            f"{run.folder}: {entry.key} was imported, and no training continues it. To train, give "
+            f"another run=FOLDER; to evaluate it, run `{evaluating}`."
+        )
     if changed:
         raise UserError(
             f"{run.folder}: {entry.key} was made with other settings: {changed}. A finished "

@@ -15,7 +15,7 @@ def check_has_stages(config: Config) -> None:
     if config.method in BASELINES:
         raise UserError(
             f"{config.sources.of('method')}: method={config.method} has no stages. "
-            f"Run `m3dt train {config.option} method={config.method}`."
+            f"Run `m3dt train {config.options}`."
         )
 
 
@@ -44,7 +44,7 @@ def trained_backbone(run: Run, command: str) -> Entry:
     if entry is None:
         raise UserError(
             f"m3dt {command}: the run {run.folder} has no backbone yet. "
-            f"Run `m3dt stage1 {run.config.option}` first, or give its run=FOLDER."
+            f"Run `m3dt stage1 {run.config.options}` first, or give its run=FOLDER."
         )
     find_finished(run, "backbone", MAIN, {**entry.settings, **run.settings()})
     return entry
@@ -57,7 +57,7 @@ def trained_experts(run: Run, backbone: Entry) -> list[Entry]:
     if missing:
         raise UserError(
             f"{run.folder}: {len(missing)} of {len(found)} experts are missing: "
-            f"{', '.join(missing)}. Run `m3dt stage2 {run.config.option}` first."
+            f"{', '.join(missing)}. Run `m3dt stage2 {run.config.options}` first."
         )
     grouping = run.registry.get("grouping", MAIN)
     asked = run.settings("grouping", "moe.num_experts", "moe.expert")

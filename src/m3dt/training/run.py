@@ -1,6 +1,5 @@
 """A run in training: its configuration, folder, registry and data, opened when first needed."""
 
-import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -73,9 +72,7 @@ class Run:
         """The dataset."""
         if self._store is None:
             config = self.config
-            command = f"m3dt collect {config.option} data={shlex.quote(config.data)}"
-            if config.tasks and config.sources.of("tasks").startswith("override"):
-                command += f' "tasks=[{",".join(self.tasks)}]"'
+            command = f"m3dt collect {config.options}"
             self._store = DatasetStore.open(config.data, self.tasks, config.check_data, command)
             for line in self._store.notes():
                 self.console.print(line, style="yellow", markup=False)

@@ -4,6 +4,7 @@ import difflib
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 _ALLOCATION = (
     "DefaultCPUAllocator",
@@ -12,6 +13,8 @@ _ALLOCATION = (
     "Maximum allowed dimension exceeded",
     "array is too big",
 )
+
+_LONGEST = 60  # characters of a list or a mapping in a message
 
 
 class UserError(ValueError):
@@ -40,6 +43,13 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     """Return ` Did you mean 'x'?` for the choice closest to `name`, or an empty string."""
     close = difflib.get_close_matches(str(name), list(choices), n=1, cutoff=0.5)
     return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def shortened(value: Any) -> str:
+    """Return a value as a message shows it: of long lists and mappings the start, others whole."""
+    text = str(value)
+    whole = isinstance(value, str | int | float) or len(text) <= _LONGEST
+    return text if whole else f"{text[:_LONGEST]}..."
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import math
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -16,6 +17,8 @@ from typing import Any
 
 from m3dt.utils.ending_signals import ENDING
 from m3dt.utils.errors import RunError, UserError
+
+_STANDARD_INPUT = "<stdin>"  # the file of a script that Python reads from there
 
 
 def num_workers(requested: int = 0) -> int:
@@ -185,13 +188,20 @@ def check_may_start_processes() -> None:
     """Check that this process may have child processes of `multiprocessing`.
 
     Raises:
-        UserError: It is a daemonic process, such as a worker of `multiprocessing.Pool`.
+        UserError: It is a daemonic process, such as a worker of `multiprocessing.Pool`, or runs a
+            script that its children cannot import.
     """
     if multiprocessing.current_process().daemon:
         raise UserError(
             "simulations run in processes of their own, which a worker of multiprocessing.Pool "
             "cannot start. Evaluate in the main process, or in a worker of "
             "concurrent.futures.ProcessPoolExecutor."
+        )
+    if getattr(sys.modules["__main__"], "__file__", None) == _STANDARD_INPUT:
+        raise UserError(
+            "simulations run in processes of their own, which import the script that starts them, "
+            "but this one comes from standard input. Write the script to a file and run "
+            "`python FILE`."
         )
 
 

@@ -37,7 +37,8 @@ def import_dataset(
 ) -> DatasetIndex:
     """Add the tasks of another project's dataset, all if none is named, to ours.
 
-    Our folder is created if it does not exist. The format is one of `FORMATS`. `observation` names
+    Our folder is created if it does not exist. A task that it lists is replaced only where its file
+    is missing. The format is one of `FORMATS`. `observation` names
     keys of a Minari dataset whose observations are dictionaries; see `read_minari`.
 
     Raises:
@@ -58,8 +59,11 @@ def import_dataset(
         index = DatasetIndex.read(folder) if (folder / INDEX).exists() else DatasetIndex({}, {})
         entries: dict[str, TaskEntry] = {}
         for task, trajectories in tasks:
-            if task in index.tasks:
-                raise UserError(f"{folder}: already holds {task}. Import into another folder.")
+            if task in index.tasks and (folder / index.tasks[task].file).exists():
+                raise UserError(
+                    f"{folder}: already holds {task}. Import into another folder, or name the "
+                    "tasks that it lacks: --tasks LIST."
+                )
             entries[task] = _write(staging, source, provenance, task, trajectories)
             _report(task, entries[task], trajectories, console)
         # Files first: a file that the index does not list yet does no harm.

@@ -23,6 +23,7 @@ from m3dt.utils.errors import UserError
 from m3dt.utils.regular_files import regular_file
 
 _MAIN, _METADATA = "main_data.hdf5", "metadata.json"
+_SHOWN = 5  # datasets that a message names
 _ARRAYS = ("actions", "rewards")
 _EPISODE = re.compile(r"episode_(\d+)")
 
@@ -43,9 +44,10 @@ def read_minari(
         UserError: There is no such dataset or key, it is damaged, or its arrays do not fit the
             task.
     """
+    path = _main_file(source)
     if len(names) != 1:
         raise UserError("a Minari dataset holds one task: name it with --tasks TASK")
-    spec, path = get_task(names[0]), _main_file(source)
+    spec = get_task(names[0])
     with open_hdf5(path, "Export the dataset again.") as file:
         space, actions = _spaces(path, file)
         trajectories = []
@@ -76,7 +78,16 @@ def _main_file(source: Path) -> Path:
                 f"{source}: a Minari dataset in the format {kind}; only hdf5 is read. Convert it "
                 "with pip install 'minari[arrow]' and the lines in docs/data.md."
             )
-    raise UserError(f"{source}: no Minari dataset (expected data/{_MAIN} in it)")
+    below = _datasets_below(folder)
+    found = f"; below it are {', '.join(below)}: name one of them" if below else ""
+    raise UserError(f"{source}: no Minari dataset (expected data/{_MAIN} in it){found}")
+
+
+def _datasets_below(root: Path) -> list[str]:
+    """Return the first datasets in a folder of several, such as Minari's root."""
+    patterns = (f"{'*/' * depth}data/{_MAIN}" for depth in (1, 2, 3))
+    some = sorted(str(path.parents[1]) for pattern in patterns for path in root.glob(pattern))
+    return some if len(some) <= _SHOWN else [*some[:_SHOWN], f"{len(some) - _SHOWN} more"]
 
 
 def _metadata(folder: Path) -> Mapping[str, Any]:
