@@ -9,7 +9,7 @@ from test_registry import save_backbone
 
 from m3dt.cli import main
 from m3dt.runs import Registry
-from m3dt.study.score_rows import COLUMNS
+from m3dt.study.csv_tables import SCORE_COLUMNS as COLUMNS
 
 
 def make_run(run, score=50.0, **more):
@@ -184,3 +184,17 @@ def test_a_table_may_go_to_the_standard_output(tmp_path, capsys):
     assert main(["compare", run, "--against", "backbone", "--csv", "-"]) == 0
     shown = capsys.readouterr()
     assert shown.out.startswith("run,model,task,") and "1 run x 2 tasks" in shown.err
+
+
+def test_a_table_of_the_other_kind_names_its_command(tmp_path, capsys):
+    """`m3dt figures` and `study` know tables of `compare`, and `compare` knows those of a study."""
+    scores = write_table(tmp_path / "own.csv", [("0", "backbone", "a", 1)])
+    (tmp_path / "own.yaml").write_text("parts: {m3dt: {grid: {seed: [0]}}}\n")
+    study = ["study", str(tmp_path / "own.yaml"), "--csv", str(scores)]
+    for words in (["figures", str(scores)], study, [*study, "--status"]):
+        assert main(words) == 2
+        shown = capsys.readouterr().err
+        assert f"`m3dt compare {scores} --against backbone`" in shown and "elete" not in shown
+    cells = tmp_path / "cells.csv"
+    cells.write_text("part,seed,score,cell\nm3dt,0,1,a\n")
+    assert f"`m3dt figures {cells}`" in compare(capsys, cells, code=2)

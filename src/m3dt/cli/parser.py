@@ -187,7 +187,8 @@ COMMANDS = (
                   "newest that most runs have"),
         _argument("--episodes", type=_positive, metavar="N", help="the one of N episodes per task"),
         _argument("--seed", type=_natural, metavar="N", help="the one with evaluation.seed=N"),
-        _path("--csv", metavar="FILE", help="write the score of each model, run and task; - prints"),
+        _path("--csv", metavar="FILE",
+              help="write the score of each model, run and task; - prints it"),
     )),
     Command("figures", commands.figures, "draw a study's figures and tables", (
         _path("file", nargs="?", default=Path("results/lite.csv"), metavar="FILE",

@@ -3,6 +3,7 @@
 Letters: R runs, N tasks.
 """
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,16 +14,11 @@ import numpy as np
 
 from m3dt.study import aggregates
 from m3dt.study.aggregates import Measured, measure
+from m3dt.study.csv_tables import SCORE_COLUMNS as COLUMNS
 from m3dt.study.csv_tables import check_numbers, read_table
 from m3dt.utils.errors import UserError
 
-COLUMNS = ("run", "model", "task", "score", "mflop", "ms")
 Scores = dict[str, dict[tuple[str, str], float]]  # by model, then by run and task
-
-
-def is_score_table(file: Path) -> bool:
-    """Tell whether a CSV has the columns of such a table."""
-    return any(set(row) == set(COLUMNS) for row in read_table(file)[:1])
 
 
 def table_rows(file: Path) -> list[dict[str, str]]:
@@ -32,6 +28,11 @@ def table_rows(file: Path) -> list[dict[str, str]]:
         UserError: It is no such table, is damaged, or has two scores in one place.
     """
     rows = read_table(file)
+    if rows and "cell" in rows[0]:
+        raise UserError(
+            f"{file}: holds the results of a study. Show them: `m3dt figures "
+            f"{shlex.quote(str(file))}`. Compare its runs by their folders."
+        )
     if rows and set(rows[0]) != set(COLUMNS):
         raise UserError(
             f"{file}: does not have the columns {', '.join(COLUMNS)}. Give a run, or a table that "
