@@ -20,6 +20,7 @@ from m3dt.data.soundness import opening_problems
 from m3dt.data.values import unusual_returns
 from m3dt.tasks import TASKS, TaskSpec, get_task
 from m3dt.tasks.registration import plugin_modules
+from m3dt.utils.counts import counted
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import sha256
 from m3dt.utils.paths import user_path
@@ -217,7 +218,7 @@ class DatasetStore:
         missing = [name for name in names if name not in index.tasks]
         if missing:
             raise UserError(
-                f"{folder}: the dataset lacks {len(missing)} of {len(names)} tasks: "
+                f"{folder}: the dataset lacks {len(missing)} of {counted(len(names), 'task')}: "
                 f"{', '.join(missing)}. Run `{collected_by or _collect(folder, missing)}`, which "
                 "collects these alone. If jobs collect it in shards, wait for them, or repeat "
                 "those that did not end."
