@@ -285,7 +285,7 @@ def test_parts_of_different_models_are_refused(tmp_path, capsys):
     files = official_files(tmp_path / "files")
     words = [w for w in command(files, tmp_path / "run") if not w.endswith("expert_2_iter_200000")]
     assert main(words) == 2
-    assert "holds 3 experts, but 2 expert files are given" in capsys.readouterr().err
+    assert "holds 3 experts, but the command names 2 expert files" in capsys.readouterr().err
 
 
 def test_a_run_with_models_is_left_alone(files, imported, capsys):

@@ -49,7 +49,7 @@ def test_a_killed_shard_is_named_and_goes_on(data, tmp_path, capsys):
     half.write_bytes(b"half")
 
     assert main(words(folder, "1/2")) == 0
-    assert "1 tasks of other shards are missing: ant-dir-6." in capsys.readouterr().out
+    assert "1 task of other shards is missing: ant-dir-6." in capsys.readouterr().out
     assert call("stage1", tmp_path / "run", folder) == 2
     message = capsys.readouterr().err
     assert "the dataset lacks 1 of 3 tasks: ant-dir-6." in message

@@ -287,7 +287,7 @@ def test_why_there_is_no_peak():
     def reason(*means):
         return judge([10 * i for i in range(len(means))], means, rule).reason()
 
-    assert reason(0.5) == "no 1 records up to min_steps=10 or later"
+    assert reason(0.5) == "no 1 record up to min_steps=10 or later"
     assert "was highest at step 10, with 0 records since" in reason(0.1, 0.2)
     assert "above significance=0.5" in reason(0.1, 0.3, 0.1, 0.3, 0.1, 0.3, 0.1)
     assert "to its peak at step 10 and was lower for 2 records" in reason(0.1, 0.3, 0.2, 0.2)

@@ -38,7 +38,7 @@ def test_all_is_well(findings, finished, data):
         "packages": OK, "processor": OK, "GPU": found["GPU"].status, "rendering": NOTE,
         "data": OK, "run": OK, "dataset": OK, "registry": OK,
     }  # fmt: skip
-    assert "1 backbone, 1 grouping, 2 expert, 1 router, all verified" in found["registry"].found
+    assert "1 backbone, 1 grouping, 2 experts, 1 router, all verified" in found["registry"].found
     assert "libegl1" in found["rendering"].remedy
 
 
@@ -81,7 +81,7 @@ def test_leftovers_and_interrupted_stages_are_mentioned(findings, finished, data
     found, error = findings(f"run={run}", f"data={data}")
     assert error == ""
     assert "stage2" in found["checkpoints"].found
-    assert "1 files of killed processes" in found["leftovers"].found
+    assert "1 file of killed processes" in found["leftovers"].found
 
 
 def test_the_command_lists_failed_checks(finished, data, capsys):

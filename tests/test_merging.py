@@ -99,7 +99,7 @@ def test_cells_that_differ_are_named_and_nothing_is_written(merging, capsys):
 def test_what_does_not_belong_is_refused_or_left_out(merging, capsys, tmp_path):
     merge, folder, merged = merging
     assert merge(folder("other", {CELLS[0]: 1.0}, settings="another")) == 2
-    assert "1 cells were made with other settings" in capsys.readouterr().err
+    assert "1 cell was made with other settings" in capsys.readouterr().err
     assert merge(tmp_path) == 2
     assert f"{tmp_path}/own.csv: no such file" in capsys.readouterr().err
     damaged = folder("damaged", {CELLS[0]: 1.0})
@@ -135,7 +135,7 @@ def test_a_table_of_another_study_loses_nothing(merging, capsys, tmp_path):
     merged.write_text("\n".join([*lines, lines[1].replace(CELLS[0], "seed9_other")]) + "\n")
     before = merged.read_text()
     assert merge(first) == 2
-    assert "1 cells are not of this study, for example seed9_other" in capsys.readouterr().err
+    assert "1 cell is not of this study, for example seed9_other" in capsys.readouterr().err
     assert merged.read_text() == before
 
 

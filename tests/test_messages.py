@@ -107,7 +107,7 @@ def test_one_clear_message_each(error_of, finished, data, tmp_path):
     assert "override 'trainer.devices=[a,b]': trainer.devices=['a', 'b']: " in refused
     assert not list((tmp_path / "run").rglob("settings.json"))  # the right command can follow
     assert "override 'suite=mt161': suite: " in error_of("stage1", "suite=mt161", folder, run)
-    assert "only 3 tasks" in error_of("stage1", *QUICK, folder, run, "moe.num_experts=4")
+    assert "more than the 3 tasks" in error_of("stage1", *QUICK, folder, run, "moe.num_experts=4")
     assert "every_n_step'" in error_of("collect", "callbacks.conflict.every_n_step=1")
     shutil.rmtree(tmp_path / "run")
     assert "--models" in error_of("evaluate", *QUICK, run, "--models", "best")
@@ -264,7 +264,7 @@ def test_truncated_data_is_one_message(error_of, tmp_path):
     path.write_bytes(path.read_bytes()[:3000])
     message = error_of("stage1", *QUICK, f"data={folder}", f"run={tmp_path / 'run'}")
     assert "cup-catch.hdf5" in message and "Delete it and import its dataset again" in message
-    assert "1 problems" in error_of("verify", folder)
+    assert "1 problem," in error_of("verify", folder)
 
 
 def test_checksums_of_the_data_are_compared_on_demand(error_of, data, tmp_path):
@@ -302,7 +302,7 @@ def test_missing_experts_are_named(error_of, finished, data, tmp_path):
     shutil.rmtree(run / "registry" / "expert" / "1")
     shutil.rmtree(run / "registry" / "router")
     message = error_of("stage3", *QUICK, f"data={data}", f"run={run}")
-    assert "1 of 2 experts are missing: 1" in message
+    assert "lacks 1 of 2 experts: 1" in message
 
 
 def test_a_deleted_working_directory_is_told(error_of, tmp_path, monkeypatch):

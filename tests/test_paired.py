@@ -244,4 +244,4 @@ def test_models_are_compared_under_the_conditions_of_the_newest_or_told_ones(tmp
         (line,) = [line for line in shown.splitlines() if line.startswith("backbone")]
         assert line.split()[1:4:2] == [mean, difference]
     assert main([*words, "--tasks", "b"]) == 2
-    assert "holds no scores under these conditions" in capsys.readouterr().err
+    assert "holds no scores of router:prompt under these" in capsys.readouterr().err

@@ -183,7 +183,7 @@ def test_a_study_stops_where_the_next_piece_would_not_fit(
 
 def test_a_failing_cell_is_left_behind(study, monkeypatch):
     commands = [command(study, 1, name="a"), command(study, 1, name="b")]
-    with pytest.raises(RunError, match="1 cells failed: m3dt-gradient"):
+    with pytest.raises(RunError, match="1 cell failed: m3dt-gradient"):
         ran(study, monkeypatch, commands, 9, failing=["a"])
 
 

@@ -227,7 +227,7 @@ def test_verify_recomputes_what_it_can(tmp_path, name):
 def test_verify_compares_lengths_with_the_horizon(tmp_path):
     folder = write_dataset(tmp_path, ["ant-dir-3"], lengths=(2400, 200, 30, 12))
     (problem,) = verify(folder)["problems"]
-    assert "1 trajectories are longer than 200 steps" in problem and "has 2400" in problem
+    assert "1 trajectory is longer than 200 steps" in problem and "has 2400" in problem
 
 
 def test_a_file_of_another_task_is_found(tmp_path):

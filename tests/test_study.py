@@ -271,7 +271,7 @@ def ran(data, tmp_path_factory):
 def test_a_failing_cell_stops_no_other(ran):
     """The message names it, and the next run repeats it but no finished cell."""
     assert ran.first.returncode == 1
-    assert "1 cells failed: seed0_promptdt" in ran.first.output and "nowhere" in ran.first.output
+    assert "1 cell failed: seed0_promptdt" in ran.first.output and "nowhere" in ran.first.output
     row, scores = ran.after_first
     entry = Registry(ran.runs / "seed0_mtdt").get("baseline", "mtdt")
     assert float(row["val/loss baseline"]) == pytest.approx(entry.metrics["val/loss"], abs=1e-5)

@@ -140,10 +140,10 @@ def test_a_table_of_other_settings_is_told(study, tmp_path, capsys):
     file.write_text(file.read_text().replace(cell.key, "another"))
     words = ["study", str(tmp_path / "own.yaml"), "--csv", str(file), "--status"]
     assert main(words) == 2
-    assert "1 cells were made with other settings" in capsys.readouterr().err
+    assert "1 cell was made with other settings" in capsys.readouterr().err
     file.write_text(file.read_text().replace(cell.name, "removed"))
     assert main(words) == 2
-    assert "1 cells are not of this study, for example removed" in capsys.readouterr().err
+    assert "1 cell is not of this study, for example removed" in capsys.readouterr().err
 
 
 def test_the_command_prints_a_table_or_json(study, tmp_path, capsys):

@@ -15,6 +15,7 @@ from m3dt.behaviour.library import Library
 from m3dt.behaviour.player import Player
 from m3dt.tasks import DOMAINS, TASKS, get_task, paper_score
 from m3dt.utils.console import progress_bar
+from m3dt.utils.counts import counted
 from m3dt.utils.output_files import check_output, write_output
 from m3dt.utils.processes import num_workers, process_pool
 
@@ -106,7 +107,8 @@ def measure_and_show(
     for domain in DOMAINS:
         scores = [m.score for m in results if m.domain == domain]
         if scores:
-            console.print(f"{domain}: mean score {np.mean(scores):.1f} over {len(scores)} tasks")
+            over = counted(len(scores), "task")
+            console.print(f"{domain}: mean score {np.mean(scores):.1f} over {over}")
     if csv_file:
         write_measurements(csv_file, results)
 

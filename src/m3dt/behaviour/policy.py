@@ -7,6 +7,7 @@ import numpy as np
 from m3dt.behaviour.network import Network, policy_input
 from m3dt.tasks import TaskSpec
 from m3dt.tasks.registration import Controller
+from m3dt.utils.counts import counted
 from m3dt.utils.errors import UserError, others_code
 
 
@@ -57,7 +58,7 @@ class OwnPolicy:
         if action.shape != (self._spec.action_dim,) or not np.isfinite(action).all():
             raise UserError(
                 f"task '{self._spec.name}': its policy returned {action.tolist()}, not "
-                f"{self._spec.action_dim} finite numbers"
+                f"{counted(self._spec.action_dim, 'finite number')}"
             )
         return np.clip(action, -1, 1)
 

@@ -12,6 +12,7 @@ from m3dt.bench.measuring import BenchResult, Row, in_own_process
 from m3dt.bench.method_costs import methods_rows
 from m3dt.bench.steps import act, measure_training, stage_trainings
 from m3dt.tasks import TASKS
+from m3dt.utils.counts import counted
 from m3dt.utils.processes import single_threaded
 
 ROWS = ("stages", "data", "acting", "scaling", "methods")
@@ -62,7 +63,9 @@ def _measure(
             compare = num_experts < 128
             yield in_own_process(act, num_experts, 10, peak["float32"], compare, device, chosen)
     if "data" in rows:
-        console.print(f"writing {len(TASKS)} tasks x {trajectories} trajectories ...")
+        console.print(
+            f"writing {counted(len(TASKS), 'task')} x {counted(trajectories, 'trajectory')} ..."
+        )
         yield {**batches_row(len(TASKS), trajectories), "name": "data"}
     if "scaling" in rows:
         yield from scaling_rows(peak, device)

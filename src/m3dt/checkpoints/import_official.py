@@ -31,6 +31,7 @@ from m3dt.runs.layout import CONFIG, check_run_folder
 from m3dt.runs.registry import Registry
 from m3dt.runs.tensors import check_tensors
 from m3dt.tasks import tasks_of
+from m3dt.utils.counts import counted
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import sha256, sole_writer, staging_folder
 
@@ -97,8 +98,11 @@ def import_checkpoint(
     store = DatasetStore.open(config.data, tasks_of(config)) if found else None
     _register(config, files, models, store)
     run, model, router = config.run, config.model, "a" if models.router else "no"
-    shape = f"width {model.n_embd}, {model.n_layer} layers, {model.n_head} heads"
-    console.print(f"{run}: backbone of {shape}; {len(models.experts)} experts; {router} router.")
+    shape = (
+        f"width {model.n_embd}, {counted(model.n_layer, 'layer')}, {counted(model.n_head, 'head')}"
+    )
+    bodies = counted(len(models.experts), "expert")
+    console.print(f"{run}: backbone of {shape}; {bodies}; {router} router.")
     if store is None:
         console.print("Without a dataset it cannot be evaluated: import with data=FOLDER for that.")
     console.print(f"Its configuration: --conf {Path(run) / CONFIG}")
@@ -116,8 +120,8 @@ def _read_models(files: _Files, backbone: Mapping[str, Any], config: Config) -> 
     own_experts, router = read_moe(files.moe, config.model)
     experts = experts or own_experts
     if len(own_experts) != len(experts):
-        counts = f"{len(own_experts)} experts, but {len(experts)} expert files are given"
-        raise UserError(f"{files.moe}: holds {counts}")
+        own, given = counted(len(own_experts), "expert"), counted(len(experts), "expert file")
+        raise UserError(f"{files.moe}: holds {own}, but the command names {given}")
     pairs = zip(own_experts, experts, strict=True)
     if not all(torch.equal(own[name], given[name]) for own, given in pairs for name in own):
         for name in experts[0]:  # they went on training with the router

@@ -22,6 +22,7 @@ from m3dt.config.model_settings import ACTION_DIM, STATE_DIM
 from m3dt.models import PromptDT, add_mixtures
 from m3dt.models.shapes_only import shapes_only
 from m3dt.runs.tensors import check_tensors
+from m3dt.utils.counts import counted
 from m3dt.utils.errors import UserError
 
 Weights = dict[str, Tensor]
@@ -67,8 +68,8 @@ def sort_experts(experts: Sequence[Path]) -> list[Path]:
         return list(experts)
     if sorted(found) != list(range(len(experts))):
         raise UserError(
-            f"{experts[0].parent}: the expert files have numbers {found}; {len(experts)} files "
-            f"must be numbered 0 to {len(experts) - 1}"
+            f"{experts[0].parent}: the expert files have numbers {found}; "
+            f"{counted(len(experts), 'file')} must be numbered 0 to {len(experts) - 1}"
         )
     return [path for _, path in sorted(zip(found, experts, strict=True))]
 

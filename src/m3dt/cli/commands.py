@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from m3dt.config import DEFAULT_CONF
+from m3dt.utils.counts import agreeing, counted
 from m3dt.utils.errors import UserError
 from m3dt.utils.shards import ALL
 
@@ -52,7 +53,8 @@ def export(options: argparse.Namespace, console: Console) -> None:
     _import_plugins(options)
     tasks = export_minari(options.data, options.target, options.tasks)
     console.print(
-        f"{len(tasks)} tasks written. Read them with MINARI_DATASETS_PATH={options.target} set."
+        f"{counted(len(tasks), 'task')} written. Read with "
+        f"MINARI_DATASETS_PATH={options.target} set."
     )
 
 
@@ -86,13 +88,15 @@ def verify(options: argparse.Namespace, console: Console) -> None:
         for line in lines:
             console.print(f"  {line}", style=style)
     if report["problems"]:
+        problems = counted(len(report["problems"]), "problem")
+        remedies = agreeing(len(report["problems"]), "with its remedy", "with their remedies")
         raise UserError(
-            f"{options.folder}: {len(report['problems'])} problems, with their remedies above. "
-            "Tasks of your own need --plugins."
+            f"{options.folder}: {problems}, {remedies} above. Tasks of your own need --plugins."
         )
     console.print(
-        f"{options.folder}: {report['tasks']} tasks, {report['trajectories']} trajectories, "
-        f"{report['steps']} steps, all sound."
+        f"{options.folder}: {counted(report['tasks'], 'task')}, "
+        f"{counted(report['trajectories'], 'trajectory')}, "
+        f"{counted(report['steps'], 'step')}, all sound."
     )
 
 

@@ -20,6 +20,7 @@ from m3dt.runs.registry import Registry
 from m3dt.tasks import SIMULATORS, tasks_of
 from m3dt.tasks.rendering import OFF, can_render, chosen_backend
 from m3dt.training.resume import interrupted_stages
+from m3dt.utils.counts import counted
 from m3dt.utils.errors import RunError, UserError
 from m3dt.utils.files import TEMPORARY_SUFFIX, free_space
 from m3dt.utils.processes import available_cpus, threads_within_quota
@@ -143,7 +144,7 @@ def _dataset(config: Config) -> Iterator[Finding]:
     except UserError as error:
         yield Finding("dataset", FAILED, str(error), verify)
         return
-    found = f"{folder}: {len(index.tasks)} tasks"
+    found = f"{folder}: {counted(len(index.tasks), 'task')}"
     if missing:
         lacks = f"{found}, lacks {', '.join(missing[:5])}"
         remedy = collecting_like(index, collect).replace("`", "")
@@ -162,13 +163,16 @@ def _registry(config: Config) -> Iterator[Finding]:
     except UserError as error:
         yield Finding("registry", FAILED, str(error), "follow the message")
         return
-    counted = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
-    yield Finding("registry", OK, f"{run}: {counted or 'empty'}, all verified")
+    listed = ", ".join(counted(kinds.count(kind), kind) for kind in dict.fromkeys(kinds))
+    yield Finding("registry", OK, f"{run}: {listed or 'empty'}, all verified")
     unfinished = interrupted_stages(run / "checkpoints")
     if unfinished:
         found, remedy = f"unfinished: {', '.join(unfinished)}", "repeat the interrupted command"
         yield Finding("checkpoints", NOTE, found, remedy)
     left = len(list(run.rglob(f".*{TEMPORARY_SUFFIX}")))
     if left:
-        found, remedy = f"{left} files of killed processes", "the next command deletes them"
+        found, remedy = (
+            f"{counted(left, 'file')} of killed processes",
+            "the next command deletes them",
+        )
         yield Finding("leftovers", NOTE, found, remedy)

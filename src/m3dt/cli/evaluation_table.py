@@ -7,6 +7,7 @@ from rich.table import Table
 from m3dt.evaluation.run_scores import ModelScore
 from m3dt.evaluation.scores import ScoreSummary, TaskResult
 from m3dt.tasks import get_task
+from m3dt.utils.counts import counted
 
 
 def score_table(scores: Sequence[ModelScore], note: str = "") -> Table:
@@ -16,7 +17,8 @@ def score_table(scores: Sequence[ModelScore], note: str = "") -> Table:
     """
     results = [score.result for score in scores]
     first = results[0]
-    title = f"normalized score [95 % interval], {first['episodes']} episodes per task"
+    episodes = counted(first["episodes"], "episode")
+    title = f"normalized score [95 % interval], {episodes} per task"
     caption = "MFLOP and ms are the model's, per action"
     caption += f"\n{note}" if note else ""
     by_data = [task for task in first["tasks"] if get_task(task).score is None]

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from m3dt.data.statistics import compare_scales, describe, outliers
 from m3dt.tasks import DOMAINS, get_task, paper_score, suite
+from m3dt.utils.counts import agreeing, counted
 from m3dt.utils.output_files import check_output, output_json
 
 
@@ -25,7 +26,7 @@ def print_tasks(name: str, seed: int, console: Console) -> None:
     domains = [spec.domain for spec in specs]
     counts = ", ".join(f"{domains.count(d)} {d}" for d in DOMAINS if d in domains)
     mean = sum(paper_score(spec.name) for spec in specs) / len(specs)
-    console.print(f"{len(specs)} tasks ({counts}), mean single-task score {mean:.1f}")
+    console.print(f"{counted(len(specs), 'task')} ({counts}), mean single-task score {mean:.1f}")
 
 
 def print_dataset(folder: Path, json_file: Path | None, console: Console) -> None:
@@ -54,7 +55,8 @@ def print_dataset(folder: Path, json_file: Path | None, console: Console) -> Non
     if different:
         console.print(table)
     console.print(
-        f"{len(different)} of {len(scales)} state dimensions differ from the original dataset in "
+        f"{len(different)} of {counted(len(scales), 'state dimension')} "
+        f"{agreeing(len(different), 'differs', 'differ')} from the original dataset in "
         "scale by more than a factor of 3"
     )
     if json_file:

@@ -175,7 +175,7 @@ COMMANDS = (
               help="instead: add the results in these folders to the table"),
     )),
     Command("compare", commands.compare, "compare evaluated models, paired over runs and tasks", (
-        _path("sources", nargs="+", metavar="RUN", help="runs of several seeds, or a table"),
+        _path("sources", nargs="+", metavar="RUN", help="runs of several seeds, or tables"),
         _argument("--models", type=_words, default="", metavar="LIST",
                   help="comma-separated, such as router:prompt,backbone; default all"),
         _argument("--against", required=True, metavar="MODEL",
@@ -184,10 +184,11 @@ COMMANDS = (
                   help="how much below counts as no worse; default 1"),
         _argument("--tasks", type=_words, default="", metavar="LIST",
                   help="of several evaluations of a model, the one of these tasks; default: the "
-                  "newest"),
+                  "newest that most runs have"),
         _argument("--episodes", type=_positive, metavar="N", help="the one of N episodes per task"),
         _argument("--seed", type=_natural, metavar="N", help="the one with evaluation.seed=N"),
-        _path("--csv", metavar="FILE", help="write the score of each model, run and task"),
+        _path("--csv", metavar="FILE",
+              help="write the score of each model, run and task; - prints it"),
     )),
     Command("figures", commands.figures, "draw a study's figures and tables", (
         _path("file", nargs="?", default=Path("results/lite.csv"), metavar="FILE",

@@ -14,6 +14,7 @@ from m3dt.runs.entries import Entry
 from m3dt.runs.evaluations import Evaluation, evaluations
 from m3dt.runs.registry import Registry
 from m3dt.runs.shipped import find_run
+from m3dt.utils.counts import counted
 from m3dt.utils.errors import UserError
 from m3dt.utils.output_files import check_output, output_json
 
@@ -78,7 +79,7 @@ def _score_of(entry: Entry, evaluation: Mapping[str, Any] | None) -> str:
         return ""
     result: Any = evaluation["result"]
     same = set(result["tasks"]) == set(entry.tasks)
-    return score_cell(result) + ("" if same else f" on {len(result['tasks'])} tasks")
+    return score_cell(result) + ("" if same else f" on {counted(len(result['tasks']), 'task')}")
 
 
 def _bytes(number: float) -> str:

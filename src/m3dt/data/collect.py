@@ -30,6 +30,7 @@ from m3dt.data.remedies import made_again
 from m3dt.tasks import SIMULATORS, TaskSpec, Trajectory, get_task
 from m3dt.tasks.registration import import_in_worker, plugin_modules
 from m3dt.utils.console import progress_bar
+from m3dt.utils.counts import agreeing, counted
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import free_space, remove_temporaries, sole_writer
 from m3dt.utils.paths import user_path
@@ -68,11 +69,8 @@ def collect(
     for task in missing:
         provenance(get_task(task), config.seed, library)  # fail early if a policy is missing
     if not missing:
-        held = (
-            f"{folder} contains all {len(mine)} tasks{of_shard}"
-            if mine
-            else f"no task is{of_shard}"
-        )
+        whole = agreeing(len(mine), "the 1 task", f"all {len(mine)} tasks")
+        held = f"{folder} contains {whole}{of_shard}" if mine else f"no task is{of_shard}"
         console.print(f"{held}: nothing to collect.")
         return index
     with shared_writer(folder, mine) if of_shard else sole_writer(folder):
@@ -94,7 +92,9 @@ def _left(folder: Path, shard: str, missing: Sequence[str]) -> str:
     done = f"{folder}: shard {shard} is collected"
     if not missing:
         return f"{done}, and so are all others."
-    return f"{done}; {len(missing)} tasks of other shards are missing: {', '.join(missing)}."
+    are = agreeing(len(missing), "is", "are")
+    tasks = f"{counted(len(missing), 'task')} of other shards {are} missing"
+    return f"{done}; {tasks}: {', '.join(missing)}."
 
 
 def _add(folder: Path, index: DatasetIndex, task: str, entry: TaskEntry) -> None:
@@ -138,8 +138,9 @@ def _is_complete(folder: Path, task: str, entry: TaskEntry, config: CollectConfi
     remedy = "Give another folder with data=FOLDER, or delete this one."
     found = (entry.trajectories, entry.made_by.get("seed"))
     if found != (config.trajectories, config.seed):
+        size = counted(found[0], "trajectory")
         raise UserError(
-            f"{folder}: contains {task} with {found[0]} trajectories and seed {found[1]}, not with "
+            f"{folder}: contains {task} with {size} and seed {found[1]}, not with "
             f"collect.trajectories={config.trajectories} and collect.seed={config.seed}. {remedy}"
         )
     expected = provenance(get_task(task), config.seed, Library(config.policies))
@@ -157,7 +158,8 @@ def _check_space(folder: Path, missing: list[str], config: CollectConfig) -> Non
     free = free_space(folder)
     if free < needed:
         raise UserError(
-            f"{folder}: {free / 2**20:,.0f} MiB are free, but {len(missing)} tasks take up to "
+            f"{folder}: {free / 2**20:,.0f} MiB are free, but {counted(len(missing), 'task')} "
+            f"{agreeing(len(missing), 'takes', 'take')} up to "
             f"{needed / 2**20:,.0f} MiB. Free space, give data=FOLDER on another disk, or reduce "
             "collect.trajectories."
         )
@@ -178,7 +180,7 @@ def _collect_missing(
         progress_bar(console, "trajectories") as bar,
         process_pool(workers, _initialize, played, plugin_modules()) as pool,
     ):
-        row = bar.add_task(f"collecting {len(missing)} tasks", total=total)
+        row = bar.add_task(f"collecting {counted(len(missing), 'task')}", total=total)
         futures = {pool.submit(_collect_task, folder, task, config): task for task in missing}
         for future in _as_completed(futures, played, bar, row):
             task, entry = futures[future], future.result()

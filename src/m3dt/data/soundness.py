@@ -9,6 +9,7 @@ import numpy as np
 
 from m3dt.data.format import NUM_PROMPTS, SCHEMA_VERSION, TaskEntry, quartiles, success_rate
 from m3dt.data.values import LARGEST, unsound
+from m3dt.utils.counts import counted
 
 if TYPE_CHECKING:
     from m3dt.data.store import TaskStore
@@ -56,7 +57,7 @@ def opening_problems(store: TaskStore, attributes: Mapping[str, Any]) -> Iterato
     for name in ("state_mean", "state_std"):
         array = getattr(store, name)
         if array.dtype.kind != "f" or array.shape != (spec.state_dim,):
-            yield f"'{name}' must be {spec.state_dim} floating-point numbers"
+            yield f"'{name}' must be {counted(spec.state_dim, 'floating-point number')}"
         elif wrong := unsound(name, array):
             yield f"{wrong[0]}, first in dimension {wrong[1]}"
         elif name == "state_std" and (array < 0).any():
@@ -102,9 +103,10 @@ def _layout_problems(store: TaskStore) -> Iterator[str]:
     ordered = len(ends) > NUM_PROMPTS and ends[0] > 0 and (ends[1:] > ends[:-1]).all()
     if not ordered or ends[-1] != steps:
         yield (
-            f"'episode_ends' does not divide {steps} steps into trajectories, "
+            f"'episode_ends' does not divide {counted(steps, 'step')} into trajectories, "
             f"at least {NUM_PROMPTS + 1} of one step or more"
         )
     for name in ("episode_returns", "successes"):
         if len(getattr(store, name)) != len(ends):
-            yield f"'{name}' has {len(getattr(store, name))} values for {len(ends)} trajectories"
+            values = counted(len(getattr(store, name)), "value")
+            yield f"'{name}' has {values} for {counted(len(ends), 'trajectory')}"

@@ -18,6 +18,7 @@ from m3dt.data.remedies import collecting, collecting_like, made_again
 from m3dt.data.soundness import index_problems, opening_problems
 from m3dt.data.values import unusual_returns
 from m3dt.tasks import TaskSpec, get_task
+from m3dt.utils.counts import counted
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import sha256
 from m3dt.utils.paths import user_path
@@ -189,7 +190,7 @@ class DatasetStore:
         if missing:
             command = collecting_like(index, collected_by or collecting(folder, missing))
             raise UserError(
-                f"{folder}: the dataset lacks {len(missing)} of {len(names)} tasks: "
+                f"{folder}: the dataset lacks {len(missing)} of {counted(len(names), 'task')}: "
                 f"{', '.join(missing)}. Run {command}, which collects these alone. If jobs collect "
                 "it in shards, wait for them, or repeat those that did not end."
             )

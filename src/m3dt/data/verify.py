@@ -14,6 +14,7 @@ from m3dt.data.soundness import index_problems, value_problems
 from m3dt.data.store import TaskStore
 from m3dt.data.values import unusual_returns
 from m3dt.tasks import get_task
+from m3dt.utils.counts import agreeing, counted
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import sha256
 
@@ -82,7 +83,8 @@ def _trajectory_problems(store: TaskStore) -> Iterator[str]:
     long = np.flatnonzero(lengths > horizon)
     if len(long):
         yield (
-            f"{len(long)} trajectories are longer than {horizon} steps, the horizon of "
+            f"{counted(len(long), 'trajectory')} {agreeing(len(long), 'is', 'are')} longer than "
+            f"{counted(horizon, 'step')}, the horizon of "
             f"{store.spec.name}; trajectory {long[0]} has {lengths[long[0]]}"
         )
     sums = np.add.reduceat(store.rewards.astype(np.float64), store.episode_starts)
@@ -129,14 +131,16 @@ def _shared_trajectories(store: TaskStore, seen: dict[bytes, str]) -> Iterator[s
     task = store.spec.name
     shared = [seen[d] for d in _digests(store) if seen.setdefault(d, task) != task]
     if shared:
-        yield f"{len(shared)} trajectories are also those of {shared[0]}"
+        those = agreeing(len(shared), "is also one", "are also those")
+        yield f"{counted(len(shared), 'trajectory')} {those} of {shared[0]}"
 
 
 def _notes(store: TaskStore) -> Iterator[str]:
     """Yield findings about sound data that their owner should know."""
     repeated = len(store.episode_ends) - len(set(_digests(store)))
     if repeated:
-        yield f"{repeated} trajectories repeat others of the task"
+        others = agreeing(repeated, "repeats another one", "repeat others")
+        yield f"{counted(repeated, 'trajectory')} {others} of the task"
     unusual = unusual_returns(store.spec, store.episode_returns)
     if unusual:
         yield unusual

@@ -19,6 +19,7 @@ from m3dt.engine.optimizer_steps import Steps, Taken
 from m3dt.engine.records import log_values
 from m3dt.engine.trainable import Trainable
 from m3dt.models import capturable
+from m3dt.utils.counts import agreeing
 from m3dt.utils.errors import RunError
 
 
@@ -124,9 +125,11 @@ class Engine:
         rows = torch.nonzero(~taken.row_losses[number].isfinite()).flatten().tolist()
         blamed = task_index[rows] if rows else task_index
         tasks = ", ".join(stage.data.store.tasks[i].spec.name for i in blamed.unique().tolist())
+        most = stage.config.max_bad_steps
+        skipped = agreeing(most, "1 such step was", f"{most} such steps were")
         return RunError(
             f"{stage.title}: loss or gradient is not finite at step {chunk.first + number}, after "
-            f"{stage.config.max_bad_steps} such steps were skipped. The batch is of {tasks}"
+            f"{skipped} skipped. The batch is of {tasks}"
             f"{f' (rows {rows})' if rows else ''}. The last checkpoint holds finite weights. Lower "
             "the learning rate, or look at the data with `m3dt verify`."
         )

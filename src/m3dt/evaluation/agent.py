@@ -29,6 +29,7 @@ from m3dt.models.variants.task_masks import TaskMasks
 from m3dt.runs.entries import Entry
 from m3dt.runs.registry import BY_PROMPT
 from m3dt.tasks import Trajectory
+from m3dt.utils.counts import counted
 from m3dt.utils.errors import UserError
 from m3dt.utils.numbers import finite_number
 
@@ -62,7 +63,8 @@ class Agent:
 
     def __repr__(self) -> str:
         size = self.model.num_parameters()
-        return f"Agent({self.entry.key}, {size:,} parameters, {len(self.context.tasks)} tasks)"
+        tasks = counted(len(self.context.tasks), "task")
+        return f"Agent({self.entry.key}, {size:,} parameters, {tasks})"
 
     @property
     def method(self) -> str:

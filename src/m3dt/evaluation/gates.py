@@ -17,6 +17,7 @@ from m3dt.evaluation.agent import Agent
 from m3dt.evaluation.passes import PassRunner
 from m3dt.models import PromptDT
 from m3dt.models.routing import LargestGates, Selection, select, with_routers
+from m3dt.utils.counts import counted
 from m3dt.utils.errors import UserError
 
 
@@ -153,8 +154,8 @@ def _check_number(agent: Agent, experts: str) -> None:
     E = model.mixtures[0].num_experts
     if int(experts) > E:
         raise UserError(
-            f"evaluation.experts={experts}: {agent.entry.key} chooses among {E} experts. Give a "
-            "number up to that, or all."
+            f"evaluation.experts={experts}: {agent.entry.key} chooses among "
+            f"{counted(E, 'expert')}. Give a number up to that, or all."
         )
 
 

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from m3dt.data.statistics import CONSTANT, Scale
 from m3dt.plots.palette import color_of
 from m3dt.tasks import DOMAINS, domains_of, get_task
+from m3dt.utils.counts import counted
 
 _FRAME_INCHES = 1.35
 _FLOOR = 1e-3  # smaller deviations are drawn here
@@ -35,7 +36,7 @@ def return_figure(description: Mapping[str, Any]) -> Figure:
             axes.axvline(get_task(tasks[0]).target_return, color="0.5", linestyle=":", linewidth=1)
         axes.set_yticks(rows, tasks, fontsize=6)
         axes.set_ylim(tallest - 0.5, -0.5)
-        axes.set_title(f"{domain}: {len(tasks)} tasks", fontsize=10)
+        axes.set_title(f"{domain}: {counted(len(tasks), 'task')}", fontsize=10)
         dotted = " (dotted: the paper's target)" if domain in DOMAINS else ""
         axes.set_xlabel(f"episode return{dotted}", fontsize=8)
         axes.tick_params(axis="x", labelsize=7)

@@ -13,6 +13,7 @@ from m3dt.runs.entries import Entry
 from m3dt.runs.lineage import check_parent
 from m3dt.runs.registry import Registry
 from m3dt.runs.tensors import check_tensors
+from m3dt.utils.counts import counted
 from m3dt.utils.errors import UserError
 
 
@@ -81,7 +82,10 @@ def build_root(registry: Registry, root: Entry) -> PromptDT:
     """
     weights, path = registry.tensors(root), registry.file(root)
     if not root.model.class_path and root.model.n_layer > len(weights):
-        raise UserError(f"{path}: holds {len(weights)} tensors for {root.model.n_layer} blocks")
+        raise UserError(
+            f"{path}: holds {counted(len(weights), 'tensor')} for "
+            f"{counted(root.model.n_layer, 'block')}"
+        )
     with shapes_only():
         expected = _make_root(registry, root).state_dict()
     check_tensors(path, weights, expected)
@@ -122,7 +126,9 @@ def _parent_experts(registry: Registry, entry: Entry) -> list[Entry]:
     keys = [key.split("/") for key in entry.parents if key.startswith("expert/")]
     wanted = entry.moe().num_experts
     if len(keys) != wanted:
-        raise UserError(f"{registry.run}: {entry.key} has {len(keys)} of {wanted} experts")
+        raise UserError(
+            f"{registry.run}: {entry.key} has {len(keys)} of {counted(wanted, 'expert')}"
+        )
     experts = [registry.get(kind, name) for kind, name in keys]
     for expert in experts:
         check_parent(registry, entry, expert)
@@ -136,7 +142,10 @@ def _add_router(model: PromptDT, registry: Registry, root: Entry, entry: Entry) 
     experts = [] if trained else _parent_experts(registry, entry)
     weights, path = registry.tensors(entry), registry.file(entry)
     if moe.expert == "trunk" and trained and moe.num_experts > len(weights):
-        raise UserError(f"{path}: holds {len(weights)} tensors for {moe.num_experts} experts")
+        raise UserError(
+            f"{path}: holds {counted(len(weights), 'tensor')} for "
+            f"{counted(moe.num_experts, 'expert')}"
+        )
     with shapes_only():
         shapes = _make_root(registry, root)
         add_mixtures(shapes, moe.num_experts, routed=True, moe=moe)

@@ -19,6 +19,7 @@ from m3dt.runs.entries import KINDS, Entry, readable_entries
 from m3dt.runs.evaluations import evaluations, newest
 from m3dt.tasks import TASKS
 from m3dt.tasks.registration import GYMNASIUM
+from m3dt.utils.counts import counted
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import atomic_path
 
@@ -99,7 +100,7 @@ def card_text(
     body = _BODY.format(
         title=title,
         mark=_MARK,
-        summary=f"An agent for {len(tasks)} task{'s' if len(tasks) != 1 else ''}.",
+        summary=f"An agent for {counted(len(tasks), 'task')}.",
         version=newest.versions.get("m3dt", ""),
         task=tasks[0] if tasks else "TASK",
         models="\n".join(_rows(entries)),
@@ -132,7 +133,8 @@ def _metadata(entries: Sequence[Entry], results: Mapping[str, Mapping[str, Any]]
 def _indexed(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return a model's scores, over all tasks and per domain, in the layout of the hub."""
     count = len(result["tasks"])
-    scores = {f"{count} task{'s' if count != 1 else ''}": result["score"], **result["domains"]}
+    episodes = counted(result["episodes"], "episode")
+    scores = {counted(count, "task"): result["score"], **result["domains"]}
     return [
         {
             "task": {"type": "reinforcement-learning", "name": "reinforcement learning"},
@@ -140,7 +142,7 @@ def _indexed(result: Mapping[str, Any]) -> list[dict[str, Any]]:
             "metrics": [
                 {
                     "type": "normalized_score",
-                    "name": f"normalized score, 0 to 100, {result['episodes']} episodes per task",
+                    "name": f"normalized score, 0 to 100, {episodes} per task",
                     "value": round(float(score), 1),
                 }
             ],

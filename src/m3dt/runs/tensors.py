@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from m3dt.utils.counts import agreeing, counted
 from m3dt.utils.errors import UserError
 
 
@@ -14,7 +15,8 @@ def not_finite(tensors: Mapping[str, Tensor]) -> str:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             count = tensor.numel() - int(tensor.isfinite().sum())
-            return f"{count} of {tensor.numel()} numbers of {name} are not finite"
+            all_numbers = counted(tensor.numel(), "number")
+            return f"{count} of {all_numbers} of {name} {agreeing(count, 'is', 'are')} not finite"
     return ""
 
 

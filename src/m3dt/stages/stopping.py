@@ -13,6 +13,8 @@ from statistics import fmean
 
 import numpy as np
 
+from m3dt.utils.counts import counted
+
 _SERIES = 2000  # that are simulated
 
 
@@ -74,15 +76,18 @@ class Judgement:
         """Say why there is a peak to stop at, or why there is none."""
         rose = f"it rose by {self.rise:.3f} (by chance with p = {self.chance:.3f})"
         if self.peak is None:
-            return f"no {self.rule.window} records up to min_steps={self.rule.min_steps} or later"
+            records = counted(self.rule.window, "record")
+            return f"no {records} up to min_steps={self.rule.min_steps} or later"
         if not self._rose:
             return f"{rose}, above significance={self.rule.significance:g}"
         if not self.stops:
             return (
-                f"{rose} and was highest at step {self.peak:,}, with {self.since} records since; "
+                f"{rose} and was highest at step {self.peak:,}, with "
+                f"{counted(self.since, 'record')} since; "
                 f"patience={self.rule.patience} asks for more"
             )
-        return f"{rose} to its peak at step {self.peak:,} and was lower for {self.since} records"
+        since = counted(self.since, "record")
+        return f"{rose} to its peak at step {self.peak:,} and was lower for {since}"
 
 
 def smooth(conflicts: Sequence[float], window: int) -> list[float]:

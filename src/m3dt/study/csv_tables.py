@@ -2,6 +2,7 @@
 
 import csv
 import math
+import shlex
 from collections.abc import Collection, Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -11,13 +12,8 @@ from m3dt.config.fields import settings_of
 from m3dt.utils.errors import UserError
 
 Rows = list[dict[str, str]]
-_NAMES = {
-    "part",
-    "title",
-    "cell",
-    "settings",
-    "dataset",
-}  # columns of texts, besides those of settings
+SCORE_COLUMNS = ("run", "model", "task", "score", "mflop", "ms")  # of `m3dt compare --csv`
+_NAMES = {"part", "title", "cell", "settings", "dataset"}  # texts, besides the settings
 
 
 def read_table(file: Path) -> Rows:
@@ -37,13 +33,28 @@ def read_table(file: Path) -> Rows:
     return rows
 
 
+def is_score_table(file: Path) -> bool:
+    """Tell whether a CSV has the columns of `m3dt compare --csv`."""
+    return _holds_scores(read_table(file))
+
+
+def _holds_scores(rows: Rows) -> bool:
+    return any(set(row) == set(SCORE_COLUMNS) for row in rows[:1])
+
+
 def read_study_table(file: Path) -> Rows:
     """Return the rows of a study's table, which has a column per setting that it varies.
 
     Raises:
-        UserError: As for `read_table`, or a row holds no number where one belongs.
+        UserError: As for `read_table`, or it is a table of `m3dt compare`, or a row holds no number
+            where one belongs.
     """
     rows = read_table(file)
+    if _holds_scores(rows):
+        raise UserError(
+            f"{file}: holds scores by run, model and task, not those of a study. Show them: "
+            f"`m3dt compare {shlex.quote(str(file))} --against {rows[0]['model']}`."
+        )
     columns = list(rows[0]) if rows else []
     base = Config()
     texts = {*_NAMES, *settings_of(base)}

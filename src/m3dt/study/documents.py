@@ -13,9 +13,10 @@ from functools import partial
 from pathlib import Path
 
 from m3dt.study.claims.claim import MISSING
+from m3dt.study.csv_tables import is_score_table
 from m3dt.study.outputs import claims, report_of
 from m3dt.study.paired_texts import result_texts
-from m3dt.study.score_rows import is_score_table, read_scores
+from m3dt.study.score_rows import table_rows
 from m3dt.study.study_results import Results
 from m3dt.utils.errors import UserError, nearest
 from m3dt.utils.files import atomic_path
@@ -79,7 +80,7 @@ def fill(file: Path, folder: Path) -> str:
 def _texts(table_file: Path) -> dict[str, str]:
     """Return all that a mark can name, as Markdown, empty where something was not measured."""
     if is_score_table(table_file):
-        return result_texts(read_scores([table_file])[0])
+        return result_texts(table_rows(table_file))
     results = Results.read(table_file)
     shown = {claim.name: claim.statement() for claim in claims(results)}
     shown |= {

@@ -20,6 +20,7 @@ from m3dt.study.score_table import (
     write_rows,
 )
 from m3dt.study.table_details import DETAILS, Details, read_details
+from m3dt.utils.counts import agreeing, counted
 from m3dt.utils.errors import UserError
 
 
@@ -92,6 +93,7 @@ def _check_agreement(before: _Results, more: _Results) -> None:
     cells = [cell for cell in more.rows if more.contradicts(before, cell)]
     if cells:
         raise UserError(
-            f"{more.file}: {len(cells)} cells have other scores than in {before.file}: "
+            f"{more.file}: {counted(len(cells), 'cell')} {agreeing(len(cells), 'has', 'have')} "
+            f"other scores than in {before.file}: "
             f"{', '.join(cells)}. Delete their rows in one of the two."
         )

@@ -5,6 +5,7 @@ from m3dt.study.estimates import Scores, format_scores, minus
 from m3dt.study.new_tasks import BEFORE, JOINED, WAYS
 from m3dt.study.study_results import Results
 from m3dt.study.tables import markdown_table
+from m3dt.utils.counts import counted
 
 
 def ways_table(results: Results) -> str:
@@ -22,7 +23,7 @@ def ways_table(results: Results) -> str:
                 shown = (format_scores(scores) if scores else "" for scores in found)
                 rows.append([title, trained, *shown])
     header = ["way", "trained parameters per task"]
-    return markdown_table([*header, *(f"{n} trajectories" for n in numbers)], rows)
+    return markdown_table([*header, *(counted(n, "trajectory") for n in numbers)], rows)
 
 
 def new_tasks_table(results: Results) -> str:
@@ -38,7 +39,7 @@ def new_tasks_table(results: Results) -> str:
                     by_task[task].append(score)
         if all(by_task.values()):
             rows.append([way.title, *(f"{sum(x) / len(x):.0f}" for x in by_task.values())])
-    return markdown_table([f"{number} trajectories, mean over seeds", *tasks], rows)
+    return markdown_table([f"{counted(number, 'trajectory')}, mean over seeds", *tasks], rows)
 
 
 def old_tasks_table(results: Results) -> str:
@@ -51,5 +52,5 @@ def old_tasks_table(results: Results) -> str:
             )
             if after:
                 cells: tuple[Scores, ...] = (before, after, minus(after, before))
-                rows.append([f"{how}, {number} trajectories", *map(format_scores, cells)])
+                rows.append([f"{how}, {counted(number, 'trajectory')}", *map(format_scores, cells)])
     return markdown_table(["new tasks join", "old tasks before", "after", "change"], rows)

@@ -1,6 +1,7 @@
 """Compare models of the same runs on the same tasks."""
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,10 +9,11 @@ from rich.console import Console
 from rich.table import Table
 
 from m3dt.runs.evaluations import ANY, Conditions, file_name
-from m3dt.study.score_rows import COLUMNS, arrays_of, by_model, compared, read_scores
+from m3dt.study.paired_runs import read_scores
+from m3dt.study.score_rows import COLUMNS, arrays_of, by_model, compared
+from m3dt.utils.counts import counted
 from m3dt.utils.errors import UserError, nearest
-from m3dt.utils.files import atomic_path
-from m3dt.utils.output_files import check_output
+from m3dt.utils.output_files import check_output, write_output
 
 
 def compare(
@@ -32,33 +34,33 @@ def compare(
         margin: How many points below count as no worse.
         table_file: Where the table goes, or None.
         console: Receives the comparison.
-        wanted: Conditions of the evaluations that are compared; by default those of the newest.
+        wanted: Conditions of the evaluations that are compared; by default the newest that
+            most runs have.
 
     Raises:
-        UserError: Scores are missing.
+        UserError: Scores are missing. No table is written then.
     """
     if table_file is not None:
         check_output(table_file)
-    against, models = file_name(against), list(dict.fromkeys(map(file_name, models)))
-    rows, notes = read_scores(sources, against, wanted)
+    asked = list(dict.fromkeys(models))
+    rows, notes = read_scores(sources, against, asked, wanted)
     for note in notes:
         console.print(f"  {note}", style="yellow")
-    if table_file is not None:
-        with atomic_path(table_file) as temporary, temporary.open("w", newline="") as lines:
-            writer = csv.DictWriter(lines, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-    scores = by_model(rows)
-    if against not in scores:
-        raise UserError(f"--against {against}: nobody evaluated it.{nearest(against, scores)}")
-    cells = sorted(scores[against])
-    complete = [name for name, own in scores.items() if set(own) >= set(cells)]
-    chosen = list(models) or complete
+    scores, against = by_model(rows), file_name(against)
+    complete = [name for name, own in scores.items() if set(own) >= set(scores[against])]
+    chosen = list(dict.fromkeys(map(file_name, asked))) or complete
     for name in chosen:
         if name not in complete:
             hint = nearest(name, complete)
             raise UserError(f"--models {name}: it lacks scores that {against} has.{hint}")
-    console.print(_comparison(rows, chosen, against, margin))
+    table = _comparison(rows, chosen, against, margin)
+    if table_file is not None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_output(table_file, text.getvalue())
+    console.print(table)
 
 
 def _comparison(
@@ -84,7 +86,7 @@ def _comparison(
 
 
 def _title(runs: int, tasks: int, against: str) -> str:
-    counted = f"{runs} run{'s' * (runs > 1)} x {tasks} task{'s' * (tasks > 1)}"
+    size = f"{counted(runs, 'run')} x {counted(tasks, 'task')}"
     drawn = [name for name, count in (("runs", runs), ("tasks", tasks)) if count > 1]
     intervals = f" [95 % bootstrap over {' and '.join(drawn)}]" if drawn else ""
-    return f"{counted}, compared with {against}{intervals}"
+    return f"{size}, compared with {against}{intervals}"

@@ -9,6 +9,7 @@ from m3dt.study.aggregates import Measured, measure
 from m3dt.study.estimates import p_text, t_tests
 from m3dt.study.score_rows import Compared, arrays_of, by_model, compared
 from m3dt.study.tables import markdown_table
+from m3dt.utils.counts import counted
 
 _MARGIN = 1.0  # points below that count as no worse
 
@@ -36,15 +37,13 @@ def result_texts(rows: Sequence[dict[str, str]]) -> dict[str, str]:
         texts[f"against {other}"] = _against(found, other)
         for one in found:
             if one.difference:
-                tests = f"bootstrap over {_count(runs, 'run')} and {_count(tasks, 'task')}"
+                tests = (
+                    f"bootstrap over {counted(len(runs), 'run')} and {counted(len(tasks), 'task')}"
+                )
                 tests += _t_test(arrays[one.model] - arrays[other])
                 text = f"**{one.verdict}**, {_line(one.difference, '+.1f')} points ({tests})"
                 texts[f"{one.model} - {other}"] = text
     return texts
-
-
-def _count(things: Sequence[str], name: str) -> str:
-    return f"{len(things)} {name}{'s' if len(things) != 1 else ''}"
 
 
 def _t_test(differences: np.ndarray) -> str:
@@ -66,7 +65,7 @@ def _scores_table(
     ]
     means = [_line(measure(aggregates.mean, own), ".1f") for own in arrays.values()]
     last = ["**mean over tasks**", *(f"**{mean}**" for mean in means)]
-    header = [f"score, mean of {len(runs)} seeds", *arrays]
+    header = [f"score, mean of {counted(len(runs), 'seed')}", *arrays]
     return markdown_table(header, [*by_task, last]).rstrip("\n")
 
 
@@ -74,7 +73,8 @@ def _means_table(arrays: Mapping[str, np.ndarray], num_runs: int, num_tasks: int
     rows = [
         [f"`{name}`", _line(measure(aggregates.mean, own), ".1f")] for name, own in arrays.items()
     ]
-    header = ["model", f"score, mean of {num_runs} seeds and {num_tasks} tasks"]
+    size = f"{counted(num_runs, 'seed')} and {counted(num_tasks, 'task')}"
+    header = ["model", f"score, mean of {size}"]
     return markdown_table(header, rows).rstrip("\n")
 
 

@@ -24,6 +24,7 @@ from m3dt.study.score_table import scored_cells
 from m3dt.study.step_times import START
 from m3dt.tasks import tasks_of
 from m3dt.training import steps_taken, trainings
+from m3dt.utils.counts import counted
 from m3dt.utils.files import fingerprint
 
 EVALUATE, EXTEND = "evaluate", "extend"
@@ -171,9 +172,9 @@ def total(pieces: Sequence[Piece]) -> str:
     """Return how many pieces there are, and their estimated time, in words."""
     known = [piece.minutes for piece in pieces if piece.minutes is not None]
     unknown = len(pieces) - len(known)
-    parts = [f"about {sum(known):.0f} minutes"] if known else []
+    parts = [f"about {counted(round(sum(known)), 'minute')}"] if known else []
     parts += [f"{unknown} of unknown length"] if unknown else []
-    return f"{len(pieces)} pieces, " + " and ".join(parts) if pieces else "no pieces"
+    return f"{counted(len(pieces), 'piece')}, " + " and ".join(parts) if pieces else "no pieces"
 
 
 def shown(piece: Piece) -> str:

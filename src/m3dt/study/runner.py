@@ -30,6 +30,7 @@ from m3dt.study.pieces import (
 )
 from m3dt.study.score_table import check_table, print_table, scored_cells, write_table
 from m3dt.tasks import tasks_of
+from m3dt.utils.counts import counted
 from m3dt.utils.errors import RunError, UserError
 
 
@@ -84,7 +85,7 @@ def run_study(
     check_table(study, file)
     scored = scored_cells(study, file) & {cell.name for cell in cells}
     if scored:
-        console.print(f"{file} holds {len(scored)} of {len(cells)} cells already.")
+        console.print(f"{file} holds {len(scored)} of {counted(len(cells), 'cell')} already.")
     failed = _run_commands(study, commands_left(study, cells, file), file, Clock(minutes), console)
     print_table(study, file, console)
     if minutes is not None:
@@ -95,7 +96,7 @@ def run_study(
         console.print(f"left: {total(left)}{ahead}.")
     if failed:
         names = ", ".join(failed)
-        raise RunError(f"{len(failed)} cells failed: {names}. See their messages above.")
+        raise RunError(f"{counted(len(failed), 'cell')} failed: {names}. See the messages above.")
 
 
 def _run_commands(

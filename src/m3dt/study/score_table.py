@@ -31,6 +31,7 @@ from m3dt.study.table_details import (
     read_details,
     task_scores_of,
 )
+from m3dt.utils.counts import agreeing, counted
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import atomic_path, write_json
 from m3dt.utils.output_files import check_output, is_stream
@@ -94,7 +95,8 @@ def check_rows(study: Study, file: Path) -> None:
     strange = [row["cell"] for row in read_rows(file) if row["cell"] not in known]
     if strange:
         raise UserError(
-            f"{file}: {len(strange)} cells are not of this study, for example {strange[0]}. "
+            f"{file}: {counted(len(strange), 'cell')} {agreeing(len(strange), 'is', 'are')} not of "
+            f"this study, for example {strange[0]}. "
             "Give --csv FILE to write another table."
         )
 
@@ -110,8 +112,8 @@ def check_settings(study: Study, file: Path) -> None:
     lost = [row["cell"] for row in read_rows(file) if row["cell"] in known - kept]
     if lost:
         raise UserError(
-            f"{file}: {len(lost)} cells were made with other settings or data, for example "
-            f"{lost[0]}. "
+            f"{file}: {counted(len(lost), 'cell')} {agreeing(len(lost), 'was', 'were')} made with "
+            f"other settings or data, for example {lost[0]}. "
             "Give --csv FILE to write another table, or delete this one."
         )
 

@@ -20,6 +20,7 @@ from m3dt.study.score_table import check_rows, scored_cells
 from m3dt.tasks import tasks_of
 from m3dt.training import trainings
 from m3dt.training.resume import newest_step
+from m3dt.utils.counts import counted
 from m3dt.utils.errors import UserError
 from m3dt.utils.output_files import check_output, output_json
 
@@ -197,7 +198,7 @@ def summary(cells: Sequence[Progress]) -> str:
     states = [cell.state for cell in cells]
     counts = ", ".join(f"{states.count(s)} {s}" for s in STATES if s in states)
     minutes, more = sum(cell.minutes for cell in cells), any(cell.more for cell in cells)
-    parts = [f"about {ceil(minutes)} minutes"] if minutes else []
+    parts = [f"about {counted(ceil(minutes), 'minute')}"] if minutes else []
     parts += ["what nobody can estimate"] if more else []
     left = " and ".join(parts) or "nothing"
-    return f"{len(cells)} cells: {counts or 'none'}. Left, on one machine: {left}."
+    return f"{counted(len(cells), 'cell')}: {counts or 'none'}. Left, on one machine: {left}."

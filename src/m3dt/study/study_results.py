@@ -17,6 +17,7 @@ from m3dt.study.csv_tables import read_study_table
 from m3dt.study.design import METHOD_PARTS, Design, design_of, num_tasks, suite_of
 from m3dt.study.estimates import Ranged, Scores
 from m3dt.study.table_details import read_details
+from m3dt.utils.counts import agreeing, counted
 from m3dt.utils.errors import UserError
 from m3dt.utils.paths import user_path
 
@@ -235,7 +236,9 @@ class Results:
         methods = any(row["part"] in METHOD_PARTS for row in self.rows)
         about = f" Claims that name no number of tasks are about {self.medium}." if methods else ""
         return (
-            f"{len(self.rows)} cells of the study have results, with seeds {', '.join(every)}. "
+            f"{counted(len(self.rows), 'cell')} of the study "
+            f"{agreeing(len(self.rows), 'has', 'have')} results, with "
+            f"{agreeing(len(every), 'seed', 'seeds')} {', '.join(every)}. "
             f"{self._task_lists()} Faint points in figures are "
             "single seeds. Brackets are 95 % intervals by Student's t over n seeds, cut at the "
             f"ends of the scale.{about}{missing}"

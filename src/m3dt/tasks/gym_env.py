@@ -12,6 +12,7 @@ from gymnasium import spaces
 from m3dt.tasks.envs import TaskEnv
 from m3dt.tasks.spec import TaskSpec
 from m3dt.utils.class_paths import import_named
+from m3dt.utils.counts import counted
 from m3dt.utils.errors import UserError, others_code
 
 
@@ -36,8 +37,9 @@ class GymEnv(TaskEnv):
         found = flat_widths(spec.name, env)
         if found != (spec.state_dim, spec.action_dim):
             raise UserError(
-                f"task '{spec.name}': registered with {spec.state_dim} states and "
-                f"{spec.action_dim} actions, but its environment has {found[0]} and {found[1]}."
+                f"task '{spec.name}': registered with {counted(spec.state_dim, 'state')} and "
+                f"{counted(spec.action_dim, 'action')}, but its environment has "
+                f"{found[0]} and {found[1]}."
             )
         actions = spaces.flatten_space(env.action_space)
         assert isinstance(actions, spaces.Box)
@@ -99,14 +101,14 @@ class GymEnv(TaskEnv):
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise self._changed(repr(error)) from None
         if flat.shape != (self.task_spec.state_dim,):
-            raise self._changed(f"{flat.shape[0]} numbers") from None
+            raise self._changed(counted(flat.shape[0], "number")) from None
         return flat
 
     def _changed(self, found: str) -> UserError:
         return UserError(
             f"task '{self.task_spec.name}': its environment returned an observation that is not "
-            f"of its observation space of {self.task_spec.state_dim} numbers: {found}. Spaces "
-            "must not change."
+            f"of its observation space of {counted(self.task_spec.state_dim, 'number')}: {found}. "
+            "Spaces must not change."
         )
 
 

@@ -26,6 +26,7 @@ from m3dt.training.job import complete
 from m3dt.training.ranks import is_first_rank, taking_place
 from m3dt.training.routing_jobs import RoutingJob
 from m3dt.training.run import Product, Run
+from m3dt.utils.counts import counted
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import fingerprint, sole_writer
 from m3dt.utils.processes import threads_within_quota
@@ -100,7 +101,8 @@ def _check_widths(run: Extension) -> None:
     for spec in map(get_task, run.tasks):
         if spec.state_dim > model.state_dim or spec.action_dim > model.action_dim:
             raise UserError(
-                f"--tasks {spec.name}: has {spec.state_dim} states and {spec.action_dim} actions, "
+                f"--tasks {spec.name}: has {counted(spec.state_dim, 'state')} and "
+                f"{counted(spec.action_dim, 'action')}, "
                 f"but the backbone of {run.folder} takes {model.state_dim} and {model.action_dim}. "
                 "Train a run with model.state_dim and model.action_dim as wide as later tasks."
             )
@@ -192,7 +194,9 @@ def extend(config: Config, console: Console) -> None:
         if is_first_rank():  # a generation has its number once its configuration is written
             held.enter_context(sole_writer(folder / "checkpoints"))
         run = Extension(config, console)
-        console.print(f"extension {run.number}: {len(run.store.tasks)} tasks", highlight=False)
+        console.print(
+            f"extension {run.number}: {counted(len(run.store.tasks), 'task')}", highlight=False
+        )
         run.begin()
         experts = complete(NewExpertsJob(run))
         complete(NewRouterJob(run, experts))

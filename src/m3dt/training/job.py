@@ -19,6 +19,7 @@ from m3dt.training.fit import fit
 from m3dt.training.own_classes import check_model_class, stage_class
 from m3dt.training.ranks import is_first_rank
 from m3dt.training.run import Fitted, Product, Run
+from m3dt.utils.counts import counted
 from m3dt.utils.errors import RunError, UserError
 
 
@@ -73,8 +74,8 @@ def complete(job: Job) -> list[Entry]:
     if missing:
         job.make(missing)
     made = [_made(job, name) for name in job.names]
-    counted = len(missing or made)
-    what = job.kind if counted == 1 else f"{counted} {job.kind}s"
+    count = len(missing or made)
+    what = job.kind if count == 1 else counted(count, job.kind)
     steps = "".join(sorted({f", step {entry.step}" for entry in made if entry.step}))
     state = "registered" if missing else "finished before. Nothing to do"
     run.console.print(f"{job.title}: " + (f"{what}{steps}: {state}." if made else job.none))

@@ -26,6 +26,7 @@ from m3dt.training.parents import (
     trained_experts,
 )
 from m3dt.training.run import Product, Run
+from m3dt.utils.counts import counted
 from m3dt.utils.errors import UserError
 
 
@@ -114,7 +115,8 @@ class BaselineJob(TrainingJob):
         if config.method == "harmodt" and harmo.exchanged_share and steps <= harmo.update_every:
             raise UserError(
                 f"{config.sources.of('harmodt.exchanged_share')}: harmodt.exchanged_share="
-                f"{harmo.exchanged_share:g}: no update of the masks lies within {steps} steps. Set "
+                f"{harmo.exchanged_share:g}: no update of the masks lies within "
+                f"{counted(steps, 'step')}. Set "
                 f"harmodt.update_every below baseline.max_steps."
             )
 

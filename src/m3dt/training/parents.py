@@ -7,6 +7,7 @@ from m3dt.runs.assemble import build_root
 from m3dt.training.fingerprint import changed_settings
 from m3dt.training.finished import find_finished
 from m3dt.training.run import Run
+from m3dt.utils.counts import counted
 from m3dt.utils.errors import UserError
 
 
@@ -25,7 +26,7 @@ def check_num_experts(run: Run) -> None:
     if experts > tasks:
         source = run.config.sources.of("moe.num_experts")
         raise UserError(
-            f"{source}: moe.num_experts={experts}: there are only {tasks} tasks to divide"
+            f"{source}: moe.num_experts={experts}: more than the {counted(tasks, 'task')} to divide"
         )
 
 
@@ -56,7 +57,7 @@ def trained_experts(run: Run, backbone: Entry) -> list[Entry]:
     missing = [str(k) for k, entry in enumerate(found) if entry is None]
     if missing:
         raise UserError(
-            f"{run.folder}: {len(missing)} of {len(found)} experts are missing: "
+            f"{run.folder}: lacks {len(missing)} of {counted(len(found), 'expert')}: "
             f"{', '.join(missing)}. Run `m3dt stage2 {run.config.options}` first."
         )
     grouping = run.registry.get("grouping", MAIN)

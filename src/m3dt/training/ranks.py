@@ -19,6 +19,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from m3dt.config import Config
 from m3dt.training.fingerprint import device_settings
+from m3dt.utils.counts import counted
 from m3dt.utils.errors import RunError, UserError
 
 _PATIENCE = 300.0  # seconds for which no first rank may be there
@@ -94,9 +95,10 @@ def _contradiction(config: Config, name: str, size: int) -> UserError:
     value = os.environ.get(name)
     found = f"{name} is {'not set' if value is None else value}"
     return UserError(
-        f"{source}: trainer.devices={config.trainer.get('devices', 1)} asks for {size} processes, "
+        f"{source}: trainer.devices={config.trainer.get('devices', 1)} asks for "
+        f"{counted(size, 'process')}, "
         f"but in the environment {found}. Unset the variables of launchers, or let the launcher "
-        f"start {size} processes."
+        f"start {counted(size, 'process')}."
     )
 
 

@@ -19,6 +19,7 @@ from rich.console import Console
 from m3dt.config import StageConfig
 from m3dt.training.fingerprint import differences
 from m3dt.training.ranks import is_first_rank, wait_for_all
+from m3dt.utils.counts import counted
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import (
     atomic_path,
@@ -206,6 +207,7 @@ def check_space(folder: Path, model: torch.nn.Module, config: StageConfig, start
         wanted += config.max_steps // config.keep_every - start // config.keep_every
     if free < wanted * size:
         raise UserError(
-            f"{folder}: {free / 2**20:,.0f} MiB are free, but checkpoints take {wanted} times "
-            f"{size / 2**20:,.1f} MiB. Free space, or give run=FOLDER on another disk."
+            f"{folder}: {free / 2**20:,.0f} MiB are free, but checkpoints take "
+            f"{counted(wanted, 'time')} {size / 2**20:,.1f} MiB. "
+            "Free space, or give run=FOLDER on another disk."
         )

@@ -10,6 +10,7 @@ from m3dt.bench.gpu.gpu_run import Budget, gpu_bench, nothing_measured
 from m3dt.bench.gpu.gpu_table import markdown
 from m3dt.bench.gpu.outcomes import NEEDS_GPU, not_passed
 from m3dt.bench.gpu.site import Sizes
+from m3dt.utils.counts import agreeing, counted
 from m3dt.utils.errors import RunError, UserError
 from m3dt.utils.output_files import check_output, output_json
 
@@ -43,4 +44,7 @@ def bench_gpu(rows: Sequence[str], file: Path | None, seconds: float, console: C
     bad = not_passed(result["outcomes"])
     if bad:
         shown = "; ".join(bad[:5]) + (f"; and {len(bad) - 5} more" if bad[5:] else "")
-        raise RunError(f"{len(bad)} checks or measurements failed, see {file}: {shown}")
+        raise RunError(
+            f"{counted(len(bad), 'check')} or {agreeing(len(bad), 'measurement', 'measurements')} "
+            f"failed, see {file}: {shown}"
+        )

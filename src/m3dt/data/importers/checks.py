@@ -7,6 +7,7 @@ import numpy as np
 
 from m3dt.data.values import unsound
 from m3dt.tasks import TaskSpec, Trajectory
+from m3dt.utils.counts import counted
 from m3dt.utils.errors import UserError
 
 
@@ -34,12 +35,14 @@ def checked_trajectory(spec: TaskSpec, where: str, arrays: Mapping[str, Any]) ->
     lengths = {len(observations), len(actions), len(rewards)}
     if len(lengths) != 1 or lengths == {0}:
         raise UserError(
-            f"{where}: {len(observations)} observations, {len(actions)} actions and "
-            f"{len(rewards)} rewards; there must be as many of each, and one at least"
+            f"{where}: {counted(len(observations), 'observation')}, "
+            f"{counted(len(actions), 'action')} and {counted(len(rewards), 'reward')}; there "
+            "must be as many of each, and one at least"
         )
     if len(rewards) > spec.horizon:
         raise UserError(
-            f"{where}: {len(rewards)} steps, but an episode of {spec.name} has {spec.horizon}"
+            f"{where}: {counted(len(rewards), 'step')}, but an episode of {spec.name} "
+            f"has {spec.horizon}"
         )
     success = arrays.get("success")
     if success is not None:

@@ -15,6 +15,7 @@ from m3dt.data.importers.minari_files import read_minari
 from m3dt.data.importers.readers import Tasks, read_npz, read_promptdt, read_tdmpc2
 from m3dt.data.values import unusual_returns
 from m3dt.tasks import Trajectory, get_task
+from m3dt.utils.counts import counted
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import sole_writer, staging_folder
 
@@ -79,8 +80,8 @@ def _write(
 ) -> TaskEntry:
     if len(trajectories) <= NUM_PROMPTS:
         raise UserError(
-            f"{source}: {len(trajectories)} episodes of {task}, but at least {NUM_PROMPTS + 1} are "
-            "needed: the last two are prompts"
+            f"{source}: {counted(len(trajectories), 'episode')} of {task}, but at least "
+            f"{NUM_PROMPTS + 1} are needed: the last two are prompts"
         )
     clipped = sum(int((np.abs(t.actions) > 1).any(axis=1).sum()) for t in trajectories)
     inside = [replace(t, actions=t.actions.clip(-1, 1)) for t in trajectories]
@@ -94,12 +95,13 @@ def _write(
 def _report(
     task: str, entry: TaskEntry, trajectories: Sequence[Trajectory], console: Console
 ) -> None:
-    console.print(f"  {task:28s} {entry.trajectories} trajectories, {entry.steps} steps")
+    sizes = f"{counted(entry.trajectories, 'trajectory')}, {counted(entry.steps, 'step')}"
+    console.print(f"  {task:28s} {sizes}")
     clipped = entry.made_by.get("clipped_actions")
     if clipped:
         line = (
-            f"{task}: the actions of {clipped} of {entry.steps} steps were outside [-1, 1] and "
-            "were clipped, as the environments do."
+            f"{task}: the actions of {clipped} of {counted(entry.steps, 'step')} were outside "
+            "[-1, 1] and were clipped, as the environments do."
         )
         console.print(f"  {line}", style="yellow", markup=False)
     unusual = unusual_returns(get_task(task), np.array([t.episode_return for t in trajectories]))

@@ -19,6 +19,7 @@ from m3dt.data.hdf5 import open_hdf5
 from m3dt.data.importers.archives import LARGEST_EPISODE
 from m3dt.data.importers.checks import checked_trajectory, numbers
 from m3dt.tasks import TaskSpec, Trajectory, get_task
+from m3dt.utils.counts import counted
 from m3dt.utils.errors import UserError
 from m3dt.utils.regular_files import regular_file
 
@@ -158,7 +159,7 @@ def _flat(where: str, item: Any, space: Any, spec: TaskSpec, chosen: Sequence[st
         widths = ", ".join(f"{leaf.name} ({leaf.width})" for leaf in leaves.values())
         raise UserError(
             f"{where}: the observations are a dictionary of {widths}. {spec.name} has "
-            f"{spec.state_dim} numbers, not the {width} of "
+            f"{counted(spec.state_dim, 'number')}, not the {width} of "
             f"{' and '.join(leaf.name for leaf in parts)}: choose with --observation KEY."
         )
     return np.concatenate([leaf.rows(where) for leaf in parts], axis=1)

@@ -17,6 +17,7 @@ from m3dt.data.importers.archives import LARGEST_EPISODE, check_sizes
 from m3dt.data.importers.checks import checked_trajectory
 from m3dt.data.importers.unpickle import load_pickle, load_torch
 from m3dt.tasks import TASKS, Trajectory, get_task, known_tasks
+from m3dt.utils.counts import agreeing
 from m3dt.utils.errors import UserError
 
 Tasks = Iterator[tuple[str, list[Trajectory]]]
@@ -48,7 +49,8 @@ def _numbered_files(folder: Path) -> list[Path]:
     files = sorted((int(p.stem), p) for p in folder.glob("*.npz") if p.stem.isdecimal())
     missing = set(range(len(files))) - {number for number, _ in files}
     if missing:
-        raise UserError(f"{folder}: {min(missing)}.npz is missing; {len(files)} others are there")
+        files_there = agreeing(len(files), "1 other is", f"{len(files)} others are")
+        raise UserError(f"{folder}: {min(missing)}.npz is missing; {files_there} there")
     return [path for _, path in files]
 
 

@@ -1,0 +1,192 @@
+"""The runs of a comparison: each counted once, with a name of its own and the same tasks."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+
+from m3dt.runs.evaluations import ANY, Conditions, Evaluation, file_name
+from m3dt.study.score_rows import COLUMNS, table_rows
+from m3dt.study.score_sources import (
+    RunSource,
+    chosen_scores,
+    common_conditions,
+    read_run,
+    without_copies,
+    without_repeated,
+)
+from m3dt.utils.errors import UserError, nearest
+
+Rows = list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """The scores of a run from one source, a folder or a table."""
+
+    source: Path
+    run: str
+    rows: Rows
+
+    @property
+    def full_name(self) -> str:
+        """The run's name with its source, which no other run has."""
+        return f"{self.source}:{self.run}" if self.source.is_file() else str(self.source)
+
+    @property
+    def scores(self) -> set[tuple[str, ...]]:
+        """Its scores and costs, which no two runs have in common."""
+        return {tuple(row[column] for column in COLUMNS[1:]) for row in self.rows}
+
+    def tasks(self, model: str) -> frozenset[str]:
+        """Return the tasks in which a model has scores."""
+        return frozenset(row["task"] for row in self.rows if row["model"] == model)
+
+
+def read_scores(
+    sources: Sequence[Path], against: str, models: Sequence[str] = (), wanted: Conditions = ANY
+) -> tuple[Rows, list[str]]:
+    """Return a row (`COLUMNS`) per run, model and task, and notes about what was left out.
+
+    Runs count once, whatever path leads to them, and have scores under the same conditions: those
+    under which most of them have scores of `against`, and the newest of these.
+
+    Args:
+        sources: Folders of runs, and tables.
+        against: The model that others are compared with.
+        models: The others; by default all.
+        wanted: The conditions of the evaluations that are taken from runs.
+
+    Raises:
+        UserError: A source holds no scores, or none has those that are asked for.
+    """
+    paths, notes = without_repeated(sources)
+    tables = {path: table_rows(path) for path in paths if path.is_file()}
+    if tables and wanted != ANY:
+        raise UserError(
+            f"{next(iter(tables))}: a table does not say under which conditions its scores were "
+            "made. Leave out --tasks, --episodes and --seed, or give runs."
+        )
+    runs = [read_run(path) for path in paths if path not in tables]
+    for run in runs:
+        if not run.stored:
+            reason = run.notes[-1] if run.notes else run.remedy([against, *models], wanted)
+            raise UserError(f"{run.folder}: holds no scores. {reason}")
+    runs, more = without_copies(runs)
+    notes += more
+    for run in runs:
+        notes += run.notes
+    taken, more = _of_runs(runs, tables.values(), against, models, wanted)
+    notes += more
+    parts = [
+        Part(path, name, list(rows))
+        for path, whole in tables.items()
+        for name, rows in groupby(sorted(whole, key=itemgetter("run")), itemgetter("run"))
+    ]
+    parts += [Part(path, path.resolve().name, rows) for path, rows in taken.items()]
+    parts.sort(key=lambda part: paths.index(part.source))
+    parts, repeated = _counted_once(parts)
+    parts, other = _of_the_same_tasks(parts, file_name(against))
+    return [row for part in _named(parts) for row in part.rows], [*notes, *repeated, *other]
+
+
+def _of_runs(
+    runs: Sequence[RunSource],
+    tables: Iterable[Rows],
+    against: str,
+    models: Sequence[str],
+    wanted: Conditions,
+) -> tuple[dict[Path, Rows], list[str]]:
+    """Return the rows of runs under common conditions, and notes.
+
+    Raises:
+        UserError: Nobody has scores of `against`, or no run has them under the wanted conditions.
+    """
+    names = {file_name(one.model): one.model for run in runs for one in run.stored}
+    known = {*names, *(row["model"] for rows in tables for row in rows)}
+    against, *models = (names.get(file_name(name), name) for name in (against, *models))
+    if file_name(against) not in known:
+        hint = nearest(file_name(against), known)
+        hint = hint or _remedy(runs, [against, *models], wanted)
+        raise UserError(f"--against {against}: nobody evaluated it.{hint}")
+    conditions = common_conditions(runs, against, wanted)
+    if conditions is None and wanted != ANY:
+        asked = [against, *(models or runs[0].under(ANY))]
+        raise UserError(
+            f"{runs[0].folder}: holds no scores of {against} under these conditions."
+            f"{_remedy(runs, asked, wanted)}"
+        )
+    taken, notes = {}, []
+    for run in runs:
+        found, more = chosen_scores(run, against, models, conditions or ANY)
+        notes += more
+        if found:
+            taken[run.folder] = _rows_of(run.folder.resolve().name, found)
+    return taken, notes
+
+
+def _remedy(runs: Sequence[RunSource], models: Sequence[str], wanted: Conditions) -> str:
+    """Return the command for the first of runs, as a sentence."""
+    if not runs:
+        return ""
+    others = " Do so with each of the other runs." if runs[1:] else ""
+    return f" {runs[0].remedy(models, wanted)}{others}"
+
+
+def _rows_of(run: str, chosen: Mapping[str, Evaluation]) -> Rows:
+    rows = []
+    for name, one in chosen.items():
+        result = one.result
+        for task, scores in result["tasks"].items():
+            cost = f"{result['flops_per_action'] / 1e6:.3f}", f"{result['ms_per_action']:.3f}"
+            values = (run, file_name(name), task, f"{scores['score']:.2f}", *cost)
+            rows.append(dict(zip(COLUMNS, values, strict=True)))
+    return rows
+
+
+def _counted_once(parts: Sequence[Part]) -> tuple[list[Part], list[str]]:
+    """Leave out runs whose scores another source has, too, as a table of the same runs does."""
+    kept: list[Part] = []
+    notes = []
+    for part in sorted(parts, key=lambda part: -len(part.rows)):
+        others = [o for o in kept if o.source != part.source and part.scores <= o.scores]
+        if others:
+            notes.append(
+                f"{part.full_name}: left out, since {others[0].full_name} has the same scores and "
+                "times: it is the same run."
+            )
+        else:
+            kept.append(part)
+    return [part for part in parts if part in kept], notes
+
+
+def _of_the_same_tasks(parts: Sequence[Part], against: str) -> tuple[list[Part], list[str]]:
+    """Leave out runs in which `against` has scores of other tasks than in most, or none."""
+    counts = Counter(tasks for part in parts if (tasks := part.tasks(against)))
+    (common, _), *_ = counts.most_common(1)
+    kept, notes = [], []
+    for part in parts:
+        tasks = part.tasks(against)
+        if tasks == common:
+            kept.append(part)
+        elif not tasks:
+            notes.append(f"{part.full_name}: left out, since it has no scores of {against}.")
+        else:
+            other = sorted(tasks ^ common)
+            where = "there" if other[0] in tasks else "elsewhere"
+            notes.append(
+                f"{part.full_name}: left out, since {against} has scores of other tasks in it: of "
+                f"{other[0]} only {where}."
+            )
+    return kept, notes
+
+
+def _named(parts: Sequence[Part]) -> list[Part]:
+    """Return the parts with names that differ: with their sources, if two have the same name."""
+    if len({part.run for part in parts}) == len(parts):
+        return list(parts)
+    return [
+        replace(part, rows=[{**row, "run": part.full_name} for row in part.rows]) for part in parts
+    ]

@@ -1,0 +1,209 @@
+"""Runs and tables as sources of scores: each run once, and all under the same conditions."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from m3dt.runs.entries import Entry, readable_entries
+from m3dt.runs.evaluations import ANY, Conditions, Evaluation, evaluations, newest
+from m3dt.runs.layout import CONFIG
+from m3dt.utils.counts import counted
+from m3dt.utils.errors import UserError
+
+Weights = dict[str, frozenset[str]]  # SHA-256 of the weights, by model
+
+
+@dataclass(frozen=True)
+class RunSource:
+    """The folder of a run, or of results of one.
+
+    Attributes:
+        folder: The folder.
+        stored: Its evaluations whose weights the run still has.
+        entries: The models in its registry.
+        notes: What was left out of it.
+    """
+
+    folder: Path
+    stored: tuple[Evaluation, ...]
+    entries: tuple[Entry, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def weights(self) -> Weights:
+        """The weights of its models that were trained."""
+        found = {one.model: one.weights for one in self.stored if any(one.weights)}
+        return found | {entry.key: frozenset([entry.hash]) for entry in self.entries}
+
+    def under(self, wanted: Conditions) -> dict[str, Evaluation]:
+        """Return the newest evaluation of each model under some conditions, by model."""
+        return newest(self.stored, wanted)
+
+    def remedy(self, models: Iterable[str], wanted: Conditions = ANY) -> str:
+        """Return the command that evaluates models under some conditions, as a sentence."""
+        trained = {task for entry in self.entries for task in entry.tasks}
+        if trained and wanted.tasks and not wanted.tasks <= trained:
+            return "The run was trained on other tasks."
+        folder = shlex.quote(str(self.folder))
+        own = (self.folder / CONFIG).is_file() or bool(self.entries)
+        place = folder if own else f"RUN --out {folder}"  # of another run's results
+        names = list(dict.fromkeys(models))
+        names = [name for name in names if "prompts-" not in name] or names  # by other prompts
+        words = ["m3dt evaluate --run", place, "--models", ",".join(names)]
+        return f"Evaluate: `{' '.join([*words, *_overrides(wanted)])}`."
+
+
+def read_run(folder: Path) -> RunSource:
+    """Read a run. Left out are the scores of models that were trained again since.
+
+    Raises:
+        UserError: It does not exist.
+    """
+    if not folder.exists():
+        raise UserError(
+            f"{folder}: holds no scores, since it does not exist. Give the folder of a run, or a "
+            "table of `m3dt compare --csv`."
+        )
+    stored, notes = evaluations(folder)
+    entries, problems = readable_entries(folder)
+    source = RunSource(folder, tuple(stored), tuple(entries), (*notes, *problems))
+    present = {entry.hash for entry in entries}
+    if present:  # results outside a run stay
+        found = tuple(one for one in stored if one.weights <= present)
+        old = sorted({one.model for one in stored} - {one.model for one in found})
+        if old:
+            note = (
+                f"{folder}: left out the scores of {', '.join(old)}, since their weights are not "
+                f"in its registry. {source.remedy(old)}"
+            )
+            source = replace(source, stored=found, notes=(*source.notes, note))
+    return source
+
+
+def without_repeated(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """Return paths of which no two lead to the same place, and a note about each that did."""
+    first: dict[Path, Path] = {}
+    notes = []
+    for path in paths:
+        other = first.setdefault(path.resolve(), path)
+        if other is not path:
+            notes.append(f"{path}: left out, since it is {other}, which was given before.")
+    return list(first.values()), notes
+
+
+def without_copies(runs: Sequence[RunSource]) -> tuple[list[RunSource], list[str]]:
+    """Leave out runs whose weights another one has, too, and which would be counted twice.
+
+    Of two such runs the one with more evaluations stays. Runs that share some weights stay, with a
+    note.
+    """
+    kept: list[RunSource] = []
+    notes = []
+    for run in sorted(runs, key=lambda run: -len(run.stored)):
+        for other in kept:
+            pairs = {
+                name: own == other.weights[name]
+                for name, own in run.weights.items()
+                if name in other.weights
+            }
+            if pairs and all(pairs.values()):
+                notes.append(
+                    f"{run.folder}: left out, since its models have the weights of those in "
+                    f"{other.folder}: it is the same run."
+                )
+                break
+            if any(pairs.values()):
+                same = ", ".join(name for name, equal in pairs.items() if equal)
+                notes.append(
+                    f"{run.folder}: shares {same} with {other.folder}. These two are not "
+                    "independent, so that intervals are narrower than they should be."
+                )
+        else:
+            kept.append(run)
+    return [run for run in runs if run in kept], notes
+
+
+def common_conditions(
+    runs: Sequence[RunSource], against: str, wanted: Conditions
+) -> Conditions | None:
+    """Return the conditions under which most runs have a model; of several, the newest.
+
+    None stands for a model that no run has under the wanted conditions.
+    """
+    last: dict[Conditions, str] = {}
+    counts: Counter[Conditions] = Counter()
+    for run in runs:
+        own = [one for one in run.stored if one.model == against and wanted.fit(one.conditions)]
+        counts.update({one.conditions for one in own})
+        for one in own:
+            last[one.conditions] = max(one.written, last.get(one.conditions, ""))
+    return max(counts, key=lambda one: (counts[one], last[one]), default=None)
+
+
+def chosen_scores(
+    run: RunSource, against: str, models: Sequence[str], conditions: Conditions
+) -> tuple[dict[str, Evaluation], list[str]]:
+    """Return a run's evaluations under some conditions, none if `against` lacks one, and notes.
+
+    The notes name what the run has under other conditions only; `models` are those asked for, by
+    default all.
+    """
+    found, other = run.under(conditions), run.under(ANY)
+    if against not in found:
+        if against in other:
+            reason = _other_conditions(conditions, other[against].conditions)
+        else:
+            reason = f"it has no scores of {against}."
+        remedy = run.remedy([against, *models], conditions)
+        return {}, [f"{run.folder}: left out, since {reason} {remedy}"]
+    lacking: dict[Conditions, list[str]] = {}
+    for name in models or other:
+        if name in other and name not in found:
+            lacking.setdefault(other[name].conditions, []).append(name)
+    return found, [
+        f"{run.folder}: left out {', '.join(names)}, since "
+        f"{_other_conditions(conditions, own)} {run.remedy(names, conditions)}"
+        for own, names in lacking.items()
+    ]
+
+
+def _other_conditions(asked: Conditions, own: Conditions) -> str:
+    theirs, ours = described(own, asked)
+    return f"its scores are {theirs}, those of the comparison {ours}."
+
+
+def described(one: Conditions, other: Conditions) -> tuple[str, str]:
+    """Return in words where two conditions differ."""
+    texts = []
+    for own, its in ((one, other), (other, one)):
+        parts = []
+        if None not in (own.tasks, its.tasks) and own.tasks != its.tasks:
+            parts.append(f"on {_task_names(own.tasks or (), its.tasks or ())}")
+        if own.episodes is not None and its.episodes not in (None, own.episodes):
+            parts.append(f"with {counted(own.episodes, 'episode')} per task")
+        if own.seed is not None and its.seed not in (None, own.seed):
+            parts.append(f"with evaluation.seed={own.seed}")
+        texts.append(" and ".join(parts))
+    return texts[0], texts[1]
+
+
+def _task_names(tasks: Iterable[str], others: Iterable[str]) -> str:
+    """Return the number of tasks, and an example of one that others lack."""
+    own, more = set(tasks), sorted({*tasks} - {*others})
+    return counted(len(own), "task") + (f" ({more[0]} among them)" if more else "")
+
+
+def _overrides(wanted: Conditions) -> list[str]:
+    """Return the overrides of `m3dt evaluate` that ask for conditions."""
+    words = []
+    if wanted.tasks is not None:
+        words.append(shlex.quote(f"tasks=[{','.join(sorted(wanted.tasks))}]"))
+    if wanted.episodes is not None:
+        words.append(f"evaluation.episodes={wanted.episodes}")
+    if wanted.seed is not None:
+        words.append(f"evaluation.seed={wanted.seed}")
+    return words
