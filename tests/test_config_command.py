@@ -78,7 +78,7 @@ def test_mistakes_are_one_line(words, hint, capsys):
 
 
 @pytest.mark.parametrize("words", [["config", "keys"], ["config", "--conf", "mt160"]])
-def test_it_loads_no_torch_and_takes_half_a_second(words):
+def test_it_loads_no_torch_and_takes_less_than_a_second(words):
     code = (
         f"import sys, time; from m3dt.cli import main; rc = main({words}); "
         "print('torch' in sys.modules, rc, time.process_time())"
@@ -89,4 +89,4 @@ def test_it_loads_no_torch_and_takes_half_a_second(words):
         *told, seconds = done.stdout.splitlines()[-1].split()
         assert told == ["False", "0"]
         times.append(float(seconds))
-    assert min(times) < (0.5 if "keys" in words else 1.0)
+    assert min(times) < 1.0

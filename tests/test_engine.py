@@ -202,7 +202,7 @@ def test_steps_up_to_the_fatal_one_are_logged(synthetic):
         return draws._replace(loss_weight=draws.loss_weight * (float("nan") if step > 1 else 1))
 
     data.plan.at, notes = spoiled, Notes()
-    with pytest.raises(RunError, match="not finite at step 3, after 1 such steps"):
+    with pytest.raises(RunError, match="not finite at step 3, after 1 such step was"):
         fit(stage, data, logger=notes)
     counts = {step: v["train/bad_steps"] for step, v in notes.found if "train/bad_steps" in v}
     assert counts == {3: 1, 4: 2}  # values are logged once their step is done

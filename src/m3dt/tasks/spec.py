@@ -17,8 +17,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 # Columns of a study's table of scores, which has one for each setting, domain and model, too.
 _COLUMNS = {
     "part", "title", "score", "low", "high", "parameters", "episodes", "cell", "settings",
-    "random", "nothing", "nearest", "backbone", "router", "expert", "baseline", "oracle", "even",
-    "random-expert",
+    "dataset", "random", "nothing", "nearest", "backbone", "router", "expert", "baseline", "oracle",
+    "even", "random-expert",
 }  # fmt: skip
 
 ScoreRule = tuple[float, float] | Callable[[float, bool], float]
