@@ -98,6 +98,7 @@ MISTAKES = [
     ("suite_seed=1.5", "suite_seed=1.5 must be a whole number"),
     ("force=perhaps", "force=perhaps must be true or false"),
     ("tasks=3", 'tasks=3 must be a list, such as "tasks=[3]"'),
+    ("tasks={a: 1}", "tasks={'a': 1} must be a list"),
     ("method=promptd", "method=promptd is not one of ... Did you mean 'promptdt'?"),
     ("size=lage", "size=lage is not one of default, small, large. Did you mean 'large'?"),
     ("compat=offical", "compat=offical is not one of none, official. Did you mean 'official'?"),

@@ -105,7 +105,7 @@ def test_two_processes_equal_one(data, tmp_path, command, precision):
 def test_a_signal_to_one_rank_ends_all(data, tmp_path):
     """All ranks stop when one gets a signal; one checkpoint, from which the run resumes."""
     run = tmp_path / "run"
-    rare = ("stage1.checkpoint_every=1000000", "model.dropout=0")
+    rare = ("stage1.checkpoint_every=1000000", "stage1.max_steps=40", "model.dropout=0")
     command = words("stage1", data, run, *rare, *TWO)
     cut = ended([*command, signal_at(33, signal.SIGTERM, rank=1)], helpers_found())
     assert cut.returncode == 143, cut.output

@@ -35,7 +35,7 @@ COUNTS = {
     "damaged datasets": Count(300, 20),
     "damaged npz": Count(180, 15),
     "wrong npz": Count(180, 15),
-    "damaged promptdt": Count(180, 15),
+    "damaged promptdt": Count(180, 5),
     "damaged tdmpc2": Count(180, 15),
     "wrong minari": Count(180, 15),
     "own tasks": Count(200, 25),
@@ -46,7 +46,7 @@ COUNTS = {
     "results": Count(120, 3, 2),
     "checkpoints": Count(312, 4, 2),
     # As commands, 208:
-    "environments": Count(148, 2, 6, command=True),
+    "environments": Count(148, 1, 6, command=True),
     "datasets as commands": Count(20, 1, 1, command=True),
     "registries as commands": Count(20, 1, 1, command=True),
     "configurations as commands": Count(20, 1, 1, command=True),

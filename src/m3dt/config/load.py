@@ -283,6 +283,8 @@ def _read(
             _read(node, deeper, source, sources, f"{dotted}.")
         elif isinstance(below, Section | dict):
             raise UserError(f"{source}: {dotted}={shortened(node)} must be a mapping of keys")
+        elif isinstance(below, list) and isinstance(node, DictConfig):
+            raise UserError(f"{source}: {dotted}={shortened(node)} must be a list")
         elif section and isinstance(node, AnyNode):
             value = from_yaml(node._value(), declared[str(key)])
             if isinstance(value, bool) and isinstance(below, str):
