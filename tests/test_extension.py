@@ -80,15 +80,24 @@ def test_nothing_that_was_registered_changes(extended):
     assert len(hashes[0]) < len(hashes[1])
 
 
-def test_a_later_training_in_the_run_changes_no_extension(known, extended, other, data, tmp_path):
+def test_a_later_training_in_the_run_changes_no_extension(
+    known, extended, other, data, tmp_path, capsys
+):
     """It leaves its own configuration: another loader, seed and experts."""
     run = shutil.copytree(known, tmp_path / "run")
-    last = ["method=bc-best", "seed=7", "moe.expert=trunk", "baseline.max_steps=1"]
+    last = ["method=bc-best", "seed=7", "moe.expert=trunk", "moe.top_k=2", "stage2.batch_size=3"]
+    last += ["moe.router=token", "prompt_router.max_steps=3", "baseline.max_steps=1"]
     assert call("train", run, data, *last) == 0
+    assert extend(run, NEW, other, "size=small") == 2
+    assert "override 'size=small': an extension does not" in capsys.readouterr().err
+    assert extend(run, NEW, other, "moe.top_k=1") == 2
+    assert "override 'moe.top_k=1': moe.router=prompt does not go" in capsys.readouterr().err
     assert extend(run, NEW, other) == 0
     for name in ("2", "3"):
         new, plain = (Registry(place).get("expert", name) for place in (run, extended[0]))
         assert new.hash == plain.hash and new.settings == plain.settings and new.seed == plain.seed
+    new, plain = (Registry(place).get("router", "prompt-1") for place in (run, extended[0]))
+    assert new.hash == plain.hash and new.settings == plain.settings
 
 
 def test_each_generation_loads(extended, known):

@@ -82,10 +82,15 @@ def test_functions_differ_by_their_arguments_and_closures():
     """Their code is the same."""
     rules = [scaled(0.0), scaled(1.0), partial(scaled, 0.0), partial(scaled, low=1.0)]
     rules += [Rule(0.0), Rule(1.0), partial(scaled, np.zeros(2)), partial(scaled, np.ones(2))]
+    rules += [Rule(0.0).__call__, Rule(1.0).__call__, partial(scaled, np.float32), np.float64]
+    rules += [scaled(np.ndarray), partial(scaled, {"low": [1]}), partial(scaled, {"low": [2]})]
     rules += [lambda r, s: r in {1, 2}, lambda r, s: r in {1, 3}, (0.0, 1.0), (0.0, 2.0), None]
     found = [json.dumps(described(rule)) for rule in rules]
     assert len({*found}) == len(rules) and not any(" at 0x" in text for text in found)
     assert described(scaled(1.0)) == described(scaled(1.0))
+    cyclic = {}
+    cyclic["own"] = cyclic
+    assert json.dumps(described(scaled(cyclic)))
     assert described((0.0, np.float64(1.0))) == described((0.0, 1.0))
 
 

@@ -42,42 +42,53 @@ def _identity(spec: TaskSpec) -> dict[str, Any]:
 def described(value: Any) -> Any:
     """Return what a function or value does, as JSON that is the same in each process.
 
-    Of a function these are its code, defaults and closure; of a `functools.partial` its arguments,
-    too; of another object its type and attributes.
+    Of a function these are its code, defaults and closure, of a method its object, too; of a
+    `functools.partial` its arguments; of another object its type and attributes.
     """
-    if isinstance(value, tuple | list):
-        return [described(part) for part in value]
-    if isinstance(value, Mapping):
-        return {str(key): described(part) for key, part in value.items()}
     if isinstance(value, CodeType):
-        return [value.co_code.hex(), list(value.co_names), described(value.co_consts)]
+        return [value.co_code.hex(), list(value.co_names), list(map(described, value.co_consts))]
+    if isinstance(value, type | tuple | list | Mapping) or _is_plain(value):
+        return _shown(value)
+    if isinstance(value, partial):
+        keywords = {name: described(given) for name, given in value.keywords.items()}
+        return [described(value.func), list(map(described, value.args)), keywords]
+    function = getattr(value, "__func__", value)
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return [_shown(type(value)), _attributes(value)]
+    cells = list(map(_content, function.__closure__ or ()))
+    more = [cells, function.__defaults__, function.__kwdefaults__]
+    return [
+        [function.__module__, function.__qualname__],
+        described(code),
+        _shown(more),
+        _attributes(getattr(value, "__self__", None)),
+    ]
+
+
+def _attributes(value: Any) -> Any:
+    return _shown(getattr(value, "__dict__", {})) if not isinstance(value, type) else _shown(value)
+
+
+def _shown(value: Any, depth: int = 3) -> Any:
+    """Return the numbers and texts in a value, and the types of what else it holds.
+
+    They are those of mappings and sequences in each other, as deep as is told.
+    """
+    if isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}"
     if _is_plain(value):
         return _plain(value)
-    if isinstance(value, partial):
-        return [described(value.func), described(value.args), described(value.keywords)]
-    code = getattr(value, "__code__", None)
-    if code is not None:
-        more = [
-            list(map(_content, value.__closure__ or ())),
-            value.__defaults__,
-            value.__kwdefaults__,
-        ]
-        return [value.__module__, value.__qualname__, described(code), _shallow(more)]
-    kind = value if isinstance(value, type) else type(value)
-    named = [kind.__module__, kind.__qualname__]
-    return named if value is kind else [*named, _shallow(getattr(value, "__dict__", {}))]
-
-
-def _shallow(value: Any) -> Any:
-    """Return the numbers and texts in a value, and the types of what else it holds."""
-    if isinstance(value, tuple | list):
-        return [_shallow(part) for part in value]
-    if isinstance(value, Mapping):
-        return {str(key): _shallow(part) for key, part in value.items()}
-    return _plain(value) if _is_plain(value) else type(value).__qualname__
+    if isinstance(value, tuple | list) and depth:
+        return [_shown(part, depth - 1) for part in value]
+    if isinstance(value, Mapping) and depth:
+        return {str(key): _shown(part, depth - 1) for key, part in value.items()}
+    return _shown(type(value))
 
 
 def _is_plain(value: Any) -> bool:
+    if isinstance(value, type):
+        return False
     known = Number | str | bytes | frozenset | set
     return value is None or isinstance(value, known) or hasattr(value, "tolist")
 
@@ -85,8 +96,12 @@ def _is_plain(value: Any) -> bool:
 def _plain(value: Any) -> str:
     """Return numbers, texts and arrays in words; numpy's as Python's."""
     if isinstance(value, frozenset | set):
-        return repr(sorted(map(repr, value)))
+        return repr(sorted(map(_plain if all(map(_is_plain, value)) else _named, value)))
     return repr(value.tolist() if hasattr(value, "tolist") else value)
+
+
+def _named(value: Any) -> str:
+    return str(_shown(value, 0))
 
 
 def _content(cell: CellType) -> Any:

@@ -4,15 +4,17 @@ The backbone and everything else that is registered stays as it is. The data of 
 not needed: the registry keeps features of their prompts.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 
 import torch
 from rich.console import Console
 from torch import Tensor
 
-from m3dt.config import Config
+from m3dt.config import Config, MoEConfig
+from m3dt.config.fields import Section, SettingError
 from m3dt.data import TaskContext
 from m3dt.runs import MAIN, Entry, Registry
 from m3dt.runs.generations import experts_of, extension_by, extension_file, router_of
@@ -53,10 +55,34 @@ class Extension(Run):
         self.config_file = extension_file(self.number)
         self.router = self._router(router_of(self.number - 1))
         self.experts = experts_of(self.registry, self.router)
-        _take_recorded(config, self.backbone, self.experts)
-        total = len(self.experts) + len(self.tasks)
-        config.moe = replace(config.moe, num_experts=total, router="prompt")
+        self._take_recorded()
         _check_widths(self)
+
+    def _take_recorded(self) -> None:
+        """Take settings from the agent's models, as they were first trained, unless overridden.
+
+        The configuration that a run keeps is of its last training, which may have been another.
+
+        Raises:
+            UserError: An override is about the agent as a whole.
+        """
+        config, total = self.config, len(self.experts) + len(self.tasks)
+        for key in ("method", "size", "compat"):
+            if _is_override(config, key):
+                raise UserError(
+                    f"{config.sources[key]}: an extension does not change what its agent is. "
+                    f"Leave out {key}."
+                )
+        first = self.registry.get("router", router_of(0)).settings
+        recorded = {name: self.backbone.settings[name] for name in ("model", "loader")}
+        recorded["stage2"] = self.experts[0].settings["stage2"]
+        recorded["prompt_router"] = first["prompt_router"]
+        for name, values in recorded.items():
+            setattr(config, name, _merged(config, name, values))
+        moe = _merged(config, "moe", first["moe"], num_experts=total, router="prompt")
+        assert isinstance(moe, MoEConfig)
+        config.moe = moe
+        config.seed = config.seed if _is_override(config, "seed") else self.backbone.seed
 
     def _router(self, name: str) -> Entry:
         found = self.registry.find("router", name)
@@ -73,27 +99,28 @@ class Extension(Run):
         if found is None:
             raise UserError(
                 f"{self.folder}: only a run with a router by prompts can be extended. Train one: "
-                f"m3dt stage3 {self.config.option} run={self.folder} moe.router=prompt."
+                f"`{quoted('m3dt', 'stage3')} {self.config.option} "
+                f"{quoted(f'run={self.folder}', 'moe.router=prompt')}`."
             )
         return found
 
 
-def _take_recorded(config: Config, backbone: Entry, experts: Sequence[Entry]) -> None:
-    """Take what new experts share with the agent from its models, unless overrides give it.
-
-    The configuration that a run keeps is of its last training, which may have been a baseline's.
-    """
-    recorded = {name: backbone.settings.get(name, {}) for name in ("model", "loader")}
-    recorded["moe"] = {"expert": experts[0].moe().expert}
-    for name, values in recorded.items():
-        asked = {key for key in values if _is_override(config, f"{name}.{key}")}
-        taken = {key: value for key, value in values.items() if key not in asked}
-        setattr(config, name, replace(getattr(config, name), **taken))
-    config.seed = config.seed if _is_override(config, "seed") else backbone.seed
-
-
 def _is_override(config: Config, key: str) -> bool:
     return config.sources.get(key, "").startswith("override")
+
+
+def _merged(config: Config, name: str, recorded: Mapping[str, Any], **fixed: Any) -> Section:
+    """Return a section with recorded values, unless overrides give others, and fixed ones.
+
+    Raises:
+        UserError: They do not go together.
+    """
+    taken = {key: v for key, v in recorded.items() if not _is_override(config, f"{name}.{key}")}
+    try:
+        return replace(getattr(config, name), **{**taken, **fixed})
+    except SettingError as error:
+        source = config.sources.of(*(f"{name}.{key}" for key in error.values))
+        raise UserError(f"{source}: {error.message(f'{name}.')}") from None
 
 
 def _check_widths(run: Extension) -> None:
