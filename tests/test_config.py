@@ -250,7 +250,7 @@ def test_unknown_conf_names_the_nearest():
         load_config("mt16")
 
 
-@pytest.mark.parametrize("word", ["off", "010", "1e3", "a #b", "2026-11-01", "a: b", "~x"])
+@pytest.mark.parametrize("word", ["off", "010", "1e3", "a #b", "2026-11-01", "a: b: c", "@x", "[a"])
 def test_an_override_of_a_text_is_taken_as_it_is_written(tmp_path, word):
     """YAML makes False, 8, 1000.0 and a of the first four."""
     config = load_config("quickstart", [f"suite={word}", f"run={tmp_path}/{word}"])

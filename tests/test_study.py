@@ -21,6 +21,7 @@ from m3dt.data.format import INDEX, DatasetIndex
 from m3dt.runs.layout import SCORES
 from m3dt.runs.registry import Registry
 from m3dt.study import load_study
+from m3dt.study.cell_data import DataHere
 from m3dt.study.cell_results import sign_results
 from m3dt.study.chains import chains, select_cells
 from m3dt.study.score_table import check_table, scored_cells, table_rows, write_table
@@ -353,7 +354,7 @@ def test_results_of_other_settings_do_not_count(tmp_path):
     for changed in ("evaluation.episodes=7", "baseline.max_steps=9"):
         other = load_study(path, [changed])
         assert table_rows(other, tmp_path / "new.csv") == []
-        with pytest.raises(UserError, match="made with other settings or data"):
+        with pytest.raises(UserError, match="1 cell was made with other settings"):
             check_table(other, table)
     results_in(study)  # as of an evaluation that failed on its way: the row is not lost
     write_table(study, table)
@@ -378,10 +379,23 @@ def test_results_of_other_data_do_not_count(tmp_path, data):
     index["tasks"][tasks[0]]["sha256"] = "0" * 64
     (folder / INDEX).write_text(json.dumps(index))
     assert table_rows(study, table) == []
-    with pytest.raises(UserError, match="other settings or data, for example promptdt"):
+    with pytest.raises(UserError, match="1 cell was trained on other data .* for example promptdt"):
         check_table(study, table)
     shutil.rmtree(folder)  # nothing is known of it
     assert len(table_rows(study, table)) == 1
+
+
+@pytest.mark.parametrize("way", ["together", "in a row", "no"])
+def test_an_extension_is_of_the_data_of_its_tasks(tmp_path, data, way):
+    """Its models are of the run that it is a copy of, too, whose data may be elsewhere."""
+    text = f"copy: elsewhere\nextend: '{way}'\ngrid: {{seed: [0]}}\n"
+    study = load_study(study_file(tmp_path, text), [TWO_TASKS, f"data={data}"])
+    (cell,) = study.cells
+    index, tasks = DatasetIndex.read(data), tasks_of(cell.config)
+    groups = [[task] for task in tasks] if way == "in a row" else [tasks]
+    own = "+".join(["source", *(index.checksum(group)[:12] for group in groups)])
+    assert DataHere().agrees(cell, own)
+    assert DataHere().agrees(cell, "source+other") == (way == "no")  # nothing is trained
 
 
 def test_scores_of_an_earlier_version_are_told_with_the_remedy(tmp_path):

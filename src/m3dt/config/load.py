@@ -45,6 +45,8 @@ _KNOWN_TRAINER_ARGUMENTS = {
     "accelerator", "benchmark", "detect_anomaly", "deterministic", "devices", "inference_mode",
     "log_every_n_steps", "num_nodes", "precision", "profiler", "strategy", "sync_batchnorm",
 }  # fmt: skip
+_NO_TEXT = ("", "~", "null", "Null", "NULL")  # as YAML has it, and empty
+_QUOTES = "'\""
 _KINDS = {**TYPE_WORDS, ListConfig: "a list"}
 _Layer = tuple[str, DictConfig]  # its source and its settings
 _Stamps = tuple[tuple[int, ...], ...]
@@ -212,15 +214,15 @@ def _read_files(path: Path, stamps: _Stamps) -> list[list[_Layer]]:
 
 
 def _parse_override(override: str) -> _Layer:
-    key, separator, _ = override.partition("=")
+    key, separator, written = override.partition("=")
     if not separator or not key:
         raise UserError(f"'{override}': overrides are written key=value")
-    source = f"override '{override}'"
+    source, written = f"override '{override}'", written.strip()
     try:
-        layer = OmegaConf.from_dotlist([override])
-        written = override.partition("=")[2]
-        if _is_text(key) and written[:1] not in "'\"" and OmegaConf.select(layer, key) is not None:
-            OmegaConf.update(layer, key, written)  # YAML reads `off`, `010` and `a #b` otherwise
+        if not _is_text(key) or written in _NO_TEXT or written[0] in _QUOTES:
+            return source, OmegaConf.from_dotlist([override])
+        layer = OmegaConf.create()
+        OmegaConf.update(layer, key, written)  # YAML reads `off`, `010` and `@a` otherwise
         return source, layer
     except Exception as error:  # as above
         raise UserError(f"{source}: {_reason(error)}") from None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from m3dt.data.format import DatasetIndex
 from m3dt.runs.entries import entry_files, read_entry
-from m3dt.study.grid import Cell, Study
+from m3dt.study.grid import IN_A_ROW, NOT_AT_ALL, Cell, Study
 from m3dt.tasks import tasks_of
 from m3dt.utils.errors import UserError
 
@@ -31,17 +31,26 @@ class DataHere:
         self._index = cache(_index)
 
     def agrees(self, cell: Cell, dataset: str) -> bool:
-        """Tell whether nothing here says that a cell was trained on other data.
+        """Return False if the dataset of a cell is here and another one than it was trained on.
 
-        `dataset` is from its results. A cell that begins as a copy has its source's data too.
+        `dataset` is from its results, empty where these do not say it. A cell that begins as a copy
+        has the data of its source, too, which are not compared.
         """
-        here = self._checksum(cell) if dataset and not cell.copy else ""
-        return not here or here == dataset
+        used = dataset.split("+")
+        here = self._checksums(cell) if dataset else []
+        if not here:
+            return True
+        return set(here) <= set(used) if cell.copy else here == used
 
-    def _checksum(self, cell: Cell) -> str:
+    def _checksums(self, cell: Cell) -> list[str]:
+        """Return the checksum of each dataset that a cell's trainings read, if it is here."""
         index, tasks = self._index(cell.config.data), tasks_of(cell.config)
-        known = index is not None and set(tasks) <= index.tasks.keys()
-        return index.checksum(tasks)[:_SHOWN] if index and known else ""
+        if index is None or not set(tasks) <= index.tasks.keys():
+            return []
+        groups = [[task] for task in tasks] if cell.extend == IN_A_ROW else [tasks]
+        if cell.copy and cell.extend == NOT_AT_ALL:
+            groups = []
+        return [index.checksum(group)[:_SHOWN] for group in groups]
 
 
 def _index(folder: str) -> DatasetIndex | None:

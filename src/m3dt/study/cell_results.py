@@ -29,20 +29,27 @@ def read_results(path: Path) -> dict[str, Any]:
     Raises:
         UserError: The file is not what `m3dt evaluate --json` writes.
     """
+    models: dict[str, Any] = _read(path)["models"]
+    return models
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the content of a file of results, signed or not; see `read_results`."""
     try:
-        models: dict[str, Any] = dict(read_json(path, finite=True)["models"])
-        for result in models.values():
+        content = dict(read_json(path, finite=True))
+        content["models"] = dict(content["models"])
+        for result in content["models"].values():
             _check_result(result)
     except UserError:  # the system refuses to read it, or a task is unknown here
         raise
     except (ValueError, KeyError, TypeError, AttributeError):
-        models = {}
-    if not models:
+        content = {"models": {}}
+    if not content["models"]:
         raise UserError(
             f"{path}: is not what this version of `m3dt evaluate --json` writes. Delete it; "
             "`m3dt study` evaluates the cell again."
         )
-    return models
+    return content
 
 
 def sign_results(study: Study, cell: Cell) -> None:
@@ -69,8 +76,7 @@ def dataset_of_results(study: Study, cell: Cell, data: DataHere) -> str | None:
     path = study.runs / cell.name / SCORES
     if not path.is_file():
         return None
-    read_results(path)
-    content = read_json(path)
+    content = _read(path)
     dataset = str(content.get(COLUMN, ""))
     counts = content.get("settings") == cell.key and data.agrees(cell, dataset)
     return dataset if counts else None

@@ -139,16 +139,15 @@ def _run(study: Study, command: Command, clock: Clock) -> bool:
     scores = study.runs / cell.name / SCORES
     scores.unlink(missing_ok=True)  # a cell that fails must not keep its old scores
     with noted(study, cell.name, command.name, command.first) as note:
-        if cell.copy:
-            try:
+        try:
+            if cell.copy:
                 copy_models(cell.copy, Path(cell.config.run))
-            except UserError as error:
-                print(f"m3dt: {error}", file=sys.stderr)
-                note.code = 2
-                return False
-        note.code = _run_words(_words(study, command, scores), clock)
-        if command.name == EVALUATE and note.code == 0:
-            sign_results(study, cell)
+            note.code = _run_words(_words(study, command, scores), clock)
+            if command.name == EVALUATE and note.code == 0:
+                sign_results(study, cell)
+        except UserError as error:  # of this cell; the others go on
+            print(f"m3dt: {error}", file=sys.stderr)
+            note.code = 2
     return note.code == 0
 
 

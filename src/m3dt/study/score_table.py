@@ -108,14 +108,22 @@ def check_settings(study: Study, file: Path) -> None:
         UserError: The table has such rows.
     """
     kept = {row["cell"] for row in table_rows(study, file)}
-    known = {cell.name for cell in study.cells}
-    lost = [row["cell"] for row in read_rows(file) if row["cell"] in known - kept]
-    if lost:
+    keys = {cell.name: cell.key for cell in study.cells}
+    lost = [row for row in read_rows(file) if row["cell"] in keys.keys() - kept]
+    if not lost:
+        return
+    number, were = counted(len(lost), "cell"), agreeing(len(lost), "was", "were")
+    first = lost[0]["cell"]
+    if all(row.get("settings") == keys[row["cell"]] for row in lost):
         raise UserError(
-            f"{file}: {counted(len(lost), 'cell')} {agreeing(len(lost), 'was', 'were')} made with "
-            f"other settings or data, for example {lost[0]}. "
-            "Give --csv FILE to write another table, or delete this one."
+            f"{file}: {number} {were} trained on other data than are here now, for example "
+            f"{first}. Restore those data, or start another table: --csv FILE, and another folder "
+            "of `runs` in the study's file."
         )
+    raise UserError(
+        f"{file}: {number} {were} made with other settings, for example {first}. Give --csv FILE "
+        "to write another table, or delete this one."
+    )
 
 
 def scored_cells(study: Study, file: Path) -> set[str]:

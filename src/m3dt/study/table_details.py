@@ -7,8 +7,9 @@ from typing import Any
 
 from m3dt.runs.entries import entry_files, read_entry
 from m3dt.runs.layout import SCORES
-from m3dt.study.cell_results import among, read_results, scores_by_task
-from m3dt.study.grid import Cell, Study
+from m3dt.study.cell_data import DataHere
+from m3dt.study.cell_results import among, dataset_of_results, read_results, scores_by_task
+from m3dt.study.grid import NOT_AT_ALL, Cell, Study
 from m3dt.utils.errors import UserError
 from m3dt.utils.files import read_json
 
@@ -69,10 +70,18 @@ def task_scores_of(study: Study, cell: Cell) -> dict[str, dict[str, float]]:
     shown = {cell.name: own}
     shown |= {f"{cell.name}/{m}": name for m in cell.models[:-1] if (name := among(results, m))}
     found = {key: scores_by_task(results[name]) for key, name in shown.items()}
-    if cell.copy and cell.extend != "no" and (cell.copy / SCORES).is_file():
+    if cell.copy and cell.extend != NOT_AT_ALL and _has_source_results(study, cell.copy):
         *_, before = read_results(cell.copy / SCORES).values()
         found[f"{cell.name}/before"] = scores_by_task(before)
     return found
+
+
+def _has_source_results(study: Study, run: Path) -> bool:
+    """Tell whether a run that cells are copies of has results: of a cell, those that count."""
+    source = next((cell for cell in study.cells if study.runs / cell.name == run), None)
+    if source is None:
+        return (run / SCORES).is_file()
+    return dataset_of_results(study, source, DataHere()) is not None
 
 
 def curves_of(study: Study, cell: Cell) -> dict[str, Any]:
