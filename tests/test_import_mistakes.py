@@ -135,6 +135,14 @@ def test_a_minari_dataset_is_named_by_any_of_its_files(minari_root, tmp_path, pl
     assert verify(tmp_path / "data")["problems"] == []
 
 
+def test_a_minari_dataset_that_is_there_already_goes_into_another_folder(minari_root, tmp_path):
+    """It holds one task, so that there are no others to name."""
+    folder = tmp_path / "data"
+    import_from(minari_root, folder, "minari", "walker-walk")
+    with pytest.raises(UserError, match=r"holds walker-walk\. Import into another folder\.$"):
+        import_from(minari_root, folder, "minari", "walker-walk")
+
+
 def test_the_root_of_exported_datasets_names_them(official, tmp_path):
     pytest.importorskip("minari")
     root = tmp_path / "minari"
