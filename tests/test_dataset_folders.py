@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -20,9 +21,11 @@ from m3dt.config import CollectConfig
 from m3dt.data import DatasetStore
 from m3dt.data.collect import collect
 from m3dt.data.format import DatasetIndex
+from m3dt.data.remedies import made_again
 from m3dt.data.store import TaskStore
 from m3dt.data.verify import verify
-from m3dt.tasks import get_task
+from m3dt.tasks import TaskSpec, get_task, registration
+from m3dt.tasks.registration import OwnTask
 from m3dt.utils.errors import UserError
 
 
@@ -130,6 +133,31 @@ def test_the_remedy_of_a_lost_file_that_was_imported_imports_it_again(official, 
     lost.unlink()
     with pytest.raises(UserError, match="collecting would replace it.*`m3dt import SOURCE"):
         collect(folder, ["reach-v2"], CollectConfig(), Console(quiet=True))
+
+
+def test_the_import_of_an_own_task_names_the_modules_that_register_it(tmp_path, monkeypatch):
+    """A gymnasium id needs none; of a task that a notebook registered, nobody knows them."""
+    path = write_dataset(tmp_path, ["reach-v2"])
+    made_by = {"behaviour": "imported", "format": "minari", "source": "walk"}
+    entry = replace(DatasetIndex.read(path).tasks["reach-v2"], made_by=made_by)
+    source = "`, where SOURCE is the path of walk"
+    modules = {"known": "own_swings", "lost": "__main__"}
+    for name, module in modules.items():
+        own = OwnTask(TaskSpec(name, "own", 3, 1, 20), lambda: None, None, module)
+        monkeypatch.setitem(registration._own, name, own)
+    monkeypatch.setattr(registration, "_plugins", ["own_tools"])
+    endings = {
+        "reach-v2": f"--tasks reach-v2{source}",
+        "gym:Pendulum-v1": f"--tasks gym:Pendulum-v1{source}",
+        "lost": f"--tasks lost --plugins MODULES{source} and MODULES register the task",
+        "unknown": f"--tasks unknown --plugins MODULES{source} and MODULES register the task",
+    }
+    for task, ending in endings.items():
+        assert made_again(path, task, entry).endswith(ending)
+    (plugins,) = re.findall(
+        f"--tasks known --plugins (.*){source}$", made_again(path, "known", entry)
+    )
+    assert {"own_tools", "own_swings"} <= set(plugins.split(","))
 
 
 def test_missing_tasks_are_collected_as_those_that_are_there(data, tmp_path):

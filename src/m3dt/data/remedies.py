@@ -6,7 +6,7 @@ from pathlib import Path
 from m3dt.behaviour import Library
 from m3dt.data.format import COLLECTED, DatasetIndex, TaskEntry
 from m3dt.tasks import TASKS, get_task
-from m3dt.tasks.registration import plugin_modules
+from m3dt.tasks.registration import GYMNASIUM, own_task, plugin_modules
 from m3dt.utils.errors import UserError
 from m3dt.utils.shell import quoted
 
@@ -37,12 +37,13 @@ def made_again(folder: Path, task: str, entry: TaskEntry) -> str:
         return again
     chosen = made_by.get("observation")
     keys = ["--observation", ",".join(map(str, chosen))] if isinstance(chosen, list) else []
-    plugins = [] if task in TASKS else ["--plugins", ",".join(plugin_modules()) or "MODULES"]
+    plugins, meaning = _plugins_of(task)
     command = quoted(
         "m3dt", "import", "SOURCE", folder, "--format", made_by["format"], "--tasks", task,
         *keys, *plugins,
     )  # fmt: skip
-    return f"{again}: `{command}`, where SOURCE is the path of {made_by.get('source', 'it')}"
+    source = made_by.get("source", "it")
+    return f"{again}: `{command}`, where SOURCE is the path of {source}{meaning}"
 
 
 def way_of(task: str, entry: TaskEntry) -> list[str]:
@@ -58,6 +59,16 @@ def _with_way(command: str, way: Sequence[str]) -> str:
     """Return a command in backquotes with the settings it lacks, and what FOLDER stands for."""
     words = " ".join([command, *(word for word in way if word not in command.split())])
     return f"`{words}`" + (" with the folder of its policies" if "FOLDER" in words else "")
+
+
+def _plugins_of(task: str) -> tuple[list[str], str]:
+    """Return the option that makes a command know a task, and the meaning of MODULES in it."""
+    if task in TASKS or task.startswith(GYMNASIUM):
+        return [], ""
+    own, modules = own_task(task), plugin_modules()
+    if own and own.module in modules:
+        return ["--plugins", ",".join(modules)], ""
+    return ["--plugins", "MODULES"], " and MODULES register the task"
 
 
 def _is_collected(entry: TaskEntry) -> bool:
