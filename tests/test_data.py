@@ -314,7 +314,7 @@ def test_what_is_missing_is_collected_by_its_name(tmp_path):
     with pytest.raises(UserError, match=re.escape(f"no dataset here. Collect one with {remedy}.")):
         DatasetStore.open(tmp_path, ["walker-run"])
     write_dataset(tmp_path, ["reach-v2"])
-    with pytest.raises(UserError, match=re.escape(f"Run {remedy}, which collects these alone")):
+    with pytest.raises(UserError, match=re.escape(f"To collect these alone, run {remedy}. ")):
         DatasetStore.open(tmp_path, ["reach-v2", "walker-run"])
     with pytest.raises(UserError, match="Collect one with `m3dt collect again`"):
         DatasetStore.open(tmp_path / "new", ["walker-run"], collected_by="m3dt collect again")

@@ -3,8 +3,10 @@
 import io
 import shlex
 import shutil
+from dataclasses import replace
 
 import pytest
+from conftest import write_dataset
 from quick_run import QUICK
 from rich.console import Console
 
@@ -12,6 +14,7 @@ from m3dt.cli import doctor as module
 from m3dt.cli import main
 from m3dt.cli.doctor import NOTE, OK, doctor
 from m3dt.config import load_config
+from m3dt.data.format import DatasetIndex
 from m3dt.utils.errors import RunError
 
 
@@ -72,6 +75,18 @@ def test_broken_parts_are_named(findings, finished, data, tmp_path, monkeypatch)
     monkeypatch.setattr(module, "_LOWEST_FREE", 2**80)
     shown, error = findings(f"run={finished}", f"data={data}")
     assert "data, run" in error and "free space" in shown
+
+
+def test_the_remedy_for_missing_tasks_is_a_command_and_what_its_folder_holds(findings, tmp_path):
+    """Backquotes in a name belong to it."""
+    folder = write_dataset(tmp_path / "a `b`", ["reach-v2"])
+    index = DatasetIndex.read(folder)
+    made_by = {"seed": 3, "behaviour": "learned", "policies": "f" * 64}
+    entries = {"reach-v2": replace(index.tasks["reach-v2"], made_by=made_by)}
+    DatasetIndex(entries, {}).write(folder)
+    shown, _ = findings(f"run={tmp_path}", f"data={folder}", "tasks=[reach-v2,sweep-v2]")
+    assert f"'data={folder}'" in shown
+    assert "collect.seed=3 collect.policies=FOLDER (FOLDER holds their policies)" in shown
 
 
 def test_leftovers_and_interrupted_stages_are_mentioned(findings, finished, data, tmp_path):

@@ -41,7 +41,10 @@ def test_the_environment_is_recovered_in_a_new_process(official, tmp_path):
 def test_minari_round_trip(official, tmp_path, capsys):
     pytest.importorskip("minari")
     root = tmp_path / "minari"
-    assert main(["export", str(official), str(root)]) == 0
+    for name, arguments, them in (("one", ["--tasks", "reach-v2"], "it"), ("minari", [], "them")):
+        assert main(["export", str(official), str(tmp_path / name), *arguments]) == 0
+        printed = "".join(capsys.readouterr().out.splitlines()).replace(" ", "")
+        assert f"Toread{them},setMINARI_DATASETS_PATH={tmp_path / name}." in printed
     for task in OFFICIAL_TASKS:
         source = root / "m3dt" / f"{task}-v0"
         import_from(source, tmp_path / "data", "minari", task)

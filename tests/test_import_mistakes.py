@@ -135,6 +135,14 @@ def test_a_minari_dataset_is_named_by_any_of_its_files(minari_root, tmp_path, pl
     assert verify(tmp_path / "data")["problems"] == []
 
 
+def test_a_minari_dataset_that_is_there_already_goes_into_another_folder(minari_root, tmp_path):
+    """It holds one task, so that there are no others to name."""
+    folder = tmp_path / "data"
+    import_from(minari_root, folder, "minari", "walker-walk")
+    with pytest.raises(UserError, match=r"holds walker-walk\. Import into another folder\.$"):
+        import_from(minari_root, folder, "minari", "walker-walk")
+
+
 def test_the_root_of_exported_datasets_names_them(official, tmp_path):
     pytest.importorskip("minari")
     root = tmp_path / "minari"
@@ -143,8 +151,26 @@ def test_the_root_of_exported_datasets_names_them(official, tmp_path):
     for source, names in ((root, ("reach-v2",)), (root, ()), (root / "m3dt", ("reach-v2",))):
         with pytest.raises(UserError, match="no Minari dataset") as caught:
             import_from(source, tmp_path / "data", "minari", *names)
-        assert f"below it are {', '.join(map(str, parts))}: name one" in str(caught.value)
+        assert f"below it are {parts[0]}, {parts[1]} and {parts[2]}: name one" in str(caught.value)
     import_from(parts[1], tmp_path / "data", "minari", OFFICIAL_TASKS[0])
+
+
+@pytest.mark.parametrize(
+    ("names", "below"),
+    [
+        ("a", "is {}/a: name that"),
+        ("ab", "are {}/a and {}/b: name one of them"),
+        ("abcde", "are {}/a, {}/b, {}/c, {}/d and {}/e: name one of them"),
+        ("abcdefgh", "are {}/a, {}/b, {}/c, {}/d, {}/e and 3 more: name one of them"),
+    ],
+)
+def test_datasets_in_a_folder_are_listed_as_in_a_sentence(tmp_path, names, below):
+    for name in names:
+        (tmp_path / name / "data").mkdir(parents=True)
+        (tmp_path / name / "data" / "main_data.hdf5").touch()
+    with pytest.raises(UserError) as caught:
+        import_from(tmp_path, tmp_path / "data", "minari", "reach-v2")
+    assert str(caught.value).endswith(f"; below it {below.replace('{}', str(tmp_path))}")
 
 
 def in_minari(change):

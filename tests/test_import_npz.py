@@ -63,7 +63,8 @@ class TestOfficialLoader:
 def test_import_verifies_and_refuses_a_second_time(official, capsys):
     assert verify(official)["problems"] == []
     assert main(["import", str(OFFICIAL), str(official), "--format", "npz"]) == 2
-    assert "already holds reach-v2" in capsys.readouterr().err
+    error = " ".join(capsys.readouterr().err.split())
+    assert "already holds reach-v2. Import into another folder, or name the tasks" in error
 
 
 def broken(tmp_path, change, task="walker-walk", number=3):

@@ -53,8 +53,8 @@ def export(options: argparse.Namespace, console: Console) -> None:
     _import_plugins(options)
     tasks = export_minari(options.data, options.target, options.tasks)
     console.print(
-        f"{counted(len(tasks), 'task')} written. Read with "
-        f"MINARI_DATASETS_PATH={options.target} set."
+        f"{counted(len(tasks), 'task')} written. To read {agreeing(len(tasks), 'it', 'them')}, "
+        f"set MINARI_DATASETS_PATH={options.target}."
     )
 
 

@@ -147,7 +147,8 @@ def _dataset(config: Config) -> Iterator[Finding]:
     found = f"{folder}: {counted(len(index.tasks), 'task')}"
     if missing:
         lacks = f"{found}, lacks {', '.join(missing[:5])}"
-        remedy = collecting_like(index, collect).replace("`", "")
+        command, meaning = collecting_like(index, collect)
+        remedy = f"{command} ({meaning})" if meaning else command
         yield Finding("dataset", FAILED, lacks, remedy)
     else:
         yield Finding("dataset", OK, f"{found}; their checksums: {verify}")

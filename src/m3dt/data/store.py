@@ -188,11 +188,13 @@ class DatasetStore:
         index = DatasetIndex.read(folder, collected_by or collecting(folder, names))
         missing = [name for name in names if name not in index.tasks]
         if missing:
-            command = collecting_like(index, collected_by or collecting(folder, missing))
+            by = collected_by or collecting(folder, missing)
+            command, meaning = collecting_like(index, by)
+            where = f", where {meaning}" if meaning else ""
             raise UserError(
                 f"{folder}: the dataset lacks {len(missing)} of {counted(len(names), 'task')}: "
-                f"{', '.join(missing)}. Run {command}, which collects these alone. If jobs collect "
-                "it in shards, wait for them, or repeat those that did not end."
+                f"{', '.join(missing)}. To collect these alone, run `{command}`{where}. If jobs "
+                "collect it in shards, wait for them, or repeat those that did not end."
             )
         entries = [index.tasks[name] for name in names]
         tasks = []

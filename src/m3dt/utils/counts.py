@@ -3,9 +3,9 @@
 import re
 
 
-def counted(number: int, noun: str, form: str = "") -> str:
+def counted(number: int, noun: str) -> str:
     """Return a count with its noun in the right form: `1 task`, `2 tasks`, `3 trajectories`."""
-    return f"{number:{form}} {noun if number == 1 else plural(noun)}"
+    return f"{number} {noun if number == 1 else plural(noun)}"
 
 
 def plural(noun: str) -> str:

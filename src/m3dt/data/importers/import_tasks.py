@@ -61,10 +61,9 @@ def import_dataset(
         entries: dict[str, TaskEntry] = {}
         for task, trajectories in tasks:
             if task in index.tasks and (folder / index.tasks[task].file).exists():
-                raise UserError(
-                    f"{folder}: already holds {task}. Import into another folder, or name the "
-                    "tasks that it lacks: --tasks LIST."
-                )
+                others = ", or name the tasks that it lacks: --tasks LIST"
+                remedy = "Import into another folder" + ("" if format == "minari" else others)
+                raise UserError(f"{folder}: already holds {task}. {remedy}.")
             entries[task] = _write(staging, source, provenance, task, trajectories)
             _report(task, entries[task], trajectories, console)
         # Files first: a file that the index does not list yet does no harm.

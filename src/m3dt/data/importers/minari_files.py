@@ -79,16 +79,23 @@ def _main_file(source: Path) -> Path:
                 f"{source}: a Minari dataset in the format {kind}; only hdf5 is read. Convert it "
                 "with pip install 'minari[arrow]' and the lines in docs/data.md."
             )
-    below = _datasets_below(folder)
-    found = f"; below it are {', '.join(below)}: name one of them" if below else ""
-    raise UserError(f"{source}: no Minari dataset (expected data/{_MAIN} in it){found}")
+    raise UserError(
+        f"{source}: no Minari dataset (expected data/{_MAIN} in it){_datasets_below(folder)}"
+    )
 
 
-def _datasets_below(root: Path) -> list[str]:
-    """Return the first datasets in a folder of several, such as Minari's root."""
+def _datasets_below(root: Path) -> str:
+    """Return the end of a message that names the first datasets in a folder such as Minari's root.
+
+    It is empty if there are none.
+    """
     patterns = (f"{'*/' * depth}data/{_MAIN}" for depth in (1, 2, 3))
-    some = sorted(str(path.parents[1]) for pattern in patterns for path in root.glob(pattern))
-    return some if len(some) <= _SHOWN else [*some[:_SHOWN], f"{len(some) - _SHOWN} more"]
+    found = sorted(str(path.parents[1]) for pattern in patterns for path in root.glob(pattern))
+    if len(found) < 2:
+        return "".join(f"; below it is {path}: name that" for path in found)
+    left = len(found) - _SHOWN
+    *shown, last = found if left <= 0 else [*found[:_SHOWN], f"{left} more"]
+    return f"; below it are {', '.join(shown)} and {last}: name one of them"
 
 
 def _metadata(folder: Path) -> Mapping[str, Any]:
