@@ -104,7 +104,7 @@ def test_runs_under_other_conditions_are_left_out(tmp_path, capsys):
     assert (
         f"{odd}: left out, since its scores are with 1 episode per task, those of the comparison "
         f"with 2 episodes per task. Evaluate: `m3dt evaluate --run RUN --out {odd} --models "
-        "backbone 'tasks=[a,b]' evaluation.episodes=2 evaluation.seed=0`."
+        'backbone "tasks=[a,b]" evaluation.episodes=2 evaluation.seed=0`.'
     ) in shown
     assert "1 run x 2 tasks" in compare(capsys, odd, *runs, "--episodes", 1)
 
@@ -117,6 +117,56 @@ def test_models_under_other_conditions_are_left_out(tmp_path, capsys):
     assert "left out oracle, since its scores are with 1 episode per task and with" in shown
     assert "99" not in shown.rpartition("compared with")[2]
     assert "oracle" not in table.read_text()
+
+
+def test_several_models_under_other_conditions_have_one_note(tmp_path, capsys):
+    run = make_run(tmp_path / "run", episodes=2)
+    for model in ("expert:1", "router@all", "router@prompts-1"):
+        write_scores(tmp_path / "run", model, {"a": 9, "b": 9}, episodes=1)
+    shown = compare(capsys, run)
+    assert "left out expert:1, router@all, router@prompts-1, since their scores are with" in shown
+    assert "--models expert:1,router@all " in shown
+    assert "router@prompts-1: evaluated with settings of its own." in shown
+
+
+@pytest.mark.parametrize(
+    ("model", "setting"),
+    [
+        ("backbone@prompts-0.5", "evaluation.prompts."),
+        ("backbone@episode-target-0.8", "evaluation.target_scale."),
+        ("backbone@prompts-1-target-2", "evaluation.prompts and evaluation.target_scale."),
+    ],
+)
+def test_no_command_asks_for_a_model_with_settings_of_its_own(tmp_path, capsys, model, setting):
+    """`m3dt evaluate --models` takes no such name."""
+    run = make_run(tmp_path / "run", episodes=2)
+    write_scores(tmp_path / "run", model, {"a": 9, "b": 9}, episodes=1)
+    shown = compare(capsys, run)
+    assert f"Repeat `m3dt evaluate` with the same {setting}" in shown
+    assert "--models" not in shown
+
+
+def test_no_command_asks_for_a_model_that_is_gone(tmp_path, capsys):
+    """Only for those of the same name that the registry still has."""
+    kept = save_backbone(Registry(tmp_path))
+    write_scores(tmp_path, "router", {"a": 1}, weights="gone")
+    shown = compare(capsys, tmp_path, code=2)
+    command = f"`m3dt evaluate --run {tmp_path} --models backbone`"
+    reason = "the scores of router, since its weights are not in its registry."
+    assert f"{reason} Evaluate the models that are: {command}." in shown
+    write_scores(tmp_path, "backbone", {"a": 1}, weights="old")
+    shown = compare(capsys, tmp_path, code=2)
+    assert "of backbone, router, since their weights are not in its registry. Eval" in shown
+    assert f"registry. Evaluate: {command}." in shown
+    write_scores(tmp_path, "backbone", {"a": 1}, weights=kept.hash)
+    assert f"Evaluate the models that are: {command}." in compare(capsys, tmp_path)
+
+
+def test_a_table_without_scores_names_the_whole_command(tmp_path, capsys):
+    table = tmp_path / "my scores.csv"
+    table.write_text(",".join(COLUMNS) + "\n")
+    command = f'`m3dt compare RUN... --against MODEL --csv "{table}"`'
+    assert f"holds no scores. Write it again: {command}" in compare(capsys, table, code=2)
 
 
 def test_runs_of_other_tasks_are_left_out(tmp_path, capsys):
@@ -145,8 +195,8 @@ def test_the_remedy_is_a_whole_command(tmp_path, capsys):
     run.mkdir()
     (run / "config.yaml").touch()
     conditions = ["--episodes", 7, "--seed", 3, "--tasks", "b,a"]
-    overrides = "'tasks=[a,b]' evaluation.episodes=7 evaluation.seed=3`."
-    command = f"`m3dt evaluate --run '{run}' --models backbone,router:prompt {overrides}"
+    overrides = '"tasks=[a,b]" evaluation.episodes=7 evaluation.seed=3`.'
+    command = f'`m3dt evaluate --run "{run}" --models backbone,router:prompt {overrides}'
     words = [run, *conditions, "--models", "router:prompt"]
     assert command in compare(capsys, *words, code=2)  # nothing was evaluated
     write_scores(run, "router:prompt", {"a": 1})
