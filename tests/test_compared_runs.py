@@ -2,10 +2,12 @@
 
 import csv
 import shutil
+from dataclasses import replace
 
 import pytest
+import torch
 from test_paired import write_scores
-from test_registry import save_backbone
+from test_registry import entry, save_backbone
 
 from m3dt.cli import main
 from m3dt.runs import Registry
@@ -89,11 +91,38 @@ def test_of_two_copies_the_one_with_more_evaluations_stays(tmp_path, capsys):
 
 
 def test_runs_that_share_a_backbone_are_noted(tmp_path, capsys):
-    for name, score in (("one", 1), ("two", 5)):
-        write_scores(tmp_path / name, "backbone", {"a": 1, "b": 2}, weights="shared")
-        write_scores(tmp_path / name, "router", {"a": score, "b": 4}, weights=name)
-    shown = compare(capsys, tmp_path / "one", tmp_path / "two")
-    assert "2 runs x 2 tasks" in shown and "two: shares" in shown and "not independent" in shown
+    """Once, however many they are."""
+    runs = [tmp_path / name for name in ("one", "two", "three")]
+    for score, run in enumerate(runs):
+        write_scores(run, "backbone", {"a": 1, "b": 2}, weights="shared")
+        write_scores(run, "router", {"a": score, "b": 4}, weights=run.name)
+    shown = compare(capsys, *runs)
+    assert "3 runs x 2 tasks" in shown and shown.count("not independent") == 1
+    assert f"{', '.join(map(str, runs))}: share the weights of backbone. These runs" in shown
+
+
+def test_of_a_run_and_a_part_of_it_the_whole_run_stays(tmp_path, capsys):
+    """Though the part, which has only the backbone, was evaluated more often."""
+    part, whole = tmp_path / "part", tmp_path / "whole"
+    for seed in range(3):
+        write_scores(part, "backbone", {"a": 1}, weights="shared", seed=seed)
+    write_scores(whole, "backbone", {"a": 1}, weights="shared")
+    write_scores(whole, "router", {"a": 2}, weights="own")
+    shown = compare(capsys, part, whole)
+    assert "1 run x 1 task" in shown and "router" in shown.rpartition("compared with")[2]
+    assert f"{part}: left out, since {whole} has the weights of all its models" in shown
+
+
+def test_runs_of_the_same_task_groups_are_independent(tmp_path, capsys):
+    """The weights of a grouping are labels of tasks: equal ones tell nothing."""
+    for seed in range(2):
+        run = Registry(tmp_path / str(seed))
+        backbone = save_backbone(run, seed=seed)
+        groups = replace(entry("grouping", "main"), metrics={"groups": [["reach-v2"]]})
+        run.save(groups, {"labels": torch.zeros(1)})
+        write_scores(tmp_path / str(seed), "backbone", {"a": seed}, weights=backbone.hash)
+    shown = compare(capsys, tmp_path / "0", tmp_path / "1")
+    assert "2 runs x 1 task" in shown and "independent" not in shown
 
 
 def test_runs_under_other_conditions_are_left_out(tmp_path, capsys):

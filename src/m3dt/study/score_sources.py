@@ -16,7 +16,6 @@ from m3dt.utils.counts import agreeing, counted
 from m3dt.utils.errors import UserError
 from m3dt.utils.shell import quoted
 
-Weights = dict[str, frozenset[str]]  # SHA-256 of the weights, by model
 _WAY = re.compile(r"(episode)?-?(all|[1-9]\d*)?")  # what `m3dt evaluate --models` takes after an @
 
 
@@ -37,10 +36,16 @@ class RunSource:
     notes: tuple[str, ...]
 
     @property
-    def weights(self) -> Weights:
-        """The weights of its models that were trained."""
-        found = {one.model: one.weights for one in self.stored if any(one.weights)}
-        return found | {entry.key: frozenset([entry.hash]) for entry in self.entries}
+    def weights(self) -> dict[str, str]:
+        """The model of each SHA-256 of weights that were trained.
+
+        Task groups are left out, since their weights are mere labels, which independent runs may
+        have in common.
+        """
+        labels = {entry.hash for entry in self.entries if entry.kind == "grouping"}
+        found = {key: one.model.partition("@")[0] for one in self.stored for key in one.weights}
+        found |= {entry.hash: _model_name(entry) for entry in self.entries}
+        return {key: model for key, model in found.items() if key and key not in labels}
 
     def under(self, wanted: Conditions) -> dict[str, Evaluation]:
         """Return the newest evaluation of each model under some conditions, by model."""
@@ -143,35 +148,39 @@ def without_repeated(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
 
 
 def without_copies(runs: Sequence[RunSource]) -> tuple[list[RunSource], list[str]]:
-    """Leave out runs whose weights another one has, too, and which would be counted twice.
+    """Leave out runs all of whose weights another one has, and which would be counted twice.
 
-    Of two such runs the one with more evaluations stays. Runs that share some weights stay, with a
-    note.
+    The run with more weights stays; of runs with the same weights, the one with more evaluations.
+    Runs that share some weights stay, with a note.
     """
     kept: list[RunSource] = []
     notes = []
-    for run in sorted(runs, key=lambda run: -len(run.stored)):
-        for other in kept:
-            pairs = {
-                name: own == other.weights[name]
-                for name, own in run.weights.items()
-                if name in other.weights
-            }
-            if pairs and all(pairs.values()):
-                notes.append(
-                    f"{run.folder}: left out, since its models have the weights of those in "
-                    f"{other.folder}: it is the same run."
-                )
-                break
-            if any(pairs.values()):
-                same = ", ".join(name for name, equal in pairs.items() if equal)
-                notes.append(
-                    f"{run.folder}: shares {same} with {other.folder}. These two are not "
-                    "independent, so that intervals are narrower than they should be."
-                )
-        else:
+    for run in sorted(runs, key=lambda run: (-len(run.weights), -len(run.stored))):
+        own = run.weights.keys()
+        other = next((one for one in kept if own and own <= one.weights.keys()), None)
+        if other is None:
             kept.append(run)
-    return [run for run in runs if run in kept], notes
+        else:
+            notes.append(
+                f"{run.folder}: left out, since {other.folder} has the weights of all its models: "
+                "it is the same run."
+            )
+    kept = [run for run in runs if run in kept]
+    return kept, [*notes, *_shared(kept)]
+
+
+def _shared(runs: Sequence[RunSource]) -> list[str]:
+    """Return a note for each set of runs that have weights in common."""
+    models: dict[tuple[str, ...], dict[str, None]] = {}
+    for key, model in {key: model for run in runs for key, model in run.weights.items()}.items():
+        folders = tuple(str(run.folder) for run in runs if key in run.weights)
+        if len(folders) > 1:
+            models.setdefault(folders, {})[model] = None
+    return [
+        f"{', '.join(folders)}: share the weights of {', '.join(names)}. These runs are not "
+        "independent, so that intervals are narrower than they should be."
+        for folders, names in models.items()
+    ]
 
 
 def common_conditions(
