@@ -47,13 +47,45 @@ def test_tables_with_the_same_names_of_runs_stay_apart(tmp_path, capsys):
         runs = [make_run(tmp_path / study / str(seed), score + seed) for seed in range(2)]
         tables.append(make_table(capsys, tmp_path / f"{study}.csv", *runs))
     both = tmp_path / "both.csv"
-    assert "4 runs x 2 tasks" in compare(capsys, *tables, "--csv", both)
+    shown = compare(capsys, *tables, "--csv", both)
+    assert "4 runs x 2 tasks" in shown and shown.count("different runs") == 1
+    assert f"{tables[0]}, {tables[1]}: have different scores of runs 0, 1, which count" in shown
     with both.open() as lines:
         names = {row["run"] for row in csv.DictReader(lines)}
     assert names == {f"{table}:{seed}" for table in tables for seed in range(2)}
     assert "4 runs x 2 tasks" in compare(capsys, both)
-    # A table beside runs of the same names, too.
-    assert "4 runs x 2 tasks" in compare(capsys, tables[0], *(tmp_path / "two").iterdir())
+
+
+def test_a_table_beside_runs_of_the_same_names_is_left_out(tmp_path, capsys):
+    """Since it may be of the same runs at fewer episodes, or before they were trained again."""
+    runs = [make_run(tmp_path / name, 50, episodes=1) for name in ("a/s", "b/s", "t")]
+    table = make_table(capsys, tmp_path / "old.csv", *runs)  # the first two by their paths
+    for run in runs:
+        make_run(tmp_path / run, 60, episodes=2)
+    shown = compare(capsys, table, *runs)
+    assert "3 runs x 2 tasks" in shown
+    for run in runs:
+        name = f"{table}:{run}"
+        reason = "has the same name, and a table does not say of which weights"
+        assert f"{name}: left out, since {run} {reason}" in shown
+    table = write_table(table, [("t", "backbone", "a", 1), ("t", "backbone", "b", 1)])
+    assert f"{table}:t: left out" in compare(capsys, table, runs[2])
+    assert "2 runs x 2 tasks" in compare(capsys, table, runs[0])  # of another name
+
+
+def test_a_table_of_the_same_scores_at_another_speed_counts_once(tmp_path, capsys):
+    tables = [write_table(tmp_path / f"{i}.csv", [("0", "backbone", "a", 1)]) for i in range(3)]
+    tables[1].write_text(tables[1].read_text().replace("1,1\n", "1,3\n"))
+    tables[2].write_text(tables[1].read_text().replace("\n0,", "\n1,"))
+    shown = compare(capsys, *tables[:2])
+    assert "1 run x 1 task" in shown and "has the same name and scores: it is the same" in shown
+    assert "2 runs x 1 task" in compare(capsys, tables[0], tables[2])
+
+
+def test_runs_with_other_weights_and_equal_scores_are_two(tmp_path, capsys):
+    """As where each task is solved."""
+    shown = compare(capsys, make_run(tmp_path / "0", 100), make_run(tmp_path / "1", 100))
+    assert "2 runs x 2 tasks" in shown and "left out" not in shown
 
 
 def test_a_table_with_two_scores_in_one_place_is_named(tmp_path, capsys):
