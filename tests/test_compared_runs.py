@@ -3,6 +3,7 @@
 import csv
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -228,6 +229,46 @@ def test_a_table_without_scores_names_the_whole_command(tmp_path, capsys):
     table.write_text(",".join(COLUMNS) + "\n")
     command = f'`m3dt compare RUN... --against MODEL --csv "{table}"`'
     assert f"holds no scores. Write it again: {command}" in compare(capsys, table, code=2)
+
+
+def test_a_model_that_a_run_lacks_is_noted_with_the_command(tmp_path, capsys):
+    runs = [Path(make_run(tmp_path / f"s{seed}", 50 + seed)) for seed in range(4)]
+    for run in runs[:2]:
+        for model in ("router@all", "router:prompt"):
+            write_scores(run, model, {"a": 9, "b": 9})
+    write_scores(runs[0], "nearest", {"a": 9, "b": 9})
+    for run in runs:
+        (run / "config.yaml").touch()
+    shown = compare(capsys, *runs)
+    command = f"`m3dt evaluate --run {runs[2]} --models router:prompt,router@all "
+    command += '"tasks=[a,b]" evaluation.episodes=10 evaluation.seed=0`. Do so with each of'
+    reason = f"{runs[2]} lacks their scores, as does 1 other run. Evaluate: {command}"
+    assert f"router-prompt, router@all: left out, since {reason}" in shown
+    reason = f"{runs[1]} lacks its scores, as do 2 other runs. Evaluate: `m3dt evaluate --run"
+    assert f"nearest: left out, since {reason}" in shown
+    table = shown.rpartition("compared with")[2]
+    assert "router" in table and "router@all" not in table and "nearest" not in table
+    message = compare(capsys, *runs, "--models", "router@all", code=2)
+    assert f"--models router@all: {runs[2]} lacks its scores, as does 1 other run. Eval" in message
+    assert command.replace("router:prompt,", "") in message
+    message = compare(capsys, *runs, "--models", "router@1", code=2)
+    assert "router@1: no run has scores of it. Did you mean 'router'? If not, evaluate:" in message
+    assert f"`m3dt evaluate --run {runs[0]} --models router@1 " in message
+
+
+def test_a_model_that_a_run_of_a_table_lacks_is_noted(tmp_path, capsys):
+    rows = [("0", "backbone", "a", 1), ("1", "backbone", "a", 2), ("1", "router", "a", 3)]
+    table = write_table(tmp_path / "made.csv", rows)
+    reason = f"{table}:0 lacks its scores. Give the folders of the runs, or a table that has these"
+    assert f"router: left out, since {reason}" in compare(capsys, table)
+    assert f"--models router: {reason}" in compare(capsys, table, "--models", "router", code=2)
+
+
+def test_a_model_under_other_conditions_is_noted_once(tmp_path, capsys):
+    runs = [make_run(tmp_path / str(seed), 50 + seed) for seed in range(2)]
+    write_scores(tmp_path / "0", "oracle", {"a": 9, "b": 9})
+    write_scores(tmp_path / "1", "oracle", {"a": 9, "b": 9}, episodes=1)
+    assert compare(capsys, *runs).count("oracle, since") == 1
 
 
 def test_runs_of_other_tasks_are_left_out(tmp_path, capsys):

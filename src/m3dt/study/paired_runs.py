@@ -19,7 +19,7 @@ from m3dt.study.score_sources import (
     without_copies,
     without_repeated,
 )
-from m3dt.utils.counts import agreeing
+from m3dt.utils.counts import agreeing, counted
 from m3dt.utils.errors import UserError, nearest
 
 Rows = list[dict[str, str]]
@@ -63,10 +63,56 @@ class Part:
         return frozenset(row["task"] for row in self.rows if row["model"] == model)
 
 
+@dataclass(frozen=True)
+class Found:
+    """The scores of a comparison.
+
+    Attributes:
+        rows: A row (`COLUMNS`) per run, model and task.
+        notes: What was left out.
+        lacking: For each model that a run lacks, by its name in rows: which run, and the remedy.
+    """
+
+    rows: Rows
+    notes: list[str]
+    lacking: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """Runs under common conditions.
+
+    Attributes:
+        rows: Those of each folder.
+        sources: The runs, by folder.
+        names: Models by their names in rows.
+        conditions: The conditions.
+    """
+
+    rows: dict[Path, Rows]
+    sources: dict[Path, RunSource]
+    names: dict[str, str]
+    conditions: Conditions
+
+    def have_elsewhere(self, part: Part, model: str) -> bool:
+        """Tell whether a run has a model under other conditions."""
+        source = self.sources.get(part.source)
+        return source is not None and self.names.get(model, model) in source.under(ANY)
+
+    def remedy(self, parts: Sequence[Part], models: Sequence[str]) -> str:
+        """Return what to do about runs that lack models, as sentences."""
+        folders = [part.source for part in parts if not part.is_of_table]
+        if not folders:
+            return "Give the folders of the runs, or a table that has these scores."
+        names = [self.names.get(name, name) for name in models]
+        command = self.sources[folders[0]].remedy(names, self.conditions)
+        return f"{command} Do so with each of the other runs." if folders[1:] else command
+
+
 def read_scores(
     sources: Sequence[Path], against: str, models: Sequence[str] = (), wanted: Conditions = ANY
-) -> tuple[Rows, list[str]]:
-    """Return a row (`COLUMNS`) per run, model and task, and notes about what was left out.
+) -> Found:
+    """Read the scores of runs and tables that are compared.
 
     Runs count once, whatever path leads to them, and have scores under the same conditions: those
     under which most of them have scores of `against`, and the newest of these.
@@ -103,11 +149,21 @@ def read_scores(
         for path, whole in tables.items()
         for name, rows in groupby(sorted(whole, key=itemgetter("run")), itemgetter("run"))
     ]
-    parts += [Part(path, path.resolve().name, rows) for path, rows in taken.items()]
+    parts += [Part(path, path.resolve().name, rows) for path, rows in taken.rows.items()]
     parts.sort(key=lambda part: paths.index(part.source))
     parts, repeated = _counted_once(parts)
     parts, other = _of_the_same_tasks(parts, file_name(against))
-    return [row for part in _named(parts) for row in part.rows], [*notes, *repeated, *other]
+    notes += [*repeated, *other]
+    lacking = _lacking(parts, file_name(against))
+    if not models:
+        notes += _notes_of_lacking(lacking, taken)
+    reasons = {name: _reason(own, [name], taken) for name, own in lacking.items()}
+    known = {row["model"] for part in parts for row in part.rows}
+    for name in {file_name(model) for model in models} - known:
+        remedy, hint = taken.remedy(parts, [name]), nearest(name, known - {*lacking})
+        remedy = f"If not, {remedy[0].lower()}{remedy[1:]}" if hint else remedy
+        reasons[name] = f"no run has scores of it.{hint} {remedy}"
+    return Found([row for part in _named(parts) for row in part.rows], notes, reasons)
 
 
 def _of_runs(
@@ -116,7 +172,7 @@ def _of_runs(
     against: str,
     models: Sequence[str],
     wanted: Conditions,
-) -> tuple[dict[Path, Rows], list[str]]:
+) -> tuple[_Runs, list[str]]:
     """Return the rows of runs under common conditions, and notes.
 
     Raises:
@@ -142,7 +198,8 @@ def _of_runs(
         notes += more
         if found:
             taken[run.folder] = _rows_of(run.folder.resolve().name, found)
-    return taken, notes
+    by_folder = {run.folder: run for run in runs}
+    return _Runs(taken, by_folder, names, conditions or ANY), notes
 
 
 def _remedy(runs: Sequence[RunSource], models: Sequence[str], wanted: Conditions) -> str:
@@ -235,6 +292,44 @@ def _of_the_same_tasks(parts: Sequence[Part], against: str) -> tuple[list[Part],
                 f"{other[0]} only {where}."
             )
     return kept, notes
+
+
+def _lacking(parts: Sequence[Part], against: str) -> dict[str, tuple[Part, ...]]:
+    """Return the runs that lack scores of a model which another run has, by model."""
+    names = dict.fromkeys(row["model"] for part in parts for row in part.rows)
+    lacking = {
+        name: tuple(part for part in parts if not part.tasks(name) >= part.tasks(against))
+        for name in names
+    }
+    return {name: own for name, own in lacking.items() if own}
+
+
+def _notes_of_lacking(lacking: Mapping[str, tuple[Part, ...]], taken: _Runs) -> list[str]:
+    """Return a note for each set of runs that lack models.
+
+    None is for models that runs have under other conditions: that was noted.
+    """
+    models: dict[tuple[str, ...], list[str]] = {}
+    runs: dict[tuple[str, ...], list[Part]] = {}
+    for name, parts in lacking.items():
+        never = [part for part in parts if not taken.have_elsewhere(part, name)]
+        if never:
+            key = tuple(part.full_name for part in never)
+            models.setdefault(key, []).append(name)
+            runs[key] = never
+    return [
+        f"{', '.join(names)}: left out, since {_reason(runs[key], names, taken)}"
+        for key, names in models.items()
+    ]
+
+
+def _reason(parts: Sequence[Part], models: Sequence[str], taken: _Runs) -> str:
+    """Return which runs lack scores of models, and what to do about the first of them."""
+    first = next((part for part in parts if not part.is_of_table), parts[0])
+    more = len(parts) - 1
+    others = f", as {agreeing(more, 'does', 'do')} {counted(more, 'other run')}" if more else ""
+    whose = agreeing(len(models), "its", "their")
+    return f"{first.full_name} lacks {whose} scores{others}. {taken.remedy(parts, models)}"
 
 
 def _named(parts: Sequence[Part]) -> list[Part]:
