@@ -269,6 +269,9 @@ def test_a_model_under_other_conditions_is_noted_once(tmp_path, capsys):
     write_scores(tmp_path / "0", "oracle", {"a": 9, "b": 9})
     write_scores(tmp_path / "1", "oracle", {"a": 9, "b": 9}, episodes=1)
     assert compare(capsys, *runs).count("oracle, since") == 1
+    write_scores(tmp_path / "0", "nearest", {"a": 9, "b": 9}, episodes=1)
+    message = compare(capsys, *runs, "--models", "nearest", code=2)
+    assert "nearest: no run has scores of it under the conditions of the comparison. Ev" in message
 
 
 def test_runs_of_other_tasks_are_left_out(tmp_path, capsys):

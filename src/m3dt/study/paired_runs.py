@@ -1,15 +1,15 @@
-"""The runs of a comparison: each counted once, with a name of its own and the same tasks."""
+"""The runs of a comparison, with their scores, and the models that some of them lack."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
 from m3dt.runs.evaluations import ANY, Conditions, Evaluation, file_name
+from m3dt.study.score_parts import Part, Rows, counted_once, named, of_the_same_tasks
 from m3dt.study.score_rows import COLUMNS, table_rows
 from m3dt.study.score_sources import (
     RunSource,
@@ -21,46 +21,6 @@ from m3dt.study.score_sources import (
 )
 from m3dt.utils.counts import agreeing, counted
 from m3dt.utils.errors import UserError, nearest
-
-Rows = list[dict[str, str]]
-
-
-@dataclass(frozen=True)
-class Part:
-    """The scores of a run from one source, a folder or a table."""
-
-    source: Path
-    run: str
-    rows: Rows
-
-    @property
-    def is_of_table(self) -> bool:
-        """Whether its source is a table, which does not say of which weights the scores are."""
-        return self.source.is_file()
-
-    @property
-    def full_name(self) -> str:
-        """The run's name with its source, which no other run has."""
-        return f"{self.source}:{self.run}" if self.is_of_table else str(self.source)
-
-    def values(self, *columns: str) -> set[tuple[str, ...]]:
-        """Return what its rows have in some columns."""
-        return {tuple(row[column] for column in columns) for row in self.rows}
-
-    def is_named_as(self, other: Part) -> bool:
-        """Tell whether a run in a table has the name of another run.
-
-        Tables of several runs of the same name hold paths, or names with those of tables.
-        """
-        if other.is_of_table:
-            return self.run == other.run
-        own = Path(self.run.rpartition(".csv:")[2])
-        folder = other.source.resolve()
-        return own.resolve() == folder or folder.parts[-len(own.parts) :] == own.parts
-
-    def tasks(self, model: str) -> frozenset[str]:
-        """Return the tasks in which a model has scores."""
-        return frozenset(row["task"] for row in self.rows if row["model"] == model)
 
 
 @dataclass(frozen=True)
@@ -151,8 +111,8 @@ def read_scores(
     ]
     parts += [Part(path, path.resolve().name, rows) for path, rows in taken.rows.items()]
     parts.sort(key=lambda part: paths.index(part.source))
-    parts, repeated = _counted_once(parts)
-    parts, other = _of_the_same_tasks(parts, file_name(against))
+    parts, repeated = counted_once(parts)
+    parts, other = of_the_same_tasks(parts, file_name(against))
     notes += [*repeated, *other]
     lacking = _lacking(parts, file_name(against))
     if not models:
@@ -160,10 +120,8 @@ def read_scores(
     reasons = {name: _reason(own, [name], taken) for name, own in lacking.items()}
     known = {row["model"] for part in parts for row in part.rows}
     for name in {file_name(model) for model in models} - known:
-        remedy, hint = taken.remedy(parts, [name]), nearest(name, known - {*lacking})
-        remedy = f"If not, {remedy[0].lower()}{remedy[1:]}" if hint else remedy
-        reasons[name] = f"no run has scores of it.{hint} {remedy}"
-    return Found([row for part in _named(parts) for row in part.rows], notes, reasons)
+        reasons[name] = _reason_of_all(parts, name, known - {*lacking}, taken)
+    return Found([row for part in named(parts) for row in part.rows], notes, reasons)
 
 
 def _of_runs(
@@ -221,79 +179,6 @@ def _rows_of(run: str, chosen: Mapping[str, Evaluation]) -> Rows:
     return rows
 
 
-def _counted_once(parts: Sequence[Part]) -> tuple[list[Part], list[str]]:
-    """Leave out runs of tables that another source has, too.
-
-    Folders all stay, since their weights were compared.
-    """
-    kept: list[Part] = []
-    notes = []
-    for part in sorted(parts, key=lambda part: (part.is_of_table, -len(part.rows))):
-        others = [other for other in kept if other.source != part.source]
-        reason = next(filter(None, (_repetition(part, other) for other in others)), "")
-        if part.is_of_table and reason:
-            notes.append(f"{part.full_name}: left out, since {reason}")
-        else:
-            kept.append(part)
-    return [part for part in parts if part in kept], [*notes, *_namesakes(kept)]
-
-
-def _repetition(part: Part, other: Part) -> str:
-    """Return why a run of a table is taken to be another one; nothing if it is not."""
-    own, its = (one.values(*COLUMNS[1:]) for one in (part, other))
-    if own <= its or (its <= own and not other.is_of_table):
-        return f"{other.full_name} has the same scores and times: it is the same run."
-    if not part.is_named_as(other):
-        return ""
-    if not other.is_of_table:
-        return (
-            f"{other.full_name} has the same name, and a table does not say of which weights its "
-            "scores are. If it is another run, give its folder."
-        )
-    if part.values("model", "task", "score") <= other.values("model", "task", "score"):
-        return f"{other.full_name} has the same name and scores: it is the same run."
-    return ""
-
-
-def _namesakes(parts: Sequence[Part]) -> list[str]:
-    """Return a note for each set of tables with runs of the same names, which count as several."""
-    tables: dict[str, list[str]] = {}
-    for part in parts:
-        if part.is_of_table:
-            tables.setdefault(part.run, []).append(str(part.source))
-    runs: dict[tuple[str, ...], list[str]] = {}
-    for run, files in tables.items():
-        if len(files) > 1:
-            runs.setdefault(tuple(sorted(files)), []).append(run)
-    return [
-        f"{', '.join(files)}: have different scores of {agreeing(len(names), 'run', 'runs')} "
-        f"{', '.join(sorted(names))}, which count as different runs. If they are not, give one of "
-        "these tables only."
-        for files, names in runs.items()
-    ]
-
-
-def _of_the_same_tasks(parts: Sequence[Part], against: str) -> tuple[list[Part], list[str]]:
-    """Leave out runs in which `against` has scores of other tasks than in most, or none."""
-    counts = Counter(tasks for part in parts if (tasks := part.tasks(against)))
-    (common, _), *_ = counts.most_common(1)
-    kept, notes = [], []
-    for part in parts:
-        tasks = part.tasks(against)
-        if tasks == common:
-            kept.append(part)
-        elif not tasks:
-            notes.append(f"{part.full_name}: left out, since it has no scores of {against}.")
-        else:
-            other = sorted(tasks ^ common)
-            where = "there" if other[0] in tasks else "elsewhere"
-            notes.append(
-                f"{part.full_name}: left out, since {against} has scores of other tasks in it: of "
-                f"{other[0]} only {where}."
-            )
-    return kept, notes
-
-
 def _lacking(parts: Sequence[Part], against: str) -> dict[str, tuple[Part, ...]]:
     """Return the runs that lack scores of a model which another run has, by model."""
     names = dict.fromkeys(row["model"] for part in parts for row in part.rows)
@@ -332,10 +217,11 @@ def _reason(parts: Sequence[Part], models: Sequence[str], taken: _Runs) -> str:
     return f"{first.full_name} lacks {whose} scores{others}. {taken.remedy(parts, models)}"
 
 
-def _named(parts: Sequence[Part]) -> list[Part]:
-    """Return the parts with names that differ: with their sources, if two have the same name."""
-    if len({part.run for part in parts}) == len(parts):
-        return list(parts)
-    return [
-        replace(part, rows=[{**row, "run": part.full_name} for row in part.rows]) for part in parts
-    ]
+def _reason_of_all(parts: Sequence[Part], model: str, complete: set[str], taken: _Runs) -> str:
+    """Return why a model that no run has is not compared, and what to do about it."""
+    remedy = taken.remedy(parts, [model])
+    if model in taken.names:
+        return f"no run has scores of it under the conditions of the comparison. {remedy}"
+    hint = nearest(model, complete)
+    remedy = f"If not, {remedy[0].lower()}{remedy[1:]}" if hint else remedy
+    return f"no run has scores of it.{hint} {remedy}"
