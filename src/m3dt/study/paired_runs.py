@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -114,12 +114,17 @@ def read_scores(
     parts, repeated = counted_once(parts)
     parts, other = of_the_same_tasks(parts, file_name(against))
     notes += [*repeated, *other]
-    lacking = _lacking(parts, file_name(against))
-    if not models:
-        notes += _notes_of_lacking(lacking, taken)
+    found = _found(parts, file_name(against), [file_name(name) for name in models], taken)
+    return replace(found, notes=[*notes, *found.notes])
+
+
+def _found(parts: Sequence[Part], against: str, models: Sequence[str], taken: _Runs) -> Found:
+    """Return the scores of a comparison, and what is to be said of models that runs lack."""
+    lacking = _lacking(parts, against)
+    notes = [] if models else _notes_of_lacking(lacking, taken)
     reasons = {name: _reason(own, [name], taken) for name, own in lacking.items()}
     known = {row["model"] for part in parts for row in part.rows}
-    for name in {file_name(model) for model in models} - known:
+    for name in {*models} - known:
         reasons[name] = _reason_of_all(parts, name, known - {*lacking}, taken)
     return Found([row for part in named(parts) for row in part.rows], notes, reasons)
 
