@@ -31,15 +31,20 @@ def test_runs_and_the_table_of_them_say_the_same(tmp_path, capsys):
     runs, table = [str(tmp_path / "0"), str(tmp_path / "1")], tmp_path / "scores.csv"
     assert main(["compare", *runs, "--against", "backbone", "--csv", str(table)]) == 0
     first = capsys.readouterr().out
+    note, first = first.split("2 runs", 1)
     shown = first.splitlines()
-    assert all(len(line) <= 80 for line in shown) and "oracle" not in first
-    assert "2 runs x 2 tasks, compared with backbone [95 % bootstrap over runs and tasks]" in first
+    assert all(len(line) <= 80 for line in shown)
+    assert "oracle: left out, since" in note and "oracle" not in first
+    assert first.startswith(
+        " x 2 tasks, compared with backbone [95 % bootstrap over runs and tasks]"
+    )
     router = next(i for i, line in enumerate(shown) if line.startswith("router"))
     # IQM: the middle half of 22, 23, 54, 54. Each of 22 and 23 beats 20 and 21.
     assert shown[router].split() == ["router", "38.2", "38.5", "+3.0", "100%", "better", "2.0"]
     assert shown[router + 1].split()[-4:] == ["[+2.0,", "+4.0]", "[100%,", "100%]"]
     assert main(["compare", str(table), "--against", "backbone"]) == 0
-    assert capsys.readouterr().out == first
+    note, again = capsys.readouterr().out.split("2 runs", 1)
+    assert "oracle: left out, since" in note and again == first
 
 
 def test_runs_of_the_same_name_stay_two(tmp_path, capsys, monkeypatch):
@@ -220,7 +225,8 @@ def test_missing_scores_are_named(tmp_path, capsys):
     assert "holds no scores" in capsys.readouterr().err
     given = ["--against", "backbone", "--models", "router"]
     assert main(["compare", str(tmp_path / "0"), *given]) == 2
-    assert "router: it lacks scores" in capsys.readouterr().err
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "--models router: no run has scores of it. Evaluate: `m3dt evaluate --run" in shown
 
 
 def test_models_are_compared_under_the_conditions_of_the_newest_or_told_ones(tmp_path, capsys):

@@ -2,7 +2,6 @@
 
 import csv
 import math
-import shlex
 from collections.abc import Collection, Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from m3dt.config import Config
 from m3dt.config.fields import settings_of
 from m3dt.utils.errors import UserError
+from m3dt.utils.shell import quoted
 
 Rows = list[dict[str, str]]
 SCORE_COLUMNS = ("run", "model", "task", "score", "mflop", "ms")  # of `m3dt compare --csv`
@@ -53,7 +53,7 @@ def read_study_table(file: Path) -> Rows:
     if _holds_scores(rows):
         raise UserError(
             f"{file}: holds scores by run, model and task, not those of a study. Show them: "
-            f"`m3dt compare {shlex.quote(str(file))} --against {rows[0]['model']}`."
+            f"`{quoted('m3dt', 'compare', file, '--against', rows[0]['model'])}`."
         )
     columns = list(rows[0]) if rows else []
     base = Config()

@@ -12,7 +12,7 @@ from m3dt.runs.evaluations import ANY, Conditions, file_name
 from m3dt.study.paired_runs import read_scores
 from m3dt.study.score_rows import COLUMNS, arrays_of, by_model, compared
 from m3dt.utils.counts import counted
-from m3dt.utils.errors import UserError, nearest
+from m3dt.utils.errors import UserError
 from m3dt.utils.output_files import check_output, write_output
 
 
@@ -43,16 +43,15 @@ def compare(
     if table_file is not None:
         check_output(table_file)
     asked = list(dict.fromkeys(models))
-    rows, notes = read_scores(sources, against, asked, wanted)
-    for note in notes:
+    found = read_scores(sources, against, asked, wanted)
+    for note in found.notes:
         console.print(f"  {note}", style="yellow")
-    scores, against = by_model(rows), file_name(against)
-    complete = [name for name, own in scores.items() if set(own) >= set(scores[against])]
+    rows, against = found.rows, file_name(against)
+    complete = [name for name in by_model(rows) if name not in found.lacking]
     chosen = list(dict.fromkeys(map(file_name, asked))) or complete
     for name in chosen:
         if name not in complete:
-            hint = nearest(name, complete)
-            raise UserError(f"--models {name}: it lacks scores that {against} has.{hint}")
+            raise UserError(f"--models {name}: {found.lacking[name]}")
     table = _comparison(rows, chosen, against, margin)
     if table_file is not None:
         text = io.StringIO()

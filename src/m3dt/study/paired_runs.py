@@ -1,6 +1,7 @@
-"""The runs of a comparison: each counted once, with a name of its own and the same tasks."""
+"""The runs of a comparison, with their scores, and the models that some of them lack."""
 
-from collections import Counter
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -8,6 +9,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from m3dt.runs.evaluations import ANY, Conditions, Evaluation, file_name
+from m3dt.study.score_parts import Part, Rows, counted_once, named, of_the_same_tasks
 from m3dt.study.score_rows import COLUMNS, table_rows
 from m3dt.study.score_sources import (
     RunSource,
@@ -17,38 +19,60 @@ from m3dt.study.score_sources import (
     without_copies,
     without_repeated,
 )
+from m3dt.utils.counts import agreeing, counted
 from m3dt.utils.errors import UserError, nearest
-
-Rows = list[dict[str, str]]
 
 
 @dataclass(frozen=True)
-class Part:
-    """The scores of a run from one source, a folder or a table."""
+class Found:
+    """The scores of a comparison.
 
-    source: Path
-    run: str
+    Attributes:
+        rows: A row (`COLUMNS`) per run, model and task.
+        notes: What was left out.
+        lacking: For each model that a run lacks, by its name in rows: which run, and the remedy.
+    """
+
     rows: Rows
+    notes: list[str]
+    lacking: dict[str, str]
 
-    @property
-    def full_name(self) -> str:
-        """The run's name with its source, which no other run has."""
-        return f"{self.source}:{self.run}" if self.source.is_file() else str(self.source)
 
-    @property
-    def scores(self) -> set[tuple[str, ...]]:
-        """Its scores and costs, which no two runs have in common."""
-        return {tuple(row[column] for column in COLUMNS[1:]) for row in self.rows}
+@dataclass(frozen=True)
+class _Runs:
+    """Runs under common conditions.
 
-    def tasks(self, model: str) -> frozenset[str]:
-        """Return the tasks in which a model has scores."""
-        return frozenset(row["task"] for row in self.rows if row["model"] == model)
+    Attributes:
+        rows: Those of each folder.
+        sources: The runs, by folder.
+        names: Models by their names in rows.
+        conditions: The conditions.
+    """
+
+    rows: dict[Path, Rows]
+    sources: dict[Path, RunSource]
+    names: dict[str, str]
+    conditions: Conditions
+
+    def have_elsewhere(self, part: Part, model: str) -> bool:
+        """Tell whether a run has a model under other conditions."""
+        source = self.sources.get(part.source)
+        return source is not None and self.names.get(model, model) in source.under(ANY)
+
+    def remedy(self, parts: Sequence[Part], models: Sequence[str]) -> str:
+        """Return what to do about runs that lack models, as sentences."""
+        folders = [part.source for part in parts if not part.is_of_table]
+        if not folders:
+            return "Give the folders of the runs, or a table that has these scores."
+        names = [self.names.get(name, name) for name in models]
+        command = self.sources[folders[0]].remedy(names, self.conditions)
+        return f"{command} Do so with each of the other runs." if folders[1:] else command
 
 
 def read_scores(
     sources: Sequence[Path], against: str, models: Sequence[str] = (), wanted: Conditions = ANY
-) -> tuple[Rows, list[str]]:
-    """Return a row (`COLUMNS`) per run, model and task, and notes about what was left out.
+) -> Found:
+    """Read the scores of runs and tables that are compared.
 
     Runs count once, whatever path leads to them, and have scores under the same conditions: those
     under which most of them have scores of `against`, and the newest of these.
@@ -85,11 +109,24 @@ def read_scores(
         for path, whole in tables.items()
         for name, rows in groupby(sorted(whole, key=itemgetter("run")), itemgetter("run"))
     ]
-    parts += [Part(path, path.resolve().name, rows) for path, rows in taken.items()]
+    parts += [Part(path, path.resolve().name, rows) for path, rows in taken.rows.items()]
     parts.sort(key=lambda part: paths.index(part.source))
-    parts, repeated = _counted_once(parts)
-    parts, other = _of_the_same_tasks(parts, file_name(against))
-    return [row for part in _named(parts) for row in part.rows], [*notes, *repeated, *other]
+    parts, repeated = counted_once(parts)
+    parts, other = of_the_same_tasks(parts, file_name(against))
+    notes += [*repeated, *other]
+    found = _found(parts, file_name(against), [file_name(name) for name in models], taken)
+    return replace(found, notes=[*notes, *found.notes])
+
+
+def _found(parts: Sequence[Part], against: str, models: Sequence[str], taken: _Runs) -> Found:
+    """Return the scores of a comparison, and what is to be said of models that runs lack."""
+    lacking = _lacking(parts, against)
+    notes = [] if models else _notes_of_lacking(lacking, taken)
+    reasons = {name: _reason(own, [name], taken) for name, own in lacking.items()}
+    known = {row["model"] for part in parts for row in part.rows}
+    for name in {*models} - known:
+        reasons[name] = _reason_of_all(parts, name, known - {*lacking}, taken)
+    return Found([row for part in named(parts) for row in part.rows], notes, reasons)
 
 
 def _of_runs(
@@ -98,7 +135,7 @@ def _of_runs(
     against: str,
     models: Sequence[str],
     wanted: Conditions,
-) -> tuple[dict[Path, Rows], list[str]]:
+) -> tuple[_Runs, list[str]]:
     """Return the rows of runs under common conditions, and notes.
 
     Raises:
@@ -124,7 +161,8 @@ def _of_runs(
         notes += more
         if found:
             taken[run.folder] = _rows_of(run.folder.resolve().name, found)
-    return taken, notes
+    by_folder = {run.folder: run for run in runs}
+    return _Runs(taken, by_folder, names, conditions or ANY), notes
 
 
 def _remedy(runs: Sequence[RunSource], models: Sequence[str], wanted: Conditions) -> str:
@@ -146,47 +184,49 @@ def _rows_of(run: str, chosen: Mapping[str, Evaluation]) -> Rows:
     return rows
 
 
-def _counted_once(parts: Sequence[Part]) -> tuple[list[Part], list[str]]:
-    """Leave out runs whose scores another source has, too, as a table of the same runs does."""
-    kept: list[Part] = []
-    notes = []
-    for part in sorted(parts, key=lambda part: -len(part.rows)):
-        others = [o for o in kept if o.source != part.source and part.scores <= o.scores]
-        if others:
-            notes.append(
-                f"{part.full_name}: left out, since {others[0].full_name} has the same scores and "
-                "times: it is the same run."
-            )
-        else:
-            kept.append(part)
-    return [part for part in parts if part in kept], notes
+def _lacking(parts: Sequence[Part], against: str) -> dict[str, tuple[Part, ...]]:
+    """Return the runs that lack scores of a model which another run has, by model."""
+    names = dict.fromkeys(row["model"] for part in parts for row in part.rows)
+    lacking = {
+        name: tuple(part for part in parts if not part.tasks(name) >= part.tasks(against))
+        for name in names
+    }
+    return {name: own for name, own in lacking.items() if own}
 
 
-def _of_the_same_tasks(parts: Sequence[Part], against: str) -> tuple[list[Part], list[str]]:
-    """Leave out runs in which `against` has scores of other tasks than in most, or none."""
-    counts = Counter(tasks for part in parts if (tasks := part.tasks(against)))
-    (common, _), *_ = counts.most_common(1)
-    kept, notes = [], []
-    for part in parts:
-        tasks = part.tasks(against)
-        if tasks == common:
-            kept.append(part)
-        elif not tasks:
-            notes.append(f"{part.full_name}: left out, since it has no scores of {against}.")
-        else:
-            other = sorted(tasks ^ common)
-            where = "there" if other[0] in tasks else "elsewhere"
-            notes.append(
-                f"{part.full_name}: left out, since {against} has scores of other tasks in it: of "
-                f"{other[0]} only {where}."
-            )
-    return kept, notes
+def _notes_of_lacking(lacking: Mapping[str, tuple[Part, ...]], taken: _Runs) -> list[str]:
+    """Return a note for each set of runs that lack models.
 
-
-def _named(parts: Sequence[Part]) -> list[Part]:
-    """Return the parts with names that differ: with their sources, if two have the same name."""
-    if len({part.run for part in parts}) == len(parts):
-        return list(parts)
+    None is for models that runs have under other conditions: that was noted.
+    """
+    models: dict[tuple[str, ...], list[str]] = {}
+    runs: dict[tuple[str, ...], list[Part]] = {}
+    for name, parts in lacking.items():
+        never = [part for part in parts if not taken.have_elsewhere(part, name)]
+        if never:
+            key = tuple(part.full_name for part in never)
+            models.setdefault(key, []).append(name)
+            runs[key] = never
     return [
-        replace(part, rows=[{**row, "run": part.full_name} for row in part.rows]) for part in parts
+        f"{', '.join(names)}: left out, since {_reason(runs[key], names, taken)}"
+        for key, names in models.items()
     ]
+
+
+def _reason(parts: Sequence[Part], models: Sequence[str], taken: _Runs) -> str:
+    """Return which runs lack scores of models, and what to do about the first of them."""
+    first = next((part for part in parts if not part.is_of_table), parts[0])
+    more = len(parts) - 1
+    others = f", as {agreeing(more, 'does', 'do')} {counted(more, 'other run')}" if more else ""
+    whose = agreeing(len(models), "its", "their")
+    return f"{first.full_name} lacks {whose} scores{others}. {taken.remedy(parts, models)}"
+
+
+def _reason_of_all(parts: Sequence[Part], model: str, complete: set[str], taken: _Runs) -> str:
+    """Return why a model that no run has is not compared, and what to do about it."""
+    remedy = taken.remedy(parts, [model])
+    if model in taken.names:
+        return f"no run has scores of it under the conditions of the comparison. {remedy}"
+    hint = nearest(model, complete)
+    remedy = f"If not, {remedy[0].lower()}{remedy[1:]}" if hint else remedy
+    return f"no run has scores of it.{hint} {remedy}"

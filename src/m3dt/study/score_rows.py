@@ -3,7 +3,6 @@
 Letters: R runs, N tasks.
 """
 
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from m3dt.study.aggregates import Measured, measure
 from m3dt.study.csv_tables import SCORE_COLUMNS as COLUMNS
 from m3dt.study.csv_tables import check_numbers, read_table
 from m3dt.utils.errors import UserError
+from m3dt.utils.shell import quoted
 
 Scores = dict[str, dict[tuple[str, str], float]]  # by model, then by run and task
 
@@ -30,8 +30,8 @@ def table_rows(file: Path) -> list[dict[str, str]]:
     rows = read_table(file)
     if rows and "cell" in rows[0]:
         raise UserError(
-            f"{file}: holds the results of a study. Show them: `m3dt figures "
-            f"{shlex.quote(str(file))}`. Compare its runs by their folders."
+            f"{file}: holds the results of a study. Show them: `m3dt figures {quoted(file)}`. "
+            "Compare its runs by their folders."
         )
     if rows and set(rows[0]) != set(COLUMNS):
         raise UserError(
@@ -39,7 +39,10 @@ def table_rows(file: Path) -> list[dict[str, str]]:
             "`m3dt compare --csv` wrote."
         )
     if not rows:
-        raise UserError(f"{file}: holds no scores. Write it again: `m3dt compare RUN... --csv`.")
+        raise UserError(
+            f"{file}: holds no scores. Write it again: `m3dt compare RUN... --against MODEL --csv "
+            f"{quoted(file)}`."
+        )
     check_numbers(file, rows, COLUMNS[3:], needed=True)
     places = Counter((row["run"], row["model"], row["task"]) for row in rows)
     (place, count), *_ = places.most_common(1)

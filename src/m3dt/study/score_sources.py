@@ -1,20 +1,22 @@
-"""Runs and tables as sources of scores: each run once, and all under the same conditions."""
+"""Runs as sources of scores: each run once, and all under the same conditions."""
 
 from __future__ import annotations
 
-import shlex
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from m3dt.runs.entries import Entry, readable_entries
+from m3dt.runs import MAIN
+from m3dt.runs.entries import KINDS, Entry, readable_entries
 from m3dt.runs.evaluations import ANY, Conditions, Evaluation, evaluations, newest
 from m3dt.runs.layout import CONFIG
-from m3dt.utils.counts import counted
+from m3dt.utils.counts import agreeing, counted
 from m3dt.utils.errors import UserError
+from m3dt.utils.shell import quoted
 
-Weights = dict[str, frozenset[str]]  # SHA-256 of the weights, by model
+_WAY = re.compile(r"(episode)?-?(all|[1-9]\d*)?")  # what `m3dt evaluate --models` takes after an @
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,16 @@ class RunSource:
     notes: tuple[str, ...]
 
     @property
-    def weights(self) -> Weights:
-        """The weights of its models that were trained."""
-        found = {one.model: one.weights for one in self.stored if any(one.weights)}
-        return found | {entry.key: frozenset([entry.hash]) for entry in self.entries}
+    def weights(self) -> dict[str, str]:
+        """The model of each SHA-256 of weights that were trained.
+
+        Task groups are left out, since their weights are mere labels, which independent runs may
+        have in common.
+        """
+        labels = {entry.hash for entry in self.entries if entry.kind == "grouping"}
+        found = {key: one.model.partition("@")[0] for one in self.stored for key in one.weights}
+        found |= {entry.hash: _model_name(entry) for entry in self.entries}
+        return {key: model for key, model in found.items() if key and key not in labels}
 
     def under(self, wanted: Conditions) -> dict[str, Evaluation]:
         """Return the newest evaluation of each model under some conditions, by model."""
@@ -48,13 +56,39 @@ class RunSource:
         trained = {task for entry in self.entries for task in entry.tasks}
         if trained and wanted.tasks and not wanted.tasks <= trained:
             return "The run was trained on other tasks."
-        folder = shlex.quote(str(self.folder))
         own = (self.folder / CONFIG).is_file() or bool(self.entries)
-        place = folder if own else f"RUN --out {folder}"  # of another run's results
-        names = list(dict.fromkeys(models))
-        names = [name for name in names if "prompts-" not in name] or names  # by other prompts
-        words = ["m3dt evaluate --run", place, "--models", ",".join(names)]
-        return f"Evaluate: `{' '.join([*words, *_overrides(wanted)])}`."
+        place = [self.folder] if own else ["RUN", "--out", self.folder]  # of another run's results
+        names = list(dict.fromkeys(_as_asked(name) for name in models))
+        plain = [name for name in names if _WAY.fullmatch(name.partition("@")[2])]
+        texts = []
+        if plain:
+            words = ["m3dt", "evaluate", "--run", *place, "--models", ",".join(plain)]
+            texts.append(f"Evaluate: `{quoted(*words, *_overrides(wanted))}`.")
+        if special := [name for name in names if name not in plain]:
+            whose = agreeing(len(special), "its", "their")
+            texts.append(
+                f"{', '.join(special)}: evaluated with settings of {whose} own. Repeat "
+                f"`m3dt evaluate` with the same {_settings(special)}."
+            )
+        return " ".join(texts)
+
+    def has(self, model: str) -> bool:
+        """Tell whether its registry has a model of this name."""
+        kind, _, name = model.partition("@")[0].partition(":")
+        kind = kind if kind in KINDS else "expert"  # a rule that chooses among the experts
+        return any(entry.kind == kind and name in ("", entry.name) for entry in self.entries)
+
+
+def _as_asked(model: str) -> str:
+    """Return a model's name as `m3dt evaluate` takes it: of `router-prompt`, `router:prompt`."""
+    return re.sub("^(router|expert|baseline)-", r"\1:", model)
+
+
+def _settings(models: Iterable[str]) -> str:
+    """Return the settings that the names of models stand for, such as `backbone@prompts-1`."""
+    known = {"prompts-": "evaluation.prompts", "target-": "evaluation.target_scale"}
+    found = [key for word, key in known.items() if any(word in name for name in models)]
+    return " and ".join(found or known.values())
 
 
 def read_run(folder: Path) -> RunSource:
@@ -76,12 +110,30 @@ def read_run(folder: Path) -> RunSource:
         found = tuple(one for one in stored if one.weights <= present)
         old = sorted({one.model for one in stored} - {one.model for one in found})
         if old:
+            whose = agreeing(len(old), "its", "their")
             note = (
-                f"{folder}: left out the scores of {', '.join(old)}, since their weights are not "
-                f"in its registry. {source.remedy(old)}"
+                f"{folder}: left out the scores of {', '.join(old)}, since {whose} weights are not "
+                f"in its registry. {_remedy_of_old(source, old)}"
             )
             source = replace(source, stored=found, notes=(*source.notes, note))
     return source
+
+
+def _remedy_of_old(source: RunSource, old: Sequence[str]) -> str:
+    """Return what to do about models that were trained again, or are gone from the registry."""
+    there = [name for name in old if source.has(name)]
+    if there:
+        return source.remedy(there)
+    kinds = {entry.kind for entry in source.entries} - {"grouping", "expert"}
+    models = [_model_name(entry) for entry in source.entries if entry.kind in kinds]
+    if not models:
+        return "Train them again, or delete the scores."
+    return source.remedy(models).replace("Evaluate:", "Evaluate the models that are:", 1)
+
+
+def _model_name(entry: Entry) -> str:
+    """Return the name of a registered model, as `m3dt evaluate --models` takes it."""
+    return entry.kind if entry.name == MAIN else f"{entry.kind}:{entry.name}"
 
 
 def without_repeated(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
@@ -96,35 +148,39 @@ def without_repeated(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
 
 
 def without_copies(runs: Sequence[RunSource]) -> tuple[list[RunSource], list[str]]:
-    """Leave out runs whose weights another one has, too, and which would be counted twice.
+    """Leave out runs all of whose weights another one has, and which would be counted twice.
 
-    Of two such runs the one with more evaluations stays. Runs that share some weights stay, with a
-    note.
+    The run with more weights stays; of runs with the same weights, the one with more evaluations.
+    Runs that share some weights stay, with a note.
     """
     kept: list[RunSource] = []
     notes = []
-    for run in sorted(runs, key=lambda run: -len(run.stored)):
-        for other in kept:
-            pairs = {
-                name: own == other.weights[name]
-                for name, own in run.weights.items()
-                if name in other.weights
-            }
-            if pairs and all(pairs.values()):
-                notes.append(
-                    f"{run.folder}: left out, since its models have the weights of those in "
-                    f"{other.folder}: it is the same run."
-                )
-                break
-            if any(pairs.values()):
-                same = ", ".join(name for name, equal in pairs.items() if equal)
-                notes.append(
-                    f"{run.folder}: shares {same} with {other.folder}. These two are not "
-                    "independent, so that intervals are narrower than they should be."
-                )
-        else:
+    for run in sorted(runs, key=lambda run: (-len(run.weights), -len(run.stored))):
+        own = run.weights.keys()
+        other = next((one for one in kept if own and own <= one.weights.keys()), None)
+        if other is None:
             kept.append(run)
-    return [run for run in runs if run in kept], notes
+        else:
+            notes.append(
+                f"{run.folder}: left out, since {other.folder} has the weights of all its models: "
+                "it is the same run."
+            )
+    kept = [run for run in runs if run in kept]
+    return kept, [*notes, *_shared(kept)]
+
+
+def _shared(runs: Sequence[RunSource]) -> list[str]:
+    """Return a note for each set of runs that have weights in common."""
+    models: dict[tuple[str, ...], dict[str, None]] = {}
+    for key, model in {key: model for run in runs for key, model in run.weights.items()}.items():
+        folders = tuple(str(run.folder) for run in runs if key in run.weights)
+        if len(folders) > 1:
+            models.setdefault(folders, {})[model] = None
+    return [
+        f"{', '.join(folders)}: share the weights of {', '.join(names)}. These runs are not "
+        "independent, so that intervals are narrower than they should be."
+        for folders, names in models.items()
+    ]
 
 
 def common_conditions(
@@ -155,7 +211,7 @@ def chosen_scores(
     found, other = run.under(conditions), run.under(ANY)
     if against not in found:
         if against in other:
-            reason = _other_conditions(conditions, other[against].conditions)
+            reason = _other_conditions("its", conditions, other[against].conditions)
         else:
             reason = f"it has no scores of {against}."
         remedy = run.remedy([against, *models], conditions)
@@ -166,14 +222,15 @@ def chosen_scores(
             lacking.setdefault(other[name].conditions, []).append(name)
     return found, [
         f"{run.folder}: left out {', '.join(names)}, since "
-        f"{_other_conditions(conditions, own)} {run.remedy(names, conditions)}"
+        f"{_other_conditions(agreeing(len(names), 'its', 'their'), conditions, own)} "
+        f"{run.remedy(names, conditions)}"
         for own, names in lacking.items()
     ]
 
 
-def _other_conditions(asked: Conditions, own: Conditions) -> str:
+def _other_conditions(whose: str, asked: Conditions, own: Conditions) -> str:
     theirs, ours = described(own, asked)
-    return f"its scores are {theirs}, those of the comparison {ours}."
+    return f"{whose} scores are {theirs}, those of the comparison {ours}."
 
 
 def described(one: Conditions, other: Conditions) -> tuple[str, str]:
@@ -201,7 +258,7 @@ def _overrides(wanted: Conditions) -> list[str]:
     """Return the overrides of `m3dt evaluate` that ask for conditions."""
     words = []
     if wanted.tasks is not None:
-        words.append(shlex.quote(f"tasks=[{','.join(sorted(wanted.tasks))}]"))
+        words.append(f"tasks=[{','.join(sorted(wanted.tasks))}]")
     if wanted.episodes is not None:
         words.append(f"evaluation.episodes={wanted.episodes}")
     if wanted.seed is not None:
