@@ -53,7 +53,7 @@ def test_a_killed_shard_is_named_and_goes_on(data, tmp_path, capsys):
     assert call("stage1", tmp_path / "run", folder) == 2
     message = capsys.readouterr().err
     assert "the dataset lacks 1 of 3 tasks: ant-dir-6." in message
-    (remedy,) = re.findall("`m3dt (collect --conf quickstart .*)`, which", message)
+    (remedy,) = re.findall("run `m3dt (collect --conf quickstart .*)`", message)
     assert set(shlex.split(remedy)) >= {*QUICK, f"data={folder}", "collect.seed=0"}
     assert "shards" in message
 
