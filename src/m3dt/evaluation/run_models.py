@@ -1,6 +1,5 @@
 """Find the models of a run by the names that a person gives them."""
 
-import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +12,7 @@ from m3dt.evaluation.oracle import RULES, ExpertsPolicy
 from m3dt.evaluation.policies import UNTRAINED, AgentPolicy, Policy
 from m3dt.evaluation.scores import ModelInfo
 from m3dt.runs import BY_PROMPT, MAIN, Registry, inference_device
+from m3dt.runs.evaluations import WAY
 from m3dt.runs.generations import newest_generation, router_of
 from m3dt.tasks import TaskSpec, get_task, tasks_of
 from m3dt.utils.errors import UserError
@@ -114,7 +114,7 @@ def _by_prompt(config: Config, kind: str) -> bool:
 
 def _rules(config: Config, name: str, way: str) -> EvaluationConfig:
     """Return the rules of evaluation with a way to choose experts, such as `episode-2`."""
-    found = re.fullmatch(r"(episode)?-?(all|[1-9]\d*)?", way)
+    found = WAY.fullmatch(way)
     if not found:
         examples = "router@episode, router@1, router@episode-2"
         raise UserError(f"--models {name}: after @ comes a way to choose experts: {examples}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from m3dt.utils.errors import UserError
 from m3dt.utils.files import fingerprint, read_json, write_json
 
 FOLDER = "evaluation"
+WAY = re.compile(r"(episode)?-?(all|[1-9]\d*)?")  # of choosing experts: after a model's name and @
 
 
 class Conditions(NamedTuple):

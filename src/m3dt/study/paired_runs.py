@@ -65,8 +65,8 @@ class _Runs:
         if not folders:
             return "Give the folders of the runs, or a table that has these scores."
         names = [self.names.get(name, name) for name in models]
-        command = self.sources[folders[0]].remedy(names, self.conditions)
-        return f"{command} Do so with each of the other runs." if folders[1:] else command
+        runs = [self.sources[folder] for folder in folders]
+        return _remedy(runs, names, self.conditions).strip()
 
 
 def read_scores(

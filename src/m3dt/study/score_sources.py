@@ -10,13 +10,11 @@ from pathlib import Path
 
 from m3dt.runs import MAIN
 from m3dt.runs.entries import KINDS, Entry, readable_entries
-from m3dt.runs.evaluations import ANY, Conditions, Evaluation, evaluations, newest
+from m3dt.runs.evaluations import ANY, WAY, Conditions, Evaluation, evaluations, newest
 from m3dt.runs.layout import CONFIG
 from m3dt.utils.counts import agreeing, counted
 from m3dt.utils.errors import UserError
 from m3dt.utils.shell import quoted
-
-_WAY = re.compile(r"(episode)?-?(all|[1-9]\d*)?")  # what `m3dt evaluate --models` takes after an @
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class RunSource:
         own = (self.folder / CONFIG).is_file() or bool(self.entries)
         place = [self.folder] if own else ["RUN", "--out", self.folder]  # of another run's results
         names = list(dict.fromkeys(_as_asked(name) for name in models))
-        plain = [name for name in names if _WAY.fullmatch(name.partition("@")[2])]
+        plain = [name for name in names if WAY.fullmatch(name.partition("@")[2])]
         texts = []
         if plain:
             words = ["m3dt", "evaluate", "--run", *place, "--models", ",".join(plain)]
@@ -124,8 +122,8 @@ def _remedy_of_old(source: RunSource, old: Sequence[str]) -> str:
     there = [name for name in old if source.has(name)]
     if there:
         return source.remedy(there)
-    kinds = {entry.kind for entry in source.entries} - {"grouping", "expert"}
-    models = [_model_name(entry) for entry in source.entries if entry.kind in kinds]
+    whole = [entry for entry in source.entries if entry.kind not in ("grouping", "expert")]
+    models = list(map(_model_name, whole))
     if not models:
         return "Train them again, or delete the scores."
     return source.remedy(models).replace("Evaluate:", "Evaluate the models that are:", 1)

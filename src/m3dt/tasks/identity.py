@@ -67,7 +67,7 @@ def described(value: Any) -> Any:
 
 
 def _attributes(value: Any) -> Any:
-    return _shown(getattr(value, "__dict__", {})) if not isinstance(value, type) else _shown(value)
+    return _shown(value if isinstance(value, type) else getattr(value, "__dict__", {}))
 
 
 def _shown(value: Any, depth: int = 3) -> Any:
